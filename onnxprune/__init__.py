@@ -1,0 +1,23 @@
+"""onnxprune: prune any exported ONNX model after training, and prove what changed.
+
+import onnxprune
+analysis = onnxprune.analyze("model.onnx")
+plan = onnxprune.plan(analysis, ratio=0.5, criterion="l2")
+smaller = onnxprune.apply(analysis, plan)
+onnxprune.save(smaller, "smaller.onnx")
+print(onnxprune.validate("model.onnx", "smaller.onnx").overall)
+"""
+
+from onnxprune.allocate import Options
+from onnxprune.api import Pruned, analyze, apply, plan, prune, validate
+from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError
+from onnxprune.graph.io import Model, load, save
+from onnxprune.groups import Analysis, Group
+from onnxprune.plans import Choice, Plan
+from onnxprune.validate import Result
+from onnxprune.version import __version__
+
+__all__ = [
+    "Analysis", "Choice", "DataError", "Group", "Model", "ModelError", "OnnxPruneError", "Options", "OutputError", "Plan",
+    "PlanError", "Pruned", "Result", "__version__", "analyze", "apply", "load", "plan", "prune", "save", "validate",
+]  # fmt: skip

@@ -1,0 +1,142 @@
+"""The few functions that most programs need: load, analyze, plan, apply, validate, save; and `prune` for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxprune.allocate import Options, make_plan
+from onnxprune.graph.io import Model, full_proto, load, save
+from onnxprune.groups import Analysis
+from onnxprune.groups import analyze as _analyze
+from onnxprune.plans import Plan
+from onnxprune.report.result import prune_report
+from onnxprune.surgery import apply_plan
+from onnxprune.validate import Batches, Result, input_specs, load_data
+from onnxprune.validate import validate as _validate
+
+Source = str | PathLike[str] | onnx.ModelProto | Model
+Stage = Callable[[str, int, int], None]  # name of the stage, steps done, steps in all (0: unknown)
+
+
+def _model(source: Source) -> Model:
+    return source if isinstance(source, Model) else load(source)
+
+
+def analyze(source: Source) -> Analysis:
+    """The groups of a model, what is frozen and why. Raises ModelError for a file that is not a valid model."""
+    return _analyze(_model(source))
+
+
+def plan(source: Source | Analysis, options: Options | None = None, **changes: Any) -> Plan:
+    """Score and rank: what stays of each group. `changes` are fields of `Options`: `plan(model, ratio=0.3)`.
+
+    Raises OnnxPruneError for an impossible ratio, an unknown criterion, a glob that matches nothing, NaN weights.
+    """
+    analysis = source if isinstance(source, Analysis) else analyze(source)
+    return make_plan(analysis, options or Options(**changes))
+
+
+def apply(source: Source | Analysis, plan: Plan) -> Model:
+    """A new model with the plan's channels gone; the source is not changed. Raises PlanError where it does not fit."""
+    analysis = source if isinstance(source, Analysis) else analyze(source)
+    return apply_plan(analysis, plan)
+
+
+def validate(
+    original: Source,
+    candidate: Source,
+    *,
+    data: str | PathLike[str] | Batches | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> Result:
+    """Run both models on the same inputs in ONNX Runtime and measure how far the outputs moved.
+
+    `data` is an .npz or a folder of .npy (see `validate.data.load_data`); without it, seeded random inputs.
+    """
+    a, b = _runnable(original), _runnable(candidate)
+    if data is not None and not isinstance(data, Batches):
+        data = load_data(Path(data), input_specs(_model(original).proto))
+    return _validate(a, b, data=data, seed=seed, threads=threads)
+
+
+def _runnable(source: Source) -> Path | onnx.ModelProto:
+    """What ONNX Runtime can open: the file where the model is one, else the message with its weights."""
+    if isinstance(source, onnx.ModelProto):
+        return source
+    if isinstance(source, Model):
+        return full_proto(source)
+    return Path(source)
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` made: the files it wrote, the plan, and the report (a dictionary, see the README)."""
+
+    files: list[Path]
+    plan: Plan
+    report: dict[str, Any]
+
+
+def prune(
+    source: str | PathLike[str] | onnx.ModelProto,
+    out: str | PathLike[str],
+    options: Options | None = None,
+    *,
+    plan: Plan | None = None,
+    data: str | PathLike[str] | None = None,
+    check: bool = True,
+    seed: int = 0,
+    stage: Stage | None = None,
+    **changes: Any,
+) -> Pruned:
+    """Load, analyze, plan (or take `plan`), apply, save, validate: the whole pipeline, as the command line runs it.
+
+    `check` False leaves validation out. `stage` is told of progress. `changes` are fields of `Options`.
+    """
+    clock, tell = Clock(), stage or (lambda *_: None)
+    options = options or Options(**{"seed": seed, **changes})
+    tell("load", 0, 0)
+    with clock.time("load"):
+        model = load(source)
+    tell("analyze", 0, 0)
+    with clock.time("analyze"):
+        analysis = _analyze(model)
+    with clock.time("plan"):
+        plan = plan or make_plan(analysis, options, lambda done, of: tell("plan", done, of))
+    tell("apply", 0, 0)
+    with clock.time("apply"):
+        smaller = apply_plan(analysis, plan)
+    tell("save", 0, 0)
+    with clock.time("save"):
+        files = save(smaller, out)
+    result = None
+    if check:
+        tell("validate", 0, 0)
+        with clock.time("validate"):
+            result = validate(source, files[0], data=data, seed=seed)
+    report = prune_report(analysis, plan, smaller, files, result, clock.seconds)
+    return Pruned(files, plan, report)

@@ -1,0 +1,196 @@
+"""Walk the graph once, apply the rules, and list the groups.
+
+Every initializer of rank 2 or more has one layout, whoever reads it; a vector (a bias, a norm's scale) has one for each
+use, because exporters share equal vectors between nodes that have nothing to do with each other. Where the uses of a
+vector end up agreeing it stays shared, else surgery copies it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import GraphProto, NodeProto, TensorProto
+
+from onnxprune import ops as _rules  # noqa: F401  (registers every rule)
+from onnxprune.graph.io import Model
+from onnxprune.graph.nodes import all_weights, captured
+from onnxprune.graph.trace import Trace, sample_sizes
+from onnxprune.graph.weights import Weight
+from onnxprune.layout import Dim, LayoutError, Reason, find, fixed, freeze, fresh
+from onnxprune.ops.registry import Axes, Edit, Op, lookup
+
+Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
+SHARED = (-1, -1)
+PASS = {"Identity", "Cast", "DequantizeLinear", "QuantizeLinear"}
+
+
+@dataclass
+class Coupling:
+    """All that the walk learned."""
+
+    trace: Trace
+    weights: dict[str, Weight]  # initializers and Constant nodes
+    layouts: dict[str, Axes | None] = field(default_factory=dict)  # activations
+    uses: dict[Use, Axes] = field(default_factory=dict)  # weights
+    edits: dict[int, list[Edit]] = field(default_factory=dict)  # node index -> deferred edits
+    mixed: list[tuple[Dim, str]] = field(default_factory=list)
+    roles: dict[tuple[str, int], str] = field(default_factory=dict)
+    kinds: list[tuple[Dim, str, str]] = field(default_factory=list)  # layout, kind, node
+
+    def use(self, name: str, node: int, slot: int) -> Axes | None:
+        """The layout that a node's input has, weight or activation."""
+        if name in self.weights:
+            return self.uses.get((name, *SHARED)) or self.uses.get((name, node, slot))
+        return self.layouts.get(name)
+
+
+def start_trace(model: Model, weights: dict[str, Weight]) -> Trace:
+    """A trace that knows inputs and constants, before any node has run."""
+    proto = model.proto
+    trace = Trace(proto)
+    elems = {v.name: v.type.tensor_type.elem_type for v in proto.graph.input}
+    for name, shape in sample_sizes(proto, model.weights).items():
+        trace.set(name, elems[name], shape)
+    for name, w in weights.items():
+        trace.set(name, w.data_type, w.shape)
+        small = int(np.prod(w.shape)) <= 64
+        if small or w.data_type in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL):
+            trace.seed(name, w.array())
+    return trace
+
+
+def couple_graph(model: Model) -> Coupling:
+    """Apply every rule once, in graph order; close the ties; freeze the graph's outputs."""
+    weights = all_weights(model)
+    trace = start_trace(model, weights)
+    c = Coupling(trace, weights)
+    graph = model.proto.graph
+    hints = {v.name: v for v in (*graph.value_info, *graph.output)}
+    for v in graph.input:
+        if v.name not in weights:
+            shape = trace.shape(v.name)
+            why = Reason(f"graph input '{v.name}'")
+            c.layouts[v.name] = None if shape is None else [fixed(s, why) for s in shape]
+    vectors = {n for n, w in weights.items() if len(w.shape) <= 1}
+    for index, node in enumerate(graph.node):
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output[0] in weights:
+            continue
+        trace.step(node)
+        for name in node.output:
+            if name and trace.shape(name) is None and name in hints:
+                _from_hint(trace, hints[name])
+        _apply(c, index, node, vectors)
+    _freeze_outputs(c, graph)
+    _inherit_roles(c, graph)
+    return c
+
+
+def _from_hint(trace: Trace, v: onnx.ValueInfoProto) -> None:
+    dims = v.type.tensor_type.shape.dim
+    if v.type.tensor_type.HasField("shape") and all(d.dim_value > 0 for d in dims):
+        trace.set(v.name, v.type.tensor_type.elem_type, [d.dim_value for d in dims])
+
+
+def _axes(c: Coupling, name: str, index: int, slot: int, vectors: set[str]) -> Axes | None:
+    if name not in c.weights:
+        return c.layouts.get(name)
+    key = (name, index, slot) if name in vectors else (name, *SHARED)
+    if key not in c.uses:
+        c.uses[key] = [fresh(n, Reason("size 1", structural=True)) for n in c.weights[name].shape]
+    return c.uses[key]
+
+
+def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
+    axes = [_axes(c, n, index, i, vectors) if n else None for i, n in enumerate(node.input)]
+    const = [n in c.weights or c.roles.get((n, -1)) == "const" for n in node.input]
+    op = Op(node, c.trace, axes, const)
+    if node.input and all(k or not n for k, n in zip(const, node.input, strict=True)):
+        for name in node.output:
+            c.roles[name, -1] = "const"
+    rule = lookup(op.domain, op.type, op.version)
+    names = captured(node)
+    try:
+        if rule is None:
+            where = f"{op.domain}::" if op.domain else ""
+            raise LayoutError(f"no rule for operator {where}{op.type}")
+        _store(c, op, rule(op))
+        for i, unread in enumerate(axes):
+            if i not in op.related:
+                for d in unread or ():
+                    op.freeze(d, f"a parameter of {op.type}")
+        c.edits[index] = op.edits
+        c.mixed.extend(op.mixed)
+        c.kinds.extend((d, k, op.label) for d, k in op.kinds)
+        for name, axis, role in op.roles:
+            c.roles.setdefault((name, axis), role)
+    except LayoutError as e:
+        _freeze_all(c, op, str(e))
+    for slot, name in enumerate(sorted(names)):
+        outer = _axes(c, name, index, 1000 + slot, vectors)
+        for d in outer or ():
+            freeze(d, op.reason(f"captured by the body of {op.type}"))
+
+
+def _store(c: Coupling, op: Op, outs: list[Axes | None]) -> None:
+    """Keep the rule's layouts, checked against shape inference."""
+    for j, name in enumerate(op.node.output):
+        if not name:
+            continue
+        axes = outs[j] if j < len(outs) else None
+        shape = c.trace.shape(name)
+        if axes is None:
+            c.layouts[name] = None if shape is None else [fixed(s, op.reason("opaque", True)) for s in shape]
+            continue
+        got = tuple(find(d).size for d in axes)
+        if shape is None:
+            elem = c.trace.dtype(name) or (c.trace.dtype(op.node.input[0]) if op.node.input else 1)
+            c.trace.set(name, elem, got)
+        elif got != shape:
+            for d in axes:
+                freeze(d, op.reason(f"{op.type}'s rule expects shape {got}, shape inference says {shape}"))
+            axes = [fixed(s, op.reason("shapes disagree")) for s in shape]
+        c.layouts[name] = axes
+
+
+def _freeze_all(c: Coupling, op: Op, text: str) -> None:
+    why = op.reason(text)
+    for axes in op.layouts:
+        for d in axes or ():
+            freeze(d, why)
+    for name in op.node.output:
+        if name:
+            shape = c.trace.shape(name)
+            c.layouts[name] = None if shape is None else [fixed(s, why) for s in shape]
+
+
+def _freeze_outputs(c: Coupling, graph: GraphProto) -> None:
+    for v in graph.output:
+        why = Reason(f"graph output '{v.name}'")
+        if v.name in c.weights:
+            for use, axes in list(c.uses.items()):
+                if use[0] == v.name:
+                    for d in axes:
+                        freeze(d, why)
+        for d in c.layouts.get(v.name) or ():
+            freeze(d, why)
+
+
+def _inherit_roles(c: Coupling, graph: GraphProto) -> None:
+    """A weight behind Transpose, Cast, Identity or DequantizeLinear plays the part that the result plays."""
+    for node in reversed(graph.node):
+        if not node.input or c.roles.get((node.output[0], -1)) != "const":
+            continue
+        src, dst = node.input[0], node.output[0]
+        rank = len(c.layouts.get(dst) or ())
+        perm = list(range(rank))
+        if node.op_type == "Transpose":
+            attrs = {a.name: list(a.ints) for a in node.attribute}
+            perm = attrs.get("perm") or perm[::-1]
+        elif node.op_type not in PASS:
+            continue
+        for axis in range(rank):
+            role = c.roles.get((dst, axis))
+            if role:
+                c.roles.setdefault((src, perm[axis]), role)

@@ -1,0 +1,161 @@
+"""The registry: what a criterion is, how it is declared, and how a name such as `l2` or `lp:1.5` finds it."""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import OnnxPruneError
+
+Scores = NDArray[np.float64]
+Array = NDArray[Any]
+
+ROLES = ("out", "in", "scale", "bias", "stat", "other")
+"""What a slice does for its channels: produce, consume, multiply, shift, running mean or variance, anything else."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One member of a group, seen from the group's channels.
+
+    `name` is the initializer, `role` one of ROLES, `array` is [n, k]: row c holds all the entries of channel c.
+    """
+
+    name: str
+    role: str
+    array: Array
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a criterion gets: the matrix [n, k1 + k2 + ..] as column blocks [n, k1], [n, k2], ..
+
+    The blocks are never concatenated: the residual stream of a language model is most of the model.
+    `seed` is for drawing at random, `p` is the parameter of a family such as `lp:P`.
+    """
+
+    blocks: tuple[Array, ...]
+    seed: int = 0
+    p: float = math.nan
+
+    @property
+    def n(self) -> int:
+        """The number of channels."""
+        return int(self.blocks[0].shape[0])
+
+
+Function = Callable[[Rows], Scores]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A registered criterion: its function, the roles it looks at, its default reduce, and its fallback."""
+
+    name: str
+    function: Function
+    roles: tuple[str, ...]
+    reduce: str
+    fallback: str | None
+    short: str | None
+
+    @property
+    def formula(self) -> str:
+        """The first line of the docstring."""
+        return (self.function.__doc__ or "").strip().splitlines()[0].strip()
+
+    @property
+    def source(self) -> str:
+        """The docstring's `Source:` line."""
+        found = re.search(r"^\s*Source:\s*(.+)$", self.function.__doc__ or "", re.MULTILINE)
+        return found[1].strip() if found else ""
+
+
+class TableRow(NamedTuple):
+    """One line of `onnxprune criteria`."""
+
+    name: str
+    formula: str
+    source: str
+    reduce: str
+
+
+_REGISTRY: dict[str, Criterion] = {}
+
+
+def criterion(
+    name: str,
+    *,
+    roles: Sequence[str],
+    reduce: str = "sides",
+    fallback: str | None = None,
+    short: str | None = None,
+) -> Callable[[Function], Function]:
+    """Register a criterion; its docstring's first line is the formula and its `Source:` line the source.
+
+    `roles` are the slices it takes. A group with none of them is scored by the criterion `fallback`, or, without
+    one, on all of its slices. A name with a colon (`lp:P`) is a family with one number; `short` is a pattern for
+    another way to write it, whose group 1 is the number.
+    """
+
+    def register(function: Function) -> Function:
+        made = Criterion(name, function, tuple(roles), reduce, fallback, short)
+        if name in _REGISTRY:
+            raise ValueError(f"criterion '{name}' is registered twice")
+        if not function.__doc__ or not made.source:
+            raise ValueError(f"criterion '{name}': the docstring needs its formula (line 1) and a 'Source:' line")
+        _REGISTRY[name] = made
+        return function
+
+    return register
+
+
+def names() -> list[str]:
+    """The registered names, sorted; a family is written with its parameter, `lp:P`."""
+    return sorted(_REGISTRY)
+
+
+def table() -> list[TableRow]:
+    """Name, formula, source and default reduce of every criterion, sorted by name."""
+    return [TableRow(c.name, c.formula, c.source, c.reduce) for c in map(_REGISTRY.__getitem__, names())]
+
+
+def resolve(text: str) -> tuple[Criterion, float]:
+    """The criterion that `text` names and its parameter (NaN where it takes none): `l2`, `lp:1.5`, `l1.5`.
+
+    Raises OnnxPruneError for an unknown name (with a suggestion and all the names) and a bad parameter.
+    """
+    if text in _REGISTRY and ":" not in text:
+        return _REGISTRY[text], math.nan
+    for c in _REGISTRY.values():
+        number = _parameter(c, text)
+        if number is not None:
+            return c, _positive(number, text, c)
+    near = difflib.get_close_matches(text, names(), n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise OnnxPruneError(f"unknown criterion '{text}'.{hint} Known criteria: {', '.join(names())}")
+
+
+def _parameter(c: Criterion, text: str) -> str | None:
+    family, colon, _ = c.name.partition(":")
+    if not colon:
+        return None
+    if text.partition(":")[0] == family:
+        return text.partition(":")[2]
+    found = re.fullmatch(c.short, text) if c.short else None
+    return found[1] if found else None
+
+
+def _positive(number: str, text: str, c: Criterion) -> float:
+    try:
+        p = float(number)
+    except ValueError:
+        p = math.nan
+    if not 0 < p < math.inf:
+        example = c.name.partition(":")[0] + ":1.5"
+        raise OnnxPruneError(f"criterion '{text}': '{number}' is not a finite number above 0; an example: {example}")
+    return p

@@ -1,0 +1,21 @@
+"""What onnxprune raises when the user can do something about it."""
+
+
+class OnnxPruneError(Exception):
+    """A one-line message for the user: what, where, what to do."""
+
+
+class ModelError(OnnxPruneError):
+    """The model that was given cannot be read, or is not valid ONNX."""
+
+
+class PlanError(OnnxPruneError):
+    """A plan does not fit the model, or is not a plan."""
+
+
+class DataError(OnnxPruneError):
+    """Calibration or validation data do not fit the model, or cannot be read."""
+
+
+class OutputError(OnnxPruneError):
+    """A result cannot be written where it was asked for."""

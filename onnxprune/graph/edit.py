@@ -1,0 +1,173 @@
+"""Change a copy of a model: attributes, inputs, constants. Everything that is not changed stays as it was, byte for byte."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+from onnxprune.graph.io import Model
+from onnxprune.graph.nodes import captured
+from onnxprune.graph.weights import ArrayWeight, Weight
+from onnxprune.layout import Size
+
+
+class Editor:
+    """A copy of a model, open for changes; `finish` closes it."""
+
+    def __init__(self, model: Model) -> None:
+        self._source = model
+        self.proto = onnx.ModelProto()
+        self.proto.CopyFrom(model.proto)
+        self.weights: dict[str, Weight] = dict(model.weights)
+        self.nodes: list[NodeProto] = list(self.proto.graph.node)
+        self._inserted: dict[int, list[NodeProto]] = defaultdict(list)
+        self._initializers = {t.name: t for t in self.proto.graph.initializer}
+        self._constants = {n.output[0]: n for n in self.nodes if n.op_type == "Constant" and n.output}
+        self._names: set[str] | None = None
+        self._touched = False
+
+    def _fresh(self, base: str) -> str:
+        if self._names is None:
+            g = self.proto.graph
+            self._names = {x for n in g.node for x in (*n.input, *n.output)} | set(self._initializers)
+            self._names |= {v.name for v in (*g.input, *g.output)}
+        k = 1
+        while f"{base}_pruned_{k}" in self._names:
+            k += 1
+        self._names.add(f"{base}_pruned_{k}")
+        return f"{base}_pruned_{k}"
+
+    def set_attr(self, index: int, name: str, value: Any) -> None:
+        """Set an attribute of a node; None removes it."""
+        node = self.nodes[index]
+        for i, a in enumerate(node.attribute):
+            if a.name == name:
+                if value is None:
+                    del node.attribute[i]
+                else:
+                    a.CopyFrom(helper.make_attribute(name, value, a.doc_string or None))
+                return
+        if value is not None:
+            node.attribute.append(helper.make_attribute(name, value))
+
+    def set_input(self, index: int, slot: int, name: str) -> None:
+        node = self.nodes[index]
+        while len(node.input) <= slot:
+            node.input.append("")
+        node.input[slot] = name
+        self._touched = True
+
+    def add_constant(self, base: str, weight: Weight) -> str:
+        """A new initializer whose name derives from `base`; equal small ones are not shared."""
+        name = self._fresh(base)
+        t = self.proto.graph.initializer.add()
+        t.name, t.data_type = name, weight.data_type
+        t.dims.extend(weight.shape)
+        self.weights[name] = weight
+        self._initializers[name] = t
+        if self.proto.ir_version < 4:  # every initializer is an input there
+            self.proto.graph.input.append(helper.make_tensor_value_info(name, weight.data_type, weight.shape))
+        return name
+
+    def replace_constant(self, name: str, weight: Weight) -> None:
+        """New content for an initializer or a Constant node, under the same name."""
+        if name in self._initializers:
+            t = self._initializers[name]
+            keep = (t.name, t.doc_string, list(t.metadata_props))
+            t.Clear()
+            t.name, t.doc_string = keep[:2]
+            t.metadata_props.extend(keep[2])
+            if not keep[1]:
+                t.ClearField("doc_string")
+            t.data_type = weight.data_type
+            t.dims.extend(weight.shape)
+            self.weights[name] = weight
+            return
+        node = self._constants[name]
+        array = weight.array()
+        tensor = numpy_helper.from_array(np.asarray(array, order="C"))
+        for a in node.attribute:
+            if a.name == "value":
+                tensor.name, tensor.data_type = a.t.name, a.t.data_type
+                a.t.CopyFrom(tensor)
+            elif a.name in ("value_ints", "value_floats"):
+                a.CopyFrom(helper.make_attribute(a.name, array.ravel().tolist()))
+
+    def choose(self, index: int, slot: int, use: np.ndarray, fill: np.ndarray) -> list[NodeProto]:
+        """Before node `index`, overwrite the entries of a computed vector that `use` does not want with `fill`'s."""
+        name = self.nodes[index].input[slot]
+        mask = self.add_constant(name, ArrayWeight(use))
+        values = self.add_constant(name, ArrayWeight(fill))
+        out = self._fresh(name)
+        node = helper.make_node("Where", [mask, name, values], [out], name=out)
+        self._inserted[index].append(node)
+        self.set_input(index, slot, out)
+        return [node]
+
+    def declare_shapes(self, shape_of: Callable[[str], list[Size] | None]) -> None:
+        """Update the static sizes in value_info and in inputs that are initializers."""
+        g = self.proto.graph
+        for v in (*g.value_info, *(v for v in g.input if v.name in self.weights)):
+            new = shape_of(v.name)
+            dims = v.type.tensor_type.shape.dim
+            if new is None or len(dims) != len(new):
+                continue
+            for d, size in zip(dims, new, strict=True):
+                if d.HasField("dim_value") and isinstance(size, int) and d.dim_value != size:
+                    d.dim_value = size
+
+    def drop_dead(self) -> None:
+        """Remove nodes and constants that the changes left without a reader; what was unread before stays."""
+        if not self._touched:
+            return
+        before = _readers(self._source.proto)
+        now = _readers(self.proto) | {x for ns in self._inserted.values() for n in ns for x in n.input}
+        orphans = before - now
+        while orphans:
+            dead = [n for n in self.nodes if n.output and all(not o or o in orphans for o in n.output)]
+            if not dead:
+                break
+            gone = {id(n) for n in dead}
+            self.nodes = [n if id(n) not in gone else NodeProto() for n in self.nodes]
+            left = _inputs(n for n in self.nodes) | {x for ns in self._inserted.values() for n in ns for x in n.input}
+            left |= {o.name for o in self.proto.graph.output}
+            orphans = {i for n in dead for i in n.input if i and i not in left}
+        self._drop_constants(before)
+
+    def _drop_constants(self, before: set[str]) -> None:
+        g = self.proto.graph
+        left = _inputs(self.nodes) | {x for ns in self._inserted.values() for n in ns for x in n.input}
+        left |= {o.name for o in g.output}
+        for name in [n for n in self._initializers if n in before and n not in left]:
+            g.initializer.remove(self._initializers.pop(name))
+            del self.weights[name]
+            for kind in (g.input, g.value_info):
+                for v in [v for v in kind if v.name == name]:
+                    kind.remove(v)
+
+    def peek(self) -> Model:
+        """The model as it stands."""
+        return replace(self._source, proto=self.proto, weights=self.weights)
+
+    def finish(self) -> Model:
+        """The changed model; the editor must not be used any more."""
+        if self._inserted or any(not n.op_type for n in self.nodes):
+            nodes = [m for i, n in enumerate(self.nodes) for m in (*self._inserted.get(i, ()), n) if m.op_type]
+            copies = [NodeProto.FromString(n.SerializeToString()) for n in nodes]
+            del self.proto.graph.node[:]
+            self.proto.graph.node.extend(copies)
+        return self.peek()
+
+
+def _inputs(nodes: Any) -> set[str]:
+    return {i for n in nodes for i in (*n.input, *(captured(n) if n.attribute else ()))}
+
+
+def _readers(proto: onnx.ModelProto) -> set[str]:
+    return _inputs(proto.graph.node) | {o.name for o in proto.graph.output}

@@ -1,0 +1,366 @@
+"""Read and write ONNX files without holding their weights in memory.
+
+`load` gives a small message, whose large initializers are empty, and a dictionary of weights that are read
+where they lie; `save` streams them into a new file, about one tensor at a time.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import GraphProto, NodeProto, TensorProto, checker, defs, numpy_helper
+
+from onnxprune.errors import ModelError, OutputError
+from onnxprune.graph import wire
+from onnxprune.graph.weights import (
+    TYPED_FIELDS,
+    ArrayWeight,
+    DataFiles,
+    MappedFile,
+    MappedWeight,
+    TensorWeight,
+    Weight,
+    check_length,
+    is_external,
+    needed_bytes,
+)
+
+SMALL_BYTES = 1024  # an initializer of more bytes than this is taken out of the message
+PROTOBUF_BYTES = 2**31 - 1  # no protobuf message may be longer
+MARGIN_BYTES = 1 << 20  # kept free below that limit
+ALIGN_BYTES, PAGE_BYTES, LARGE_BYTES = 64, 4096, 1 << 20  # in a data file, tensors of LARGE_BYTES start on a page
+
+DATA_FIELDS = (*TYPED_FIELDS, "raw_data", "external_data", "data_location")
+# Operators of before ONNX 1.0: the checker knows nothing about them, and says so on stdout, which is not its own.
+EXPERIMENTAL = frozenset(
+    ["ATen", "Affine", "ConstantFill", "Crop", "DynamicSlice", "GRUUnit", "GivenTensorFill", "ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh"]
+)
+
+
+@dataclass
+class Model:
+    """An ONNX model, its weights apart.
+
+    Every main-graph initializer of more than 1 KiB is empty in `proto` (name, data_type and dims stay);
+    `weights` has the data of all dense main-graph initializers, small ones and strings too. To change an
+    initializer, replace its weight (dims and type follow on saving); a small one may also be changed in `proto`.
+    """
+
+    proto: onnx.ModelProto
+    weights: dict[str, Weight]
+    path: Path | None
+    size_bytes: int  # on disk, data files included
+    external: bool = False  # initializers came from data files
+    data_files: tuple[Path, ...] = ()
+
+
+# Load
+
+
+def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
+    """Read and check a model; weights are left in the file, which must not change while the model is in use.
+
+    A ModelProto is not changed and its weights are not copied: the model reads them from there. Fields
+    of it that the installed onnx does not know are dropped at the level of the model and the graph.
+
+    Raises ModelError: a file that is missing, unreadable, cut short or not ONNX; data that do not fit
+    their shape; external data outside the model's folder; whatever onnx.checker finds.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return _from_proto(source)
+    path = Path(source)
+    try:
+        return _from_file(path)
+    except OSError as e:
+        raise ModelError(f"{e.filename or path}: {wire.why(e)}; check the path and its permissions") from e
+
+
+def _from_file(path: Path) -> Model:
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; name the .onnx file in it")
+    size = path.stat().st_size
+    if size == 0:
+        raise ModelError(f"{path} is empty; copy or download it again")
+    file, files, where = MappedFile(path), DataFiles(path.parent), str(path)
+    proto, extents = _parse(file, where)
+    _check_header(proto, where)
+    external = any(map(is_external, proto.graph.initializer))
+    weights: dict[str, Weight] = {}
+    for tensor, extent in zip(proto.graph.initializer, extents, strict=True):
+        mapped = None if extent is None else MappedWeight(file, *extent, tensor.data_type, tensor.dims)
+        _add(weights, tensor, _take(tensor, mapped, files, where), where)
+    _finish_load(proto, weights, files, where)
+    size += sum(p.stat().st_size for p in files.paths)
+    return Model(proto, weights, path, size, external, tuple(files.paths))
+
+
+def _from_proto(source: onnx.ModelProto) -> Model:
+    where = f"model {source.graph.name!r}"
+    _check_header(source, where)
+    proto, weights, files = onnx.ModelProto(), dict[str, Weight](), DataFiles(None)
+    _copy_fields(source, proto, skip="graph")
+    _copy_fields(source.graph, proto.graph, skip="initializer")
+    for tensor in source.graph.initializer:
+        own = proto.graph.initializer.add()
+        if needed_bytes(tensor, where) <= SMALL_BYTES or is_external(tensor):
+            own.CopyFrom(tensor)
+            _add(weights, own, _take(own, None, files, where), where)
+        else:
+            check_length(tensor, None, where)
+            own.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
+            for field in ("doc_string", "metadata_props"):
+                _copy_field(tensor, own, field)
+            _add(weights, tensor, TensorWeight(tensor), where)
+    _finish_load(proto, weights, files, where)
+    model = Model(proto, weights, None, 0)
+    model.size_bytes = _layout(model, None).size
+    return model
+
+
+def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: DataFiles, where: str) -> None:
+    for tensor in _inner_tensors(proto):
+        if is_external(tensor):
+            _inline(tensor, files.weight(tensor, needed_bytes(tensor, where)))
+    _run_checker(proto, where)
+
+
+def _copy_fields(source: Any, target: Any, skip: str) -> None:
+    for field, _ in source.ListFields():
+        if field.name != skip:
+            _copy_field(source, target, field.name)
+
+
+def _copy_field(source: Any, target: Any, name: str) -> None:
+    value = getattr(source, name)
+    if hasattr(value, "MergeFrom") or hasattr(value, "extend"):
+        getattr(target, name).MergeFrom(value)
+    elif source.HasField(name):
+        setattr(target, name, value)
+
+
+def _parse(file: MappedFile, where: str) -> tuple[onnx.ModelProto, Sequence[wire.Extent | None]]:
+    problem = ""
+    try:
+        small, extents = wire.strip(file.map, SMALL_BYTES)
+    except wire.WireError as e:  # perhaps a record of an old kind that the walk does not know: protobuf decides
+        small, extents, problem = file.map[:], [], str(e)
+    try:
+        proto = onnx.ModelProto.FromString(small)
+    except Exception as e:  # protobuf's DecodeError, whose module has no type stubs
+        if small[:1] == b"\x08" and problem:  # an ONNX file begins with its ir_version, which is field 1
+            raise ModelError(f"{where} is cut short or damaged ({problem}); copy or download it again") from e
+        pointer = " (a Git LFS pointer: run git lfs pull)" if small.startswith(b"version https://git-lfs") else ""
+        raise ModelError(f"{where} is not an ONNX model{pointer}; give a .onnx file") from e
+    return proto, extents or [None] * len(proto.graph.initializer)
+
+
+def _check_header(proto: onnx.ModelProto, where: str) -> None:
+    missing = "ir_version" if not proto.ir_version else "graph" if not proto.HasField("graph") else ""
+    if missing:
+        raise ModelError(f"{where} is not an ONNX model, it has no {missing}; give a .onnx file")
+    if proto.ir_version >= 3 and not proto.opset_import:
+        raise ModelError(f"{where} has no opset_import, so its operators have no meaning; export it again")
+    used = [("IR", proto.ir_version), *((f"opset {o.domain or 'ai.onnx'}", o.version) for o in proto.opset_import)]
+    newest = {f"opset {d or 'ai.onnx'}": high for d, (_, high) in defs.C.schema_version_map().items()}
+    for what, version in used:
+        known = {"IR": int(onnx.IR_VERSION), **newest}.get(what, version)  # other domains are nobody's to judge here
+        if version > known:
+            raise ModelError(
+                f"{where} has {what} version {version}, but onnx {onnx.__version__} knows up to {known}; "
+                "upgrade onnx, or export with an older version"
+            )
+
+
+def _take(tensor: TensorProto, mapped: Weight | None, files: DataFiles, where: str) -> Weight:
+    """The data of an initializer; a large one is emptied, a small external one is moved into the message."""
+    nbytes = needed_bytes(tensor, where)
+    if is_external(tensor):
+        weight = files.weight(tensor, nbytes)
+        if nbytes <= SMALL_BYTES:
+            _inline(tensor, weight)
+            return TensorWeight(tensor)
+    else:
+        check_length(tensor, mapped, where)
+        if nbytes <= SMALL_BYTES:
+            return TensorWeight(tensor)
+        weight = mapped or ArrayWeight(numpy_helper.to_array(tensor), tensor.data_type)
+    _clear(tensor)
+    return weight
+
+
+def _add(weights: dict[str, Weight], tensor: TensorProto, weight: Weight, where: str) -> None:
+    if tensor.name in weights:
+        raise ModelError(f"{where}: two initializers are named {tensor.name!r}; export the model again")
+    weights[tensor.name] = weight
+
+
+def _clear(tensor: TensorProto) -> None:
+    for field in DATA_FIELDS:
+        tensor.ClearField(field)
+
+
+def _inline(tensor: TensorProto, weight: Weight) -> None:
+    _clear(tensor)
+    tensor.raw_data = bytes(weight.raw())
+
+
+def _inner_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of the model, except the dense initializers of the main graph."""
+    yield from _graph_tensors(proto.graph, main=True)
+    for graph in (g for t in proto.training_info for g in (t.initialization, t.algorithm)):
+        yield from _graph_tensors(graph, main=False)
+    for function in proto.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: GraphProto, main: bool) -> Iterator[TensorProto]:
+    yield from () if main else graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Sequence[NodeProto]) -> Iterator[TensorProto]:
+    for a in (a for node in nodes for a in node.attribute):
+        yield from (*([a.t] if a.HasField("t") else ()), *a.tensors)
+        for sparse in (*([a.sparse_tensor] if a.HasField("sparse_tensor") else ()), *a.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for graph in (*([a.g] if a.HasField("g") else ()), *a.graphs):
+            yield from _graph_tensors(graph, main=False)
+
+
+def _run_checker(proto: onnx.ModelProto, where: str) -> None:
+    """Run onnx.checker on a copy in which emptied initializers have no elements, and so need no data."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for tensor in copy.graph.initializer:
+        if not _has_data(tensor):
+            tensor.ClearField("dims")
+            tensor.dims.append(0)
+    old = [n for n in copy.graph.node if n.op_type in EXPERIMENTAL and n.domain in ("", "ai.onnx")]
+    if old:
+        copy.opset_import.add(domain="experimental", version=1)
+    for node in old:
+        node.domain = "experimental"
+    try:
+        checker.check_model(copy)
+    except (checker.ValidationError, ValueError, RuntimeError) as e:
+        what = " ".join(str(e).partition("\n\n")[0].split())
+        raise ModelError(f"{where} is not valid ONNX: {what}; correct the model, or export it again") from e
+
+
+# Save
+
+
+def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = None) -> list[Path]:
+    """Write a model, all or nothing, and return the files written: the model, then its data file if it has one.
+
+    With `external`, initializers of 1 KiB and more go to `<name>.data` beside the model; None keeps what the
+    source did. A model that would pass 2 GiB has a data file whatever was asked. The bytes depend on nothing but
+    the model and the name. Initializers come in their order; small ones that were not changed keep their field.
+
+    Raises OutputError: the target is the source, a folder, or in a folder that does not exist; the disk is full.
+    """
+    target = Path(path)
+    data = Path(f"{target}.data")
+    layout = _layout(model, data.name if (model.external if external is None else external) else None)
+    if layout.size > PROTOBUF_BYTES - MARGIN_BYTES and not layout.blocks:
+        layout = _layout(model, data.name)
+    writers: dict[Path, wire.Writer] = {data: layout.write_data} if layout.blocks else {}
+    writers[target] = layout.write_model  # last: a model file is never there without its data
+    for out in writers:
+        _refuse_source(model, out)
+    wire.write_all(writers)
+    return [target, *([data] if layout.blocks else [])]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, all or nothing; raises OutputError."""
+    wire.write_all({path: lambda file: file.write(text.encode())})
+
+
+def full_proto(model: Model) -> onnx.ModelProto:
+    """The model as one message, with all its data; raises OutputError where that would pass 2 GiB."""
+    if _layout(model, None).size > PROTOBUF_BYTES:
+        raise OutputError("a model of more than 2 GiB does not fit one message; save it to a file and use that")
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    for tensor in proto.graph.initializer:
+        weight = _changed(tensor, model.weights)
+        if weight is not None:
+            tensor.CopyFrom(_head(tensor, weight))
+            if weight.data_type != TensorProto.STRING:
+                tensor.raw_data = bytes(weight.raw())
+    return proto
+
+
+def _layout(model: Model, data_name: str | None) -> wire.Layout:
+    """Decide where every byte goes; with a `data_name`, initializers of 1 KiB and more go to that file."""
+    parts: list[wire.Part] = []
+    blocks: list[tuple[int, Weight]] = []
+    end = 0
+    for tensor in model.proto.graph.initializer:
+        weight = model.weights.get(tensor.name)
+        if data_name and weight and weight.data_type != TensorProto.STRING and weight.nbytes >= SMALL_BYTES:
+            step = PAGE_BYTES if weight.nbytes >= LARGE_BYTES else ALIGN_BYTES
+            at = -(-end // step) * step
+            end = at + weight.nbytes
+            blocks.append((at, weight))
+            parts.append(_part(_external_head(tensor, weight, data_name, at), None))
+        else:
+            weight = _changed(tensor, model.weights)
+            head = tensor if weight is None else _head(tensor, weight)
+            parts.append(_part(head, weight if head.data_type != TensorProto.STRING else None))
+    return wire.Layout(wire.cut(model.proto.SerializeToString(deterministic=True)), parts, blocks)
+
+
+def _part(head: TensorProto, weight: Weight | None) -> wire.Part:
+    fields = bytes(head.SerializeToString(deterministic=True))
+    if weight is not None:
+        fields += wire.prefix(wire.RAW_DATA, weight.nbytes)
+    length = len(fields) + (weight.nbytes if weight is not None else 0)
+    return wire.Part(wire.prefix(wire.INITIALIZER, length) + fields, weight)
+
+
+def _changed(tensor: TensorProto, weights: dict[str, Weight]) -> Weight | None:
+    """The weight to write for an initializer; None where the message itself has the data."""
+    weight, in_message = weights.get(tensor.name), _has_data(tensor) or 0 in tensor.dims
+    if in_message and (weight is None or (isinstance(weight, TensorWeight) and weight.tensor.name == tensor.name)):
+        return None
+    if weight is None:
+        raise OutputError(f"initializer {tensor.name!r} has no data: it is empty and not among the model's weights")
+    return weight
+
+
+def _has_data(tensor: TensorProto) -> bool:
+    return tensor.HasField("raw_data") or any(len(getattr(tensor, f)) for f in TYPED_FIELDS)
+
+
+def _head(tensor: TensorProto, weight: Weight) -> TensorProto:
+    """`tensor` with the type and the dims of `weight` and no data, except strings, which have no other place."""
+    head = TensorProto()
+    head.CopyFrom(tensor)
+    _clear(head)
+    head.ClearField("dims")
+    head.dims.extend(weight.shape)
+    head.data_type = weight.data_type
+    if weight.data_type == TensorProto.STRING:
+        head.string_data.extend(numpy_helper.from_array(weight.array()).string_data)
+    return head
+
+
+def _external_head(tensor: TensorProto, weight: Weight, location: str, offset: int) -> TensorProto:
+    head = _head(tensor, weight)
+    head.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", weight.nbytes)):
+        head.external_data.add(key=key, value=str(value))
+    return head
+
+
+def _refuse_source(model: Model, out: Path) -> None:
+    for source in (model.path, *model.data_files):
+        if source and out.exists() and source.exists() and out.samefile(source):
+            raise OutputError(f"{out} is the model that is being read, or its data; choose another name")

@@ -1,0 +1,56 @@
+"""What nodes hold and reach: Constant nodes' tensors, bodies, and the outer values that bodies read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxprune.graph.io import Model
+from onnxprune.graph.weights import ArrayWeight, Weight
+
+
+def constant_of(node: NodeProto) -> np.ndarray | None:
+    """The array that a Constant node holds; None for strings and sparse tensors."""
+    for a in node.attribute:
+        if a.name == "value":
+            return None if a.t.data_type == TensorProto.STRING else numpy_helper.to_array(a.t)
+        if a.name in ("value_float", "value_floats"):
+            return np.array(helper.get_attribute_value(a), np.float32)
+        if a.name in ("value_int", "value_ints"):
+            return np.array(helper.get_attribute_value(a), np.int64)
+    return None
+
+
+def all_weights(model: Model) -> dict[str, Weight]:
+    """Initializers and the tensors of Constant nodes, by tensor name."""
+    weights = dict(model.weights)
+    for node in model.proto.graph.node:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            array = constant_of(node)
+            if array is not None:
+                weights[node.output[0]] = ArrayWeight(array)
+    return weights
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    for a in node.attribute:
+        if a.type == AttributeProto.GRAPH:
+            yield a.g
+        elif a.type == AttributeProto.GRAPHS:
+            yield from a.graphs
+
+
+def captured(node: NodeProto) -> set[str]:
+    """Names of outer values that the bodies of a node read."""
+    out: set[str] = set()
+    todo = list(subgraphs(node))
+    while todo:
+        g = todo.pop()
+        own = {v.name for v in g.input} | {t.name for t in g.initializer} | {o for n in g.node for o in n.output}
+        for n in g.node:
+            out.update(i for i in n.input if i and i not in own)
+            todo.extend(subgraphs(n))
+        out.update(o.name for o in g.output if o.name not in own)
+    return out

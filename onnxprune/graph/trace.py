@@ -1,0 +1,242 @@
+"""Shapes and small values of every tensor, at two sample input shapes at once.
+
+Dynamic input dimensions get two sample sizes. A size or a value that is the same at both is static; one that differs is
+dynamic. So arithmetic on shapes needs no algebra: shapes come from onnx's own shape functions, small values (shape chains,
+indices, scalars) from onnx's reference operators, both node by node, so that each sees what the other found.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
+from onnx.reference.ops._op_list import load_op
+
+from onnxprune.layout import Size, size_of
+
+MAX_VALUE = 1 << 16  # elements of a computed value that is worth following
+MAX_FLOAT_SEED = 64  # elements of a float initializer that may be a shape parameter (Resize scales and the like)
+RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "Dropout",
+}
+Values = tuple[np.ndarray, np.ndarray]
+
+
+def tensor_type(elem: int, shape: Sequence[int | None] | None) -> TypeProto:
+    return helper.make_tensor_type_proto(elem, shape)
+
+
+class Trace:
+    """What is known of each tensor: `shape(name)`, `value(name)`, `dtype(name)`."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in proto.opset_import}
+        self._imports = list(proto.opset_import)
+        self._ir = proto.ir_version
+        self._functions = {(f.domain, f.name) for f in proto.functions}
+        self._types: dict[str, tuple[TypeProto, TypeProto]] = {}
+        self._values: dict[str, Values] = {}
+        self._ops: dict[tuple[str, str], Any] = {}
+
+    def shape(self, name: str) -> tuple[Size, ...] | None:
+        """The sizes of each axis; None where the rank or a size is unknown."""
+        types = self._types.get(name)
+        if types is None:
+            return None
+        a, b = (t.tensor_type for t in types)
+        if not a.HasField("shape") or not b.HasField("shape") or len(a.shape.dim) != len(b.shape.dim):
+            return None
+        out: list[Size] = []
+        for x, y in zip(a.shape.dim, b.shape.dim, strict=True):
+            if not x.HasField("dim_value") or not y.HasField("dim_value"):
+                return None
+            out.append(size_of(x.dim_value, y.dim_value))
+        return tuple(out)
+
+    def dtype(self, name: str) -> int:
+        types = self._types.get(name)
+        return types[0].tensor_type.elem_type if types else TensorProto.UNDEFINED
+
+    def values(self, name: str) -> Values | None:
+        """The tensor's contents at both samples."""
+        return self._values.get(name)
+
+    def value(self, name: str) -> np.ndarray | None:
+        """The tensor's contents where no entry is dynamic."""
+        both = self._values.get(name)
+        if both is None or not (both[0] is both[1] or _same(*both)):
+            return None
+        return both[0]
+
+    def set(self, name: str, elem: int, shape: Iterable[Size] | None) -> None:
+        if shape is None:
+            self._types[name] = (tensor_type(elem, None),) * 2
+            return
+        pairs = [(s, s) if isinstance(s, int) else s for s in shape]
+        first = tensor_type(elem, [p[0] for p in pairs])
+        static = all(p[0] == p[1] for p in pairs)
+        self._types[name] = (first, first if static else tensor_type(elem, [p[1] for p in pairs]))
+
+    def seed(self, name: str, array: np.ndarray) -> None:
+        """A constant's contents, where small enough to matter."""
+        if (array.dtype.kind in "iub" and array.size <= 1 << 20) or array.size <= MAX_FLOAT_SEED:
+            self._values[name] = (array, array)
+
+    def step(self, node: NodeProto) -> None:
+        """Learn the shapes, then the values, of a node's outputs."""
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if not self._infer(node, domain):
+            return
+        if not domain:
+            self._evaluate(node)
+
+    def _schema(self, node: NodeProto, domain: str) -> Any:
+        key = (domain, node.op_type)
+        if key not in self._ops:
+            try:
+                self._ops[key] = defs.get_schema(node.op_type, self.opsets.get(domain, 1), domain)
+            except defs.SchemaError:
+                self._ops[key] = None
+        return self._ops[key]
+
+    def _infer(self, node: NodeProto, domain: str) -> bool:
+        schema = self._schema(node, domain)
+        if schema is None or (domain, node.op_type) in self._functions:
+            return False
+        found: list[dict[str, TypeProto]] = []
+        for sample in (0, 1):
+            types = {n: self._types[n][sample] for n in node.input if n in self._types}
+            if sample and all(self._types[n][0] is self._types[n][1] for n in types):
+                same = all(self._values[n][0] is self._values[n][1] for n in node.input if n in self._values)
+                if same:
+                    found.append(found[0])
+                    break
+            data = {n: _tensor(self._values[n][sample]) for n in node.input if n in self._values}
+            try:
+                found.append(
+                    shape_inference.infer_node_outputs(
+                        schema, node, types, data, opset_imports=self._imports, ir_version=self._ir
+                    )
+                )
+            except Exception:  # the shape function's own complaint: the shape stays unknown
+                return False
+        for name in node.output:
+            if name and name in found[0] and name in found[1]:
+                a, b = found[0][name], found[1][name]
+                self._types[name] = (a, a if a == b else b)
+        return True
+
+    def _evaluate(self, node: NodeProto) -> None:
+        if node.op_type == "Shape" and node.input[0] in self._types:
+            self._shape_of(node)
+            return
+        if node.op_type in RANDOM or any(n and n not in self._values for n in node.input) or not node.input:
+            return
+        if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
+            return
+        shape = self.shape(node.output[0])
+        if shape is not None and any(int(np.prod(s)) > MAX_VALUE for s in zip(*map(_both, shape), strict=True)):
+            return
+        ins = [self._values.get(n) for n in node.input]
+        first = self._run(node, [v[0] if v else None for v in ins])
+        if first is None:
+            return
+        static = all(v is None or v[0] is v[1] for v in ins)
+        second = first if static else self._run(node, [v[1] if v else None for v in ins])
+        if second is None:
+            return
+        for name, a, b in zip(node.output, first, second, strict=False):
+            if name and isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.size <= MAX_VALUE:
+                same = static or _same(a, b)
+                self._values[name] = (a, a if same else b)
+                if same and self.shape(name) is None:
+                    self.set(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+
+    def _shape_of(self, node: NodeProto) -> None:
+        shape = self.shape(node.input[0])
+        if shape is None:
+            return
+        attrs = {a.name: a.i for a in node.attribute}
+        part = slice(attrs.get("start", 0), attrs.get("end"))
+        a, b = (np.array(s, np.int64) for s in (zip(*map(_both, shape), strict=True) if shape else ((), ())))
+        a, b = a[part], b[part]
+        self._values[node.output[0]] = (a, a if np.array_equal(a, b) else b)
+
+    def _run(self, node: NodeProto, feeds: list[np.ndarray | None]) -> list[Any] | None:
+        try:
+            op = load_op("", node.op_type, self.opsets.get("", 1))
+            run = {
+                "log": _quiet,
+                "opsets": self.opsets,
+                "verbose": 0,
+                "evaluator_cls": None,
+                "new_ops": None,
+                "existing_functions": {},
+            }
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                out = op(node, run).run(*feeds)
+            return [np.asarray(x) for x in out]
+        except Exception:  # an operator that the reference cannot evaluate here: the value stays unknown
+            return None
+
+
+def _quiet(*_: object) -> None:
+    pass
+
+
+def _both(s: Size) -> tuple[int, int]:
+    return (s, s) if isinstance(s, int) else s
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
+def _tensor(a: np.ndarray) -> TensorProto:
+    return numpy_helper.from_array(a)
+
+
+def sample_sizes(proto: onnx.ModelProto, initializers: Mapping[str, object]) -> dict[str, tuple[Size, ...] | None]:
+    """Sample shapes of the graph's real inputs: static sizes as they are, dynamic ones a pair of sizes.
+
+    The first size of a pair is what MACs are counted at: a batch of 1. Axes of one name share their sizes.
+    """
+    named: dict[str, tuple[int, int]] = {}
+    out: dict[str, tuple[Size, ...] | None] = {}
+    for value in proto.graph.input:
+        if value.name in initializers or not value.type.HasField("tensor_type"):
+            continue
+        t = value.type.tensor_type
+        if not t.HasField("shape"):
+            out[value.name] = None
+            continue
+        shape: list[Size] = []
+        for axis, d in enumerate(t.shape.dim):
+            if d.HasField("dim_value") and d.dim_value > 0:
+                shape.append(d.dim_value)
+                continue
+            key = d.dim_param or f"axis {axis} of {len(t.shape.dim)}"
+            if key not in named:
+                named[key] = _samples(axis, len(t.shape.dim), len(named))
+            shape.append(named[key])
+        out[value.name] = tuple(shape)
+    return out
+
+
+def _samples(axis: int, rank: int, nth: int) -> tuple[int, int]:
+    if axis == 0:
+        return (1, 3)
+    if rank >= 4 and axis >= 1:
+        return (224, 288) if axis % 2 == 0 else (192, 320)
+    return (64 + 16 * (nth % 4), 96 + 32 * (nth % 4))

@@ -1,0 +1,525 @@
+"""Channel layouts: which channels own each position of an axis.
+
+An axis is a term, much like a type in type inference:
+
+    Var      n positions, each its own channel                printed `a`
+    Fixed    n positions that nobody may remove (frozen)      printed `49`
+    Prod     row-major product of factors, outermost first    printed `(h d)`
+    Sum      parts laid end to end                            printed `a + b`
+
+A position of a Prod belongs to a channel of each of its Var factors and goes away when any of them does.
+Rules *tie* axes (`unify`), *refine* them (`split`, `factor`) or `freeze` them. A Var that meets a structure is bound to it,
+so every axis that shares the Var sees the refinement. Everything is iterative: depth of a graph never becomes depth of a stack.
+
+Sizes are ints, or a pair of ints for a dynamic size: what the size is at two sample input shapes (see graph/trace.py).
+A dynamic size only ever belongs to a Fixed term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Size = int | tuple[int, int]
+VAR, FIXED, PROD, SUM, REF = "var", "fixed", "prod", "sum", "ref"
+
+
+class LayoutError(Exception):
+    """Two layouts that cannot be reconciled; the operator that asked for it is frozen with this text as its reason."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why positions are frozen: a sentence, and the node and operator that said so ('' for graph inputs and outputs)."""
+
+    text: str
+    node: str = ""
+    op: str = ""
+    structural: bool = False  # a spatial, kernel or token axis: nothing that anyone would prune
+
+
+PLAIN = Reason("not a channel axis", structural=True)
+
+
+def mul(a: Size, b: Size) -> Size:
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    (a0, a1), (b0, b1) = pair(a), pair(b)
+    return size_of(a0 * b0, a1 * b1)
+
+
+def div(a: Size, b: Size) -> Size | None:
+    """Exact quotient, or None where b does not divide a."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b if b and a % b == 0 else None
+    (a0, a1), (b0, b1) = pair(a), pair(b)
+    if not b0 or not b1 or a0 % b0 or a1 % b1:
+        return None
+    return size_of(a0 // b0, a1 // b1)
+
+
+def pair(a: Size) -> tuple[int, int]:
+    return (a, a) if isinstance(a, int) else a
+
+
+def size_of(at_first: int, at_second: int) -> Size:
+    return at_first if at_first == at_second else (at_first, at_second)
+
+
+class Dim:
+    """One term. Mutable only by binding: a Var becomes a reference to another term, or Fixed."""
+
+    __slots__ = ("kind", "parts", "reason", "ref", "size")
+
+    def __init__(self, kind: str, size: Size, parts: tuple[Dim, ...] = (), reason: Reason = PLAIN) -> None:
+        self.kind, self.size, self.parts, self.reason = kind, size, parts, reason
+        self.ref: Dim | None = None
+
+    def __repr__(self) -> str:
+        return show(self)
+
+
+def var(size: int) -> Dim:
+    return Dim(VAR, size)
+
+
+def fixed(size: Size, reason: Reason = PLAIN) -> Dim:
+    return Dim(FIXED, size, (), reason)
+
+
+def fresh(size: Size, reason: Reason = PLAIN) -> Dim:
+    """A new axis: a Var where channels can be told apart (static, more than one), else Fixed."""
+    return var(size) if isinstance(size, int) and size > 1 else fixed(size, reason)
+
+
+def find(d: Dim) -> Dim:
+    """The term that `d` stands for now, with its own parts resolved one level and in canonical form."""
+    root = d
+    while root.ref is not None:
+        root = root.ref
+    while d.ref is not None and d.ref is not root:
+        d.ref, d = root, d.ref
+    if root.kind in (PROD, SUM) and any(_stale(p, root.kind) for p in root.parts):
+        new = prod(*root.parts) if root.kind == PROD else concat(*root.parts)
+        new = _root(new)
+        if new is not root:
+            if new.kind == root.kind:
+                root.parts = new.parts
+            else:
+                root.ref = new
+                return new
+    return root
+
+
+def _root(d: Dim) -> Dim:
+    while d.ref is not None:
+        d = d.ref
+    return d
+
+
+def _stale(p: Dim, kind: str) -> bool:
+    return p.ref is not None or p.kind == kind or (kind == PROD and p.kind == FIXED and p.size == 1)
+
+
+def _bind(d: Dim, to: Dim) -> None:
+    if d is not to:
+        d.ref = to
+        d.parts = ()
+
+
+def prod(*factors: Dim) -> Dim:
+    """Row-major product, outermost factor first; nested products are flattened, adjacent frozen factors multiplied."""
+    flat: list[Dim] = []
+    size: Size = 1
+    for f in factors:
+        f = find(f)
+        size = mul(size, f.size)
+        for g in f.parts if f.kind == PROD else (f,):
+            g = find(g)
+            if g.kind == FIXED and g.size == 1:
+                continue
+            if g.kind == FIXED and flat and flat[-1].kind == FIXED:
+                flat[-1] = fixed(mul(flat[-1].size, g.size), _stronger(flat[-1].reason, g.reason))
+            else:
+                flat.append(g)
+    if len(flat) == 1:
+        return flat[0]
+    return Dim(PROD, size, tuple(flat)) if flat else fixed(1)
+
+
+def concat(*parts: Dim) -> Dim:
+    """Parts end to end; nested sums are flattened, adjacent frozen parts joined."""
+    flat: list[Dim] = []
+    s0 = s1 = 0
+    for p in parts:
+        p = find(p)
+        a, b = pair(p.size)
+        s0, s1 = s0 + a, s1 + b
+        for q in p.parts if p.kind == SUM else (p,):
+            q = find(q)
+            if q.size == 0:
+                continue
+            if q.kind == FIXED and flat and flat[-1].kind == FIXED:
+                (a, b), (c, d) = pair(flat[-1].size), pair(q.size)
+                flat[-1] = fixed(size_of(a + c, b + d), _stronger(flat[-1].reason, q.reason))
+            else:
+                flat.append(q)
+    if len(flat) == 1:
+        return flat[0]
+    return Dim(SUM, size_of(s0, s1), tuple(flat)) if flat else fixed(0)
+
+
+def _stronger(a: Reason, b: Reason) -> Reason:
+    return b if a.structural else a
+
+
+def freeze(d: Dim, reason: Reason) -> None:
+    """Nobody may remove a position of `d` any more."""
+    todo = [d]
+    while todo:
+        t = find(todo.pop())
+        todo.extend(t.parts)
+        if t.kind == FIXED:
+            t.reason = _stronger(t.reason, reason)
+        else:
+            t.kind, t.parts, t.reason = FIXED, (), reason
+
+
+def unify(a: Dim, b: Dim) -> None:
+    """Say that two axes hold the same channels, position by position.
+
+    Raises LayoutError where the sizes differ. Factorisations that do not nest are frozen.
+    """
+    todo = [(a, b)]
+    while todo:
+        x, y = (find(t) for t in todo.pop())
+        if x is y:
+            continue
+        if x.size != y.size:
+            raise LayoutError(f"axes of sizes {_size(x.size)} and {_size(y.size)} cannot hold the same channels")
+        if x.kind == VAR or y.kind == VAR:
+            _assign(*((x, y) if x.kind == VAR else (y, x)))
+        elif x.kind == FIXED or y.kind == FIXED:
+            f, other = (x, y) if x.kind == FIXED else (y, x)
+            freeze(other, f.reason)
+            f.reason = _stronger(f.reason, find(other).reason)
+        elif x.kind == SUM or y.kind == SUM:
+            todo.extend(_cut_alike(x, y))
+            _bind(x, y)
+        else:
+            todo.extend(_align(x, y))
+            _bind(x, y)
+
+
+def _assign(v: Dim, t: Dim) -> None:
+    """Bind Var `v` to `t`. Where `t` contains `v`, its other factors have size 1 and are frozen."""
+    if t.kind == PROD and any(find(p) is v for p in t.parts):
+        for p in t.parts:
+            if find(p) is not v:
+                freeze(p, Reason("a product that equals one of its own factors"))
+    else:
+        _bind(v, t)
+
+
+def _cut_alike(x: Dim, y: Dim) -> Iterator[tuple[Dim, Dim]]:
+    """Cut two sums (or a sum and a product) at each other's boundaries."""
+    xs, ys = ([*reversed(t.parts)] if t.kind == SUM else [t] for t in (x, y))
+    pairs = []
+    try:
+        while xs:
+            p, q = find(xs.pop()), find(ys.pop())
+            if p.size != q.size:
+                n, m = p.size, q.size
+                if not isinstance(n, int) or not isinstance(m, int):
+                    raise LayoutError("a dynamic size inside a concatenation")
+                if n > m:
+                    p, rest = split(p, m)
+                    xs.append(rest)
+                else:
+                    q, rest = split(q, n)
+                    ys.append(rest)
+            pairs.append((p, q))
+    except LayoutError as e:
+        for t in (x, y):
+            freeze(t, Reason(str(e)))
+        return
+    yield from pairs
+
+
+def _align(x: Dim, y: Dim) -> Iterator[tuple[Dim, Dim]]:
+    """Pair the factors of two products, innermost first, refining either side so that they nest."""
+    xs, ys = [*x.parts], [*y.parts]
+    while xs and ys:
+        f, g = find(xs.pop()), find(ys.pop())
+        if f.kind == VAR and f.size == 1 and g.size != 1:  # a lone channel owns everything: it has no partner
+            freeze(f, Reason("a single channel tied to a frozen factor"))
+            ys.append(g)
+            continue
+        if g.kind == VAR and g.size == 1 and f.size != 1:
+            freeze(g, Reason("a single channel tied to a frozen factor"))
+            xs.append(f)
+            continue
+        if f.size == g.size:
+            yield f, g
+            continue
+        try:
+            if div(f.size, g.size) is not None:
+                outer, inner = factor(f, g.size)
+                xs.append(outer)
+                yield inner, g
+            else:
+                outer, inner = factor(g, f.size)
+                ys.append(outer)
+                yield f, inner
+        except LayoutError:
+            why = Reason(f"factorisations {show(x)} and {show(y)} do not nest")
+            for t in (f, g, *xs, *ys):
+                freeze(t, why)
+            return
+    for t in (*xs, *ys):
+        freeze(t, Reason("a single channel tied to a frozen factor"))
+
+
+def split(d: Dim, k: int) -> tuple[Dim, Dim]:
+    """Cut an axis after its first k positions; refines what it cuts through. Raises LayoutError on dynamic sizes."""
+    d = find(d)
+    n = d.size
+    if not isinstance(n, int):
+        raise LayoutError("a cut through an axis of dynamic size")
+    if not 0 <= k <= n:
+        raise LayoutError(f"a cut at {k} of an axis of {n}")
+    if k in (0, n):
+        empty = fixed(0)
+        return (empty, d) if k == 0 else (d, empty)
+    if d.kind == VAR:
+        left, right = var(k), var(n - k)
+        _bind(d, Dim(SUM, n, (left, right)))
+        return left, right
+    if d.kind == FIXED:
+        return fixed(k, d.reason), fixed(n - k, d.reason)
+    if d.kind == SUM:
+        return _split_sum(d, k)
+    return _split_prod(d, k)
+
+
+def _split_sum(d: Dim, k: int) -> tuple[Dim, Dim]:
+    parts, seen = list(d.parts), 0
+    for i, p in enumerate(parts):
+        size = find(p).size
+        assert isinstance(size, int)
+        if seen + size > k:
+            left, right = split(p, k - seen)
+            return concat(*parts[:i], left), concat(right, *parts[i + 1 :])
+        seen += size
+    raise AssertionError("unreachable: k lies inside")
+
+
+def _split_prod(d: Dim, k: int) -> tuple[Dim, Dim]:
+    head, rest = d.parts[0], prod(*d.parts[1:])
+    inner = find(rest).size
+    if not isinstance(inner, int):
+        raise LayoutError("a cut through a product with a dynamic factor")
+    rows, extra = divmod(k, inner)
+    if not extra:
+        top, bottom = split(head, rows)
+        return prod(top, rest), prod(bottom, rest)
+    top, below = split(head, rows)
+    unit, bottom = split(below, 1)
+    left, right = split(rest, extra)
+    parts = [prod(top, rest)] if rows else []
+    tail = [prod(bottom, rest)] if find(bottom).size else []
+    return concat(*parts, prod(unit, left)), concat(prod(unit, right), *tail)
+
+
+def factor(d: Dim, inner: Size) -> tuple[Dim, Dim]:
+    """See an axis as (outer, inner) with the given inner size, row-major; refines it. Raises LayoutError where it cannot."""
+    d = find(d)
+    outer = div(d.size, inner)
+    if outer is None:
+        raise LayoutError(f"an axis of {_size(d.size)} does not divide into rows of {_size(inner)}")
+    if outer == 1:
+        return fixed(1), d
+    if inner == 1:
+        return d, fixed(1)
+    if d.kind == FIXED:
+        return fixed(outer, d.reason), fixed(inner, d.reason)
+    if d.kind == VAR:
+        assert isinstance(outer, int) and isinstance(inner, int)
+        o, i = var(outer), var(inner)
+        _bind(d, Dim(PROD, d.size, (o, i)))
+        return o, i
+    return _factor_prod(d, inner) if d.kind == PROD else _factor_sum(d, inner)
+
+
+def _factor_prod(d: Dim, inner: Size) -> tuple[Dim, Dim]:
+    outside, inside = [*d.parts], []
+    while inner != 1:
+        f = find(outside.pop())
+        left = div(inner, f.size)
+        if left is not None:
+            inside.append(f)
+            inner = left
+            continue
+        o, i = factor(f, inner)
+        outside.append(o)
+        inside.append(i)
+        break
+    return prod(*outside), prod(*reversed(inside))
+
+
+def _factor_sum(d: Dim, inner: Size) -> tuple[Dim, Dim]:
+    if not isinstance(inner, int) or not isinstance(d.size, int):
+        raise LayoutError("a concatenation with a dynamic part")
+    outers: list[Dim] = []
+    inners: list[Dim] = []
+    run: list[Dim] = []
+    for p in d.parts:
+        run.append(p)
+        size = find(concat(*run)).size
+        assert isinstance(size, int)
+        if size % inner:
+            continue
+        if len(run) == 1:
+            o, i = factor(run[0], inner)
+            outers.append(o)
+            inners.append(i)
+        else:
+            rows = _rows(concat(*run), inner)
+            outers.append(fixed(len(rows)))
+            inners.extend(rows)
+        run = []
+    for i in inners[1:]:
+        unify(inners[0], i)
+    return concat(*outers), find(inners[0])
+
+
+def _rows(d: Dim, size: int) -> list[Dim]:
+    rows = []
+    while find(d).size:
+        row, d = split(d, size)
+        rows.append(row)
+    return rows
+
+
+def pick(d: Dim, indices: np.ndarray) -> Dim:
+    """The layout of `d[indices]`; refines `d` so that each run of consecutive indices is a part of its own."""
+    d = find(d)
+    if d.kind == FIXED:
+        return fixed(len(indices), d.reason)
+    cuts = np.flatnonzero(np.diff(indices) != 1) + 1
+    runs = [(int(r[0]), int(r[-1]) + 1) for r in np.split(indices, cuts) if len(r)]
+    bounds = sorted({b for r in runs for b in r})
+    pieces: dict[int, Dim] = {}
+    at, rest = 0, d
+    for b in bounds:
+        piece, rest = split(rest, b - at)
+        pieces[at] = piece
+        at = b
+    order = np.array([*pieces])
+
+    def between(lo: int, hi: int) -> list[Dim]:
+        return [pieces[int(s)] for s in order[np.searchsorted(order, lo) : np.searchsorted(order, hi)]]
+
+    return concat(*(p for lo, hi in runs for p in between(lo, hi)))
+
+
+def leaves(d: Dim) -> list[Dim]:
+    """The Vars of a term, each once, in order of first appearance."""
+    seen: dict[int, Dim] = {}
+    todo = [d]
+    while todo:
+        t = find(todo.pop())
+        if t.kind == VAR:
+            seen.setdefault(id(t), t)
+        todo.extend(reversed(t.parts))
+    return list(seen.values())
+
+
+def is_frozen(d: Dim) -> bool:
+    return find(d).kind == FIXED or not leaves(d)
+
+
+Keep = Mapping[Dim, np.ndarray]  # Var -> the indices of the channels that stay, in their new order
+
+
+def kept(d: Dim, keep: Keep) -> np.ndarray:
+    """The old positions of an axis that stay, in their new order; int64. The axis must be static."""
+    d = find(d)
+    if d.kind == VAR and d in keep:
+        return keep[d]
+    if d.kind in (VAR, FIXED):
+        assert isinstance(d.size, int)
+        return np.arange(d.size)
+    out = np.zeros(1 if d.kind == PROD else 0, np.int64)
+    at = 0
+    for p in d.parts:
+        size = find(p).size
+        assert isinstance(size, int)
+        if d.kind == PROD:
+            out = (out[:, None] * size + kept(p, keep)[None, :]).ravel()
+        else:
+            out = np.concatenate([out, kept(p, keep) + at])
+            at += size
+    return out
+
+
+def size_after(d: Dim, keep: Keep) -> Size:
+    """The size of an axis once the channels that `keep` drops are gone."""
+    d = find(d)
+    if d.kind == VAR and d in keep:
+        return len(keep[d])
+    if d.kind in (VAR, FIXED):
+        return d.size
+    sizes = [size_after(p, keep) for p in d.parts]
+    if d.kind == PROD:
+        out: Size = 1
+        for s in sizes:
+            out = mul(out, s)
+        return out
+    return size_of(sum(pair(s)[0] for s in sizes), sum(pair(s)[1] for s in sizes))
+
+
+def owner(d: Dim, v: Dim) -> np.ndarray:
+    """For each position of a static axis the index of the channel of `v` that owns it, or -1; int64 [n]."""
+    d = find(d)
+    assert isinstance(d.size, int)
+    if d is v:
+        return np.arange(d.size)
+    if d.kind in (VAR, FIXED):
+        return np.full(d.size, -1)
+    owners = [owner(p, v) for p in d.parts]
+    if d.kind == SUM:
+        return np.concatenate(owners)
+    out = owners[0]
+    for o in owners[1:]:
+        out = np.maximum(out[:, None], o[None, :]).ravel()
+    return out
+
+
+def show(d: Dim, names: Mapping[Dim, str] | None = None) -> str:
+    """The einops-like form: `(h d)`, `a + b`, `(c 49)`; dynamic sizes print as `?`."""
+    d = find(d)
+    if d.kind == FIXED:
+        return _size(d.size)
+    if d.kind == VAR:
+        return names[d] if names and d in names else f"v{d.size}"
+    parts = [show(p, names) for p in d.parts]
+    if d.kind == SUM:
+        return _shorten(parts, " + ")
+    return "(" + " ".join(f"({p})" if " + " in p else p for p in parts) + ")"
+
+
+def _shorten(parts: list[str], sep: str, most: int = 12) -> str:
+    if len(parts) <= most:
+        return sep.join(parts)
+    return sep.join([*parts[: most - 2], f"… {len(parts) - most + 1} more …", parts[-1]])
+
+
+def _size(s: Size) -> str:
+    return str(s) if isinstance(s, int) else "?"
+
+
+def sizes(dims: Iterable[Dim]) -> tuple[Size, ...]:
+    return tuple(find(d).size for d in dims)

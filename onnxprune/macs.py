@@ -1,0 +1,67 @@
+"""Multiply-accumulates of a graph: one a multiplication of a weight or of two activations, at the first sample size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import onnx
+from onnx import NodeProto, helper
+
+from onnxprune.graph.trace import Trace
+
+Shape = tuple[int, ...]
+
+
+def _attr(node: NodeProto, name: str, default: int = 0) -> int:
+    return next((a.i for a in node.attribute if a.name == name), default)
+
+
+def _conv(node: NodeProto, ins: list[Shape], out: Shape) -> int:
+    return math.prod(out) * math.prod(ins[1][1:])
+
+
+def _conv_transpose(node: NodeProto, ins: list[Shape], out: Shape) -> int:
+    return math.prod(ins[0]) * math.prod(ins[1][1:])
+
+
+def _gemm(node: NodeProto, ins: list[Shape], out: Shape) -> int:
+    return math.prod(out) * ins[0][0 if _attr(node, "transA") else 1]
+
+
+def _matmul(node: NodeProto, ins: list[Shape], out: Shape) -> int:
+    return math.prod(out) * ins[0][-1]
+
+
+def _einsum(node: NodeProto, ins: list[Shape], out: Shape) -> int:
+    left, _, _ = helper.get_attribute_value(node.attribute[0]).decode().replace(" ", "").partition("->")
+    sizes = {c: n for term, shape in zip(left.split(","), ins, strict=True) for c, n in zip(term, shape, strict=False)}
+    return math.prod(sizes.values()) if len(ins) > 1 and "." not in left else 0
+
+
+def _recurrent(node: NodeProto, ins: list[Shape], out: Shape) -> int:
+    steps = ins[0][0] * ins[0][1]
+    return steps * (math.prod(ins[1]) + math.prod(ins[2]))
+
+
+COUNT: dict[str, Callable[[NodeProto, list[Shape], Shape], int]] = {
+    "Conv": _conv, "FusedConv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul,
+    "FusedMatMul": _matmul, "Einsum": _einsum, "LSTM": _recurrent, "GRU": _recurrent, "RNN": _recurrent,
+    "ConvInteger": _conv, "MatMulInteger": _matmul,
+}  # fmt: skip
+
+
+def total_macs(proto: onnx.ModelProto, trace: Trace) -> int | None:
+    """Sum over the graph; None where the shapes of an operator that multiplies are unknown."""
+    total = 0
+    for node in proto.graph.node:
+        count = COUNT.get(node.op_type)
+        if count is None:
+            continue
+        ins = [trace.shape(n) for n in node.input if n]
+        out = trace.shape(next(o for o in node.output if o))
+        if out is None or any(s is None for s in ins[:2]):
+            return None
+        first = [tuple(s if isinstance(s, int) else s[0] for s in shape or ()) for shape in ins]
+        total += count(node, first, tuple(s if isinstance(s, int) else s[0] for s in out))
+    return total

@@ -1,0 +1,69 @@
+"""Operators that work position by position: unary ones keep their layout, others tie the axes that broadcast."""
+
+from __future__ import annotations
+
+from onnxprune.layout import find
+from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple, same
+
+
+@couple(
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
+    "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not",
+    "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish",
+    "Tan", "Tanh", "ThresholdedRelu", "Affine", "ImageScaler", "ParametricSoftplus", "ScaledTanh",
+)  # fmt: skip
+def unary(op: Op) -> list[Axes | None]:
+    """y = f(x), position by position."""
+    return same(op)
+
+
+@couple("Gelu", "QuickGelu", "FastGelu", domain=MICROSOFT)
+def fused_gelu(op: Op) -> list[Axes | None]:
+    """y = gelu(x [+ bias]), the bias along the last axis."""
+    return [op.broadcast(op.x(0), op.x(1))] if op.has(1) else same(op)
+
+
+@couple("BiasGelu", domain=MICROSOFT)
+def bias_gelu(op: Op) -> list[Axes | None]:
+    """y = gelu(x + bias), the bias along the last axis."""
+    return [op.broadcast(op.x(0), op.x(1))]
+
+
+@couple("Clip", "Dropout", "CastLike")
+def first_input(op: Op) -> list[Axes | None]:
+    """y = f(x, parameters that are scalars or only give a type)."""
+    return same(op)
+
+
+@couple(
+    "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
+    "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor",
+)  # fmt: skip
+def nary(op: Op) -> list[Axes | None]:
+    """y = f(a, b, ..) with broadcasting: the aligned axes hold the same channels."""
+    if op.attr("broadcast") and op.attr("axis") is not None:  # opset < 7: b is aligned to a at `axis`
+        a, b = op.x(0), op.x(1)
+        pad = len(a) - len(b) - op.axis()
+        return [op.broadcast(a, [*b, *(op.plain(1) for _ in range(pad))])]
+    tensors = [op.x(i) for i in range(len(op.layouts)) if op.has(i)]
+    for i, t in enumerate(tensors):
+        if len(t) == 1 and op.const(i) and op.type in ("Mul", "Div"):
+            op.role(i, 0, "scale")
+    y = op.broadcast(*tensors)
+    if op.type in ("Add", "Sum") and sum(op.has(i) and not op.const(i) for i in range(len(op.layouts))) > 1:
+        for d in y:
+            op.kind(d, "residual")
+    return [y]
+
+
+@couple("PRelu")
+def prelu(op: Op) -> list[Axes | None]:
+    """y = x if x > 0 else slope * x; the slope broadcasts to x.
+
+    Before opset 9 exporters also write a slope [C] that stands for axis 1.
+    """
+    x, slope = op.x(0), op.x(1)
+    if op.version < 9 and len(slope) == 1 and len(x) > 1 and find(slope[0]).size == find(x[1]).size:
+        op.tie(slope[0], x[1])
+        return [list(x)]
+    return [op.broadcast(x, slope)]

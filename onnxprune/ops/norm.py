@@ -1,0 +1,145 @@
+"""Normalisations: the scale and bias are tied to the axis that they scale; means along channels are declared as mixing."""
+
+from __future__ import annotations
+
+from onnxprune.layout import LayoutError, factor, find
+from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
+
+
+@couple("BatchNormalization")
+@couple("SpatialBN")
+def batch_norm(op: Op) -> list[Axes | None]:
+    """x [N, c, *s]; scale, bias, mean, var [c].
+
+    Source: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
+    """
+    x = op.x(0)
+    for i, role in enumerate(("scale", "bias", "stat", "stat"), start=1):
+        op.tie(op.x(i)[0], x[1] if len(x) > 1 else x[0])
+        op.role(i, 0, role)
+    return [list(x), *(list(op.x(3)) for _ in op.node.output[1:])]
+
+
+@couple("InstanceNormalization")
+def instance_norm(op: Op) -> list[Axes | None]:
+    """x [N, c, *s]; scale, bias [c]; mean and variance over *s. (A GroupNorm in disguise has channels there: they mix.)
+
+    Source: https://onnx.ai/onnx/operators/onnx__InstanceNormalization.html
+    """
+    x = op.x(0)
+    for i, role in ((1, "scale"), (2, "bias")):
+        op.tie(op.x(i)[0], x[1])
+        op.role(i, 0, role)
+    for d in x[2:]:
+        op.mix(d, "takes its mean along it")
+    return [list(x)]
+
+
+@couple("GroupNormalization")
+def group_norm(op: Op) -> list[Axes | None]:
+    """x [N, (g c), *s]; scale, bias [(g c)], or [g] before opset 21; the mean is over c and *s.
+
+    Source: https://onnx.ai/onnx/operators/onnx__GroupNormalization.html
+    """
+    x = op.x(0)
+    size = find(x[1]).size
+    if not isinstance(size, int):
+        raise LayoutError("channels of dynamic size")
+    g, c = factor(x[1], size // op.attr("num_groups"))
+    for i, role in ((1, "scale"), (2, "bias")):
+        op.tie(op.x(i)[0], g if op.version < 21 else x[1])
+        op.role(i, 0, role)
+    op.mix(c, "takes its mean along it")
+    op.follow_attr("num_groups", g)
+    return [list(x)]
+
+
+@couple("GroupNorm", domain=MICROSOFT)
+def group_norm_nhwc(op: Op) -> list[Axes | None]:
+    """x [N, h, w, (g c)] (or [N, (g c), h, w]); gamma, beta [(g c)]."""
+    x = op.x(0)
+    channel = -1 if op.attr("channels_last", 1) else 1
+    size = find(x[channel]).size
+    if not isinstance(size, int):
+        raise LayoutError("channels of dynamic size")
+    g, c = factor(x[channel], size // op.attr("groups"))
+    for i, role in ((1, "scale"), (2, "bias")):
+        op.tie(op.x(i)[0], x[channel])
+        op.role(i, 0, role)
+    op.mix(c, "takes its mean along it")
+    op.follow_attr("groups", g)
+    return [list(x)]
+
+
+@couple("LayerNormalization", "RMSNormalization")
+@couple("SimplifiedLayerNormalization")
+@couple("SimplifiedLayerNormalization", domain=MICROSOFT)
+def layer_norm(op: Op) -> list[Axes | None]:
+    """Normalise over the axes from `axis` on; scale and bias broadcast to them.
+
+    Source: https://onnx.ai/onnx/operators/onnx__LayerNormalization.html
+    """
+    x = op.x(0)
+    axis = op.axis(-1)
+    for d in x[axis:]:
+        op.mix(d, "takes its mean along it")
+    y = _affine(op, x, 1, 2)
+    stats: Axes = [*x[:axis], *(op.plain(1) for _ in x[axis:])]
+    return [y, *([stats] * (len(op.node.output) - 1))]
+
+
+def _affine(op: Op, x: Axes, gamma: int, beta: int) -> Axes:
+    for i, role in ((gamma, "scale"), (beta, "bias")):
+        if op.has(i):
+            x = op.broadcast(x, op.x(i))
+            op.role(i, op.rank(i) - 1, role)
+    return x
+
+
+@couple("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+def skip_layer_norm(op: Op) -> list[Axes | None]:
+    """y = norm(x + skip [+ bias]) gamma + beta over the last axis; the last output is the sum itself.
+
+    Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+    """
+    simplified = op.type.startswith("SkipSimplified")
+    bias = 3 if simplified else 4
+    x = op.broadcast(op.x(0), op.x(1), *([op.x(bias)] if op.has(bias) else []))
+    op.mix(x[-1], "takes its mean along it")
+    y = _affine(op, x, 2, 99 if simplified else 3)
+    stats: Axes = [*x[:-1], op.plain(1)]
+    return [y, stats, stats, list(x)]
+
+
+@couple("LRN")
+def lrn(op: Op) -> list[Axes | None]:
+    """Sums over neighbouring channels: their order matters, so the channel axis is frozen.
+
+    Source: https://onnx.ai/onnx/operators/onnx__LRN.html
+    """
+    x = op.x(0)
+    op.freeze(x[1], "sums over neighbouring channels, so their order matters")
+    return [list(x)]
+
+
+@couple("MeanVarianceNormalization", "LpNormalization")
+def mean_variance(op: Op) -> list[Axes | None]:
+    """Normalise over `axes` (or `axis`): those mix."""
+    x = op.x(0)
+    axes = op.attr("axes", [0, 2, 3]) if op.type == "MeanVarianceNormalization" else [op.axis(-1)]
+    for a in axes:
+        op.mix(x[a % len(x)], "normalises along it")
+    return [list(x)]
+
+
+@couple("Softmax", "LogSoftmax", "Hardmax")
+def softmax(op: Op) -> list[Axes | None]:
+    """Each position's value depends on which others are there: the axis is frozen.
+
+    Before opset 13 all axes from `axis` on are one. Source: https://onnx.ai/onnx/operators/onnx__Softmax.html
+    """
+    x = op.x(0)
+    axis = op.axis(1 if op.version < 13 else -1)
+    for d in x[axis:] if op.version < 13 else [x[axis]]:
+        op.freeze(d, f"{op.type} runs along it")
+    return [list(x)]

@@ -1,0 +1,293 @@
+"""The table of rules, and what a rule sees of its operator.
+
+A rule is one function: it gets an `Op`, ties, refines or freezes the layouts of its inputs, and returns the layouts of
+its outputs (a list of axes for each; None freezes nothing but knows nothing: the tensor stays opaque).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from onnxprune.graph.trace import Trace
+from onnxprune.layout import (
+    Dim,
+    Keep,
+    LayoutError,
+    Reason,
+    Size,
+    find,
+    fixed,
+    freeze,
+    is_frozen,
+    kept,
+    leaves,
+    size_after,
+    unify,
+)
+
+Axes = list[Dim]
+Rule = Callable[["Op"], "list[Axes | None]"]
+MICROSOFT = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered rule."""
+
+    op: str
+    domain: str
+    since: int
+    until: int
+    rule: Rule
+
+    @property
+    def summary(self) -> str:
+        return (self.rule.__doc__ or "").strip().splitlines()[0]
+
+
+RULES: dict[tuple[str, str], list[Entry]] = {}
+
+
+def couple(*ops: str, domain: str = "", since: int = 1, until: int = 10**6) -> Callable[[Rule], Rule]:
+    """Register one rule for one or more operators, for the opset versions [since, until]."""
+
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            RULES.setdefault((domain, op), []).append(Entry(op, domain, since, until, rule))
+        return rule
+
+    return register
+
+
+def lookup(domain: str, op: str, version: int) -> Rule | None:
+    for entry in RULES.get((domain, op), ()):
+        if entry.since <= version <= entry.until:
+            return entry.rule
+    return None
+
+
+class Unknown(LayoutError):
+    """A rule asked for a shape or a value that is not known."""
+
+
+@dataclass
+class New:
+    """What a deferred edit may ask of a plan: how a layout looks once it is applied."""
+
+    keep: Keep
+
+    def size(self, d: Dim) -> Size:
+        return size_after(d, self.keep)
+
+    def kept(self, d: Dim) -> np.ndarray:
+        """The old positions that stay, in their new order."""
+        return kept(d, self.keep)
+
+    def changes(self, d: Dim) -> bool:
+        """Does the size of `d` change?"""
+        return self.size(d) != find(d).size
+
+    def moves(self, d: Dim) -> bool:
+        """Does any position of `d` go or move?"""
+        return any(v in self.keep for v in leaves(d))
+
+
+@dataclass
+class Edits:
+    """What a node needs changed: attributes (None deletes), whole inputs, and entries of shape-like inputs."""
+
+    attrs: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[int, np.ndarray] = field(default_factory=dict)
+    entries: dict[int, list[Size]] = field(default_factory=dict)
+
+
+Edit = Callable[[New, Edits], None]
+
+
+class Op:
+    """A node as its rule sees it: layouts, shapes, constants and attributes, and the ways to relate them."""
+
+    def __init__(self, node: NodeProto, trace: Trace, layouts: Sequence[Axes | None], is_const: Sequence[bool]) -> None:
+        self.node = node
+        self.type = node.op_type
+        self.domain = "" if node.domain == "ai.onnx" else node.domain
+        self.version = trace.opsets.get(self.domain, 1)
+        self.trace = trace
+        self.layouts = layouts
+        self.is_const = is_const
+        self.edits: list[Edit] = []
+        self.mixed: list[tuple[Dim, str]] = []
+        self.roles: list[tuple[str, int, str]] = []
+        self.kinds: list[tuple[Dim, str]] = []
+        self.related: set[int] = set()  # inputs whose layout the rule asked for
+        self._attrs = {a.name: a for a in node.attribute}
+
+    # what it is
+
+    @property
+    def label(self) -> str:
+        return self.node.name or (self.node.output[0] if self.node.output else "")
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        a = self._attrs.get(name)
+        if a is None:
+            return default
+        value = helper.get_attribute_value(a)
+        return value.decode() if isinstance(value, bytes) else value
+
+    def has(self, i: int) -> bool:
+        return i < len(self.node.input) and bool(self.node.input[i])
+
+    def x(self, i: int) -> Axes:
+        """The axes of input `i`. Raises Unknown where its rank is not known."""
+        axes = self.layouts[i] if i < len(self.layouts) else None
+        if axes is None:
+            raise Unknown(f"the shape of '{self.node.input[i]}' is unknown")
+        self.related.add(i)
+        return axes
+
+    def rank(self, i: int = 0) -> int:
+        return len(self.x(i))
+
+    def axis(self, default: int | None = None, rank: int | None = None, name: str = "axis") -> int:
+        a = self.attr(name, default)
+        n = self.rank() if rank is None else rank
+        if a is None or not -n <= a < max(n, 1):
+            raise LayoutError(f"axis {a} of a tensor of rank {n}")
+        return int(a) % max(n, 1)
+
+    def const(self, i: int) -> bool:
+        """Is the input computed from initializers alone?"""
+        return self.is_const[i]
+
+    def value(self, i: int) -> np.ndarray | None:
+        """The contents of input `i` where no entry is dynamic."""
+        return self.trace.value(self.node.input[i]) if self.has(i) else None
+
+    def ints(self, attr: str, i: int | None) -> list[int] | None:
+        """A list of ints that older opsets keep in an attribute and newer ones in an input. Raises Unknown if it is dynamic."""
+        if attr in self._attrs:
+            got = self.attr(attr)
+            return [int(v) for v in got] if isinstance(got, Iterable) else [int(got)]
+        if i is None or not self.has(i):
+            return None
+        value = self.value(i)
+        if value is None:
+            raise Unknown(f"'{attr}' is computed while the model runs")
+        return [int(v) for v in np.atleast_1d(value)]
+
+    def shape(self, i: int = 0) -> tuple[Size, ...]:
+        return tuple(find(d).size for d in self.x(i))
+
+    def out_shape(self, j: int = 0) -> tuple[Size, ...]:
+        """The sizes of output `j`, from shape inference. Raises Unknown."""
+        shape = self.trace.shape(self.node.output[j])
+        if shape is None:
+            raise Unknown(f"the shape of '{self.node.output[j]}' is unknown")
+        return shape
+
+    def reason(self, text: str, structural: bool = False) -> Reason:
+        return Reason(text, self.label, self.type, structural)
+
+    def plain(self, size: Size, text: str = "spatial or token axis") -> Dim:
+        """A frozen axis that nobody would prune."""
+        return fixed(size, self.reason(text, structural=True))
+
+    # relations
+
+    def tie(self, a: Dim, b: Dim) -> Dim:
+        unify(a, b)
+        return find(b)
+
+    def freeze(self, d: Dim, text: str) -> None:
+        freeze(d, self.reason(text))
+
+    def broadcast(self, *tensors: Axes) -> Axes:
+        """Tie the aligned axes of tensors that broadcast against each other (NumPy rules); axes of size 1 are left alone."""
+        rank = max(map(len, tensors))
+        out: Axes = []
+        for a in range(rank):
+            column = [t[len(t) - rank + a] for t in tensors if len(t) - rank + a >= 0]
+            out.append(self._one(column))
+        return out
+
+    def tie_column(self, column: Axes) -> Dim:
+        """Tie axes that must agree in size."""
+        for d in column[1:]:
+            unify(d, column[0])
+        return find(column[0])
+
+    def _one(self, column: Axes) -> Dim:
+        wide = [d for d in column if find(d).size != 1]
+        if not wide:
+            return column[0]
+        size = find(wide[0]).size
+        if any(find(d).size != size for d in wide[1:]):
+            for d in wide:
+                self.freeze(d, f"{self.type} broadcasts it against an axis of another or dynamic size")
+            static = [s for s in (find(d).size for d in wide) if isinstance(s, int)]
+            return fixed(static[0] if static else size, self.reason("a broadcast dynamic axis"))
+        for d in wide[1:]:
+            unify(d, wide[0])
+        return find(wide[0])
+
+    def mix(self, d: Dim, why: str) -> None:
+        """Declare that the operator mixes along `d`: removing its channels is valid, not neutral."""
+        if not is_frozen(d):
+            self.mixed.append((d, f"{self.type} '{self.label}' {why}"))
+
+    def role(self, i: int, axis: int, role: str) -> None:
+        """Name the part that axis `axis` of input `i` plays if it is a weight: in, out, scale, bias, stat."""
+        self.roles.append((self.node.input[i], axis, role))
+
+    def kind(self, d: Dim, kind: str) -> None:
+        """What a user calls the channels of `d`: filters, neurons, heads, ..."""
+        self.kinds.append((d, kind))
+
+    # what must be rewritten when the plan is applied
+
+    def edit(self, edit: Edit) -> None:
+        self.edits.append(edit)
+
+    def follow_attr(self, name: str, d: Dim) -> None:
+        """An integer attribute that is the size of `d`."""
+        if not is_frozen(d):
+
+            def change(new: New, e: Edits) -> None:
+                if new.changes(d):
+                    e.attrs[name] = new.size(d)
+
+            self.edit(change)
+
+    def follow_entries(self, i: int, dims: Sequence[Dim | None]) -> None:
+        """A shape-like input whose entries are sizes of `dims` (None: the entry keeps its value)."""
+        if not any(d is not None and not is_frozen(d) for d in dims):
+            return
+        values = self.trace.values(self.node.input[i])
+
+        def change(new: New, e: Edits) -> None:
+            if values is None or not any(d is not None and new.changes(d) for d in dims):
+                return
+            olds = [(int(a), int(b)) for a, b in zip(values[0].ravel(), values[1].ravel(), strict=True)]
+            e.entries[i] = [
+                (o[0] if o[0] == o[1] else o) if d is None or (o[0] == o[1] and o[0] <= 0) else new.size(d)
+                for o, d in zip(olds, dims, strict=True)
+            ]
+
+        self.edit(change)
+
+
+def same(op: Op) -> list[Axes | None]:
+    """Every output has the layout of the first input."""
+    x = op.x(0)
+    return [list(x) if name else None for name in op.node.output]
+
+
+__all__ = [
+    "MICROSOFT", "RULES", "Axes", "Edits", "Entry", "New", "Op", "Unknown", "couple", "lookup", "same",
+]  # fmt: skip

@@ -1,0 +1,116 @@
+"""A plan: the channels that stay, group by group. Plain data, JSON both ways, bound to the model it was made for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import PlanError
+from onnxprune.graph.io import Model
+from onnxprune.groups import Analysis, Group
+from onnxprune.layout import Dim
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a plan says of one group: its size, the kept indices (in their new order), and a remark for the report."""
+
+    size: int
+    keep: tuple[int, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The kept indices of each group; groups that it does not name stay whole."""
+
+    model: str  # fingerprint of the model that it was made for
+    groups: Mapping[str, Choice] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "groups": {
+                name: {"size": c.size, "keep": list(c.keep)} | ({"reason": c.reason} if c.reason else {})
+                for name, c in self.groups.items()
+            },
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, by write-then-rename."""
+        from onnxprune.graph.io import write_text
+
+        write_text(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
+
+    @staticmethod
+    def from_json(data: Any) -> Plan:
+        try:
+            if data["format"] != FORMAT:
+                raise PlanError(f"the plan has format {data['format']}, this version reads format {FORMAT}")
+            groups = {
+                str(name): Choice(int(g["size"]), tuple(int(i) for i in g["keep"]), str(g.get("reason", "")))
+                for name, g in data["groups"].items()
+            }
+            return Plan(str(data["model"]), groups)
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise PlanError(f"not a plan: {type(e).__name__} {e}; expected keys format, model, groups") from None
+
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        """Read a plan. Raises PlanError."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as e:
+            raise PlanError(f"cannot read the plan '{path}': {e.strerror}") from None
+        except ValueError as e:
+            raise PlanError(f"the plan '{path}' is not JSON: {e}") from None
+        return Plan.from_json(data)
+
+
+def fingerprint(model: Model) -> str:
+    """A hash of what a plan depends on: operators, wiring, and the weights' names and shapes (not their values)."""
+    h = hashlib.sha256()
+    for node in model.proto.graph.node:
+        h.update(repr((node.domain, node.op_type, list(node.input), list(node.output))).encode())
+    for name, w in model.weights.items():
+        h.update(repr((name, w.data_type, tuple(int(n) for n in w.shape))).encode())
+    return h.hexdigest()[:32]
+
+
+def keep_of(plan: Plan, analysis: Analysis) -> dict[Dim, np.ndarray]:
+    """The plan as kept channels of each Var. Raises PlanError where it does not fit the model."""
+    known = analysis.by_name
+    if plan.groups and plan.model != fingerprint(analysis.model):
+        raise PlanError("the plan was made for another model (fingerprints differ); make one with 'prune --plan-out'")
+    keep: dict[Dim, np.ndarray] = {}
+    for name, choice in plan.groups.items():
+        if name not in known:
+            raise PlanError(f"the plan names a group '{name}' that the model does not have; see 'onnxprune inspect'")
+        _one(name, choice, known[name], keep)
+    return keep
+
+
+def _one(name: str, choice: Choice, group: Group, keep: dict[Dim, np.ndarray]) -> None:
+    indices = np.asarray(choice.keep, np.int64)
+    if choice.size != group.size:
+        raise PlanError(f"the plan says group '{name}' has {choice.size} channels, the model has {group.size}")
+    if not len(indices):
+        raise PlanError(f"the plan empties group '{name}'; at least one channel must stay")
+    if indices.min() < 0 or indices.max() >= group.size or len(set(choice.keep)) != len(choice.keep):
+        raise PlanError(f"the plan keeps channels of group '{name}' that are repeated or outside [0, {group.size})")
+    if len(indices) == group.size and np.array_equal(indices, np.arange(group.size)):
+        return
+    at = 0
+    for v in group.vars:
+        assert isinstance(v.size, int)
+        keep[v] = indices[(indices >= at) & (indices < at + v.size)] - at
+        at += v.size

@@ -1,0 +1,1 @@
+"""JSON from results; the keys are a contract, documented in the README."""

@@ -1,0 +1,103 @@
+"""What `inspect` and `prune` say, as plain data. These keys are a contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from onnxprune.graph.io import Model
+from onnxprune.groups import Analysis, Group, analyze
+from onnxprune.plans import Plan
+from onnxprune.validate import Result
+
+
+def inspect_report(a: Analysis) -> dict[str, Any]:
+    """The object that `inspect --json` prints."""
+    proto = a.model.proto
+    return {
+        "model": str(a.model.path) if a.model.path else proto.graph.name,
+        "opset": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        "ir_version": proto.ir_version,
+        "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+        "nodes": len(proto.graph.node),
+        "params": a.params(),
+        "macs": a.macs(),
+        "bytes": a.model.size_bytes,
+        "prunable_params": a.prunable_params(),
+        "groups": [_group(a, g) for g in a.groups],
+        "frozen": [
+            {
+                "tensor": f.tensor,
+                "axis": f.axis,
+                "size": f.size,
+                "layout": f.layout,
+                "reason": f.reason.text,
+                "node": f.reason.node,
+                "operator": f.reason.op,
+                "structural": f.reason.structural,
+            }
+            for f in a.frozen
+        ],
+    }
+
+
+def _group(a: Analysis, g: Group) -> dict[str, Any]:
+    return {
+        "name": g.name,
+        "kind": g.kind,
+        "size": g.size,
+        "exact": g.exact,
+        "mixed_by": g.mixed or None,
+        "params": sum(a.param_count(t) for t in {m.tensor for m in g.members}),
+        "members": [
+            {"tensor": m.tensor, "axis": m.axis, "role": m.role, "layout": a.layout(m.dim)} for m in _distinct(g)
+        ],
+    }
+
+
+def _distinct(g: Group) -> list[Any]:
+    seen: dict[tuple[str, int], Any] = {}
+    for m in g.members:
+        seen.setdefault((m.tensor, m.axis), m)
+    return list(seen.values())
+
+
+def prune_report(
+    before: Analysis, plan: Plan, model: Model, files: list[Path], result: Result | None, seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """The report of `prune`. `error` is null where validation was left out."""
+    after = analyze(model)
+    size = sum(f.stat().st_size for f in files)
+    report: dict[str, Any] = {
+        "model": str(before.model.path) if before.model.path else before.model.proto.graph.name,
+        "output": str(files[0]),
+        "params": _pair(before.params(), after.params()),
+        "macs": _pair(before.macs(), after.macs()),
+        "bytes": _pair(before.model.size_bytes, size),
+        "groups": [_planned(g, plan) for g in before.groups],
+        "frozen": inspect_report(before)["frozen"],
+        "error": None,
+        "seconds": {k: round(v, 4) for k, v in seconds.items()},
+    }
+    if result is not None:
+        report["error"] = result.to_json()
+    return report
+
+
+def _pair(before: int | None, after: int | None) -> dict[str, int | None]:
+    return {"before": before, "after": after}
+
+
+def _planned(g: Group, plan: Plan) -> dict[str, Any]:
+    choice = plan.groups.get(g.name)
+    kept = len(choice.keep) if choice else g.size
+    reason = choice.reason if choice else "not in the plan"
+    return {
+        "name": g.name,
+        "kind": g.kind,
+        "size": g.size,
+        "kept": kept,
+        "exact": g.exact,
+        "reason": reason or None,
+    }

@@ -1,0 +1,256 @@
+"""Apply a plan: the only code that changes a graph.
+
+Three steps. Weights are sliced by their layouts; one that several nodes read is copied first where their slices differ.
+Constants and attributes that a rule said follow the plan are rewritten. Then the graph is traced anew: a value computed
+from a size that pruning changed gets its original value back where it is not a shape that should follow, and every
+tensor's shape is checked against what its layout predicts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import NodeProto
+
+from onnxprune.coupling import SHARED, start_trace
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.edit import Editor
+from onnxprune.graph.io import Model
+from onnxprune.graph.nodes import all_weights
+from onnxprune.graph.trace import Trace, Values
+from onnxprune.graph.weights import ArrayWeight, SlicedWeight, Weight
+from onnxprune.groups import Analysis
+from onnxprune.layout import Dim, Size, kept, leaves, size_after
+from onnxprune.ops.registry import Axes, Edits, New
+from onnxprune.plans import Plan, keep_of
+
+Slot = tuple[int, int]  # node index, input slot
+
+
+def apply_plan(analysis: Analysis, plan: Plan) -> Model:
+    """A new model with the plan's channels gone. The original is not changed; weights are sliced when they are read."""
+    keep = keep_of(plan, analysis)
+    return _Surgery(analysis, keep).run() if keep else Editor(analysis.model).finish()
+
+
+@dataclass
+class _Surgery:
+    analysis: Analysis
+    keep: Mapping[Dim, np.ndarray]
+    edits: dict[int, Edits] = field(default_factory=dict)
+
+    def run(self) -> Model:
+        self.c = self.analysis.coupling
+        self.editor = Editor(self.analysis.model)
+        self.nodes = self.editor.nodes
+        self._collect_edits()
+        self._rewrite_constants()
+        self._retrace()
+        self._declare_shapes()
+        self.editor.drop_dead()
+        return self.editor.finish()
+
+    def _moved(self, axes: Axes) -> bool:
+        return any(v in self.keep for d in axes for v in leaves(d))
+
+    def _collect_edits(self) -> None:
+        new = New(self.keep)
+        for index, changes in self.c.edits.items():
+            if changes:
+                e = Edits()
+                for change in changes:
+                    change(new, e)
+                for name, value in e.attrs.items():
+                    self.editor.set_attr(index, name, value)
+                self.edits[index] = e
+
+    # constants: slices, and values that follow the plan
+
+    def _rewrite_constants(self) -> None:
+        """Give every use of a constant its new content; uses that agree go on sharing."""
+        readers: dict[str, list[Slot]] = defaultdict(list)
+        for index, node in enumerate(self.nodes):
+            for slot, name in enumerate(node.input):
+                if name in self.c.weights:
+                    readers[name].append((index, slot))
+        for name, slots in readers.items():
+            contents: dict[object, tuple[Weight | None, list[Slot]]] = {}
+            for at in slots:
+                key, weight = self._content(name, at)
+                contents.setdefault(key, (weight, []))[1].append(at)
+            self._store(name, list(contents.values()))
+        for index, e in self.edits.items():
+            for slot, array in e.inputs.items():
+                node = self.nodes[index]
+                if slot >= len(node.input) or node.input[slot] not in self.c.weights:
+                    base = (
+                        node.input[slot]
+                        if slot < len(node.input) and node.input[slot]
+                        else f"{node.output[0]}_in{slot}"
+                    )
+                    self.editor.set_input(index, slot, self.editor.add_constant(base, ArrayWeight(array)))
+
+    def _content(self, name: str, at: Slot) -> tuple[object, Weight | None]:
+        """What one use reads after the plan: a hashable key, and the weight (None where nothing changes)."""
+        index, slot = at
+        e = self.edits.get(index)
+        if e and slot in e.inputs:
+            array = e.inputs[slot]
+            return ("value", array.tobytes(), array.shape), ArrayWeight(array)
+        if e and slot in e.entries:
+            old = self.c.weights[name].array()
+            array = np.array([s if isinstance(s, int) else -1 for s in e.entries[slot]], old.dtype).reshape(old.shape)
+            return ("value", array.tobytes(), array.shape), ArrayWeight(array)
+        axes = self.c.use(name, index, slot) or []
+        if not self._moved(axes):
+            return "same", None
+        cuts = [(a, kept(d, self.keep)) for a, d in enumerate(axes) if any(v in self.keep for v in leaves(d))]
+        key = tuple((a, k.tobytes()) for a, k in cuts)
+        return key, SlicedWeight(self.c.weights[name], cuts)
+
+    def _store(self, name: str, contents: list[tuple[Weight | None, list[Slot]]]) -> None:
+        (first, _), *others = contents
+        for weight, slots in others:
+            weight = weight or self.c.weights[name]
+            copy = self.editor.add_constant(name, weight)
+            for index, slot in slots:
+                self.editor.set_input(index, slot, copy)
+        if first is not None:
+            self.editor.replace_constant(name, first)
+
+    # computed values, and the check of every shape
+
+    def _retrace(self) -> None:
+        model = self.editor.peek()
+        weights = all_weights(model)
+        trace = start_trace(model, weights)
+        old = self.c.trace
+        for index, node in enumerate(self.nodes):
+            if node.op_type == "Constant" and node.output[0] in weights:
+                continue
+            if index in self.edits or any(o and old.values(o) is None for o in node.output):
+                self._restore_values(index, node, trace)
+            trace.step(self.nodes[index])
+            self._check_shapes(node, trace)
+        self.trace = trace
+
+    def _restore_values(self, index: int, node: NodeProto, trace: Trace) -> None:
+        """Where a node reads a small computed value: let it follow the plan, or keep what it was."""
+        e = self.edits.get(index) or Edits()
+        original = self.analysis.model.proto.graph.node[index]
+        for slot, name in enumerate(original.input):
+            if not name or slot in e.inputs or name in self.c.weights:
+                continue
+            old = self.c.trace.values(name)
+            axes = self.c.layouts.get(name)
+            if old is None or (axes and self._moved(axes)):
+                continue
+            now = trace.values(node.input[slot])
+            if old[0].shape != old[1].shape:  # as long as a dynamic size: nothing that a channel count gives
+                continue
+            want = _target(old, e.entries.get(slot))
+            if now is not None and _matches(want, now):
+                continue
+            if now is None and slot not in e.entries:
+                continue
+            self._patch(index, slot, want, old, now, trace)
+
+    def _patch(
+        self, index: int, slot: int, want: list[Size | float], old: Values, now: Values | None, trace: Trace
+    ) -> None:
+        node = self.nodes[index]
+        name = node.input[slot]
+        dtype = old[0].dtype
+        free = self._reshape_marks(node, want, trace)
+        if free is not None:
+            self._replace_input(index, slot, name, np.array(free, dtype).reshape(old[0].shape), trace)
+            return
+        right = np.array([isinstance(w, tuple) and now is not None and _entry(now, i) == w for i, w in enumerate(want)])
+        if any(isinstance(w, tuple) and not ok for w, ok in zip(want, right, strict=True)):
+            raise OnnxPruneError(
+                f"{node.op_type} '{node.name or node.output[0]}': a dynamic size depends on a pruned channel count in a way "
+                "that cannot be rewritten; exclude its group with --exclude and report the model"
+            )
+        fill = np.array([0 if isinstance(w, tuple) else w for w in want], dtype)
+        for extra in self.editor.choose(index, slot, right, fill):
+            for extra_name in extra.input:
+                weight = self.editor.weights.get(extra_name)
+                if weight is not None:
+                    trace.set(extra_name, weight.data_type, weight.shape)
+                    trace.seed(extra_name, weight.array())
+            trace.step(extra)
+
+    def _reshape_marks(self, node: NodeProto, want: list[Size | float], trace: Trace) -> list[Size | float] | None:
+        """A target without dynamic sizes: of a Reshape, 0 copies an input size and one -1 stands for what is left."""
+        if all(not isinstance(w, tuple) for w in want):
+            return want
+        if node.op_type != "Reshape" or any(a.name == "allowzero" and a.i for a in node.attribute):
+            return None
+        shape = trace.shape(node.input[0]) or ()
+        out: list[Size | float] = []
+        for i, w in enumerate(want):
+            copied = i < len(shape) and shape[i] == w
+            out.append((0 if copied else -1) if isinstance(w, tuple) else w)
+        return out if out.count(-1) <= 1 else None
+
+    def _replace_input(self, index: int, slot: int, name: str, array: np.ndarray, trace: Trace) -> None:
+        weight = ArrayWeight(array)
+        new = self.editor.add_constant(name, weight)
+        self.editor.set_input(index, slot, new)
+        trace.set(new, weight.data_type, array.shape)
+        trace.seed(new, array)
+
+    def _check_shapes(self, node: NodeProto, trace: Trace) -> None:
+        for name in node.output:
+            axes = self.c.layouts.get(name) if name else None
+            if axes is None:
+                continue
+            want = tuple(size_after(d, self.keep) for d in axes)
+            got = trace.shape(name)
+            if got is None:
+                trace.set(name, self.c.trace.dtype(name), want)
+            elif got != want:
+                raise OnnxPruneError(
+                    f"{node.op_type} '{node.name or node.output[0]}': the plan predicts shape {want}, shape inference says {got}; "
+                    "this is a defect of onnxprune, please report the model"
+                )
+
+    def _declare_shapes(self) -> None:
+        """Bring the shapes that the file declares of its values up to date."""
+
+        def new_shape(name: str) -> list[Size] | None:
+            axes = self.c.layouts.get(name)
+            if axes is None and name in self.c.weights:
+                axes = self.c.uses.get((name, *SHARED))
+                if axes is None:
+                    weight = self.editor.weights.get(name)
+                    return list(weight.shape) if weight is not None else None
+            return [size_after(d, self.keep) for d in axes] if axes is not None else None
+
+        self.editor.declare_shapes(new_shape)
+
+
+def _target(old: Values, entries: list[Size] | None) -> list[Size | float]:
+    if entries is not None:
+        return list(entries)
+    return [_entry(old, i) for i in range(old[0].size)]
+
+
+def _entry(v: Values, i: int) -> Size | float:
+    if v[0].size <= i or v[1].size <= i:
+        return float("nan")
+    a, b = v[0].ravel()[i].item(), v[1].ravel()[i].item()
+    return a if a == b or a != a else (a, b)
+
+
+def _matches(want: list[Size | float], now: Values) -> bool:
+    if len(want) != now[0].size:
+        return False
+    first = [w[0] if isinstance(w, tuple) else w for w in want]
+    second = [w[1] if isinstance(w, tuple) else w for w in want]
+    return np.array_equal(first, now[0].ravel(), equal_nan=now[0].dtype.kind == "f") and np.array_equal(
+        second, now[1].ravel(), equal_nan=now[1].dtype.kind == "f"
+    )

@@ -1,0 +1,155 @@
+"""How far a candidate's outputs are from the reference's: formulas over arrays, in float64.
+
+Every returned dict is JSON-safe: a value that does not exist or is not a finite number is None.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..errors import OnnxPruneError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Metrics = dict[str, float | int | None]
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether `dtype` is a float of any width, bfloat16 and the 8 and 4 bit floats included."""
+    return dtype.name.startswith(("float", "bfloat"))  # ml_dtypes' types are no subtypes of np.floating
+
+
+class ErrorSums:
+    """The sums behind `compare`, gathered batch after batch in float64.
+
+    A position where either side is NaN or infinite is left out of all sums, and counted: a model
+    that starts to overflow shows up in `nonfinite_candidate`, not as an average.
+    """
+
+    def __init__(self) -> None:
+        self.compared = 0
+        self.nonfinite_reference = 0
+        self.nonfinite_candidate = 0
+        self._rr = self._cc = self._rc = self._ee = 0.0
+        self._max_abs = 0.0
+
+    def add(self, reference: Array, candidate: Array) -> None:
+        """Take in one batch; both arrays have the same shape, or OnnxPruneError is raised."""
+        if reference.shape != candidate.shape:
+            raise OnnxPruneError(
+                f"cannot compare arrays of shapes {list(reference.shape)} and {list(candidate.shape)}: "
+                "an element of one has no counterpart in the other"
+            )
+        r, c = (np.asarray(a).astype(np.float64).ravel() for a in (reference, candidate))
+        fine_r, fine_c = np.isfinite(r), np.isfinite(c)
+        self.nonfinite_reference += int(r.size - np.count_nonzero(fine_r))
+        self.nonfinite_candidate += int(c.size - np.count_nonzero(fine_c))
+        fine = fine_r & fine_c
+        if not fine.all():
+            r, c = r[fine], c[fine]
+        if r.size:
+            self._add_finite(r, c)
+
+    def _add_finite(self, r: Array, c: Array) -> None:
+        with np.errstate(over="ignore"):  # float64 outputs near 1e154 and above: reported as None
+            e = c - r
+            self._rr += float(r @ r)
+            self._cc += float(c @ c)
+            self._rc += float(r @ c)
+            self._ee += float(e @ e)
+        self._max_abs = max(self._max_abs, float(np.abs(e).max()))
+        self.compared += r.size
+
+    def result(self) -> Metrics:
+        """The numbers of `compare` for everything added so far."""
+        return {
+            "relative_l2": self._relative_l2(),
+            "max_abs": _finite(self._max_abs) if self.compared else None,
+            "cosine": self._cosine(),
+            "sqnr_db": self._sqnr_db(),
+            "nonfinite_reference": self.nonfinite_reference,
+            "nonfinite_candidate": self.nonfinite_candidate,
+        }
+
+    def _relative_l2(self) -> float | None:
+        if not self.compared:
+            return None
+        if self._rr == 0.0:
+            return 0.0 if self._ee == 0.0 else None
+        return _finite(math.sqrt(self._ee) / math.sqrt(self._rr))
+
+    def _cosine(self) -> float | None:
+        if not self.compared:
+            return None
+        if self._ee == 0.0 or self._rr == 0.0 or self._cc == 0.0:
+            return 1.0 if self._ee == 0.0 else None
+        cosine = _finite(self._rc / (math.sqrt(self._rr) * math.sqrt(self._cc)))
+        return None if cosine is None else min(1.0, max(-1.0, cosine))
+
+    def _sqnr_db(self) -> float | None:
+        if self._ee == 0.0 or self._rr == 0.0:
+            return None
+        return _finite(10.0 * (math.log10(self._rr) - math.log10(self._ee)))
+
+
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None
+
+
+def compare(reference: Array, candidate: Array) -> Metrics:
+    """Distance of `candidate` c from `reference` r, over the positions where both are finite.
+
+    relative_l2          |c - r| / |r|                0 for an exact match; None when only r is all zero
+    max_abs              max |c_i - r_i|
+    cosine               r . c / (|r| |c|)            1 for an exact match; None when only one is all zero
+    sqnr_db              20 log10(|r| / |c - r|)      None for an exact match (infinite) or an all-zero r
+    nonfinite_reference  how many r_i are NaN or infinite; nonfinite_candidate the same for c
+
+    The first four are None when no position is left to compare. Raises OnnxPruneError where the
+    shapes differ.
+    """
+    sums = ErrorSums()
+    sums.add(reference, candidate)
+    return sums.result()
+
+
+def class_scores(output: Any) -> Array | None:
+    """`output` as class scores `[N, C]`, or None where it does not look like them.
+
+    Class scores are a float array (or an 8 bit integer one: a quantised classifier) of shape `[N, C]`
+    with C >= 2, or `[N, C, 1, 1]` as a classifier without a Flatten ends. `[N, T, C]` and `[N, C, H, W]`
+    are not: token logits and segmentation maps cannot be told from hidden states and pictures.
+    """
+    if not isinstance(output, np.ndarray) or output.ndim not in (2, 4):
+        return None
+    if not (is_float(output.dtype) or output.dtype in (np.int8, np.uint8)):
+        return None
+    if output.shape[1] < 2 or output.shape[2:] not in ((), (1, 1)):
+        return None
+    return output.reshape(output.shape[:2])
+
+
+def predictions(scores: Array) -> Array:
+    """The best class of each row of `scores [N, C]` as int64 `[N]`; -1 for a row with a NaN in it."""
+    wide = scores.astype(np.float64)
+    return np.where(np.isnan(wide).any(axis=1), -1, wide.argmax(axis=1))
+
+
+def agreement(predicted: Array, wanted: Array) -> float | None:
+    """The fraction of positions where both name the same class; -1 (no class) agrees with nothing."""
+    if predicted.size == 0:
+        return None
+    return float(np.mean((predicted == wanted) & (predicted >= 0)))
+
+
+def top1_agreement(reference: Array, candidate: Array) -> float | None:
+    """The fraction of samples for which both models prefer the same class; None if not `class_scores`.
+
+    A sample with a NaN score on either side counts as a disagreement.
+    """
+    r, c = class_scores(reference), class_scores(candidate)
+    if r is None or c is None or r.shape != c.shape:
+        return None
+    return agreement(predictions(r), predictions(c))
