@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from onnxprune.allocate import Options, make_plan
+from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto, load, save
 from onnxprune.groups import Analysis
 from onnxprune.groups import analyze as _analyze
@@ -103,10 +104,11 @@ class Pruned:
 
 def prune(
     source: str | PathLike[str] | onnx.ModelProto,
-    out: str | PathLike[str],
+    out: str | PathLike[str] | None,
     options: Options | None = None,
     *,
     plan: Plan | None = None,
+    plan_out: str | PathLike[str] | None = None,
     data: str | PathLike[str] | None = None,
     check: bool = True,
     seed: int = 0,
@@ -115,28 +117,43 @@ def prune(
 ) -> Pruned:
     """Load, analyze, plan (or take `plan`), apply, save, validate: the whole pipeline, as the command line runs it.
 
-    `check` False leaves validation out. `stage` is told of progress. `changes` are fields of `Options`.
+    `out` None is a dry run: the report predicts, nothing is saved or validated. `plan_out` is written as soon as the
+    plan is made. `check` False leaves validation out. `stage` is told of progress. `changes` are fields of `Options`.
     """
     clock, tell = Clock(), stage or (lambda *_: None)
     options = options or Options(**{"seed": seed, **changes})
     tell("load", 0, 0)
     with clock.time("load"):
         model = load(source)
+        batches = load_data(Path(data), input_specs(model.proto)) if check and data is not None else None
     tell("analyze", 0, 0)
     with clock.time("analyze"):
         analysis = _analyze(model)
     with clock.time("plan"):
-        plan = plan or make_plan(analysis, options, lambda done, of: tell("plan", done, of))
+        used = plan or make_plan(analysis, options, lambda done, of: tell("plan", done, of))
+        if plan_out is not None:
+            used.save(Path(plan_out))
     tell("apply", 0, 0)
     with clock.time("apply"):
-        smaller = apply_plan(analysis, plan)
-    tell("save", 0, 0)
-    with clock.time("save"):
-        files = save(smaller, out)
+        smaller = apply_plan(analysis, used)
+    files: list[Path] = []
+    if out is not None:
+        tell("save", 0, 0)
+        with clock.time("save"):
+            files = save(smaller, out)
     result = None
-    if check:
+    if check and files:
         tell("validate", 0, 0)
         with clock.time("validate"):
-            result = validate(source, files[0], data=data, seed=seed)
-    report = prune_report(analysis, plan, smaller, files, result, clock.seconds)
-    return Pruned(files, plan, report)
+            result = _compare_written(source, files[0], batches, seed)
+    report = prune_report(analysis, used, smaller, files, result, clock.seconds, None if plan else options)
+    return Pruned(files, used, report)
+
+
+def _compare_written(source: Source, written: Path, data: Batches | None, seed: int) -> Result:
+    try:
+        return validate(source, written, data=data, seed=seed)
+    except OnnxPruneError as e:
+        raise OnnxPruneError(
+            f"{e}; {written} is written, but was not compared with the original (--no-validate leaves that out)"
+        ) from e

@@ -18,12 +18,11 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights, captured
 from onnxprune.graph.trace import Trace, sample_sizes
 from onnxprune.graph.weights import Weight
-from onnxprune.layout import Dim, LayoutError, Reason, find, fixed, freeze, fresh
+from onnxprune.layout import Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh
 from onnxprune.ops.registry import Axes, Edit, Op, lookup
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
 SHARED = (-1, -1)
-PASS = {"Identity", "Cast", "DequantizeLinear", "QuantizeLinear"}
 
 
 @dataclass
@@ -178,19 +177,33 @@ def _freeze_outputs(c: Coupling, graph: GraphProto) -> None:
 
 
 def _inherit_roles(c: Coupling, graph: GraphProto) -> None:
-    """A weight behind Transpose, Cast, Identity or DequantizeLinear plays the part that the result plays."""
+    """A weight behind Transpose, Cast, Reshape, DequantizeLinear .. plays the part that the result plays."""
     for node in reversed(graph.node):
         if not node.input or c.roles.get((node.output[0], -1)) != "const":
             continue
-        src, dst = node.input[0], node.output[0]
-        rank = len(c.layouts.get(dst) or ())
-        perm = list(range(rank))
-        if node.op_type == "Transpose":
-            attrs = {a.name: list(a.ints) for a in node.attribute}
-            perm = attrs.get("perm") or perm[::-1]
-        elif node.op_type not in PASS:
-            continue
-        for axis in range(rank):
-            role = c.roles.get((dst, axis))
-            if role:
-                c.roles.setdefault((src, perm[axis]), role)
+        after = c.trace.shape(node.output[0])
+        for name in node.input:
+            before = c.trace.shape(name) if name else None
+            if before is None or after is None:
+                continue
+            for axis, to in enumerate(_axis_map(node, before, after)):
+                role = c.roles.get((node.output[0], to))
+                if role and to >= 0:
+                    c.roles.setdefault((name, axis), role)
+
+
+def _axis_map(node: NodeProto, before: tuple[Size, ...], after: tuple[Size, ...]) -> list[int]:
+    """For each axis of an input the axis of the output that it becomes, -1 where it vanishes."""
+    if node.op_type == "Transpose":
+        perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), list(range(len(before)))[::-1])
+        return [perm.index(a) for a in range(len(before))]
+    if len(before) == len(after):
+        return list(range(len(before)))
+    wide = [a for a, s in enumerate(after) if s != 1]
+    narrow = [a for a, s in enumerate(before) if s != 1]
+    if len(wide) != len(narrow):  # broadcast against something larger: aligned on the right
+        return [a + len(after) - len(before) for a in range(len(before))]
+    out = [-1] * len(before)
+    for a, b in zip(narrow, wide, strict=True):
+        out[a] = b
+    return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.layout import Dim, LayoutError, factor, find, fresh, prod
+from onnxprune.layout import Dim, LayoutError, factor, find, prod
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple
 
 
@@ -150,6 +150,3 @@ def packed_attention(op: Op) -> list[Axes | None]:
 
     op.edit(change)
     return [[x[0], x[1], prod(h, e)]]
-
-
-__all__ = ["fresh"]

@@ -18,12 +18,7 @@ def spatial(op: Op) -> Axes:
     return [op.plain(s, "spatial axis") for s in op.out_shape()[2:]]
 
 
-def grouped(d: Dim, size: int) -> tuple[Dim, Dim]:
-    """(groups, channels of a group) of an axis."""
-    return factor(d, size)
-
-
-@couple("Conv")
+@couple("Conv", "ConvInteger")
 @couple("FusedConv", domain=MICROSOFT)
 def conv(op: Op) -> list[Axes | None]:
     """x [N, (g i), *s], w [(g o), i, *k], b [(g o)] -> y [N, (g o), *s]; attribute `group` is the size of g.
@@ -31,26 +26,56 @@ def conv(op: Op) -> list[Axes | None]:
     Depthwise is i = 1, a multiplier is o > 1, an ordinary convolution is g = 1: one relation for all.
     Source: https://onnx.ai/onnx/operators/onnx__Conv.html
     """
-    x, w = op.x(0), op.x(1)
-    if op.attr("group", 1) == 1:
+    y = convolve(op, 1)
+    if op.type == "ConvInteger":
+        per_channel(op, 3, op.x(1)[0])
+        return [y]
+    if op.has(2):
+        op.tie(op.x(2)[0], y[1])
+        op.role(2, 0, "bias")
+    if op.has(3):  # FusedConv: a residual input
+        y = op.broadcast(y, op.x(3))
+    return [y]
+
+
+@couple("QLinearConv")
+def qlinear_conv(op: Op) -> list[Axes | None]:
+    """Conv on integers; the weight's scale and zero point follow its filters where there is one for each.
+
+    Source: https://onnx.ai/onnx/operators/onnx__QLinearConv.html
+    """
+    y = convolve(op, 3)
+    for i in (4, 5):
+        per_channel(op, i, y[1])
+    if op.has(8):
+        op.tie(op.x(8)[0], y[1])
+        op.role(8, 0, "bias")
+    return [y]
+
+
+def per_channel(op: Op, i: int, d: Dim) -> None:
+    """Tie a scale or zero point to the channels that it belongs to; one for the whole tensor is left alone."""
+    if op.has(i) and op.rank(i) == 1 and find(op.x(i)[0]).size != 1:
+        op.tie(op.x(i)[0], d)
+        op.role(i, 0, "stat")
+
+
+def convolve(op: Op, slot: int) -> Axes:
+    """The layout of a convolution whose weight is input `slot`."""
+    x, w = op.x(0), op.x(slot)
+    groups = op.attr("group", 1)
+    if groups == 1:
         op.tie(x[1], w[1])
     else:
-        groups = op.attr("group")
-        (xg, xi), (wg, _) = grouped(x[1], _int(w[1])), grouped(w[0], _int(w[0]) // groups)
+        (xg, xi), (wg, _) = factor(x[1], _int(w[1])), factor(w[0], _int(w[0]) // groups)
         op.tie(xg, wg)
         op.tie(xi, w[1])
         op.follow_attr("group", xg)
     window(op, x, w)
-    op.role(1, 0, "out")
-    op.role(1, 1, "in")
-    if op.has(2):
-        op.tie(op.x(2)[0], w[0])
-        op.role(2, 0, "bias")
-    y = [x[0], find(w[0]), *spatial(op)]
-    if op.has(3):  # FusedConv: a residual input
-        y = op.broadcast(y, op.x(3))
-    op.kind(w[0], "filters" if _int(w[1]) > 1 or op.attr("group", 1) == 1 else "depthwise")
-    return [y]
+    op.role(slot, 0, "out")
+    op.role(slot, 1, "in")
+    op.kind(w[0], "filters" if _int(w[1]) > 1 or groups == 1 else "depthwise")
+    return [x[0], find(w[0]), *spatial(op)]
 
 
 @couple("ConvTranspose")
@@ -66,7 +91,7 @@ def conv_transpose(op: Op) -> list[Axes | None]:
     if groups == 1:
         out = find(w[1])
     else:
-        g, _ = grouped(w[0], _int(w[0]) // groups)
+        g, _ = factor(w[0], _int(w[0]) // groups)
         out = prod(g, w[1])
         op.follow_attr("group", g)
     op.role(1, 0, "in")
@@ -100,6 +125,31 @@ def gemm(op: Op) -> list[Axes | None]:
     return [y]
 
 
+@couple("MatMulInteger")
+def matmul_integer(op: Op) -> list[Axes | None]:
+    """MatMul on integers; zero points of rows or columns follow them.
+
+    Source: https://onnx.ai/onnx/operators/onnx__MatMulInteger.html
+    """
+    a, b = op.x(0), op.x(1)
+    y = product(op, a, b)
+    per_channel(op, 3, b[-1])
+    return [y]
+
+
+@couple("QLinearMatMul")
+def qlinear_matmul(op: Op) -> list[Axes | None]:
+    """MatMul on integers with scales; those of columns follow them.
+
+    Source: https://onnx.ai/onnx/operators/onnx__QLinearMatMul.html
+    """
+    a, b = op.x(0), op.x(3)
+    y = product(op, a, b, 3)
+    for i in (4, 5):
+        per_channel(op, i, b[-1])
+    return [y]
+
+
 @couple("MatMul")
 @couple("FusedMatMul", domain=MICROSOFT)
 def matmul(op: Op) -> list[Axes | None]:
@@ -117,24 +167,24 @@ def matmul(op: Op) -> list[Axes | None]:
     return [product(op, a, b)]
 
 
-def product(op: Op, a: Axes, b: Axes) -> Axes:
-    """The layout of a matrix product; names the parts for criteria and reports."""
-    contract(op, a[-1], b[-2] if len(b) > 1 else b[0])
+def product(op: Op, a: Axes, b: Axes, right: int = 1) -> Axes:
+    """The layout of a matrix product of inputs 0 and `right`; names the parts for criteria and reports."""
+    contract(op, a[-1], b[-2] if len(b) > 1 else b[0], right)
     batch = op.broadcast(a[:-2], b[:-2]) if len(a) > 2 or len(b) > 2 else []
-    _matmul_roles(op)
-    live = not op.const(0) and not op.const(1)
+    _matmul_roles(op, right)
+    live = not op.const(0) and not op.const(right)
     if live:
         for d in batch:
             op.kind(d, "heads")
         op.kind(a[-1], "head features")
         op.kind(b[-1], "head features")
     elif len(b) > 1:
-        op.kind(b[-1] if op.const(1) else a[-2] if len(a) > 1 else a[-1], "neurons")
+        op.kind(b[-1] if op.const(right) else a[-2] if len(a) > 1 else a[-1], "neurons")
     return [*batch, *(a[-2:-1] if len(a) > 1 else []), *(b[-1:] if len(b) > 1 else [])]
 
 
-def _matmul_roles(op: Op) -> None:
-    for i, (contracted, made) in enumerate(((-1, -2), (-2, -1))):
+def _matmul_roles(op: Op, right: int) -> None:
+    for i, contracted, made in ((0, -1, -2), (right, -2, -1)):
         rank = op.rank(i)
         if rank < 2:
             continue
@@ -144,10 +194,10 @@ def _matmul_roles(op: Op) -> None:
         op.role(i, rank + made, "out")
 
 
-def contract(op: Op, k1: Dim, k2: Dim) -> None:
+def contract(op: Op, k1: Dim, k2: Dim, right: int = 1) -> None:
     """Tie the axes of a sum of products. Between two activations no weight consumes the channels: approximate."""
     op.tie(k1, k2)
-    if not op.const(0) and not op.const(1):
+    if not op.const(0) and not op.const(right):
         op.mix(k1, "sums over it between two activations")
 
 

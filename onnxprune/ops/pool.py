@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.layout import find, fixed, is_frozen
-from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
+from onnxprune.ops.registry import Axes, Op, couple
 
 
 @couple("AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
@@ -104,6 +104,3 @@ def cumulative(op: Op) -> list[Axes | None]:
         if (axis is None or a == int(axis.ravel()[0]) % len(x)) and not is_frozen(d):
             op.freeze(d, f"{op.type} runs along it, so order matters")
     return [list(x)]
-
-
-__all__ = ["MICROSOFT"]

@@ -29,3 +29,15 @@ def qdq(op: Op) -> list[Axes | None]:
                 else:
                     op.tie(d, x[a])
     return [list(x)]
+
+
+@couple("DynamicQuantizeLinear")
+def dynamic_quantize(op: Op) -> list[Axes | None]:
+    """One scale for the whole tensor, from its range: every channel takes part in it.
+
+    Source: https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html
+    """
+    x = op.x(0)
+    for d in x:
+        op.mix(d, "takes its range over it")
+    return [list(x), [], []]

@@ -20,7 +20,7 @@ from onnxprune.layout import (
     pair,
     prod,
 )
-from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple
+from onnxprune.ops.registry import Axes, Edits, New, Op, couple
 
 
 def regroup(op: Op, x: Axes, shape: tuple[Size, ...]) -> Axes:
@@ -233,6 +233,3 @@ def made(op: Op) -> list[Axes | None]:
             op.freeze(d, f"{op.type} reads it")
     shape = op.trace.shape(op.node.output[0])
     return [None if shape is None else [op.plain(s) for s in shape]]
-
-
-__all__ = ["MICROSOFT", "regroup"]

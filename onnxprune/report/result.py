@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from onnxprune.allocate import Options
 from onnxprune.graph.io import Model
 from onnxprune.groups import Analysis, Group, analyze
 from onnxprune.plans import Plan
@@ -64,25 +66,38 @@ def _distinct(g: Group) -> list[Any]:
 
 
 def prune_report(
-    before: Analysis, plan: Plan, model: Model, files: list[Path], result: Result | None, seconds: Mapping[str, float]
+    before: Analysis,
+    plan: Plan,
+    model: Model,
+    files: list[Path],
+    result: Result | None,
+    seconds: Mapping[str, float],
+    options: Options | None,
 ) -> dict[str, Any]:
-    """The report of `prune`. `error` is null where validation was left out."""
+    """The report of `prune`. `error` is null where validation was left out; no `files`: a dry run.
+
+    `options` None says that a plan was given.
+    """
     after = analyze(model)
-    size = sum(f.stat().st_size for f in files)
-    report: dict[str, Any] = {
+    return {
         "model": str(before.model.path) if before.model.path else before.model.proto.graph.name,
-        "output": str(files[0]),
+        "output": str(files[0]) if files else None,
+        "files": [str(f) for f in files],
+        "options": asdict(options) if options else None,
         "params": _pair(before.params(), after.params()),
         "macs": _pair(before.macs(), after.macs()),
-        "bytes": _pair(before.model.size_bytes, size),
+        "bytes": _pair(before.model.size_bytes, sum(f.stat().st_size for f in files) if files else None),
         "groups": [_planned(g, plan) for g in before.groups],
         "frozen": inspect_report(before)["frozen"],
-        "error": None,
+        "error": error_report(result) if result else None,
         "seconds": {k: round(v, 4) for k, v in seconds.items()},
     }
-    if result is not None:
-        report["error"] = result.to_json()
-    return report
+
+
+def error_report(result: Result) -> dict[str, Any]:
+    """How far the outputs moved: the numbers over all, then those of each of the `outputs`; `validate --json` prints it."""
+    data = result.to_json()
+    return {**data.pop("overall"), **data}
 
 
 def _pair(before: int | None, after: int | None) -> dict[str, int | None]:

@@ -1,0 +1,63 @@
+"""Recurrent layers: hidden units are channels; gates are stacked in front of them."""
+
+from __future__ import annotations
+
+from onnxprune.layout import Dim, LayoutError, factor, find, freeze
+from onnxprune.ops.registry import Axes, Op, couple
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+@couple("LSTM", "GRU", "RNN", since=7)
+def recurrent(op: Op) -> list[Axes | None]:
+    """x [s, b, i], w [D, (g h), i], r [D, (g h), h], b [D, (2 g h)], initial h and c [D, b, h], peepholes [D, (3 h)]
+    -> y [s, D, b, h], y_h and y_c [D, b, h]; with layout = 1 the batch comes first.
+
+    The gates g and the directions D are frozen; both directions share h, because their weights are one tensor.
+    Source: https://onnx.ai/onnx/operators/onnx__LSTM.html
+    """
+    x, w, r = op.x(0), op.x(1), op.x(2)
+    h = find(r[2])
+    size = h.size
+    if not isinstance(size, int):
+        raise LayoutError("a hidden size that is dynamic")
+    op.tie(x[2], w[2])
+    for d in (_unit(op, w[1], size), _unit(op, r[1], size)):
+        op.tie(d, h)
+    for i in (1, 2):
+        op.role(i, 1, "out")
+        op.role(i, 2, "in")
+    if op.has(3):
+        op.tie(_unit(op, op.x(3)[1], size), h)
+        op.role(3, 1, "bias")
+    if op.has(4):
+        op.tie(op.x(4)[0], x[1 - op.attr("layout", 0)])
+    batch = 1 - op.attr("layout", 0)
+    for i in (5, 6):
+        if op.has(i):
+            op.tie(op.x(i)[2], h)
+            op.tie(op.x(i)[batch], x[batch])
+            freeze(op.x(i)[1 - batch], op.reason("direction", structural=True))
+    if op.has(7):
+        op.tie(_unit(op, op.x(7)[1], size), h)
+    for i in (1, 2, 3, 7):
+        if op.has(i):
+            freeze(op.x(i)[0], op.reason("direction", structural=True))
+    op.kind(h, "neurons")
+    op.follow_attr("hidden_size", h)
+    return _outputs(op, x, find(h))
+
+
+def _unit(op: Op, d: Dim, size: int) -> Dim:
+    gates, unit = factor(d, size)
+    freeze(gates, op.reason("gate", structural=True))
+    return unit
+
+
+def _outputs(op: Op, x: Axes, h: Dim) -> list[Axes | None]:
+    directions = op.plain(2 if op.attr("direction", "forward") == "bidirectional" else 1, "direction")
+    if op.attr("layout", 0):
+        y, last = [x[0], x[1], directions, h], [x[0], directions, h]
+    else:
+        y, last = [x[0], directions, x[1], h], [directions, x[1], h]
+    return [y, last, list(last)]

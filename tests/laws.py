@@ -1,0 +1,391 @@
+"""The laws of pruning, checked on one model from the outside: what is compared is what ONNX Runtime computes.
+
+`check(proto, feeds)` raises AssertionError with the law, the group and its layout. It uses the package's groups (whose
+channels live where) but none of its arithmetic: slices, sizes and zeroed weights are worked out here again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+import onnxprune
+from onnxprune import Analysis, Choice, Group, Plan
+from onnxprune.coupling import Use
+from onnxprune.graph.io import full_proto
+from onnxprune.layout import Dim, find, leaves, owner
+from onnxprune.plans import fingerprint
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+Keeps = Mapping[str, Sequence[int]]
+Runner = Callable[[ModelProto, Sequence[Feeds]], list[list[Array]]]
+
+LAWS = ("identity", "permutation", "removal", "shapes", "composition", "accounting", "determinism")
+TOLERANCE = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
+COUNTED = {  # element types that count as parameters
+    v for k, v in TensorProto.DataType.items() if k.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT8", "UINT8", "INT4", "UINT4"))
+}
+
+ort.set_default_logger_severity(4)
+
+
+def run_ort(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]]:
+    """All outputs for each feed, in ONNX Runtime without graph optimisations."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+    return [[np.asarray(y) for y in session.run(None, {n: f[n] for n in names})] for f in feeds]
+
+
+def run_reference(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]]:
+    """The same by onnx's reference evaluator, for operators that ONNX Runtime's CPU provider lacks."""
+    session = ReferenceEvaluator(proto)
+    return [[np.asarray(y) for y in session.run(None, dict(f))] for f in feeds]
+
+
+@dataclass
+class Checker:
+    """One model under test, with what its original computes."""
+
+    proto: ModelProto
+    feeds: Sequence[Feeds]
+    run: Runner = run_ort
+    tolerance: float | None = None
+    seed: int = 0
+    max_groups: int | None = None
+    analysis: Analysis = field(init=False)
+    reference: list[list[Array]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng(self.seed)
+        self.analysis = onnxprune.analyze(onnxprune.load(self.proto))
+        self.reference = self.run(self.proto, self.feeds)
+        self.full_check = _passes_full_check(self.proto)
+        if self.tolerance is None:
+            types = {t.data_type for t in self.proto.graph.initializer}
+            self.tolerance = max((TOLERANCE[t] for t in types if t in TOLERANCE), default=1e-4)
+        groups = self.analysis.groups
+        if self.max_groups is not None and len(groups) > self.max_groups:
+            picked = self.rng.choice(len(groups), self.max_groups, replace=False)
+            groups = [groups[i] for i in sorted(picked)]
+        self.groups = groups
+
+    # making pruned models
+
+    def prune(self, keeps: Keeps) -> ModelProto:
+        return full_proto(onnxprune.apply(self.analysis, plan_of(self.analysis, keeps)))
+
+    def some(self, size: int, ratio: float) -> list[int]:
+        """A sorted random choice of channels that stay when a fraction `ratio` goes."""
+        left = max(1, size - int(size * ratio))
+        return sorted(int(i) for i in self.rng.choice(size, left, replace=False))
+
+    def shuffled(self, group: Group) -> list[int]:
+        """Every channel, in another order within each block of a merged group."""
+        out: list[int] = []
+        for v in group.vars:
+            size = _static(v)
+            order = self.rng.permutation(size)
+            if size > 1 and np.array_equal(order, np.arange(size)):
+                order = np.roll(order, 1)
+            out.extend((order + len(out)).tolist())
+        return out
+
+    def where(self, group: Group) -> str:
+        members = ", ".join(f"{m.tensor}[{m.axis}] {self.analysis.layout(m.dim)} {m.role}" for m in group.members)
+        return f"group '{group.name}' [{group.size}] of {members}"
+
+    # the laws
+
+    def permutation(self) -> None:
+        """Permuting the channels of a group leaves the outputs as they are, approximate groups too."""
+        for g in self.groups:
+            with _law("permutation", self.where(g)):
+                got = self.run(self.prune({g.name: self.shuffled(g)}), self.feeds)
+                self._equal(self.reference, got)
+        with _law("permutation", "all groups at once"):
+            self._equal(self.reference, self.run(self.prune({g.name: self.shuffled(g) for g in self.groups}), self.feeds))
+
+    def removal(self) -> None:
+        """Removing channels of an exact group is zeroing them in every weight that consumes them."""
+        for g in self.groups:
+            if not g.exact:
+                continue
+            with _law("removal", self.where(g)):
+                assert any(m.role == "in" for m in g.members), "an exact group whose channels no weight consumes"
+                keep = self.some(g.size, 0.5)
+                want = self.run(self._zeroed(g, keep), self.feeds)
+                self._equal(want, self.run(self.prune({g.name: keep}), self.feeds))
+
+    def _zeroed(self, group: Group, keep: Sequence[int]) -> ModelProto:
+        gone = np.setdiff1d(np.arange(group.size), keep)
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        tensors = {t.name: t for t in proto.graph.initializer}
+        for node in proto.graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                tensors[node.output[0]] = node.attribute[0].t
+        zero_points = {n.input[0]: n.input[2] for n in proto.graph.node if n.op_type == "DequantizeLinear" and len(n.input) > 2}
+        for m in group.members:
+            if m.role != "in":
+                continue
+            tensor = tensors[m.tensor]
+            array = numpy_helper.to_array(tensor).copy()
+            zero: Any = 0
+            if m.tensor in zero_points:
+                points = numpy_helper.to_array(tensors[zero_points[m.tensor]])
+                assert np.all(points == points.flat[0]), "this helper knows one zero point for a whole tensor"
+                zero = points.flat[0]
+            at = 0
+            for v in group.vars:
+                owns = owner(m.dim, v)
+                positions = np.flatnonzero((owns >= 0) & np.isin(owns + at, gone))
+                array[(slice(None),) * m.axis + (positions,)] = zero
+                at += _static(v)
+            data_type, name = tensor.data_type, tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(array, name))
+            tensor.data_type = data_type
+        return proto
+
+    def shapes(self) -> None:
+        """Whatever is kept, the result is valid, runs at every dynamic size, and has the same inputs and outputs."""
+        every = self.analysis.groups
+        plans: list[tuple[str, Keeps]] = [
+            (f"ratio {r} of every group", {g.name: self.some(g.size, r) for g in every}) for r in (0.3, 0.5, 0.9)
+        ]
+        plans.append(("one channel of every group", {g.name: [int(self.rng.integers(g.size))] for g in every}))
+        plans.extend((f"one channel of {self.where(g)}", {g.name: [g.size - 1]}) for g in self.groups)
+        for what, keeps in plans:
+            with _law("shapes", what):
+                self._valid(self.prune(keeps))
+
+    def _valid(self, small: ModelProto) -> None:
+        if self.full_check:
+            onnx.checker.check_model(small, full_check=True)
+        held = {t.name for t in small.graph.initializer}
+        for a, b in (
+            (_values(self.proto.graph.input, held), _values(small.graph.input, held)),
+            (_values(self.proto.graph.output, set()), _values(small.graph.output, set())),
+        ):
+            assert a == b, f"inputs or outputs changed: {a} became {b}"
+        for want, got in zip(self.reference, self.run(small, self.feeds), strict=True):
+            assert [y.shape for y in want] == [y.shape for y in got], "output shapes changed"
+            assert [y.dtype for y in want] == [y.dtype for y in got], "output types changed"
+
+    def identity(self) -> None:
+        """An empty plan, and one that keeps everything, give the original back, field by field."""
+        with _law("identity", "empty plan"):
+            whole = {g.name: range(g.size) for g in self.analysis.groups}
+            want = self.proto.SerializeToString(deterministic=True)
+            assert self.prune({}).SerializeToString(deterministic=True) == want, "an empty plan changed the model"
+            assert self.prune(whole).SerializeToString(deterministic=True) == want, "keeping all channels changed the model"
+
+    def composition(self) -> None:
+        """Plan A and then plan B (made for the smaller model, by group name) equal both at once."""
+        with _law("composition", "two plans"):
+            first = {g.name: self.some(g.size, 0.4) for g in self.analysis.groups}
+            first = {n: k if len(k) > 1 else [0, self.analysis.by_name[n].size - 1] for n, k in first.items()}
+            middle = self.prune(first)
+            small = onnxprune.analyze(onnxprune.load(middle))
+            second: dict[str, list[int]] = {}
+            both = dict(first)
+            for name, kept in first.items():
+                assert name in small.by_name, f"group '{name}' has no namesake in the smaller model: {sorted(small.by_name)}"
+                got = small.by_name[name].size
+                assert got == len(kept), f"group '{name}' keeps {len(kept)} channels, the smaller model has {got}"
+                second[name] = self.some(len(kept), 0.5)
+                both[name] = [kept[i] for i in second[name]]
+            twice = full_proto(onnxprune.apply(small, plan_of(small, second)))
+            once = self.prune(both)
+            self._equal(self.run(once, self.feeds), self.run(twice, self.feeds))
+            assert _float_shapes(once) == _float_shapes(twice), "weights of other shapes"
+
+    def accounting(self) -> None:
+        """Parameters and MACs of the result are those that the kept sizes of its weights and activations give."""
+        for ratio in (0.5, 0.9):
+            with _law("accounting", f"ratio {ratio}"):
+                keeps = {g.name: self.some(g.size, ratio) for g in self.analysis.groups}
+                counts = _Counts(self.analysis, keeps)
+                after = onnxprune.analyze(onnxprune.load(self.prune(keeps)))
+                assert after.params() == counts.params(), f"{after.params()} parameters, {counts.params()} predicted"
+                macs = counts.macs()
+                if macs is not None and self.analysis.macs() is not None:
+                    assert after.macs() == macs, f"{after.macs()} MACs, {macs} predicted"
+
+    def determinism(self) -> None:
+        """The same model and plan give the same bytes."""
+        with _law("determinism", "twice the same"):
+            keeps = {g.name: self.some(g.size, 0.5) for g in self.analysis.groups}
+            again = onnxprune.analyze(onnxprune.load(self.proto))
+            assert [g.name for g in again.groups] == [g.name for g in self.analysis.groups], "other group names"
+            other = full_proto(onnxprune.apply(again, plan_of(again, keeps)))
+            assert self.prune(keeps).SerializeToString() == other.SerializeToString(), "other bytes"
+
+    def _equal(self, want: list[list[Array]], got: list[list[Array]]) -> None:
+        assert self.tolerance is not None
+        names = [o.name for o in self.proto.graph.output]
+        for i, (a, b) in enumerate(zip(want, got, strict=True)):
+            for name, x, y in zip(names, a, b, strict=True):
+                error = difference(x, y)
+                assert error <= self.tolerance, f"output '{name}' at size {i} differs by {error:.3g} relative"
+
+
+def check(
+    model: ModelProto | str | Path,
+    feeds: Sequence[Feeds],
+    *,
+    run: Runner = run_ort,
+    laws: Iterable[str] = LAWS,
+    tolerance: float | None = None,
+    seed: int = 0,
+    max_groups: int | None = None,
+) -> Checker:
+    """Check the laws on one model; `feeds` are input dictionaries at two or more dynamic sizes."""
+    proto = model if isinstance(model, ModelProto) else onnx.load(model)
+    checker = Checker(proto, feeds, run, tolerance, seed, max_groups)
+    for law in laws:
+        getattr(checker, law)()
+    return checker
+
+
+def plan_of(analysis: Analysis, keeps: Keeps) -> Plan:
+    """A plan for the kept indices of each named group."""
+    groups = {n: Choice(analysis.by_name[n].size, tuple(int(i) for i in k)) for n, k in keeps.items()}
+    return Plan(fingerprint(analysis.model), groups)
+
+
+def difference(x: Array, y: Array) -> float:
+    """Relative L2 distance; infinite where shapes, types or the places of non-finite values differ."""
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return math.inf
+    if x.dtype.kind not in "fc":
+        return float(np.mean(x != y)) if x.size else 0.0
+    a, b = x.astype(np.float64), y.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)):
+        return math.inf
+    norm = float(np.linalg.norm(a[finite]))
+    return float(np.linalg.norm((a - b)[finite])) / max(norm, 1e-3 * math.sqrt(max(a.size, 1)))
+
+
+class _Counts:
+    """Parameters and MACs that a plan leaves, from sizes alone; kept positions are worked out here, not asked for."""
+
+    def __init__(self, analysis: Analysis, keeps: Keeps) -> None:
+        self.analysis = analysis
+        self.alive: dict[Dim, Array] = {}
+        for name, keep in keeps.items():
+            at = 0
+            for v in analysis.by_name[name].vars:
+                size = _static(v)
+                self.alive[v] = np.isin(np.arange(at, at + size), keep)
+                at += size
+
+    def positions(self, d: Dim) -> tuple[bool, ...]:
+        """For each position of a static axis: does it stay?"""
+        stays = np.ones(_static(d), bool)
+        for v in leaves(d):
+            if v in self.alive:
+                owns = owner(d, v)
+                stays &= (owns < 0) | self.alive[v][owns]
+        return tuple(stays.tolist())
+
+    def size(self, d: Dim) -> int:
+        """The size of an axis that stays, at the first sample of a dynamic one."""
+        size = find(d).size
+        if isinstance(size, int):
+            return sum(self.positions(d))
+        first = size[0]
+        for v in leaves(d):
+            if v in self.alive:
+                first = first * int(self.alive[v].sum()) // len(self.alive[v])
+        return first
+
+    def params(self) -> int:
+        c = self.analysis.coupling
+        uses: dict[str, set[tuple[tuple[bool, ...], ...]]] = defaultdict(set)
+        for use, axes in c.uses.items():
+            uses[_name(use)].add(tuple(self.positions(d) for d in axes))
+        total = 0
+        for name, w in c.weights.items():
+            if w.data_type in COUNTED and w.shape:
+                cuts = uses.get(name)
+                total += sum(math.prod(map(sum, cut)) for cut in cuts) if cuts else math.prod(w.shape)
+        return total
+
+    def macs(self) -> int | None:
+        c, total = self.analysis.coupling, 0
+        for index, node in enumerate(self.analysis.model.proto.graph.node):
+            if node.op_type not in ("Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul", "FusedMatMul"):
+                if node.op_type in ("Einsum", "LSTM", "GRU", "RNN", "ConvInteger", "MatMulInteger"):
+                    return None
+                continue
+            axes = [c.use(n, index, slot) for slot, n in enumerate(node.input[:2])]
+            out = c.layouts.get(node.output[0])
+            if out is None or any(a is None for a in axes):
+                return None
+            x, w, y = ([self.size(d) for d in a or ()] for a in (*axes, out))
+            flags = {a.name: a.i for a in node.attribute}
+            if node.op_type == "ConvTranspose":
+                total += math.prod(x) * math.prod(w[1:])
+            elif node.op_type.endswith("Conv"):
+                total += math.prod(y) * math.prod(w[1:])
+            else:
+                total += math.prod(y) * (x[-2] if flags.get("transA") and len(x) > 1 else x[-1])
+        return total
+
+
+class _law:
+    """Name the law and the place in whatever goes wrong inside."""
+
+    def __init__(self, law: str, where: str) -> None:
+        self.label = f"{law} law, {where}"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, Exception):
+            text = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+            raise AssertionError(f"{self.label}: {text}") from error
+
+
+def _name(use: Use) -> str:
+    return use[0]
+
+
+def _static(d: Dim) -> int:
+    size = find(d).size
+    assert isinstance(size, int), f"{d!r} is dynamic"
+    return size
+
+
+def _values(values: Iterable[onnx.ValueInfoProto], held: set[str]) -> list[bytes]:
+    return [v.SerializeToString(deterministic=True) for v in values if v.name not in held]
+
+
+def _float_shapes(proto: ModelProto) -> list[tuple[int, ...]]:
+    return sorted(tuple(t.dims) for t in proto.graph.initializer if t.data_type in COUNTED and len(t.dims))
+
+
+def _passes_full_check(proto: ModelProto) -> bool:
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception:
+        return False
+    return True
