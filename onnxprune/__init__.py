@@ -14,7 +14,7 @@ from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError,
 from onnxprune.graph.io import Model, load, save
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Choice, Plan
-from onnxprune.validate import Result
+from onnxprune.validation import Result
 from onnxprune.version import __version__
 
 __all__ = [

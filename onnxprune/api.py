@@ -1,4 +1,4 @@
-"""The few functions that most programs need: load, analyze, plan, apply, validate, save; and `prune` for all of them."""
+"""The few functions that most programs need: load, analyze, plan, apply, validate, save; `prune` does all of them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from onnxprune.groups import analyze as _analyze
 from onnxprune.plans import Plan
 from onnxprune.report.result import prune_report
 from onnxprune.surgery import apply_plan
-from onnxprune.validate import Batches, Result, input_specs, load_data
-from onnxprune.validate import validate as _validate
+from onnxprune.validation import Batches, Result, input_specs, load_data
+from onnxprune.validation import validate as _validate
 
 Source = str | PathLike[str] | onnx.ModelProto | Model
 Stage = Callable[[str, int, int], None]  # name of the stage, steps done, steps in all (0: unknown)

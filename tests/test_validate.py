@@ -18,9 +18,9 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.validate import InputSpec, input_specs, load_data, random_inputs, validate
-from onnxprune.validate.compare import open_session, run
-from onnxprune.validate.metrics import ErrorSums, Metrics, class_scores, compare, top1_agreement
+from onnxprune.validation import InputSpec, input_specs, load_data, random_inputs, validate
+from onnxprune.validation.compare import open_session, run
+from onnxprune.validation.metrics import ErrorSums, Metrics, class_scores, compare, top1_agreement
 
 F32 = np.dtype(np.float32)
 finite = st.floats(-1e6, 1e6).map(lambda x: 0.0 if abs(x) < 1e-6 else x)

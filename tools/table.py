@@ -23,7 +23,7 @@ import onnx
 import onnxruntime as ort  # type: ignore[import-untyped]
 
 import onnxprune
-from onnxprune.validate import input_specs, random_inputs
+from onnxprune.validation import input_specs, random_inputs
 
 TARGETS = {  # millions of parameters left at ratio 0.5, l2, local
     "resnet50": 7.1,

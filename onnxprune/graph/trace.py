@@ -8,6 +8,7 @@ indices, scalars) from onnx's reference operators, both node by node, so that ea
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ class Trace:
         self._types: dict[str, tuple[TypeProto, TypeProto]] = {}
         self._values: dict[str, Values] = {}
         self._ops: dict[tuple[str, str], Any] = {}
+        self.guessed = False  # some size is known only when the model runs
 
     def shape(self, name: str) -> tuple[Size, ...] | None:
         """The sizes of each axis; None where the rank or a size is unknown."""
@@ -133,8 +135,17 @@ class Trace:
         for name in node.output:
             if name and name in found[0] and name in found[1]:
                 a, b = found[0][name], found[1][name]
+                self._guess(name, a, b)
                 self._types[name] = (a, a if a == b else b)
         return True
+
+    def _guess(self, name: str, a: TypeProto, b: TypeProto) -> None:
+        """Give a size that the data decide (NonZero's) two sample sizes of its own: dynamic, and equal to no other."""
+        for sample, t in enumerate((a, b)):
+            for axis, d in enumerate(t.tensor_type.shape.dim):
+                if not d.HasField("dim_value"):
+                    self.guessed = True
+                    d.dim_value = 1009 + zlib.crc32(f"{name}/{axis}".encode()) % 9973 + 13 * sample
 
     def _evaluate(self, node: NodeProto) -> None:
         if node.op_type == "Shape" and node.input[0] in self._types:

@@ -11,7 +11,7 @@ from onnxprune.allocate import Options
 from onnxprune.graph.io import Model
 from onnxprune.groups import Analysis, Group, analyze
 from onnxprune.plans import Plan
-from onnxprune.validate import Result
+from onnxprune.validation import Result
 
 
 def inspect_report(a: Analysis) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def prune_report(
 
 
 def error_report(result: Result) -> dict[str, Any]:
-    """How far the outputs moved: the numbers over all, then those of each of the `outputs`; `validate --json` prints it."""
+    """How far the outputs moved: the numbers over all, then those of each output. `validate --json` prints this."""
     data = result.to_json()
     return {**data.pop("overall"), **data}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import OnnxPruneError
+from onnxprune.errors import OnnxPruneError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Metrics = dict[str, float | int | None]

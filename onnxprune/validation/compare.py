@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
 
-from ..errors import OnnxPruneError
-from .data import Batches, InputSpec, input_specs, random_inputs
-from .metrics import Array, ErrorSums, Metrics, agreement, class_scores, is_float, predictions
+from onnxprune.errors import OnnxPruneError
+from onnxprune.validation.data import Batches, InputSpec, input_specs, random_inputs
+from onnxprune.validation.metrics import Array, ErrorSums, Metrics, agreement, class_scores, is_float, predictions
 
 Model = str | Path | onnx.ModelProto | bytes
 Feeds = Mapping[str, Array]

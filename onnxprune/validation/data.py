@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..errors import DataError, OnnxPruneError
-from .metrics import Array, is_float
+from onnxprune.errors import DataError, OnnxPruneError
+from onnxprune.validation.metrics import Array, is_float
 
 Dim = int | str | None
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from .compare import Result, validate
-from .data import Batches, InputSpec, input_specs, load_data, random_inputs
+from onnxprune.validation.compare import Result, validate
+from onnxprune.validation.data import Batches, InputSpec, input_specs, load_data, random_inputs
 
 __all__ = ["Batches", "InputSpec", "Result", "input_specs", "load_data", "random_inputs", "validate"]

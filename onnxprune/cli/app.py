@@ -1,0 +1,142 @@
+"""The typer application, and the one place where errors become a line on stderr and an exit status."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from onnxprune.errors import OnnxPruneError
+
+FAILED_CHECK, STOPPED, INTERRUPTED, NO_READER = 1, 2, 130, 141
+DEBUG = "ONNXPRUNE_DEBUG"
+
+
+class Guarded(TyperGroup):
+    """A group of commands that ends in an exit status, whatever happens."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        debug = "--debug" in given or os.environ.get(DEBUG, "0") not in ("", "0")
+        given = [a for a in given if a != "--debug"]
+        run = super().main
+        sys.exit(
+            _status(
+                lambda: run(given, prog_name, complete_var, False, windows_expand_args, **extra),
+                debug,
+            )
+        )
+
+
+def _status(run: Callable[[], Any], debug: bool) -> int:
+    try:
+        value = run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+        return NO_READER
+    except (Exception, KeyboardInterrupt) as e:
+        if debug:
+            traceback.print_exc()
+        return _stopped(e)
+    if value == INTERRUPTED:
+        _say("interrupted")
+    return value if isinstance(value, int) else 0
+
+
+def _drop_stdout() -> None:
+    """Nobody reads stdout any more: let the interpreter's last flush go nowhere."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _stopped(e: BaseException) -> int:
+    if type(e).__name__ == "NoArgsIsHelpError":
+        e.show()  # type: ignore[attr-defined]
+        return STOPPED
+    if isinstance(e, OSError):
+        _drop_stdout()  # it may be stdout that is full
+    _say(_line(e))
+    return INTERRUPTED if isinstance(e, KeyboardInterrupt) else STOPPED
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):
+        print("error:", line, file=sys.stderr, flush=True)
+
+
+def _line(e: BaseException) -> str:
+    """An exception as one line that says what to do."""
+    from onnxprune.cli.console import clean
+
+    return clean(" ".join(_words(e).split()))
+
+
+def _words(e: BaseException) -> str:
+    if isinstance(e, OnnxPruneError):
+        return str(e)
+    if hasattr(e, "format_message"):  # typer's usage errors; their module is private
+        return _usage(e)
+    if isinstance(e, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(e, MemoryError):
+        return "out of memory; close other programs, or run it on a machine with more"
+    if isinstance(e, OSError):
+        return f"{e.filename or 'output'}: {e.strerror or e}"
+    defect = f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
+    return f"{defect}; this is a defect of onnxprune, run with --debug or {DEBUG}=1 for the traceback and report it"
+
+
+def _usage(e: Any) -> str:
+    message = e.format_message().strip().rstrip(".")
+    path = e.ctx.command_path if getattr(e, "ctx", None) else "onnxprune"
+    return f"{message[:1].lower()}{message[1:]}; see '{path} --help'"
+
+
+app = typer.Typer(
+    cls=Guarded,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from onnxprune.version import __version__
+
+        print(f"onnxprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Examples:\n\n"
+    "onnxprune inspect model.onnx\n\n"
+    "onnxprune prune model.onnx -o smaller.onnx --ratio 0.3\n\n"
+    "onnxprune validate model.onnx smaller.onnx --max-error 0.01"
+)
+def onnxprune(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Show the traceback of an error; may stand anywhere. Or set {DEBUG}=1.")
+    ] = False,
+) -> None:
+    """Make an exported ONNX model smaller by removing whole channels, and measure how far its outputs move.
+
+    Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 a check failed, 2 an error.
+    """

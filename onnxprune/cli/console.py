@@ -1,0 +1,120 @@
+"""What the commands print with: tables and text that fit the terminal, JSON, and numbers for people."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+PIPE_WIDTH = 10_000  # nothing is wrapped where no terminal is
+INDENT = (0, 2, 0, 0)
+ASCII = str.maketrans({"…": "...", "→": "->", "×": "x"})
+
+
+def emit(*parts: RenderableType) -> None:
+    """Print to stdout, as wide as the terminal; in a pipe nothing is wrapped or coloured."""
+    out = sys.stdout
+    console = Console(file=out, width=None if out.isatty() else PIPE_WIDTH, highlight=False, markup=False, emoji=False)
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    lines = (line.rstrip() for line in capture.get().splitlines())
+    out.write(_encodable("\n".join(lines) + "\n", out.encoding))
+    out.flush()
+
+
+def _encodable(text: str, encoding: str | None) -> str:
+    try:
+        text.encode(encoding or "ascii")
+    except UnicodeEncodeError:
+        return text.translate(ASCII).encode(encoding or "ascii", "backslashreplace").decode(encoding or "ascii")
+    return text
+
+
+def emit_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print an object to stdout as JSON, and nothing else."""
+    print(json_text(data), end="", flush=True)
+
+
+def json_text(data: Mapping[str, Any] | Sequence[Any]) -> str:
+    return json.dumps(data, indent=2, default=str) + "\n"
+
+
+def warn(message: str) -> None:
+    """A message for people, on stderr."""
+    print(_encodable(f"warning: {clean(message)}", sys.stderr.encoding), file=sys.stderr, flush=True)
+
+
+def clean(text: str) -> str:
+    """Text from a file, safe for a terminal and on one line: what does not print is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def text(value: object, style: str = "") -> Text:
+    """A table cell or a line: text from a file is never markup, and is folded rather than cut."""
+    return Text(clean(str(value)), style, overflow="fold")
+
+
+def table(columns: Iterable[str], rows: Iterable[Sequence[object]], indent: int = 0) -> Table:
+    """A table without lines. A column is flush right where its title begins with `>`."""
+    made = Table(box=None, padding=INDENT, header_style="bold", show_edge=False, pad_edge=True)
+    if indent:
+        made.add_column("", width=indent - 2)
+    for c in columns:
+        made.add_column(c.removeprefix(">"), justify="right" if c.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*([""] if indent else []), *(c if isinstance(c, Text) else text(c) for c in row))
+    return made
+
+
+def facts(rows: Iterable[tuple[str, object]]) -> Table:
+    """Lines of a name and what there is to say of it."""
+    made = Table.grid(padding=INDENT)
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        made.add_row(name, value if isinstance(value, Text) else text(value))
+    return made
+
+
+def more(count: int, what: str) -> Text:
+    """The line under a list that was cut."""
+    return text(f"... and {count} more {what} (--verbose lists them)", "dim")
+
+
+# numbers
+
+
+def count(n: int | None, unit: str = "") -> str:
+    """1234567 -> `1.235 M`; None -> `unknown`."""
+    if n is None:
+        return "unknown"
+    if abs(n) < 10_000 and not unit:
+        return f"{n:,}"
+    size = float(n)
+    for prefix in ("", "k", "M", "G", "T"):
+        if abs(size) < 999.95 or prefix == "T":
+            return f"{size:.4g} {prefix}{unit}".rstrip() if prefix else f"{n} {unit}".rstrip()
+        size /= 1000
+    raise AssertionError
+
+
+def percent(part: float | None, whole: float | None = 1.0) -> str:
+    return "" if part is None or not whole else f"{100 * part / whole:.1f}%"
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def relative(path: str) -> str:
+    """A path as short as it can be said from here."""
+    try:
+        short = os.path.relpath(path)
+    except ValueError:  # another drive
+        return path
+    return short if len(short) < len(path) and not short.startswith("..") else path

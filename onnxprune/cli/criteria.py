@@ -1,0 +1,20 @@
+"""`onnxprune criteria`: what can be asked of `prune --criterion`."""
+
+from typing import Annotated
+
+import typer
+
+from onnxprune.cli.app import app
+
+
+@app.command(rich_help_panel="Lists")
+def criteria(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the importance criteria, each with its formula and its source."""
+    from onnxprune.cli.console import emit, emit_json, table
+    from onnxprune.criteria import table as all_criteria
+
+    rows = all_criteria()
+    if json:
+        emit_json([row._asdict() for row in rows])
+    else:
+        emit(table(("name", "formula", "source"), [(r.name, r.formula, r.source) for r in rows]))

@@ -1,0 +1,54 @@
+"""`onnxprune ops`: the operator support table, generated from the registry of rules."""
+
+from typing import Annotated, Any
+
+import typer
+
+from onnxprune.cli.app import app
+
+COLUMNS = ("domain", "operator", "since", "until", "rule")
+
+
+@app.command(rich_help_panel="Lists")
+def ops(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
+    """List the operators that pruning follows, with the opset versions and the rule; all others freeze what they touch."""
+    from onnxprune.cli.console import emit, emit_json, table
+
+    rows = _rows()
+    if json:
+        emit_json(rows)
+    elif markdown:
+        print(_markdown(rows))
+    else:
+        emit(table(COLUMNS, [_cells(r) for r in rows]))
+
+
+def _rows() -> list[dict[str, Any]]:
+    import onnxprune.ops  # noqa: F401 - fills the registry
+    from onnxprune.ops.registry import RULES
+
+    entries = sorted((e for found in RULES.values() for e in found), key=lambda e: (e.domain, e.op, e.since))
+    return [
+        {
+            "domain": e.domain or "ai.onnx",
+            "operator": e.op,
+            "since": e.since,
+            "until": e.until if e.until < 10**6 else None,
+            "rule": e.summary,
+        }
+        for e in entries
+    ]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return ["" if row[c] is None else str(row[c]) for c in COLUMNS]
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---:|---:|---|"]
+    for row in rows:
+        lines.append("| " + " | ".join(c.replace("|", "\\|") for c in _cells(row)) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,34 @@
+"""Progress of long work on stderr: shown on a terminal, silent in a pipe."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+Tell = Callable[[str, int, int], None]
+SAY = {
+    "load": "reading the model",
+    "analyze": "finding what can be pruned",
+    "plan": "scoring channels",
+    "apply": "removing channels",
+    "save": "writing",
+    "validate": "comparing outputs in ONNX Runtime",
+}
+
+
+@contextmanager
+def progress() -> Iterator[Tell]:
+    """A function to tell of a stage, the steps done and the steps in all (0: unknown); the line is wiped at the end."""
+    if not sys.stderr.isatty():
+        yield lambda stage, done, of: None
+        return
+    columns = (SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("starting", total=None)
+
+        def tell(stage: str, done: int, of: int) -> None:
+            shown.update(task, description=SAY.get(stage, stage) + (f" {done}/{of} groups" if of else ""))
+
+        yield tell

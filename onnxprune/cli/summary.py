@@ -1,0 +1,154 @@
+"""The report of `prune`, and the numbers of a comparison, for people to read."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from onnxprune.cli.console import count, facts, more, percent, plural, relative, table, text
+
+Report = Mapping[str, Any]
+FEW_GROUPS, FEW_OUTPUTS, FEW_REASONS = 24, 8, 3
+
+
+def pruned(report: Report, how: str, verbose: bool) -> Group:
+    """What `prune` says when it is done: the groups, what is left, how far the outputs moved, where the file is."""
+    parts: list[RenderableType] = []
+    if report["groups"]:
+        parts += [*_groups(report["groups"], verbose), ""]
+    rows = [("channels", _channels(report["groups"])), ("method", how), *_notes(report)]
+    parts += [_sizes(report), "", facts(rows)]
+    if report["error"]:
+        parts += [comparison(report["error"], of_prune=True)]
+    return Group(*parts, "", _done(report))
+
+
+def _done(report: Report) -> Text:
+    took = f"{sum(report['seconds'].values()):.1f} s"
+    if report["output"] is None:
+        return text(f"dry run: nothing was written ({took})", "bold")
+    return text(f"wrote {' and '.join(report['files'])} in {took}", "bold")
+
+
+def _sizes(report: Report) -> RenderableType:
+    rows = []
+    for name, key, unit in (("parameters", "params", ""), ("MACs", "macs", ""), ("file", "bytes", "B")):
+        before, after = report[key]["before"], report[key]["after"]
+        if before is None or (after is None and key == "bytes"):
+            why = "unknown, a shape depends on the data" if key == "macs" else "not written"
+            rows.append((text(name, "bold"), count(before, unit), why, ""))
+        else:
+            left = percent(after, before)
+            rows.append((text(name, "bold"), count(before, unit), count(after, unit), text(left, "bold green")))
+    return table(("", ">before", ">after", ">left"), rows)
+
+
+def _groups(groups: Sequence[Report], verbose: bool) -> list[RenderableType]:
+    shown = groups if verbose else groups[:FEW_GROUPS]
+    parts: list[RenderableType] = [table(("group", "kind", ">channels", "->", "kept", "remark"), map(_group, shown))]
+    if len(shown) < len(groups):
+        parts.append(more(len(groups) - len(shown), "groups"))
+    return parts
+
+
+def _group(g: Report) -> list[object]:
+    whole = g["kept"] == g["size"]
+    remark = "; ".join(r for r in ("" if g["exact"] else "approximate", g["reason"] or "") if r)
+    return [text(g["name"]), g["kind"], g["size"], "", text(g["kept"], "dim" if whole else "bold"), text(remark, "dim")]
+
+
+def _channels(groups: Sequence[Report]) -> str:
+    if not groups:
+        return "the model has no group that could be pruned"
+    size, kept = sum(g["size"] for g in groups), sum(g["kept"] for g in groups)
+    changed = sum(g["kept"] < g["size"] for g in groups)
+    return f"{size - kept:,} of {size:,} removed, from {changed} of {plural(len(groups), 'group')}"
+
+
+def _notes(report: Report) -> list[tuple[str, object]]:
+    groups, rows = report["groups"], []
+    whole = Counter(g["reason"] or "no reason given" for g in groups if g["kept"] == g["size"])
+    if whole:
+        rows.append(("left whole", f"{plural(whole.total(), 'group')}: {top(whole)}"))
+    if any(not g["exact"] and g["kept"] < g["size"] for g in groups):
+        rows.append(("approximate", "an operator mixes along these channels (a norm's mean, say): valid, but not neutral"))
+    frozen = Counter(f["reason"] for f in report["frozen"] if not f["structural"])
+    if frozen:
+        rows.append(("frozen", f"{plural(frozen.total(), 'weight axis', 'weight axes')}: {top(frozen)}"))
+    return rows  # type: ignore[return-value]
+
+
+def top(reasons: Counter[str], most: int = FEW_REASONS) -> str:
+    """The most frequent reasons with their counts."""
+    said = [f"{reason} ({n})" if n > 1 else reason for reason, n in reasons.most_common(most)]
+    rest = len(reasons) - len(said)
+    return "; ".join(said + ([f"{plural(rest, 'more reason')}, see inspect"] if rest else []))
+
+
+def why_nothing(report: Report) -> str:
+    """In words, why no channel went; empty where some did."""
+    groups = report["groups"]
+    if any(g["kept"] < g["size"] for g in groups):
+        return ""
+    if groups:
+        return "nothing was removed: " + top(Counter(g["reason"] or "no reason given" for g in groups))
+    frozen = Counter(f["reason"] for f in report["frozen"] if not f["structural"])
+    why = top(frozen) if frozen else "it has no weights with channels that both a producer and a consumer share"
+    return f"nothing was removed, the model has no group that could be pruned: {why}; see 'onnxprune inspect'"
+
+
+# how far the outputs moved
+
+
+def comparison(error: Report, of_prune: bool = False) -> RenderableType:
+    """The numbers of a comparison: overall, accuracy where there are labels, and each output where there are several."""
+    rows: list[tuple[str, object]] = [("error", _numbers(error)), ("measured on", _measured(error, of_prune))]
+    if error["top1_agreement"] is not None:
+        rows.insert(1, ("top-1", f"both prefer the same class for {percent(error['top1_agreement'])} of the samples"))
+    if error["accuracy"]:
+        rows.insert(2, ("accuracy", text(f"{_part(error, 'before')} -> {_part(error, 'after')}", "bold green")))
+    rows += [("non-finite", text(t, "bold red")) for t in _nonfinite(error)]
+    outputs = list(error["outputs"].items())
+    if len(outputs) > 1 or any("error" in o for _, o in outputs):
+        rows += [(f"  {name}", _output(o)) for name, o in outputs[:FEW_OUTPUTS]]
+    if len(outputs) > FEW_OUTPUTS:
+        rows.append(("", f"... and {len(outputs) - FEW_OUTPUTS} more outputs (--json lists them)"))
+    return facts(rows)
+
+
+def _part(error: Report, when: str) -> str:
+    return percent(error["accuracy"][when]) or "unknown"
+
+
+def _numbers(o: Report) -> str:
+    if o["relative_l2"] is None and o["max_abs"] is None:
+        return "no finite numbers to compare"
+    if o["max_abs"] == 0:
+        return "none, the outputs are equal"
+    said = [("relative L2", o["relative_l2"], ""), ("cosine", o["cosine"], ""), ("SQNR", o["sqnr_db"], " dB")]
+    said.append(("largest", o["max_abs"], ""))
+    return ", ".join(f"{name} {value:.4g}{unit}" for name, value, unit in said if value is not None)
+
+
+def _output(o: Report) -> str:
+    if "error" in o:
+        return f"not compared: {o['error']}"
+    if "mismatch" in o:
+        return "empty" if o["mismatch"] is None else f"{percent(o['mismatch'])} of the elements differ"
+    return _numbers(o)
+
+
+def _nonfinite(error: Report) -> list[str]:
+    n = error["nonfinite"]
+    return [f"{n['candidate']:,} NaN or infinite values, the original has {n['reference']:,}"] if any(n.values()) else []
+
+
+def _measured(error: Report, of_prune: bool) -> str:
+    random = str(error["data"]).startswith("random")
+    where = error["data"].replace("random seed", "random inputs, seed") if random else relative(str(error["data"]))
+    sizes = "".join(f", {name} = {n}" for name, n in error["dynamic_sizes"].items()) if random else ""
+    hint = "; --data FILE.npz measures on yours" if random else ""
+    dropped = f", {error['dropped']} left over" if error["dropped"] else ""
+    return f"{plural(error['samples'], 'sample')}, {where}{sizes}{dropped}{hint}"

@@ -1,0 +1,55 @@
+"""Imports run downwards only, and third-party libraries stay in the rooms that own them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "onnxprune"
+# From the ground up. A module may import those before it, and its own package.
+FLOORS = [
+    "version", "errors", "layout", "graph", "ops", "coupling", "macs", "groups", "criteria", "scoring", "plans",
+    "allocate", "surgery", "validation", "report", "api", "__init__", "cli", "__main__",
+]  # fmt: skip
+OWNERS = {"typer": {"cli"}, "rich": {"cli"}, "onnxruntime": {"validation"}, "onnx_graphsurgeon": {"graph"}}
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    package = ("onnxprune", *path.relative_to(ROOT).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            name = ".".join((*base, *([node.module] if node.module else [])))
+            found |= {f"{name}.{a.name}" for a in node.names} if name == "onnxprune" else {name}
+    return found
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room(p) for p in MODULES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_downwards(path: Path) -> None:
+    mine = FLOORS.index(room(path))
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "onnxprune":
+            target = rest.split(".")[0] or "__init__"
+            floor = FLOORS.index(target if target in FLOORS else "__init__")
+            assert floor <= mine, f"{path.name} imports {name}, which stands above it"
+        elif top in OWNERS:
+            assert room(path) in OWNERS[top], f"{top} belongs to {sorted(OWNERS[top])}, but {path.name} imports it"
+
+
+def test_the_check_can_fail(tmp_path: Path) -> None:
+    bad = ROOT / "layout.py"
+    assert "onnxprune.api" not in imports(bad)
+    assert imports(ROOT / "api.py") >= {"onnxprune.allocate", "onnxprune.surgery"}
