@@ -36,7 +36,19 @@ ALIGN_BYTES, PAGE_BYTES, LARGE_BYTES = 64, 4096, 1 << 20  # in a data file, tens
 DATA_FIELDS = (*TYPED_FIELDS, "raw_data", "external_data", "data_location")
 # Operators of before ONNX 1.0: the checker knows nothing about them, and says so on stdout, which is not its own.
 EXPERIMENTAL = frozenset(
-    ["ATen", "Affine", "ConstantFill", "Crop", "DynamicSlice", "GRUUnit", "GivenTensorFill", "ImageScaler", "ParametricSoftplus", "Scale", "ScaledTanh"]
+    [
+        "ATen",
+        "Affine",
+        "ConstantFill",
+        "Crop",
+        "DynamicSlice",
+        "GRUUnit",
+        "GivenTensorFill",
+        "ImageScaler",
+        "ParametricSoftplus",
+        "Scale",
+        "ScaledTanh",
+    ]
 )
 
 

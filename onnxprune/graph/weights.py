@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnx import __version__ as ONNX_VERSION
 
 from onnxprune.errors import ModelError
 
@@ -261,7 +261,7 @@ def needed_bytes(tensor: TensorProto, where: str) -> int:
         return 0 if tensor.data_type == TensorProto.STRING else packed_bytes(tensor.data_type, tensor.dims)
     except KeyError:
         raise ModelError(
-            f"{where}: tensor {tensor.name!r} has data type {tensor.data_type}, which onnx {ONNX_VERSION} does not "
+            f"{where}: tensor {tensor.name!r} has data type {tensor.data_type}, which onnx {onnx.__version__} does not "
             "know; upgrade onnx, or export the model again"
         ) from None
 

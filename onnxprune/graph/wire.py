@@ -32,10 +32,6 @@ class WireError(Exception):
     """The bytes are not a run of protobuf records that this module can walk."""
 
 
-class Truncated(WireError):
-    """A record reaches beyond the end of its message."""
-
-
 class Record(NamedTuple):
     """One record: its key is at `at`, its value is `buf[start:end]`."""
 
@@ -58,7 +54,7 @@ def read_varint(buf: Buffer, at: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if at >= end:
-            raise Truncated(f"byte {at}: a number is cut short")
+            raise WireError(f"byte {at}: a number is cut short")
         byte = buf[at]
         at += 1
         value |= (byte & 0x7F) << shift
@@ -84,7 +80,7 @@ def records(buf: Buffer, at: int, end: int) -> Iterator[Record]:
         else:
             raise WireError(f"byte {at}: wire type {wire_type} is not used by ONNX")
         if stop > end:
-            raise Truncated(f"byte {at}: field {number} needs {stop - start} bytes, {end - start} are left")
+            raise WireError(f"byte {at}: field {number} needs {stop - start} bytes, {end - start} are left")
         yield Record(number, wire_type, at, start, stop)
         at = stop
 
