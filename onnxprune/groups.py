@@ -225,10 +225,10 @@ def _name(c: Coupling, groups: list[Group]) -> list[Group]:
             kinds[v][kind].append(node)
     bases = []
     for g in groups:
-        found: dict[str, list[str]] = defaultdict(list)
+        found: dict[str, list[str]] = {}
         for v in g.vars:
             for kind, nodes in kinds[v].items():
-                found[kind].extend(n for n in nodes if n not in found[kind])
+                found.setdefault(kind, []).extend(nodes)
         g.kind = _kind(found)
         bases.append(_base(c, g, found))
     taken: Counter[str] = Counter(bases)

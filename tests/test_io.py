@@ -70,7 +70,7 @@ def holding(*tensors: TensorProto) -> onnx.ModelProto:
     nodes = [helper.make_node("Identity", [t.name], [f"{t.name}_out"]) for t in tensors]
     outputs = [helper.make_tensor_value_info(f"{t.name}_out", t.data_type, list(t.dims)) for t in tensors]
     graph = helper.make_graph(nodes, "holding", [], outputs, tensors)
-    return helper.make_model(graph, ir_version=13, opset_imports=[helper.make_opsetid("", 26)])
+    return helper.make_model(graph, ir_version=11, opset_imports=[helper.make_opsetid("", 23)])
 
 
 def put(folder: Path, model: onnx.ModelProto | bytes, name: str = "m.onnx") -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -59,16 +60,23 @@ def text(value: object, style: str = "") -> Text:
     return Text(clean(str(value)), style, overflow="fold")
 
 
-def table(columns: Iterable[str], rows: Iterable[Sequence[object]], indent: int = 0) -> Table:
+def table(columns: Iterable[str], rows: Iterable[Sequence[object]], indent: int = 0) -> RenderableType:
     """A table without lines. A column is flush right where its title begins with `>`."""
-    made = Table(box=None, padding=INDENT, header_style="bold", show_edge=False, pad_edge=True)
-    if indent:
-        made.add_column("", width=indent - 2)
+    made = Table(box=None, padding=INDENT, header_style="bold", show_edge=False)
     for c in columns:
         made.add_column(c.removeprefix(">"), justify="right" if c.startswith(">") else "left", overflow="fold")
+    return _filled(made, rows, indent)
+
+
+def grid(rows: Iterable[Sequence[object]], indent: int = 0) -> RenderableType:
+    """Aligned cells without a header."""
+    return _filled(Table.grid(padding=INDENT), rows, indent)
+
+
+def _filled(made: Table, rows: Iterable[Sequence[object]], indent: int) -> RenderableType:
     for row in rows:
-        made.add_row(*([""] if indent else []), *(c if isinstance(c, Text) else text(c) for c in row))
-    return made
+        made.add_row(*(c if isinstance(c, Text) else text(c) for c in row))
+    return Padding(made, (0, 0, 0, indent), expand=False)
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> Table:

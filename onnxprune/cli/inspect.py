@@ -13,20 +13,22 @@ if TYPE_CHECKING:
 
     from onnxprune import Analysis, Group
 
-FEW_GROUPS, FEW_MEMBERS, FEW_FROZEN = 16, 4, 16
+FEW_GROUPS, FEW_MEMBERS, FEW_FROZEN = 16, 6, 16
 TELLING = ("out", "in", "scale", "other", "bias", "stat")  # the members to show first where not all are
 
 
 @app.command(epilog="Examples:\n\nonnxprune inspect model.onnx\n\nonnxprune inspect model.onnx --json | jq .groups")
 def inspect(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List everything, however long.")] = False,
 ) -> None:
     """Show the groups of channels that can be pruned, the weights they live in, and what is frozen and why.
 
-    A weight is shown with its layout: a letter is a channel of a group, (h d) a product, a + b one after the other,
-    a number a frozen axis. Weights that share a letter lose the same channels.
+    A weight is shown with the layout of its axes: a letter stands for a
+    group's channels, (a b) for a product, a + b for one after the other,
+    a number for a frozen axis. Weights that share a letter lose the same
+    channels.
     """
     import onnxprune
     from onnxprune.cli.console import emit, emit_json
@@ -54,7 +56,10 @@ def _header(r: dict[str, Any]) -> "RenderableType":
             ("made by", f"{r['producer'] or 'unknown'}, opset {opsets}, IR {r['ir_version']}, {r['nodes']:,} nodes"),
             ("file", count(r["bytes"], "B")),
             ("parameters", f"{count(r['params'])}, in prunable weights {count(r['prunable_params'])}{share}"),
-            ("MACs", count(r["macs"]) + (" (one sample)" if r["macs"] is not None else ", a shape depends on the data")),
+            (
+                "MACs",
+                count(r["macs"]) + (" (one sample)" if r["macs"] is not None else ", a shape depends on the data"),
+            ),
             ("groups", f"{len(r['groups'])}, {sum(g['size'] for g in r['groups']):,} channels"),
         ]
     )
@@ -71,26 +76,21 @@ def _groups(a: "Analysis", verbose: bool) -> list["RenderableType"]:
 
 
 def _group(a: "Analysis", g: "Group", verbose: bool) -> list["RenderableType"]:
-    from onnxprune.cli.console import count, more, table, text
+    from onnxprune.cli.console import count, grid, more, plural, text
 
     letters = " + ".join(a.layout(v) for v in g.vars)
-    params = sum(a.param_count(t) for t in {m.tensor for m in g.members})
-    title = text(f"{g.name} ", "bold").append(f"{g.kind} [{g.size}]  {letters}  {count(params)} parameters", "not bold")
-    parts: list[RenderableType] = [title]
+    weights = {m.tensor for m in g.members}
+    where = f"{count(sum(map(a.param_count, weights)))} parameters in {plural(len(weights), 'weight')}"
+    title = text(letters, "bold cyan").append_text(text("  ")).append_text(text(g.name, "bold"))
+    parts: list[RenderableType] = [title.append_text(text(f"  {g.kind} [{g.size}]  {where}"))]
     if g.mixed:
         parts.append(text(f"  approximate: {g.mixed}", "yellow"))
     rows = _members(a, g)
-    few = rows if verbose else sorted(rows, key=lambda r: TELLING.index(r[0]))[: max(FEW_MEMBERS, 0)]
-    parts.append(table((), (), 0) if not rows else _weights(few))
+    few = rows if verbose else sorted(rows, key=lambda r: TELLING.index(r[0]))[:FEW_MEMBERS]
+    parts.append(grid(few, indent=2))
     if len(few) < len(rows):
-        parts.append(text("  ").append(more(len(rows) - len(few), "weights")))
+        parts.append(text("  ").append_text(more(len(rows) - len(few), "uses of weights")))
     return [*parts, ""]
-
-
-def _weights(rows: list[tuple[str, str, str]]) -> "RenderableType":
-    from onnxprune.cli.console import grid
-
-    return grid(rows, indent=2)
 
 
 def _members(a: "Analysis", g: "Group") -> list[tuple[str, str, str]]:
@@ -112,7 +112,7 @@ def _frozen(frozen: list[dict[str, Any]], verbose: bool) -> list["RenderableType
         rows = [(f["tensor"], f["axis"], f["size"], f["reason"], _node(f)) for f in shown]
         parts.append(table(("weight", ">axis", ">size", "why", "node"), rows, indent=2))
     if len(shown) < len(listed):
-        parts.append(text("  ").append(more(len(listed) - len(shown), "frozen axes")))
+        parts.append(text("  ").append_text(more(len(listed) - len(shown), "frozen axes")))
     structural = Counter(f["reason"] for f in frozen if f["structural"])
     if structural and not verbose:
         said = ", ".join(f"{reason} ({n})" for reason, n in structural.most_common())

@@ -1,120 +1,217 @@
 """`onnxprune prune`: a smaller model, and a report of what went, what did not and why, and how far the outputs moved."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onnxprune.cli.app import app
 from onnxprune.errors import OnnxPruneError
 
-WHAT, WHERE, CHECK = "What to remove", "Files", "Check"
-# What a plan already decides, by parameter.
-DECIDED = (
-    "ratio", "criterion", "scope", "reduce", "normalise", "round_to", "max_ratio", "include", "exclude", "group_ratio",
+if TYPE_CHECKING:
+    from onnxprune import Options
+
+# The options that say what to remove: a plan has already decided all that.
+SELECTION = (
+    "ratio", "criterion", "scope", "round_to", "max_ratio", "include", "exclude", "group_ratio", "reduce", "normalise",
     "plan_out",
 )  # fmt: skip
 
 
-def _criteria(incomplete: str) -> list[tuple[str, str]]:
-    from onnxprune.criteria import table
+def _names(incomplete: str, where: str) -> list[str]:
+    """Shell completion: the names in a table of `onnxprune.criteria`."""
+    from onnxprune import criteria
 
-    return [(row.name, row.formula) for row in table() if row.name.startswith(incomplete)]
+    names = criteria.names() if where == "criteria" else getattr(criteria, where)
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _criteria(incomplete: str) -> list[str]:
+    return _names(incomplete, "criteria")
 
 
 def _reduces(incomplete: str) -> list[str]:
-    from onnxprune.criteria import REDUCES
-
-    return [name for name in REDUCES if name.startswith(incomplete)]
+    return _names(incomplete, "REDUCES")
 
 
 def _normalisers(incomplete: str) -> list[str]:
-    from onnxprune.criteria import NORMALISERS
-
-    return [name for name in NORMALISERS if name.startswith(incomplete)]
+    return _names(incomplete, "NORMALISERS")
 
 
 def _scopes(incomplete: str) -> list[str]:
     return [name for name in ("local", "global", "isomorphic") if name.startswith(incomplete)]
 
 
+def _what(metavar: str, help: str, **more: Any) -> Any:
+    return typer.Option(metavar=metavar, help=help, rich_help_panel="What to remove", **more)
+
+
+def _file(*names: str, metavar: str, help: str) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Files")
+
+
+def _check(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="Check", **more)
+
+
 @app.command(
     epilog="Examples:\n\nonnxprune prune model.onnx -o smaller.onnx --ratio 0.3 --data test.npz\n\n"
-    "onnxprune prune model.onnx -o smaller.onnx --ratio 0.5 --scope global --max-ratio 0.8 --round-to 8\n\n"
-    "onnxprune prune model.onnx --dry-run --plan-out plan.json; "
+    "onnxprune prune model.onnx -o smaller.onnx --scope global --max-ratio 0.8 --round-to 8 --exclude 'head*'\n\n"
+    "onnxprune prune model.onnx --dry-run --plan-out plan.json\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --plan plan.json"
 )
 def prune(
     ctx: typer.Context,
-    model: Annotated[Path, typer.Argument(help="An ONNX file; it is never changed.", show_default=False)],
-    out: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="OUT", help="Where the smaller model goes.", show_default=False, rich_help_panel=WHERE),
-    ] = None,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file; it is never changed.")],
+    out: Annotated[Path | None, _file("--output", "-o", metavar="OUT", help="Where the smaller model goes.")] = None,
     ratio: Annotated[
         float,
-        typer.Option(
-            metavar="R",
-            help="The fraction of channels to remove, from 0 to below 1: of each group (local), of all channels "
-            "ranked together (global), of all channels of groups of one shape (isomorphic).",
-            rich_help_panel=WHAT,
+        _what(
+            "R",
+            "The fraction of channels to remove, below 1: of each group (local), of all channels ranked together "
+            "(global), of the channels of all groups of one shape (isomorphic).",
         ),
     ] = 0.5,
     criterion: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="What makes a channel important; 'onnxprune criteria' lists them.", autocompletion=_criteria, rich_help_panel=WHAT),
+        str, _what("NAME", "What makes a channel important; see 'onnxprune criteria'.", autocompletion=_criteria)
     ] = "l2",
     scope: Annotated[
-        str,
-        typer.Option(metavar="local|global|isomorphic", help="Which channels compete.", autocompletion=_scopes, rich_help_panel=WHAT),
+        str, _what("local|global|isomorphic", "Which channels compete with each other.", autocompletion=_scopes)
     ] = "local",
-    round_to: Annotated[int, typer.Option(metavar="N", help="Keep channel counts at multiples of N.", rich_help_panel=WHAT)] = 1,
-    max_ratio: Annotated[float, typer.Option(metavar="R", help="The most that one group may lose.", rich_help_panel=WHAT)] = 1.0,
+    round_to: Annotated[int, _what("N", "Keep channel counts at multiples of N.")] = 1,
+    max_ratio: Annotated[float, _what("R", "The most that any one group may lose.")] = 1.0,
     include: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Only groups with such a group, node or initializer name; repeatable.", show_default=False, rich_help_panel=WHAT),
+        list[str] | None, _what("GLOB", "Only groups with such a group, node or initializer name; repeatable.")
     ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="No group with such a name; repeatable.", show_default=False, rich_help_panel=WHAT),
-    ] = None,
-    group_ratio: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB=R", help="Another ratio for such groups; repeatable.", show_default=False, rich_help_panel=WHAT),
-    ] = None,
+    exclude: Annotated[list[str] | None, _what("GLOB", "No group with such a name; repeatable.")] = None,
+    group_ratio: Annotated[list[str] | None, _what("GLOB=R", "Another ratio for such groups; repeatable.")] = None,
     reduce: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="How the scores of a group's weights become one: sides, joint, sum, mean, max, product, first. Default: the criterion's own.", show_default=False, autocompletion=_reduces, rich_help_panel=WHAT),
+        _what(
+            "NAME",
+            "How the scores of a group's weights become one (sum, mean, max, ..); the criterion knows a good one.",
+            autocompletion=_reduces,
+        ),
     ] = None,
     normalise: Annotated[
         str,
-        typer.Option(metavar="NAME", help="How groups are made comparable where they compete: none, mean, max, sum, standardise, lamp.", autocompletion=_normalisers, rich_help_panel=WHAT),
+        _what(
+            "NAME",
+            "How the scores of groups that compete are made comparable (none, mean, lamp, ..).",
+            autocompletion=_normalisers,
+        ),
     ] = "mean",
     plan: Annotated[
-        Path | None,
-        typer.Option(metavar="PLAN.json", help="Apply this plan instead of making one.", show_default=False, rich_help_panel=WHERE),
+        Path | None, _file("--plan", metavar="PLAN.json", help="Apply this plan instead of making one.")
     ] = None,
     plan_out: Annotated[
         Path | None,
-        typer.Option(metavar="PLAN.json", help="Write the plan: the kept channels of each group.", show_default=False, rich_help_panel=WHERE),
+        _file("--plan-out", metavar="PLAN.json", help="Write the plan: the channels kept, group by group."),
     ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="REPORT.json", help="Write the report as JSON.", show_default=False, rich_help_panel=WHERE)
-    ] = None,
+    report: Annotated[Path | None, _file("--report", metavar="REPORT.json", help="Write the report as JSON.")] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
+        _check(
+            "--data",
             metavar="FILE.npz|FOLDER",
-            help="Inputs to compare on: an .npz with one array an input, or a folder of .npy; with 'labels', accuracy is "
-            "measured too. Default: random inputs.",
-            show_default=False,
-            rich_help_panel=CHECK,
+            help="Compare on these inputs: an .npz with one array an input, or a folder of .npy. With an array 'labels', "
+            "accuracy is measured too. Without, the inputs are random.",
         ),
     ] = None,
-    no_validate: Annotated[bool, typer.Option("--no-validate", help="Leave the comparison in ONNX Runtime out.", rich_help_panel=CHECK)] = False,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of random inputs and of random criteria.", rich_help_panel=CHECK)] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go; write nothing but --plan-out and --report.")] = False,
+    no_validate: Annotated[bool, _check("--no-validate", help="Leave the comparison out.")] = False,
+    seed: Annotated[int, _check("--seed", min=0, metavar="N", help="Seed of random inputs and criteria.")] = 0,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what would go; of the files, write only --plan-out and --report."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every group.")] = False,
 ) -> None:
-    """Remove whole channels (filters, neurons, heads) from a model, with all that depends on them, and write a smaller one."""
+    """Remove whole channels (filters, neurons, heads) from a model, with all that depends on them.
+
+    The smaller model runs wherever the original ran. Prints what was removed,
+    what was not and why, and how far the outputs moved.
+    """
+    from onnxprune.cli.paths import check_outputs
+
+    if out is None and not dry_run:
+        raise OnnxPruneError("where should the smaller model go? give -o OUT (or --dry-run to write none)")
+    if plan is not None:
+        _refuse_selection(ctx)
+    check_outputs({"-o": out, "--plan-out": plan_out, "--report": report}, [model, plan, data])
+
+    import onnxprune
+    from onnxprune.cli.progress import progress
+
+    options = onnxprune.Options(
+        ratio=ratio,
+        criterion=criterion,
+        reduce=reduce,
+        scope=scope,
+        normalise=normalise,
+        round_to=round_to,
+        max_ratio=max_ratio,
+        include=include or (),
+        exclude=exclude or (),
+        group_ratio=dict(map(_glob_ratio, group_ratio or ())),
+        seed=seed,
+    )
+    options.check()
+    with progress() as tell:
+        made = onnxprune.prune(
+            model,
+            None if dry_run else out,
+            options,
+            plan=onnxprune.Plan.load(plan) if plan else None,
+            plan_out=plan_out,
+            data=data,
+            check=not no_validate,
+            seed=seed,
+            stage=tell,
+        )
+    _tell(made.report, f"plan {plan}" if plan else _how(options), report, json, verbose)
+
+
+def _refuse_selection(ctx: typer.Context) -> None:
+    """A plan decides what goes: options that would decide it too are a mistake."""
+    for name in SELECTION:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--" + name.replace("_", "-")
+            raise OnnxPruneError(f"--plan already says what to remove, so {option} has no place beside it; drop one")
+
+
+def _glob_ratio(text: str) -> tuple[str, float]:
+    glob, _, number = text.rpartition("=")
+    try:
+        return (glob, float(number)) if glob else (glob, float("no glob"))
+    except ValueError:
+        raise OnnxPruneError(f"--group-ratio '{text}': expected GLOB=R, as in --group-ratio 'layer4*=0.25'") from None
+
+
+def _how(o: Options) -> str:
+    said = [f"criterion {o.criterion}", f"ratio {o.ratio:g}", f"{o.scope} scope"]
+    said += [f"reduce {o.reduce}"] if o.reduce else []
+    said += [f"normalise {o.normalise}"] if o.scope != "local" else []
+    said += [f"at most {o.max_ratio:g} of a group"] if o.max_ratio < 1 else []
+    said += [f"multiples of {o.round_to}"] if o.round_to > 1 else []
+    return ", ".join(said)
+
+
+def _tell(report: dict[str, Any], how: str, path: Path | None, json: bool, verbose: bool) -> None:
+    """The report, to whom it may concern."""
+    from onnxprune.cli.console import emit, emit_json, json_text, warn
+    from onnxprune.cli.summary import pruned, why_nothing
+
+    if path:
+        from onnxprune.graph.io import write_text
+
+        write_text(path, json_text(report))
+    if json:
+        emit_json(report)
+    else:
+        emit(pruned(report, how, verbose))
+    if nothing := why_nothing(report):
+        warn(nothing)

@@ -10,6 +10,7 @@ from rich.text import Text
 from onnxprune.cli.console import count, facts, more, percent, plural, relative, table, text
 
 Report = Mapping[str, Any]
+Facts = list[tuple[str, object]]
 FEW_GROUPS, FEW_OUTPUTS, FEW_REASONS = 24, 8, 3
 
 
@@ -18,11 +19,9 @@ def pruned(report: Report, how: str, verbose: bool) -> Group:
     parts: list[RenderableType] = []
     if report["groups"]:
         parts += [*_groups(report["groups"], verbose), ""]
-    rows = [("channels", _channels(report["groups"])), ("method", how), *_notes(report)]
-    parts += [_sizes(report), "", facts(rows)]
-    if report["error"]:
-        parts += [comparison(report["error"], of_prune=True)]
-    return Group(*parts, "", _done(report))
+    rows: Facts = [("channels", _channels(report["groups"])), ("chosen by", how), *_notes(report)]
+    rows += comparison(report["error"]) if report["error"] else []
+    return Group(*parts, _sizes(report), "", facts(rows), "", _done(report))
 
 
 def _done(report: Report) -> Text:
@@ -33,7 +32,7 @@ def _done(report: Report) -> Text:
 
 
 def _sizes(report: Report) -> RenderableType:
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for name, key, unit in (("parameters", "params", ""), ("MACs", "macs", ""), ("file", "bytes", "B")):
         before, after = report[key]["before"], report[key]["after"]
         if before is None or (after is None and key == "bytes"):
@@ -47,7 +46,7 @@ def _sizes(report: Report) -> RenderableType:
 
 def _groups(groups: Sequence[Report], verbose: bool) -> list[RenderableType]:
     shown = groups if verbose else groups[:FEW_GROUPS]
-    parts: list[RenderableType] = [table(("group", "kind", ">channels", "->", "kept", "remark"), map(_group, shown))]
+    parts: list[RenderableType] = [table(("group", "kind", ">channels", ">kept", "remark"), map(_group, shown))]
     if len(shown) < len(groups):
         parts.append(more(len(groups) - len(shown), "groups"))
     return parts
@@ -56,7 +55,7 @@ def _groups(groups: Sequence[Report], verbose: bool) -> list[RenderableType]:
 def _group(g: Report) -> list[object]:
     whole = g["kept"] == g["size"]
     remark = "; ".join(r for r in ("" if g["exact"] else "approximate", g["reason"] or "") if r)
-    return [text(g["name"]), g["kind"], g["size"], "", text(g["kept"], "dim" if whole else "bold"), text(remark, "dim")]
+    return [text(g["name"]), g["kind"], g["size"], text(g["kept"], "dim" if whole else "bold"), text(remark, "dim")]
 
 
 def _channels(groups: Sequence[Report]) -> str:
@@ -67,17 +66,20 @@ def _channels(groups: Sequence[Report]) -> str:
     return f"{size - kept:,} of {size:,} removed, from {changed} of {plural(len(groups), 'group')}"
 
 
-def _notes(report: Report) -> list[tuple[str, object]]:
-    groups, rows = report["groups"], []
+def _notes(report: Report) -> Facts:
+    groups = report["groups"]
+    rows: Facts = []
     whole = Counter(g["reason"] or "no reason given" for g in groups if g["kept"] == g["size"])
     if whole:
         rows.append(("left whole", f"{plural(whole.total(), 'group')}: {top(whole)}"))
     if any(not g["exact"] and g["kept"] < g["size"] for g in groups):
-        rows.append(("approximate", "an operator mixes along these channels (a norm's mean, say): valid, but not neutral"))
+        rows.append(
+            ("approximate", "an operator mixes along these channels (a norm's mean, say): valid, but not neutral")
+        )
     frozen = Counter(f["reason"] for f in report["frozen"] if not f["structural"])
     if frozen:
         rows.append(("frozen", f"{plural(frozen.total(), 'weight axis', 'weight axes')}: {top(frozen)}"))
-    return rows  # type: ignore[return-value]
+    return rows
 
 
 def top(reasons: Counter[str], most: int = FEW_REASONS) -> str:
@@ -102,20 +104,20 @@ def why_nothing(report: Report) -> str:
 # how far the outputs moved
 
 
-def comparison(error: Report, of_prune: bool = False) -> RenderableType:
+def comparison(error: Report) -> Facts:
     """The numbers of a comparison: overall, accuracy where there are labels, and each output where there are several."""
-    rows: list[tuple[str, object]] = [("error", _numbers(error)), ("measured on", _measured(error, of_prune))]
+    rows: Facts = [("compared on", _measured(error)), ("error", _numbers(error))]
     if error["top1_agreement"] is not None:
-        rows.insert(1, ("top-1", f"both prefer the same class for {percent(error['top1_agreement'])} of the samples"))
+        rows.append(("top-1", f"the same class for {percent(error['top1_agreement'])} of the samples"))
     if error["accuracy"]:
-        rows.insert(2, ("accuracy", text(f"{_part(error, 'before')} -> {_part(error, 'after')}", "bold green")))
+        rows.append(("accuracy", text(f"{_part(error, 'before')} -> {_part(error, 'after')}", "bold green")))
     rows += [("non-finite", text(t, "bold red")) for t in _nonfinite(error)]
     outputs = list(error["outputs"].items())
-    if len(outputs) > 1 or any("error" in o for _, o in outputs):
+    if len(outputs) > 1 or error["max_abs"] is None:
         rows += [(f"  {name}", _output(o)) for name, o in outputs[:FEW_OUTPUTS]]
     if len(outputs) > FEW_OUTPUTS:
         rows.append(("", f"... and {len(outputs) - FEW_OUTPUTS} more outputs (--json lists them)"))
-    return facts(rows)
+    return rows
 
 
 def _part(error: Report, when: str) -> str:
@@ -142,10 +144,12 @@ def _output(o: Report) -> str:
 
 def _nonfinite(error: Report) -> list[str]:
     n = error["nonfinite"]
-    return [f"{n['candidate']:,} NaN or infinite values, the original has {n['reference']:,}"] if any(n.values()) else []
+    return (
+        [f"{n['candidate']:,} NaN or infinite values, the original has {n['reference']:,}"] if any(n.values()) else []
+    )
 
 
-def _measured(error: Report, of_prune: bool) -> str:
+def _measured(error: Report) -> str:
     random = str(error["data"]).startswith("random")
     where = error["data"].replace("random seed", "random inputs, seed") if random else relative(str(error["data"]))
     sizes = "".join(f", {name} = {n}" for name, n in error["dynamic_sizes"].items()) if random else ""

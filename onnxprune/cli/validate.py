@@ -16,27 +16,26 @@ if TYPE_CHECKING:
     "onnxprune validate model.onnx smaller.onnx --max-error 0.01 && echo near enough"
 )
 def validate(
-    original: Annotated[Path, typer.Argument(help="The model to compare with.", show_default=False)],
-    candidate: Annotated[Path, typer.Argument(help="The model to judge.", show_default=False)],
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model to compare with.")],
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The model to judge.")],
     data: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.npz|FOLDER",
             help="Inputs to feed: an .npz with one array an input (and 'labels'), or a folder of .npy. "
             "Default: seeded random inputs.",
-            show_default=False,
         ),
     ] = None,
     max_error: Annotated[
         float | None,
-        typer.Option(metavar="E", min=0.0, help="Exit with 1 where the relative L2 error is above E.", show_default=False),
+        typer.Option(metavar="E", min=0.0, help="Exit with 1 where the relative L2 error is above E."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random inputs.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run two models on the same inputs in ONNX Runtime and measure how far the outputs differ."""
     import onnxprune
-    from onnxprune.cli.console import emit, emit_json, warn
+    from onnxprune.cli.console import emit, emit_json, facts, warn
     from onnxprune.cli.progress import progress
     from onnxprune.cli.summary import comparison
     from onnxprune.report.result import error_report
@@ -51,7 +50,7 @@ def validate(
     if json:
         emit_json({"original": str(original), "candidate": str(candidate), **report})
     else:
-        emit(comparison(report))
+        emit(facts(comparison(report)))
     if max_error is not None and (failures := failed(result, max_error)):
         warn(f"the candidate is not near enough: {'; '.join(failures)}")
         raise typer.Exit(FAILED_CHECK)
