@@ -74,12 +74,19 @@ class Builder:
         if self.dead is not None:
             inside, array = array, draw(self.other, wide)
             for i, p in enumerate(parts):
-                if isinstance(p, Axis) and self.dead in ("both", p.side):
+                if isinstance(p, Axis) and (p.side == "either" or self.dead in ("both", p.side)):
                     array[(slice(None),) * i + (slice(p.n, None),)] = 0
             array[tuple(slice(n) for n in narrow)] = inside
         sizes = iter(array.shape)
         shape = [math.prod(itertools.islice(sizes, len(a) if isinstance(a, tuple) else 1)) for a in axes]
         return self.constant(name, array.reshape(shape))
+
+    def concat(self, parts: list[Axis], name: str, before: tuple[Axes, ...] = (), after: tuple[int, ...] = (), **kind: Any) -> str:
+        """One weight with an axis on which several groups lie end to end, each with its dead half."""
+        names = [self.weight(f"{name}.{i}", *before, p, *after, **kind) for i, p in enumerate(parts)]
+        arrays = [numpy_helper.to_array(t) for t in self.constants[-len(names) :]]
+        del self.constants[-len(names) :]
+        return self.constant(name, np.concatenate(arrays, len(before)))
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
         self.constants.append(numpy_helper.from_array(array, name))
@@ -148,25 +155,19 @@ def residual(b: Builder) -> ModelProto:
 
 def dense(b: Builder) -> ModelProto:
     """Every layer reads the concatenation of all before it, through a BatchNorm that cannot be folded."""
-    parts, names = [b.conv("x", "conv0", out(4), 3, 3)], [4]
-    for i in range(2):
-        y = b.op("Concat", *parts, axis=1) if i else parts[0]
-        each = [b.op("Relu", b.norm(p, f"bn{i}.{j}", n)) for j, (p, n) in enumerate(zip(parts, names, strict=True))]
-        y = b.op("Concat", *each, axis=1) if i else each[0]
-        w = [b.weight(f"conv{i + 1}.{j}", out(3), into(n), 3, 3) for j, n in enumerate(names)]
-        kernel = concat_weights(b, w, f"conv{i + 1}.weight") if i else w[0]
-        parts.append(b.op("Conv", y, kernel, b.weight(f"conv{i + 1}.bias", out(3)), pads=[1] * 4))
-        names.append(3)
-    pooled = [b.op("Flatten", b.op("GlobalAveragePool", p)) for p in parts]
-    heads = [b.linear(p, f"fc{j}", into(n), 5) for j, (p, n) in enumerate(zip(pooled, names, strict=True))]
-    return b.model(b.op("Sum", *heads), PICTURE, SCORES)
-
-
-def concat_weights(b: Builder, names: list[str], name: str) -> str:
-    """One kernel whose input axis is the kernels' of the parts, end to end."""
-    arrays = [numpy_helper.to_array(t) for t in b.constants if t.name in names]
-    b.constants = [t for t in b.constants if t.name not in names]
-    return b.constant(name, np.concatenate(arrays, 1))
+    parts, sizes = [b.conv("x", "conv0", out(4), 3, 3)], [4]
+    for i in range(1, 4):
+        x = b.op("Concat", *parts, axis=1)
+        side = {"scale": "producers", "bias": "producers", "mean": "", "var": ""}
+        norm = [b.concat([Axis(n, s) for n in sizes], f"bn{i}.{k}", low=0.5 if k == "var" else None) for k, s in side.items()]
+        x = b.op("Relu", b.op("BatchNormalization", x, *norm))
+        if i < 3:
+            kernel = b.concat([into(n) for n in sizes], f"conv{i}.weight", before=(out(3),), after=(3, 3))
+            parts.append(b.op("Conv", x, kernel, b.weight(f"conv{i}.bias", out(3)), pads=[1] * 4))
+            sizes.append(3)
+    x = b.op("Flatten", b.op("GlobalAveragePool", x))
+    head = b.concat([into(n) for n in sizes], "fc.weight", before=(5,))
+    return b.model(b.op("Gemm", x, head, b.weight("fc.bias", 5), transB=1), PICTURE, SCORES)
 
 
 def mlp(b: Builder) -> ModelProto:
@@ -185,9 +186,8 @@ def transformer(b: Builder) -> ModelProto:
     scale = b.constant("scale", np.float32(d**-0.5))
     for i in range(2):
         y = b.op("LayerNormalization", x, b.weight(f"ln{i}.1.scale", e, low=0.5), b.weight(f"ln{i}.1.bias", e))
-        heads, dead = (out(h), out(d)), (Axis(h, ""), Axis(d, "both"))
-        q, k, v = (b.op("Reshape", b.linear(y, f"{n}{i}", e, heads), split) for n in "qkv")
-        del dead
+        heads = {"q": (out(h), out(d)), "k": (out(h), Axis(d, "either")), "v": (out(h), out(d))}
+        q, k, v = (b.op("Reshape", b.linear(y, f"{n}{i}", e, a), split) for n, a in heads.items())
         q, v = (b.op("Transpose", t, perm=[0, 2, 1, 3]) for t in (q, v))
         scores = b.op("Mul", b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 3, 1])), scale)
         y = b.op("MatMul", b.op("Softmax", scores, axis=-1), v)
@@ -196,3 +196,60 @@ def transformer(b: Builder) -> ModelProto:
         y = b.op("LayerNormalization", x, b.weight(f"ln{i}.2.scale", e, low=0.5), b.weight(f"ln{i}.2.bias", e))
         x = b.op("Add", x, b.linear(b.op("Gelu", b.linear(y, f"up{i}", e, out(m))), f"down{i}", into(m), e))
     return b.model(x, ["batch", "tokens", e], ["batch", "tokens", e])
+
+
+NETWORKS: dict[str, tuple[Callable[[Builder], ModelProto], list[int]]] = {  # and the sizes of the wide one's groups
+    "cnn": (cnn, [8, 10, 12]),
+    "residual": (residual, [6, 6, 8, 12, 12]),
+    "dense": (dense, [6, 6, 8]),
+    "mlp": (mlp, [8, 12, 16]),
+    "transformer": (transformer, [4, 4, 6, 6, 6, 6, 20, 20]),
+}
+
+
+def feeds(model: ModelProto) -> list[laws.Feeds]:
+    """Random inputs at three batch sizes (and lengths, where the second axis is dynamic)."""
+    rng = np.random.default_rng(0)
+    dims = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    shapes = [[d or n + 3 * bool(i) for i, d in enumerate(dims)] for n in (1, 2, 5)]
+    return [{"x": rng.standard_normal(shape).astype(np.float32)} for shape in shapes]
+
+
+@pytest.mark.parametrize("dead", DEAD)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_half_of_a_doubled_network_is_the_network(name: str, dead: str, tmp_path: Path) -> None:
+    make, sizes = NETWORKS[name]
+    wide, narrow = make(Builder(dead)), make(Builder(None))
+    source, target = tmp_path / "wide.onnx", tmp_path / "half.onnx"
+    onnx.save(wide, source)
+    done = onnxprune.prune(source, target, ratio=0.5, criterion="l2")
+    groups = done.plan.groups
+    assert sorted(c.size for c in groups.values()) == sizes
+    assert {n: c.keep for n, c in groups.items()} == {n: tuple(range(c.size // 2)) for n, c in groups.items()}
+    half = onnx.load(target)
+    want = {t.name: numpy_helper.to_array(t) for t in narrow.graph.initializer}
+    got = {t.name: numpy_helper.to_array(t) for t in half.graph.initializer}
+    assert want.keys() == got.keys()
+    for tensor, array in want.items():
+        np.testing.assert_array_equal(got[tensor], array, err_msg=tensor)
+    assert done.report["error"]["relative_l2"] <= 1e-5
+    inputs = feeds(wide)
+    before, small, after = (laws.run_ort(m, inputs) for m in (wide, narrow, half))
+    for x, y, z in zip(before, small, after, strict=True):
+        assert laws.difference(x[0], z[0]) <= 1e-5
+        assert laws.difference(y[0], z[0]) <= 1e-6
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_laws(name: str) -> None:
+    model = NETWORKS[name][0](Builder("consumers"))
+    laws.check(model, feeds(model))
+
+
+def test_the_wide_network_is_not_the_narrow_one() -> None:
+    """What the tests above compare differs before pruning, and a dead half that is alive is noticed."""
+    wide, narrow = cnn(Builder("both")), cnn(Builder(None))
+    shapes = [[tuple(t.dims) for t in m.graph.initializer] for m in (wide, narrow)]
+    assert shapes[0] != shapes[1]
+    alive, inputs = cnn(Builder("neither")), feeds(wide)
+    assert laws.difference(laws.run_ort(alive, inputs)[0][0], laws.run_ort(wide, inputs)[0][0]) > 1e-2

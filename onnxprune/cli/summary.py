@@ -27,7 +27,7 @@ def pruned(report: Report, how: str, verbose: bool) -> Group:
 def _done(report: Report) -> Text:
     took = f"{sum(report['seconds'].values()):.1f} s"
     if report["output"] is None:
-        return text(f"dry run: nothing was written ({took})", "bold")
+        return text(f"dry run: no model was written ({took})", "bold")
     return text(f"wrote {' and '.join(report['files'])} in {took}", "bold")
 
 
