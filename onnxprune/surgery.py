@@ -146,7 +146,8 @@ class _Surgery:
                 continue
             old = self.c.trace.values(name)
             axes = self.c.layouts.get(name)
-            if old is None or (axes and self._moved(axes)):
+            follows = slot in e.entries
+            if old is None or (axes and self._moved(axes)) or not (follows or name in self.c.trace.from_shapes):
                 continue
             now = trace.values(node.input[slot])
             if old[0].shape != old[1].shape:  # as long as a dynamic size: nothing that a channel count gives
@@ -154,7 +155,7 @@ class _Surgery:
             want = _target(old, e.entries.get(slot))
             if now is not None and _matches(want, now):
                 continue
-            if now is None and slot not in e.entries:
+            if now is None and not follows:
                 continue
             self._patch(index, slot, want, old, now, trace)
 

@@ -797,13 +797,31 @@ def group_norm_as_exported(d: Draw, op: str) -> Built:
 
 @case("GroupNormalization", examples=5)
 def group_norm(d: Draw, op: str) -> Built:
-    net = Net(d, d.pick(18, 21))
+    net = Net(d, 21)  # onnx.checker refuses the one of opset 18, which is deprecated
     g = d.pick(2, 3, 6)
     m = any_mid(net, "image", "signal", c=6)
-    n = g if net.opset < 21 else 6
-    y = net.op(op, m.x, net.weight("gn.scale", n), net.weight("gn.bias", n), num_groups=g)
+    y = net.op(op, m.x, net.weight("gn.scale", 6), net.weight("gn.bias", 6), num_groups=g)
     m.close(y)
     return net.done(m.made, ("gn.scale", 0), ("gn.bias", 0), m.used)
+
+
+@case("GroupNorm", domain=MS, examples=4, reference=True)
+def ms_group_norm(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    g, last = d.pick(2, 3, 6), d.int(0, 1)
+    m = any_mid(net, "image", c=6)
+    x = net.op("Transpose", m.x, perm=[0, 2, 3, 1]) if last else m.x
+    y = net.op(op, x, net.weight("gn.scale", 6), net.weight("gn.bias", 6), domain=MS, groups=g, channels_last=last, activation=0)
+    m.close(net.op("Transpose", y, perm=[0, 3, 1, 2]) if last else y)
+    return net.done(m.made, ("gn.scale", 0), ("gn.bias", 0), m.used)
+
+
+@case("SimplifiedLayerNormalization", domain=MS, examples=2, reference=True)
+def ms_simplified_layer_norm(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    m = any_mid(net, "tokens", "flat")
+    m.close(net.op(op, m.x, net.weight("ln.scale", m.c), domain=MS, axis=-1, epsilon=1e-5))
+    return net.done(m.made, ("ln.scale", 0), m.used, exact=False)
 
 
 @case("LayerNormalization", examples=8)
@@ -1066,6 +1084,13 @@ def cumulative(d: Draw, op: str) -> Built:
     y = net.op(op, m.x, net.const(m.axis))
     m.close(net.conv(y, "b", (4, m.c, 1, 1)) if m.kind == "image" else net.linear(y, "b", m.c, 4), 4)
     return net.done(m.used, frozen=[m.made])
+
+
+@case("CumProd", examples=3)
+def cumulative_product(d: Draw, op: str) -> Built:
+    net = Net(d, 26)
+    m = any_mid(net, "tokens")
+    return m.end(net.op(op, m.x, net.const(1)))
 
 
 # quantisation
@@ -1338,6 +1363,16 @@ def eye_like_channels(d: Draw, op: str) -> Built:
     y = net.op("MatMul", x, net.op(op, x))
     net.out(net.linear(net.linear(y, "b", 4, 5), "z", 5, 3))
     return net.done(("b.weight", 1), ("z.weight", 0), frozen=[("a.weight", 1)])
+
+
+@case("RandomNormal", "RandomUniform", examples=2)
+def noise(d: Draw, op: str) -> Built:
+    """Noise of a fixed shape, times zero: as wide as the tokens, beside the channels."""
+    net = Net(d)
+    x = net.linear(net.input("input", "N", 4, 6), "a", 6, 5)
+    y = net.op("Add", x, net.op("Mul", net.op(op, shape=[4, 1]), net.real(0.0)))
+    net.out(net.linear(y, "z", 5, 3))
+    return net.done(("a.weight", 1), ("z.weight", 0), exact=True)
 
 
 @case("NonZero", examples=2)
@@ -1880,15 +1915,6 @@ def equal_statistics_shared(d: Draw, op: str) -> Built:
     return net.done(("c0.weight", 0), ("c1.weight", 0), ("mean", 0), ("var", 0), groups=2, exact=True)
 
 
-UNCHECKED.update(
-    {
-        ("", "SpatialBN"): "Caffe2's operator of before ONNX 1.0; no runtime here has it",
-        ("", "CumProd"): "opset 26; neither ONNX Runtime's CPU provider nor the checks of this suite reach it",
-        (MS, "GroupNorm"): "ONNX Runtime has it for CUDA and ROCm only",
-        (MS, "SimplifiedLayerNormalization"): "ONNX Runtime registers it in the default domain only",
-        ("", "RandomNormal"): "its output has no defined value; nothing to compare",
-        ("", "RandomUniform"): "its output has no defined value; nothing to compare",
-    }
-)
+UNCHECKED[("", "SpatialBN")] = "Caffe2's operator of before ONNX 1.0: no runtime has it, and onnx.checker refuses it"
 
 __all__ = ["CASES", "UNCHECKED", "Built", "CaseOf", "Draw", "case"]

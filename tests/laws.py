@@ -19,6 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
@@ -54,8 +55,30 @@ def run_ort(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]]:
 
 def run_reference(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]]:
     """The same by onnx's reference evaluator, for operators that ONNX Runtime's CPU provider lacks."""
-    session = ReferenceEvaluator(proto)
+    session = ReferenceEvaluator(proto, new_ops=[GroupNorm, SimplifiedLayerNormalization])
     return [[np.asarray(y) for y in session.run(None, dict(f))] for f in feeds]
+
+
+class GroupNorm(OpRun):  # type: ignore[misc]
+    """com.microsoft's, which ONNX Runtime has for GPUs only."""
+
+    op_domain = "com.microsoft"
+
+    def _run(self, x: Array, gamma: Array, beta: Array, groups: int = 1, channels_last: int = 1, **_: Any) -> tuple[Array]:
+        x = x.transpose(0, 3, 1, 2) if channels_last else x
+        y = x.reshape(x.shape[0], groups, -1)
+        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
+        y = y.reshape(x.shape) * gamma[:, None, None] + beta[:, None, None]
+        return ((y.transpose(0, 2, 3, 1) if channels_last else y).astype(x.dtype),)
+
+
+class SimplifiedLayerNormalization(OpRun):  # type: ignore[misc]
+    """RMSNorm under its name in com.microsoft, which some exporters write."""
+
+    op_domain = "com.microsoft"
+
+    def _run(self, x: Array, scale: Array, **_: Any) -> tuple[Array]:
+        return ((x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale).astype(x.dtype),)
 
 
 @dataclass

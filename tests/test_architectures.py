@@ -81,7 +81,9 @@ class Builder:
         shape = [math.prod(itertools.islice(sizes, len(a) if isinstance(a, tuple) else 1)) for a in axes]
         return self.constant(name, array.reshape(shape))
 
-    def concat(self, parts: list[Axis], name: str, before: tuple[Axes, ...] = (), after: tuple[int, ...] = (), **kind: Any) -> str:
+    def concat(
+        self, parts: list[Axis], name: str, before: tuple[Axes, ...] = (), after: tuple[int, ...] = (), **kind: Any
+    ) -> str:
         """One weight with an axis on which several groups lie end to end, each with its dead half."""
         names = [self.weight(f"{name}.{i}", *before, p, *after, **kind) for i, p in enumerate(parts)]
         arrays = [numpy_helper.to_array(t) for t in self.constants[-len(names) :]]
@@ -97,7 +99,9 @@ class Builder:
         self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
 
-    def conv(self, x: str, name: str, o: Axis | int, i: Axis | int, k: int, bias: bool = True, **attributes: Any) -> str:
+    def conv(
+        self, x: str, name: str, o: Axis | int, i: Axis | int, k: int, bias: bool = True, **attributes: Any
+    ) -> str:
         w = [x, self.weight(f"{name}.weight", o, i, k, k)]
         return self.op("Conv", *w, *([self.weight(f"{name}.bias", o)] if bias else []), pads=[k // 2] * 4, **attributes)
 
@@ -159,7 +163,10 @@ def dense(b: Builder) -> ModelProto:
     for i in range(1, 4):
         x = b.op("Concat", *parts, axis=1)
         side = {"scale": "producers", "bias": "producers", "mean": "", "var": ""}
-        norm = [b.concat([Axis(n, s) for n in sizes], f"bn{i}.{k}", low=0.5 if k == "var" else None) for k, s in side.items()]
+        norm = [
+            b.concat([Axis(n, s) for n in sizes], f"bn{i}.{k}", low=0.5 if k == "var" else None)
+            for k, s in side.items()
+        ]
         x = b.op("Relu", b.op("BatchNormalization", x, *norm))
         if i < 3:
             kernel = b.concat([into(n) for n in sizes], f"conv{i}.weight", before=(out(3),), after=(3, 3))

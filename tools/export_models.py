@@ -33,7 +33,10 @@ from torch import Tensor, nn
 
 TS_OPSET = 17
 EXPORTERS = {"ts": ["ts"], "dynamo": ["dy"], "both": ["ts", "dy"]}
-TORCHVISION = ["resnet50", "resnet18", "vgg16_bn", "mobilenet_v2", "densenet121", "efficientnet_b0", "resnext50_32x4d", "convnext_tiny", "vit_b_16", "mobilenet_v3_large", "shufflenet_v2_x1_0", "squeezenet1_1", "googlenet"]
+TORCHVISION = [
+    "resnet50", "resnet18", "vgg16_bn", "mobilenet_v2", "densenet121", "efficientnet_b0", "resnext50_32x4d",
+    "convnext_tiny", "vit_b_16", "mobilenet_v3_large", "shufflenet_v2_x1_0", "squeezenet1_1", "googlenet",
+]  # fmt: skip
 TIMM = ["deit_tiny_patch16_224", "mobilenetv4_conv_small", "repvgg_a0", "mixer_s32_224"]
 
 

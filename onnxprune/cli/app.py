@@ -32,12 +32,7 @@ class Guarded(TyperGroup):
         debug = "--debug" in given or os.environ.get(DEBUG, "0") not in ("", "0")
         given = [a for a in given if a != "--debug"]
         run = super().main
-        sys.exit(
-            _status(
-                lambda: run(given, prog_name, complete_var, False, windows_expand_args, **extra),
-                debug,
-            )
-        )
+        sys.exit(_status(lambda: run(given, prog_name, complete_var, False, windows_expand_args, **extra), debug))
 
 
 def _status(run: Callable[[], Any], debug: bool) -> int:

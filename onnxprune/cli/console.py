@@ -76,7 +76,11 @@ def grid(rows: Iterable[Sequence[object]], indent: int = 0) -> RenderableType:
 def _filled(made: Table, rows: Iterable[Sequence[object]], indent: int) -> RenderableType:
     for row in rows:
         made.add_row(*(c if isinstance(c, Text) else text(c) for c in row))
-    return Padding(made, (0, 0, 0, indent), expand=False)
+    return indented(made, indent) if indent else made
+
+
+def indented(part: RenderableType, by: int = 2) -> RenderableType:
+    return Padding(part, (0, 0, 0, by), expand=False)
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> Table:

@@ -76,20 +76,22 @@ def _groups(a: "Analysis", verbose: bool) -> list["RenderableType"]:
 
 
 def _group(a: "Analysis", g: "Group", verbose: bool) -> list["RenderableType"]:
-    from onnxprune.cli.console import count, grid, more, plural, text
+    from rich.text import Text
+
+    from onnxprune.cli.console import clean, count, grid, indented, more, plural, text
 
     letters = " + ".join(a.layout(v) for v in g.vars)
     weights = {m.tensor for m in g.members}
     where = f"{count(sum(map(a.param_count, weights)))} parameters in {plural(len(weights), 'weight')}"
-    title = text(letters, "bold cyan").append_text(text("  ")).append_text(text(g.name, "bold"))
-    parts: list[RenderableType] = [title.append_text(text(f"  {g.kind} [{g.size}]  {where}"))]
+    title = Text.assemble((letters, "bold cyan"), "  ", (clean(g.name), "bold"), f"  {g.kind} [{g.size}]  {where}")
+    parts: list[RenderableType] = [title]
     if g.mixed:
-        parts.append(text(f"  approximate: {g.mixed}", "yellow"))
+        parts.append(indented(text(f"approximate: {g.mixed}", "yellow")))
     rows = _members(a, g)
     few = rows if verbose else sorted(rows, key=lambda r: TELLING.index(r[0]))[:FEW_MEMBERS]
     parts.append(grid(few, indent=2))
     if len(few) < len(rows):
-        parts.append(text("  ").append_text(more(len(rows) - len(few), "uses of weights")))
+        parts.append(indented(more(len(rows) - len(few), "uses of weights")))
     return [*parts, ""]
 
 
@@ -103,7 +105,7 @@ def _members(a: "Analysis", g: "Group") -> list[tuple[str, str, str]]:
 
 
 def _frozen(frozen: list[dict[str, Any]], verbose: bool) -> list["RenderableType"]:
-    from onnxprune.cli.console import more, plural, table, text
+    from onnxprune.cli.console import indented, more, plural, table, text
 
     listed = [f for f in frozen if verbose or not f["structural"]]
     parts: list[RenderableType] = [text(f"frozen: {plural(len(frozen), 'weight axis', 'weight axes')}", "bold")]
@@ -112,11 +114,11 @@ def _frozen(frozen: list[dict[str, Any]], verbose: bool) -> list["RenderableType
         rows = [(f["tensor"], f["axis"], f["size"], f["reason"], _node(f)) for f in shown]
         parts.append(table(("weight", ">axis", ">size", "why", "node"), rows, indent=2))
     if len(shown) < len(listed):
-        parts.append(text("  ").append_text(more(len(listed) - len(shown), "frozen axes")))
+        parts.append(indented(more(len(listed) - len(shown), "frozen axes")))
     structural = Counter(f["reason"] for f in frozen if f["structural"])
     if structural and not verbose:
         said = ", ".join(f"{reason} ({n})" for reason, n in structural.most_common())
-        parts.append(text(f"  never channels: {said}", "dim"))
+        parts.append(indented(text(f"never channels: {said}", "dim")))
     return parts
 
 

@@ -30,6 +30,7 @@ RANDOM = {
     "Bernoulli",
     "Dropout",
 }
+LIKE = {("com.microsoft", "FusedConv"): "Conv"}  # shape functions that onnx lacks
 Values = tuple[np.ndarray, np.ndarray]
 
 
@@ -48,6 +49,7 @@ class Trace:
         self._types: dict[str, tuple[TypeProto, TypeProto]] = {}
         self._values: dict[str, Values] = {}
         self._ops: dict[tuple[str, str], Any] = {}
+        self.from_shapes: set[str] = set()  # values that a Shape or Size node had a part in
         self.guessed = False  # some size is known only when the model runs
 
     def shape(self, name: str) -> tuple[Size, ...] | None:
@@ -100,6 +102,8 @@ class Trace:
         if not self._infer(node, domain):
             return
         if not domain:
+            if node.op_type in ("Shape", "Size") or any(n in self.from_shapes for n in node.input):
+                self.from_shapes.update(node.output)
             self._evaluate(node)
 
     def _schema(self, node: NodeProto, domain: str) -> Any:
@@ -112,6 +116,8 @@ class Trace:
         return self._ops[key]
 
     def _infer(self, node: NodeProto, domain: str) -> bool:
+        if (domain, node.op_type) in LIKE:
+            node, domain = self._like(node, LIKE[domain, node.op_type]), ""
         schema = self._schema(node, domain)
         if schema is None or (domain, node.op_type) in self._functions:
             return False
@@ -135,9 +141,18 @@ class Trace:
         for name in node.output:
             if name and name in found[0] and name in found[1]:
                 a, b = found[0][name], found[1][name]
-                self._guess(name, a, b)
+                if any(not d.HasField("dim_value") for d in a.tensor_type.shape.dim):
+                    b = TypeProto.FromString(b.SerializeToString())
+                    self._guess(name, a, b)
                 self._types[name] = (a, a if a == b else b)
         return True
+
+    def _like(self, node: NodeProto, op: str) -> NodeProto:
+        """A contrib node as the standard operator whose shape function fits it."""
+        known = defs.get_schema(op, self.opsets.get("", 1), "")
+        plain = helper.make_node(op, list(node.input)[: len(known.inputs)], list(node.output)[: len(known.outputs)])
+        plain.attribute.extend(a for a in node.attribute if a.name in known.attributes)
+        return plain
 
     def _guess(self, name: str, a: TypeProto, b: TypeProto) -> None:
         """Give a size that the data decide (NonZero's) two sample sizes of its own: dynamic, and equal to no other."""
