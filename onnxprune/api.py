@@ -102,6 +102,14 @@ class Pruned:
     report: dict[str, Any]
 
 
+class NotCompared(OnnxPruneError):
+    """The model is written, but could not be compared with the original; `made` is the rest of what `prune` did."""
+
+    def __init__(self, why: str, made: Pruned) -> None:
+        super().__init__(f"{why}; {made.files[0]} is written, but not compared (--no-validate leaves that out)")
+        self.made = made
+
+
 def prune(
     source: str | PathLike[str] | onnx.ModelProto,
     out: str | PathLike[str] | None,
@@ -119,6 +127,7 @@ def prune(
 
     `out` None is a dry run: the report predicts, nothing is saved or validated. `plan_out` is written as soon as the
     plan is made. `check` False leaves validation out. `stage` is told of progress. `changes` are fields of `Options`.
+    Raises NotCompared where only the validation fails.
     """
     clock, tell = Clock(), stage or (lambda *_: None)
     options = options or Options(**{"seed": seed, **changes})
@@ -141,19 +150,15 @@ def prune(
         tell("save", 0, 0)
         with clock.time("save"):
             files = save(smaller, out)
-    result = None
+    result, failure = None, None
     if check and files:
         tell("validate", 0, 0)
         with clock.time("validate"):
-            result = _compare_written(source, files[0], batches, seed)
+            try:
+                result = validate(source, files[0], data=batches, seed=seed)
+            except OnnxPruneError as e:
+                failure = e
     report = prune_report(analysis, used, smaller, files, result, clock.seconds, None if plan else options)
+    if failure:
+        raise NotCompared(str(failure), Pruned(files, used, report)) from failure
     return Pruned(files, used, report)
-
-
-def _compare_written(source: Source, written: Path, data: Batches | None, seed: int) -> Result:
-    try:
-        return validate(source, written, data=data, seed=seed)
-    except OnnxPruneError as e:
-        raise OnnxPruneError(
-            f"{e}; {written} is written, but was not compared with the original (--no-validate leaves that out)"
-        ) from e

@@ -216,11 +216,12 @@ class Net:
         """A classifier: weight [o, i] and bias, as every opset has it."""
         return self.op("Gemm", x, self.weight(f"{name}.weight", o, i), self.weight(f"{name}.bias", o), transB=1)
 
-    def done(self, *prunable: tuple[str, int], **more: Any) -> Built:
-        imports = [helper.make_opsetid("", self.opset)] + ([helper.make_opsetid(MS, 1)] if self.ms else [])
-        inits = self.inits
-        graph = helper.make_graph(self.nodes, "g", self.inputs, self.outputs, inits)
-        proto = helper.make_model(graph, opset_imports=imports, producer_name="cases")
+    def done(self, *prunable: tuple[str, int], functions: Sequence[onnx.FunctionProto] = (), **more: Any) -> Built:
+        domains = [MS] * self.ms + [f.domain for f in functions]
+        imports = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(n, 1) for n in domains)]
+        graph = helper.make_graph(self.nodes, "g", self.inputs, self.outputs, self.inits, doc_string="a case")
+        proto = helper.make_model(graph, opset_imports=imports, functions=functions, producer_name="cases")
+        helper.set_model_props(proto, {"author": "tests"})
         proto.ir_version = max(min(helper.find_min_ir_version_for(imports, ignore_unknown=True), 12), 4)
         self._declare_outputs(proto)
         if self.d.flag():
@@ -1913,6 +1914,284 @@ def equal_statistics_shared(d: Draw, op: str) -> Built:
         x = net.op("Relu", net.op(op, x, net.weight(f"s{i}", 4), mean, mean, var))
     net.out(net.conv(x, "z", (2, 4, 1, 1)))
     return net.done(("c0.weight", 0), ("c1.weight", 0), ("mean", 0), ("var", 0), groups=2, exact=True)
+
+
+@case("Conv", "ConvTranspose", examples=3)
+def kernel_of_another_branch(d: Draw, op: str) -> Built:
+    """A kernel that the model computes (dynamic filters): no weight consumes its inputs, so they mix."""
+    net = Net(d)
+    m = any_mid(net, "image", c=d.int(3, 4))
+    o = d.int(2, 4)
+    code = net.input("code", 1, 5)
+    shape = (o, m.c, 3, 3) if op == "Conv" else (m.c, o, 3, 3)
+    kernel = net.reshape(net.gemm(code, "k", o * m.c * 9, 5), *shape)
+    m.close(net.op(op, m.x, kernel), o)
+    return net.done(m.made, ("k.weight", 0), m.used)
+
+
+@case("Reshape", examples=4)
+def batch_folded(d: Draw, op: str) -> Built:
+    """Every channel a picture of its own, filtered by one kernel (a blur), and back."""
+    net = Net(d)
+    m = any_mid(net, "image")
+    y = d.pick(
+        lambda: net.reshape(m.x, -1, 1, "2", "3", source=m.x),
+        lambda: net.op("Unsqueeze", net.op("Reshape", m.x, net.op("Concat", net.op(
+            "Mul", net.size(m.x, 0), net.size(m.x, 1)), net.size(m.x, 2), net.size(m.x, 3), axis=0)), net.const([1])),
+    )()  # fmt: skip
+    y = net.conv(y, "blur", (1, 1, 3, 3))
+    y = d.pick(lambda: net.reshape(y, "0", m.c, "2", "3", source=m.x), lambda: net.reshape(y, -1, m.c, "2", "3", source=m.x),
+               lambda: net.reshape(y, "0", -1, "2", "3", source=m.x), lambda: net.reshape(y, "0", "1", "2", "3", source=m.x))()  # fmt: skip
+    m.close(y)
+    return net.done(m.made, m.used)
+
+
+@case("Reshape", examples=5)
+def gemm_of_tokens(d: Draw, op: str) -> Built:
+    """[N, T, C] -> [N T, C] -> Gemm -> [N, T, O], as older exporters write a linear layer."""
+    net = Net(d)
+    m = any_mid(net, "tokens")
+    o = d.int(3, 5)
+    y = net.gemm(net.reshape(m.x, -1, m.c), "b", o, m.c)
+    back = d.pick(("0", "1", o), ("0", -1, o), ("0", "1", -1))
+    y = net.reshape(net.op("Relu", y), *back, source=m.x)
+    m.close(y, o)
+    return net.done(m.made, ("b.weight", 0), ("b.weight", 1), m.used, groups=2, exact=True)
+
+
+@case("Reshape", examples=4)
+def windows(d: Draw, op: str) -> Built:
+    """Swin: partition into windows of 2 x 2, attend inside, put them back."""
+    net = Net(d)
+    c, h = 4, 2
+    x = net.op("Transpose", net.conv(net.input("input", "N", 3, 4, 6), "a", (c, 3, 3, 3)), perm=[0, 2, 3, 1])
+    y = net.op("Transpose", net.reshape(x, d.pick(-1, "0"), 2, 2, 3, 2, c), perm=[0, 1, 3, 2, 4, 5])
+    y = net.reshape(y, -1, 4, c)
+    q = net.linear(y, "qkv", c, 3 * h * 3)
+    q = net.op("Transpose", net.reshape(q, d.pick(0, -1, "0"), 4, 3, h, 3), perm=[2, 0, 3, 1, 4])
+    q, k, v = (net.op("Gather", q, net.const(i), axis=0) for i in range(3))
+    s = net.op("MatMul", net.op("Mul", q, net.real(0.5)), net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    table = net.op("Gather", net.weight("table", 9, h), net.const(net.rng.integers(0, 9, 16)), axis=0)
+    table = net.op("Transpose", net.reshape(table, 4, 4, d.pick(h, -1)), perm=[2, 0, 1])
+    s = net.op("Softmax", net.op("Add", s, net.unsqueeze(table, 0)), axis=-1)
+    y = net.reshape(net.op("Transpose", net.op("MatMul", s, v), perm=[0, 2, 1, 3]), d.pick(0, -1, "0"), 4, h * 3)
+    y = net.linear(y, "p", h * 3, c)
+    y = net.op("Transpose", net.reshape(y, -1, 2, 3, 2, 2, c), perm=[0, 1, 3, 2, 4, 5])
+    y = net.op("Add", x, net.reshape(y, -1, 4, 6, c))
+    net.out(net.linear(y, "z", c, 3))
+    return net.done(("a.weight", 0), ("qkv.weight", 1), ("table", 1), ("p.weight", 0), ("p.weight", 1), ("z.weight", 0), groups=4)
+
+
+@case("Slice", examples=3)
+def patch_merging(d: Draw, op: str) -> Built:
+    """Swin: every second row and column, four of them side by side."""
+    net = Net(d)
+    c = d.int(3, 4)
+    x = net.op("Transpose", net.conv(net.input("input", "N", 3, 4, 6), "a", (c, 3, 3, 3)), perm=[0, 2, 3, 1])
+    parts = [
+        net.op(op, x, net.const([i, j]), net.const([2**31, 2**31]), net.const([1, 2]), net.const([2, 2]))
+        for j in (0, 1) for i in (0, 1)
+    ]  # fmt: skip
+    y = net.reshape(net.op("Concat", *parts, axis=-1), d.pick(0, -1), 6, 4 * c)
+    net.out(net.linear(y, "z", 4 * c, 3))
+    return net.done(("a.weight", 0), ("z.weight", 0), exact=True)
+
+
+@case("Reshape", examples=5)
+def clashing_heads(d: Draw, op: str) -> Built:
+    """One axis seen as heads in two ways, which nest or do not."""
+    net = Net(d)
+    one, two = d.pick(((2, 6), (4, 3)), ((3, 4), (2, 6)), ((4, 3), (2, 6)), ((6, 2), (6, 2)))
+    x = net.linear(net.input("input", "N", "T", 6), "a", 6, 12)
+    y = net.reshape(net.op("Mul", net.reshape(x, 0, 0, *one), net.weight("p", one[0], 1)), 0, 0, 12)
+    y = net.reshape(net.op("Mul", net.reshape(y, 0, 0, *two), net.weight("q", two[0], 1)), 0, 0, 12)
+    y = net.op("Relu", net.linear(y, "b", 12, 4))
+    net.out(net.linear(y, "z", 4, 3))
+    return net.done(("b.weight", 1), ("z.weight", 0), exact=True)
+
+
+@case("Concat", examples=5)
+def concat_then_heads(d: Draw, op: str) -> Built:
+    """Heads of a concatenation; the seam lies between heads or inside one."""
+    net = Net(d)
+    i, j, h = d.pick((4, 4, 4), (4, 4, 2), (3, 5, 2), (2, 6, 4), (3, 5, 4))
+    x = net.input("input", "N", "T", 6)
+    y = net.op(op, net.linear(x, "a", 6, i), net.linear(x, "b", 6, j), axis=-1)
+    y = net.op("Mul", net.reshape(y, 0, 0, h, 8 // h), net.weight("p", h, 1))
+    y = net.linear(net.reshape(y, 0, 0, 8), "y", 8, 4)
+    net.out(net.linear(y, "z", 4, 3))
+    return net.done(("y.weight", 1), ("z.weight", 0), exact=True)
+
+
+@case("Reshape", "Split", "Slice", examples=4)
+def one_constant_for_many(d: Draw, op: str) -> Built:
+    """Exporters share equal constants: two branches of equal sizes read one and are pruned apart."""
+    net = Net(d)
+    x = net.input("input", "N", "T", 6)
+    if op == "Reshape":
+        to, back = net.const([0, 0, 2, 3]), net.const([0, 0, 6])
+    sizes, zero, end, axis = net.const([2, 4]), net.const([0]), net.const([4]), net.const([-1])
+    for i in range(2):
+        y = net.linear(x, f"a{i}", 6, 6)
+        if op == "Reshape":
+            y = net.op(op, net.op("Mul", net.op(op, y, to), net.weight(f"p{i}", 2, 1)), back)
+        elif op == "Split":
+            one, two = net.ops(op, y, sizes, outs=2, axis=-1)
+            y = net.op("Concat", net.op("Relu", two), one, axis=-1)
+        else:
+            y = net.op("Concat", net.op(op, y, zero, end, axis), net.op("Relu", y), axis=-1)
+        net.out(net.linear(y, f"z{i}", 10 if op == "Slice" else 6, 3))
+    return net.done(("a0.weight", 1), ("a1.weight", 1), ("z0.weight", 0), ("z1.weight", 0), groups=2, exact=True)
+
+
+@case("Gather", examples=4)
+def gather_one_channel(d: Draw, op: str) -> Built:
+    """One channel is read by its number and stays; the others are free."""
+    net = Net(d, 13)
+    m = any_mid(net, c=5)
+    i = d.pick(0, 2, -1)
+    one = net.unsqueeze(net.op(op, m.x, net.const(i), axis=m.axis), m.axis)
+    return m.end(net.op("Mul", m.x, net.op("Sigmoid", one)))
+
+
+@case("Slice", examples=4)
+def slice_backwards(d: Draw, op: str) -> Built:
+    """A step below zero: the order is turned around; pruned or not, the laws hold."""
+    net = Net(d, 13)
+    m = any_mid(net, c=5)
+    y = net.op(op, m.x, net.const([-1]), net.const([-(2**31)]), net.const([m.axis]), net.const([d.pick(-1, -2)]))
+    y = net.op("Add", net.mean(y, [m.axis]), net.real(1.0))
+    m.close(net.op("Mul", m.again("b"), y))
+    return net.done(("b.weight", m.made[1]), m.used)
+
+
+@case("Pad", examples=4)
+def pad_of_another_kind(d: Draw, op: str) -> Built:
+    """Cropping or reflecting channels: they stay, the next layer's go."""
+    net = Net(d, 13)
+    m = any_mid(net, "image", "tokens", c=5)
+    mode, lo, hi = d.pick(("constant", -1, 0), ("constant", -1, 1), ("reflect", 1, 1), ("edge", 2, 0))
+    pads = [0] * (2 * m.rank)
+    pads[m.axis], pads[m.rank + m.axis] = lo, hi
+    y = net.op(op, m.x, net.const(pads), *([net.real(0.5)] if mode == "constant" else []), mode=mode)
+    n = m.c + lo + hi
+    m.close(net.conv(y, "b", (4, n, 1, 1)) if m.kind == "image" else net.linear(y, "b", n, 4), 4)
+    return net.done(m.used)
+
+
+@case("Split", examples=3)
+def uneven_split(d: Draw, op: str) -> Built:
+    net = Net(d, 18)
+    m = any_mid(net, c=7)
+    a, b = net.ops(op, m.x, outs=2, axis=m.axis, num_outputs=2)
+    m.close(net.op("Concat", b, a, net.op("Neg", b), axis=m.axis), 10)
+    return net.done(m.made, m.used, groups=2, exact=True)
+
+
+@case("MatMul", examples=4)
+def non_local_block(d: Draw, op: str) -> Built:
+    net = Net(d)
+    m = any_mid(net, "image", c=4)
+    t, p, g = (net.reshape(net.conv(m.x, n, (3, m.c, 1, 1)), 0, 3, -1) for n in "tpg")
+    a = net.op("Softmax", net.op(op, net.op("Transpose", t, perm=[0, 2, 1]), p), axis=-1)
+    y = net.op("Transpose", net.op(op, a, net.op("Transpose", g, perm=[0, 2, 1])), perm=[0, 2, 1])
+    y = net.op("Reshape", y, net.op("Concat", net.op("Slice", net.op("Shape", g), net.const([0]), net.const([2])), net.op(
+        "Slice", net.op("Shape", m.x), net.const([2]), net.const([4])), axis=0))  # fmt: skip
+    m.close(net.op("Add", m.x, net.conv(y, "o", (m.c, 3, 1, 1))))
+    return net.done(m.made, ("t.weight", 0), ("p.weight", 0), ("g.weight", 0), ("o.weight", 1), m.used, groups=3)
+
+
+@case("MatMul", examples=4)
+def weight_with_a_batch_of_one(d: Draw, op: str) -> Built:
+    net = Net(d)
+    c = d.int(3, 5)
+    x = net.input("input", "N", "T", 6)
+    y = net.op("Relu", net.op(op, x, net.init("a.weight", net.matrix(6, c)[None])))
+    net.out(net.op(op, y, net.init("z.weight", net.matrix(c, 3)[None])))
+    return net.done(("a.weight", 2), ("z.weight", 1), exact=True)
+
+
+@case("Attention", examples=6)
+def attention_with_a_cache(d: Draw, op: str) -> Built:
+    """A mask for each head; past keys and values come in and go out, which fixes their heads and widths."""
+    net = Net(d, 23)
+    h, e = 2, 3
+    x = net.input("input", "N", 4, 6)
+    q, k, v = (net.linear(x, n, 6, h * e) for n in "qkv")
+    mask = net.weight("mask", 1, h, 4, 4)
+    if d.flag():
+        y = net.op(op, q, k, v, mask, q_num_heads=h, kv_num_heads=h)
+        net.out(net.linear(y, "z", h * e, 5))
+        return net.done(("q.weight", 1), ("v.weight", 1), ("mask", 1), ("z.weight", 0), groups=3)
+    past = [net.input(n, "N", h, 2, e) for n in ("past_k", "past_v")]
+    y, new_k, new_v = net.ops(op, q, k, v, "", *past, outs=3, q_num_heads=h, kv_num_heads=h)
+    net.out(net.linear(net.linear(y, "y", h * e, 4), "z", 4, 5))
+    net.out(new_k)
+    net.out(new_v)
+    return net.done(("y.weight", 1), ("z.weight", 0), frozen=[("q.weight", 1), ("v.weight", 1)])
+
+
+@case("If", "Loop", examples=3)
+def captured(d: Draw, op: str) -> Built:
+    """Bodies read an outer value: it is frozen; the rest is not."""
+    net = Net(d)
+    m = any_mid(net, "tokens")
+    made = [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)]
+    if op == "If":
+        bodies = [
+            helper.make_graph([helper.make_node(n, [m.x], ["r"])], n, [], made) for n in ("Relu", "Neg")
+        ]  # fmt: skip
+        cond = net.op("Greater", net.op("ReduceSum", "input", keepdims=0), net.real(0.0))
+        y = net.op(op, cond, then_branch=bodies[0], else_branch=bodies[1])
+    else:
+        def info(name: str, elem: int, shape: list[int] | None) -> onnx.ValueInfoProto:
+            return helper.make_tensor_value_info(name, elem, shape)
+
+        body = helper.make_graph(
+            [helper.make_node("Identity", ["c"], ["k"]), helper.make_node("Add", ["s", m.x], ["r"])], "body",
+            [info("i", TensorProto.INT64, []), info("c", TensorProto.BOOL, []), info("s", TensorProto.FLOAT, None)],
+            [info("k", TensorProto.BOOL, []), *made],
+        )  # fmt: skip
+        y = net.op(op, net.const(2), "", m.x, body=body)
+    y = net.linear(net.op("Relu", net.linear(y, "b", m.c, 5)), "c", 5, 4)
+    m.close(y, 4)
+    return net.done(("b.weight", 1), ("c.weight", 0), ("c.weight", 1), m.used, frozen=[m.made], groups=2)
+
+
+@case("Relu", examples=3)
+def hidden_layer_as_output(d: Draw, op: str) -> Built:
+    net = Net(d)
+    m = any_mid(net)
+    net.out(net.op(op, m.x))
+    y = net.conv(m.x, "b", (4, m.c, 1, 1)) if m.kind == "image" else net.linear(m.x, "b", m.c, 4)
+    m.close(net.op(op, y), 4)
+    return net.done(("b.weight", 0 if m.kind == "image" else 1), m.used, frozen=[m.made])
+
+
+@case("Half", domain="local", examples=2)
+def local_function(d: Draw, op: str) -> Built:
+    """A model with all that a file can hold besides its graph, which an empty plan must keep."""
+    net = Net(d, 13)
+    m = any_mid(net)
+    y = net.op("Half", m.x, domain="local")
+    y = net.conv(y, "b", (4, m.c, 1, 1)) if m.kind == "image" else net.linear(y, "b", m.c, 4)
+    m.close(net.op("Relu", y), 4)
+    nodes = [helper.make_node("Constant", [], ["h"], value_float=0.5), helper.make_node("Mul", ["x", "h"], ["y"])]
+    half = helper.make_function("local", "Half", ["x"], ["y"], nodes, [helper.make_opsetid("", 13)])
+    return net.done(("b.weight", 0 if m.kind == "image" else 1), m.used, functions=[half])
+
+
+@case("Mul", examples=2)
+def layer_scale(d: Draw, op: str) -> Built:
+    """ConvNeXt: depthwise, to NHWC, norm, two layers, a gamma, back, and the sum."""
+    net = Net(d)
+    m = any_mid(net, "image", c=4)
+    y = net.op("Transpose", net.conv(m.x, "dw", (4, 1, 3, 3), group=4), perm=[0, 2, 3, 1])
+    y = net.op("LayerNormalization", y, net.weight("ln.scale", 4), net.weight("ln.bias", 4))
+    y = net.linear(net.op("Relu", net.linear(y, "up", 4, 6)), "down", 6, 4)
+    y = net.op("Transpose", net.op(op, net.weight("gamma", 4), y), perm=[0, 3, 1, 2])
+    m.close(net.op("Add", y, m.x))
+    return net.done(m.made, ("dw.weight", 0), ("up.weight", 0), ("up.weight", 1), ("gamma", 0), m.used, groups=2)
 
 
 UNCHECKED[("", "SpatialBN")] = "Caffe2's operator of before ONNX 1.0: no runtime has it, and onnx.checker refuses it"

@@ -190,7 +190,7 @@ def transformer(b: Builder) -> ModelProto:
     e, h, d, m, x = 12, 2, 3, 10, "x"
     split = b.constant("split", np.array([0, 0, b.size(h), b.size(d)]))
     join = b.constant("join", np.array([0, 0, b.size(h) * b.size(d)]))
-    scale = b.constant("scale", np.float32(d**-0.5))
+    scale = b.constant("scale", np.array(d**-0.5, np.float32))
     for i in range(2):
         y = b.op("LayerNormalization", x, b.weight(f"ln{i}.1.scale", e, low=0.5), b.weight(f"ln{i}.1.bias", e))
         heads = {"q": (out(h), out(d)), "k": (out(h), Axis(d, "either")), "v": (out(h), out(d))}

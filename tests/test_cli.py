@@ -154,8 +154,12 @@ def test_a_model_without_groups_says_why(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_run_is_written_and_said_to_be_uncompared(tmp_path: Path) -> None:
-    model = mlp(tmp_path / "custom.onnx", "Mystery", "somebody")
-    fails(call("prune", model, "-o", tmp_path / "o.onnx"), "original", "o.onnx is written", "--no-validate")
+    model, report = mlp(tmp_path / "custom.onnx", "Mystery", "somebody"), tmp_path / "report.json"
+    result = call("prune", model, "-o", tmp_path / "o.onnx", "--report", report, "--json")
+    assert result.exit_code == 2
+    assert "error: original: " in result.stderr and "o.onnx is written, but not compared" in result.stderr
+    assert json.loads(result.stdout) == json.loads(report.read_text())
+    assert json.loads(result.stdout)["error"] is None
 
 
 # what stops a command

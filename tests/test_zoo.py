@@ -27,7 +27,14 @@ ZOO = Path(os.environ.get("ONNXPRUNE_ZOO", "."))
 needs_zoo = pytest.mark.skipif(
     "ONNXPRUNE_ZOO" not in os.environ, reason="ONNXPRUNE_ZOO does not name a folder with topologies/ and trained/"
 )
-SAMPLE = ["c_cond_if.dy", "c_gru.ts", "c_mha_cross.dy", "c_nn_transformer.ts", "c_style_norms.ts", "hf_vit.ts", "tv_shufflenet_v2_x1_0.dy", "tv_squeezenet1_1.ts", "tv_vit_b_16_small.dy", "pyg_GCNConv.dy", "cifar/akamaster_resnet20_ts_keepbn.onnx", "cifar/mlc_resnet_float.onnx", "mnist/burn_mnist.onnx", "mnist/cntk_mnist.onnx", "quant/mlc_resnet_large_int8.onnx", "quant/squeezenet_fp16.onnx", "gan/cgan_32_3.onnx", "speech/kws_DS_CNN_S.onnx", "tabular/nn4sys_mscn_128d_dual.onnx", "text/magika_standard_v1.onnx", "transformer/vit_pgd_2_3_16.onnx"]
+SAMPLE = [
+    "c_cond_if.dy", "c_gru.ts", "c_mha_cross.dy", "c_nn_transformer.ts", "c_style_norms.ts", "hf_vit.ts",
+    "tv_shufflenet_v2_x1_0.dy", "tv_squeezenet1_1.ts", "tv_vit_b_16_small.dy", "pyg_GCNConv.dy",
+    "cifar/akamaster_resnet20_ts_keepbn.onnx", "cifar/mlc_resnet_float.onnx", "mnist/burn_mnist.onnx",
+    "mnist/cntk_mnist.onnx", "quant/mlc_resnet_large_int8.onnx", "quant/squeezenet_fp16.onnx", "gan/cgan_32_3.onnx",
+    "speech/kws_DS_CNN_S.onnx", "tabular/nn4sys_mscn_128d_dual.onnx", "text/magika_standard_v1.onnx",
+    "transformer/vit_pgd_2_3_16.onnx",
+]  # fmt: skip
 DEEP = 1e-3  # relative rounding that a whole network may add up, float32
 SEEDS = (0, 1)
 

@@ -276,7 +276,7 @@ def cost(path: Path, folder: Path, repeats: int) -> bool:
         print(f"| {label} | {t:.3f} | {t / times['onnx']:.2f} | {mb(m['peak'])} | {m['peak'] / size:.2f} |")
     print(f"| wanted | | <= {TIME_LIMIT:g} | | <= {MEMORY_LIMIT:g} |\n")
     print("stages: " + ", ".join(f"{k} {v:.3f}" for k, v in times["stages"].items()) + " s\n", flush=True)
-    return slower <= TIME_LIMIT and larger <= MEMORY_LIMIT
+    return bool(slower <= TIME_LIMIT and larger <= MEMORY_LIMIT)
 
 
 def peers(models: Sequence[str], zoo: Path | None, folder: Path, repeats: int) -> None:

@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ class Bert(nn.Module):
         from transformers import BertConfig, BertModel
 
         self.hidden = hidden
-        self.bert = BertModel(BertConfig(attn_implementation="eager"), add_pooling_layer=not hidden)
+        config = BertConfig()
+        config._attn_implementation = "eager"
+        self.bert = BertModel(config, add_pooling_layer=not hidden)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         out = self.bert(input_ids=input_ids, attention_mask=attention_mask)
@@ -192,11 +195,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, t, _ = x.shape
-        y = self.norm1(x)
-        q, k, v = (f(y).view(n, t, self.heads, self.head).transpose(1, 2) for f in (self.q, self.k, self.v))
+        u = self.norm1(x)
+        q, k, v = (f(u).view(n, t, self.heads, self.head).transpose(1, 2) for f in (self.q, self.k, self.v))
         a = torch.softmax(q @ k.transpose(2, 3) * 0.25, -1) @ v
         x = x + self.out(a.transpose(1, 2).reshape(n, t, self.heads * self.head))
-        y = x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        y: Tensor = x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
         return y
 
 
@@ -258,15 +261,19 @@ def dead_half(name: str, width: int = 4) -> tuple[Net, Net]:
     return call(wide.eval()), call(narrow.eval())
 
 
+def dead_net(name: str, suffix: str) -> Net:
+    wide, narrow = dead_half(name)
+    return narrow if suffix else wide
+
+
 # --- the list, and the two exporters ----------------------------------------------------------------------------------
 
 MODELS: dict[str, Callable[[], Net]] = {
-    **{name: (lambda name=name: torchvision_net(name)) for name in TORCHVISION},
-    **{f"timm_{name}": (lambda name=name: timm_net(name)) for name in TIMM},
-    "bert_base": lambda: bert(hidden=False),
-    "bert_base_hidden": lambda: bert(hidden=True),
-    **{name: (lambda name=name: dead_half(name)[0]) for name in DEAD},
-    **{f"{name}_narrow": (lambda name=name: dead_half(name)[1]) for name in DEAD},
+    **{name: partial(torchvision_net, name) for name in TORCHVISION},
+    **{f"timm_{name}": partial(timm_net, name) for name in TIMM},
+    "bert_base": partial(bert, hidden=False),
+    "bert_base_hidden": partial(bert, hidden=True),
+    **{f"{name}{suffix}": partial(dead_net, name, suffix) for name in DEAD for suffix in ("", "_narrow")},
 }
 
 

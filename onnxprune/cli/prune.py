@@ -143,6 +143,7 @@ def prune(
     check_outputs({"-o": out, "--plan-out": plan_out, "--report": report}, [model, plan, data])
 
     import onnxprune
+    from onnxprune.api import NotCompared
     from onnxprune.cli.progress import progress
 
     options = onnxprune.Options(
@@ -159,19 +160,24 @@ def prune(
         seed=seed,
     )
     options.check()
-    with progress() as tell:
-        made = onnxprune.prune(
-            model,
-            None if dry_run else out,
-            options,
-            plan=onnxprune.Plan.load(plan) if plan else None,
-            plan_out=plan_out,
-            data=data,
-            check=not no_validate,
-            seed=seed,
-            stage=tell,
-        )
-    _tell(made.report, f"plan {plan}" if plan else _how(options), report, json, verbose)
+    how = f"plan {plan}" if plan else _how(options)
+    try:
+        with progress() as tell:
+            made = onnxprune.prune(
+                model,
+                None if dry_run else out,
+                options,
+                plan=onnxprune.Plan.load(plan) if plan else None,
+                plan_out=plan_out,
+                data=data,
+                check=not no_validate,
+                seed=seed,
+                stage=tell,
+            )
+    except NotCompared as e:
+        _tell(e.made.report, how, report, json, verbose)
+        raise
+    _tell(made.report, how, report, json, verbose)
 
 
 def _refuse_selection(ctx: typer.Context) -> None:

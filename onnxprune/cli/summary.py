@@ -20,8 +20,9 @@ def pruned(report: Report, how: str, verbose: bool) -> Group:
     if report["groups"]:
         parts += [*_groups(report["groups"], verbose), ""]
     rows: Facts = [("channels", _channels(report["groups"])), ("chosen by", how), *_notes(report)]
-    rows += comparison(report["error"]) if report["error"] else []
-    return Group(*parts, _sizes(report), "", facts(rows), "", _done(report))
+    rows += _comparison(report["error"]) if report["error"] else []
+    outputs = _outputs(report["error"]) if report["error"] else []
+    return Group(*parts, _sizes(report), "", facts(rows), *outputs, "", _done(report))
 
 
 def _done(report: Report) -> Text:
@@ -104,20 +105,31 @@ def why_nothing(report: Report) -> str:
 # how far the outputs moved
 
 
-def comparison(error: Report) -> Facts:
+def comparison(error: Report) -> Group:
     """The numbers of a comparison: overall, accuracy where there are labels, and each output where there are several."""
-    rows: Facts = [("compared on", _measured(error)), ("error", _numbers(error))]
+    return Group(facts(_comparison(error)), *_outputs(error))
+
+
+def _comparison(error: Report) -> Facts:
+    outputs = list(error["outputs"].values())
+    rows: Facts = [("compared on", _measured(error))]
+    rows.append(("error", _output(outputs[0]) if len(outputs) == 1 else _numbers(error)))
     if error["top1_agreement"] is not None:
         rows.append(("top-1", f"the same class for {percent(error['top1_agreement'])} of the samples"))
     if error["accuracy"]:
         rows.append(("accuracy", text(f"{_part(error, 'before')} -> {_part(error, 'after')}", "bold green")))
     rows += [("non-finite", text(t, "bold red")) for t in _nonfinite(error)]
-    outputs = list(error["outputs"].items())
-    if len(outputs) > 1 or error["max_abs"] is None:
-        rows += [(f"  {name}", _output(o)) for name, o in outputs[:FEW_OUTPUTS]]
-    if len(outputs) > FEW_OUTPUTS:
-        rows.append(("", f"... and {len(outputs) - FEW_OUTPUTS} more outputs (--json lists them)"))
     return rows
+
+
+def _outputs(error: Report) -> list[RenderableType]:
+    outputs = [(name, _output(o)) for name, o in error["outputs"].items()]
+    if len(outputs) < 2:
+        return []
+    parts: list[RenderableType] = ["", table(("output", "error"), outputs[:FEW_OUTPUTS])]
+    if len(outputs) > FEW_OUTPUTS:
+        parts.append(text(f"... and {len(outputs) - FEW_OUTPUTS} more outputs (--json lists them)", "dim"))
+    return parts
 
 
 def _part(error: Report, when: str) -> str:

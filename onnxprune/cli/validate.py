@@ -35,7 +35,7 @@ def validate(
 ) -> None:
     """Run two models on the same inputs in ONNX Runtime and measure how far the outputs differ."""
     import onnxprune
-    from onnxprune.cli.console import emit, emit_json, facts, warn
+    from onnxprune.cli.console import emit, emit_json, warn
     from onnxprune.cli.progress import progress
     from onnxprune.cli.summary import comparison
     from onnxprune.report.result import error_report
@@ -50,7 +50,7 @@ def validate(
     if json:
         emit_json({"original": str(original), "candidate": str(candidate), **report})
     else:
-        emit(facts(comparison(report)))
+        emit(comparison(report))
     if max_error is not None and (failures := failed(result, max_error)):
         warn(f"the candidate is not near enough: {'; '.join(failures)}")
         raise typer.Exit(FAILED_CHECK)

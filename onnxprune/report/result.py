@@ -95,9 +95,9 @@ def prune_report(
 
 
 def error_report(result: Result) -> dict[str, Any]:
-    """How far the outputs moved: the numbers over all, then those of each output. `validate --json` prints this."""
+    """How far the outputs moved: the numbers over all (also as `overall`), and those of each of the `outputs`."""
     data = result.to_json()
-    return {**data.pop("overall"), **data}
+    return {**data["overall"], **data}
 
 
 def _pair(before: int | None, after: int | None) -> dict[str, int | None]:
