@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from onnxprune.criteria import normalise
+from onnxprune.criteria import NORMALISERS, normalise
 from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Choice, Plan, fingerprint
@@ -41,13 +41,16 @@ class Options:
 
     def check(self) -> None:
         """Raise OnnxPruneError for what cannot be."""
-        for name, r in (("ratio", self.ratio), ("max-ratio", self.max_ratio), *self.group_ratio.items()):
+        given = [(f"group-ratio '{glob}'", r) for glob, r in self.group_ratio.items()]
+        for name, r in (("ratio", self.ratio), ("max-ratio", self.max_ratio), *given):
             if not 0.0 <= r <= 1.0:
                 raise OnnxPruneError(f"{name} is {r:g}; it is the fraction of channels to remove, from 0 to 1")
         if self.ratio == 1.0 and self.max_ratio == 1.0:
             raise OnnxPruneError("ratio 1 would remove every channel; choose a fraction below 1")
         if self.scope not in SCOPES:
             raise OnnxPruneError(f"unknown scope '{self.scope}'; choose one of {', '.join(SCOPES)}")
+        if self.normalise not in NORMALISERS:
+            raise OnnxPruneError(f"unknown normalise '{self.normalise}'; choose one of {', '.join(NORMALISERS)}")
         if self.round_to < 1:
             raise OnnxPruneError(f"round-to is {self.round_to}; channel counts are kept at multiples of N >= 1")
 
