@@ -15,7 +15,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxprune import ops as _rules  # noqa: F401  (registers every rule)
 from onnxprune.graph.io import Model
-from onnxprune.graph.nodes import all_weights, captured
+from onnxprune.graph.nodes import all_weights, captured, subgraphs
 from onnxprune.graph.trace import Trace, sample_sizes
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh
@@ -65,7 +65,8 @@ def couple_graph(model: Model) -> Coupling:
     weights = all_weights(model)
     trace = start_trace(model, weights)
     c = Coupling(trace, weights)
-    graph = model.proto.graph
+    proto, graph = model.proto, model.proto.graph
+    functions = {f.domain for f in proto.functions}
     hints = {v.name: v for v in (*graph.value_info, *graph.output)}
     for v in graph.input:
         if v.name not in weights:
@@ -78,8 +79,11 @@ def couple_graph(model: Model) -> Coupling:
             continue
         trace.step(node)
         for name in node.output:
-            if name and trace.shape(name) is None and name in hints:
-                _from_hint(trace, hints[name])
+            if name and trace.shape(name) is None:
+                if name in hints:
+                    _from_hint(trace, hints[name])
+                if trace.shape(name) is None and (any(True for _ in subgraphs(node)) or node.domain in functions):
+                    trace.ask(name, proto)
         _apply(c, index, node, vectors)
     _freeze_outputs(c, graph)
     _inherit_roles(c, graph)

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 from onnx import NodeProto
 
-from onnxprune.coupling import SHARED, start_trace
+from onnxprune.coupling import start_trace
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.io import Model
@@ -169,14 +170,16 @@ class _Surgery:
         if free is not None:
             self._replace_input(index, slot, name, np.array(free, dtype).reshape(old[0].shape), trace)
             return
-        right = np.array([isinstance(w, tuple) and now is not None and _entry(now, i) == w for i, w in enumerate(want)])
-        if any(isinstance(w, tuple) and not ok for w, ok in zip(want, right, strict=True)):
+        factors = [_ratio(w, _entry(now, i) if now is not None else 0) for i, w in enumerate(want)]
+        if any(f is None for f in factors):
             raise OnnxPruneError(
                 f"{node.op_type} '{node.name or node.output[0]}': a dynamic size depends on a pruned channel count in a way "
                 "that cannot be rewritten; exclude its group with --exclude and report the model"
             )
-        fill = np.array([0 if isinstance(w, tuple) else w for w in want], dtype)
-        for extra in self.editor.choose(index, slot, right, fill):
+        times, by = (np.array([f[k] for f in factors if f], dtype).reshape(old[0].shape) for k in (0, 1))
+        fill = np.array([0 if isinstance(w, tuple) else w for w in want], dtype).reshape(old[0].shape)
+        use = np.array([isinstance(w, tuple) for w in want]).reshape(old[0].shape)
+        for extra in self.editor.rescale(index, slot, times, by, use, fill):
             for extra_name in extra.input:
                 weight = self.editor.weights.get(extra_name)
                 if weight is not None:
@@ -223,12 +226,10 @@ class _Surgery:
         """Bring the shapes that the file declares of its values up to date."""
 
         def new_shape(name: str) -> list[Size] | None:
+            if name in self.c.weights:
+                shape = self.editor.constant_shape(name)
+                return None if shape is None else [*shape]
             axes = self.c.layouts.get(name)
-            if axes is None and name in self.c.weights:
-                axes = self.c.uses.get((name, *SHARED))
-                if axes is None:
-                    weight = self.editor.weights.get(name)
-                    return list(weight.shape) if weight is not None else None
             return [size_after(d, self.keep) for d in axes] if axes is not None else None
 
         self.editor.declare_shapes(new_shape)
@@ -245,6 +246,18 @@ def _entry(v: Values, i: int) -> Size | float:
         return float("nan")
     a, b = v[0].ravel()[i].item(), v[1].ravel()[i].item()
     return a if a == b or a != a else (a, b)
+
+
+def _ratio(want: Size | float, now: Size | float) -> tuple[float, float] | None:
+    """(p, q) such that a dynamic entry becomes what it should be as now * p / q; (1, 1) for a static entry."""
+    if not isinstance(want, tuple):
+        return 1, 1
+    if not isinstance(now, tuple) or not now[0] or want[0] * now[1] != want[1] * now[0]:
+        return None
+    if isinstance(want[0], int) and isinstance(now[0], int):
+        exact = Fraction(want[0], now[0])
+        return exact.numerator, exact.denominator
+    return want[0], now[0]
 
 
 def _matches(want: list[Size | float], now: Values) -> bool:

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import onnx
 from hypothesis import strategies as st
+from laws import run_ort, run_reference
 from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper, numpy_helper
-
-from laws import run_ort, run_reference
 
 Array = NDArray[Any]
 MS = "com.microsoft"
@@ -59,6 +58,9 @@ class Built:
     drawn: list[object] = field(default_factory=list)
     tolerance: float | None = None
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # what Hypothesis shows of a failing example
+
     def __repr__(self) -> str:
         return f"drawn {self.drawn}\n{onnx.printer.to_text(self.proto)[:6000]}"
 
@@ -95,8 +97,7 @@ def case(
 
     def register(build: Callable[[Draw, str], Built]) -> Callable[[Draw, str], Built]:
         for op in ops:
-            tail = "" if build.__name__.strip("_") == op.lower() or len(ops) > 1 else f"-{build.__name__.strip('_')}"
-            name = f"{domain + '.' if domain else ''}{op}{tail}"
+            name = f"{domain + '.' if domain else ''}{op}-{build.__name__.strip('_')}"
             CASES.append(CaseOf(name, (domain, op), build, examples, reference))
         return build
 
@@ -118,6 +119,7 @@ class Net:
         self.inits: list[onnx.TensorProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
+        self.declared: list[onnx.ValueInfoProto] = []
         self.feeds: list[dict[str, Array]] = [{}, {}]
         self.rng = np.random.default_rng(7)
         self.count = 0
@@ -209,6 +211,11 @@ class Net:
     def to_float(self, x: str) -> str:
         return self.op("Cast", x, to=self.elem)
 
+    def declare(self, x: str, *dims: int | str) -> str:
+        """Write the shape of an inner tensor into the file, as exporters do."""
+        self.declared.append(helper.make_tensor_value_info(x, self.elem, list(dims)))
+        return x
+
     def out(self, x: str, elem: int | None = None) -> None:
         self.outputs.append(helper.make_tensor_value_info(x, elem or self.elem, None))
 
@@ -224,11 +231,11 @@ class Net:
         helper.set_model_props(proto, {"author": "tests"})
         proto.ir_version = max(min(helper.find_min_ir_version_for(imports, ignore_unknown=True), 12), 4)
         self._declare_outputs(proto)
-        if self.d.flag():
+        proto.graph.value_info.extend(self.declared)
+        if not self.declared and self.d.flag():
             inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
             proto.graph.value_info.extend(inferred.graph.value_info)
         return Built(proto, self.feeds, list(prunable), **more)
-
 
     def _declare_outputs(self, proto: onnx.ModelProto) -> None:
         """Outputs' shapes as they come out: sizes that are the same in both runs are static."""
@@ -575,9 +582,13 @@ def conv(d: Draw, op: str) -> Built:
         "multiplier": (4, 12, 4),
     }[form]
     x = net.conv(net.input("input", "N", 2, *SPATIAL[rank]), "a", (c, 2, *([1] * rank)), bias=d.flag())
-    y = net.conv(x, "b", (o, c // g, *kernel), bias=d.flag(), group=g if g > 1 or d.flag() else None, **_conv_attrs(d, rank))
+    y = net.conv(
+        x, "b", (o, c // g, *kernel), bias=d.flag(), group=g if g > 1 or d.flag() else None, **_conv_attrs(d, rank)
+    )
     net.out(net.conv(net.op("Relu", y), "z", (2, o, *([1] * rank))))
-    return net.done(("a.weight", 0), ("b.weight", 0), ("z.weight", 1), exact=True, groups=2 if form != "depthwise" else 1)
+    return net.done(
+        ("a.weight", 0), ("b.weight", 0), ("z.weight", 1), exact=True, groups=2 if form != "depthwise" else 1
+    )
 
 
 @case("Conv", examples=4)
@@ -689,11 +700,19 @@ def matmul(d: Draw, op: str) -> Built:
         net.out(net.op(op, y, net.weight("z.weight", c)))
         return net.done(("a.weight", 1), ("z.weight", 0), exact=True)
     if form == "batched":  # a matrix for each of four heads
-        x = net.op("Transpose", net.reshape(net.linear(net.input("input", "N", "T", 6), "a", 6, 4 * c), 0, 0, 4, c), perm=[0, 2, 1, 3])
+        x = net.op(
+            "Transpose",
+            net.reshape(net.linear(net.input("input", "N", "T", 6), "a", 6, 4 * c), 0, 0, 4, c),
+            perm=[0, 2, 1, 3],
+        )
         y = net.op("Relu", net.op(op, x, net.init("b.weight", net.rng.standard_normal((4, c, 5)).astype(F32))))
         net.out(net.op(op, y, net.init("z.weight", net.rng.standard_normal((4, 5, 2)).astype(F32))))
         return net.done(("a.weight", 1), ("b.weight", 1), ("b.weight", 2), ("z.weight", 1), groups=2)
-    y = net.op(op, net.unsqueeze(net.input("input", "N", "T", 6), 1), net.init("a.weight", net.rng.standard_normal((3, 6, c)).astype(F32)))
+    y = net.op(
+        op,
+        net.unsqueeze(net.input("input", "N", "T", 6), 1),
+        net.init("a.weight", net.rng.standard_normal((3, 6, c)).astype(F32)),
+    )
     y = net.op(op, net.op("Relu", y), net.init("z.weight", net.rng.standard_normal((3, c, 2)).astype(F32)))
     net.out(y)
     return net.done(("a.weight", 2), ("z.weight", 1), exact=True)
@@ -736,7 +755,9 @@ def einsum(d: Draw, op: str) -> Built:
     c = d.int(3, 5)
     if form == "heads":
         y = net.op(op, x, net.init("a.weight", net.matrix(6, 3, c)), equation="bti,ihd->bthd")
-        net.out(net.op(op, net.op("Relu", y), net.init("z.weight", net.matrix(3, c, 4)), equation="b t h d, h d o -> b t o"))
+        net.out(
+            net.op(op, net.op("Relu", y), net.init("z.weight", net.matrix(3, c, 4)), equation="b t h d, h d o -> b t o")
+        )
         return net.done(("a.weight", 1), ("a.weight", 2), ("z.weight", 0), ("z.weight", 1), groups=2, exact=True)
     if form == "scores":
         q, k, v = (net.op(op, x, net.init(f"{n}.weight", net.matrix(6, 3, c)), equation="bti,ihd->bthd") for n in "qkv")
@@ -790,7 +811,11 @@ def group_norm_as_exported(d: Draw, op: str) -> Built:
     g = 2
     y = net.reshape(m.x, 0, g, -1)
     y = net.op(op, y, net.init("one", np.ones(g, F32)), net.init("nil", np.zeros(g, F32)))
-    y = net.op("Reshape", y, net.op("Shape", m.x)) if d.flag() else net.reshape(y, *("0", m.c, *"23"[: m.rank - 2]), source=m.x)
+    y = (
+        net.op("Reshape", y, net.op("Shape", m.x))
+        if d.flag()
+        else net.reshape(y, *("0", m.c, *"23"[: m.rank - 2]), source=m.x)
+    )
     y = net.op("Add", net.op("Mul", y, net.weight("gn.scale", *m.column())), net.weight("gn.bias", *m.column()))
     m.close(y)
     return net.done(m.made, ("gn.scale", 0), ("gn.bias", 0), m.used, groups=2)
@@ -812,7 +837,16 @@ def ms_group_norm(d: Draw, op: str) -> Built:
     g, last = d.pick(2, 3, 6), d.int(0, 1)
     m = any_mid(net, "image", c=6)
     x = net.op("Transpose", m.x, perm=[0, 2, 3, 1]) if last else m.x
-    y = net.op(op, x, net.weight("gn.scale", 6), net.weight("gn.bias", 6), domain=MS, groups=g, channels_last=last, activation=0)
+    y = net.op(
+        op,
+        x,
+        net.weight("gn.scale", 6),
+        net.weight("gn.bias", 6),
+        domain=MS,
+        groups=g,
+        channels_last=last,
+        activation=0,
+    )
     m.close(net.op("Transpose", y, perm=[0, 3, 1, 2]) if last else y)
     return net.done(m.made, ("gn.scale", 0), ("gn.bias", 0), m.used)
 
@@ -954,7 +988,7 @@ def global_pool(d: Draw, op: str) -> Built:
         y = net.squeeze(y, *range(2, m.rank))
     else:
         y = d.pick(lambda: net.reshape(y, -1, m.c), lambda: net.reshape(y, "0", -1), lambda: net.reshape(y, 0, m.c))()
-    net.out(net.op("Gemm", y, net.weight("z.weight", 3, m.c), net.weight("z.bias", 3), transB=1))
+    net.out(net.gemm(y, "z", 3, m.c))
     return net.done(m.made, ("z.weight", 1), exact=True)
 
 
@@ -1020,7 +1054,9 @@ def roi_align(d: Draw, op: str) -> Built:
 def max_roi_pool(d: Draw, op: str) -> Built:
     net = Net(d, 13)
     m = any_mid(net, "image")
-    return m.end(net.op(op, m.x, net.init("rois", np.array([[0, 0, 0, 4, 4], [0, 1, 1, 5, 5]], F32)), pooled_shape=[2, 2]))
+    return m.end(
+        net.op(op, m.x, net.init("rois", np.array([[0, 0, 0, 4, 4], [0, 1, 1, 5, 5]], F32)), pooled_shape=[2, 2])
+    )
 
 
 @case(
@@ -1054,7 +1090,12 @@ def arg(d: Draw, op: str) -> Built:
     m = any_mid(net, "image", "tokens")
     keep = d.int(0, 1)
     if d.flag():  # along the channels, which stay
-        at = net.op(op, net.linear(m.x, "b", m.c, 4) if m.kind == "tokens" else net.conv(m.x, "b", (4, m.c, 1, 1)), axis=m.axis, keepdims=keep)
+        at = net.op(
+            op,
+            net.linear(m.x, "b", m.c, 4) if m.kind == "tokens" else net.conv(m.x, "b", (4, m.c, 1, 1)),
+            axis=m.axis,
+            keepdims=keep,
+        )
         net.out(at, TensorProto.INT64)
         return net.done(m.made, frozen=[("b.weight", 1 if m.kind == "tokens" else 0)], exact=True)
     axis = d.pick(1, -2) if m.kind == "tokens" else d.pick(2, -2)
@@ -1122,7 +1163,10 @@ def weight_qdq(d: Draw, op: str) -> Built:
         q = net.init(f"{name}.weight", net.rng.integers(-100, 100, shape).astype(np.int8))
         axis = {"tensor": None, "channel": 0, "negative": -4, "input": 1}[form]
         n = 1 if axis is None else shape[axis]
-        s = net.init(f"{name}.scale", (np.abs(net.rng.standard_normal(n)) * 0.01 + 0.002).astype(F32).reshape(() if axis is None else -1))
+        s = net.init(
+            f"{name}.scale",
+            (np.abs(net.rng.standard_normal(n)) * 0.01 + 0.002).astype(F32).reshape(() if axis is None else -1),
+        )
         zero = [] if d.flag() else [net.init(f"{name}.zero", np.zeros(() if axis is None else n, np.int8))]
         return net.op(op, q, s, *zero, axis=axis)
 
@@ -1171,7 +1215,9 @@ def reshape_heads(d: Draw, op: str) -> Built:
     net = Net(d)
     h, e = d.int(2, 3), d.int(2, 4)
     x = net.linear(net.input("input", "N", "T", 6), "a", 6, h * e)
-    target = d.pick((0, 0, h, e), (0, 0, h, -1), (0, 0, -1, e), (0, -1, h, e), ("0", "1", h, e), ("0", "1", h, -1), ("0", -1, h, e))
+    target = d.pick(
+        (0, 0, h, e), (0, 0, h, -1), (0, 0, -1, e), (0, -1, h, e), ("0", "1", h, e), ("0", "1", h, -1), ("0", -1, h, e)
+    )
     y = net.reshape(x, *target)
     y = net.op("Mul", net.op("Add", y, net.weight("per_head", h, 1)), net.weight("per_feature", e))
     back = d.pick((0, 0, h * e), (0, 0, -1), ("0", "1", h * e), ("0", "1", -1))
@@ -1205,7 +1251,9 @@ def tokens_of_a_picture(d: Draw, op: str) -> Built:
     y = d.pick(lambda: net.reshape(x, 0, c, -1), lambda: net.reshape(x, "0", c, -1), lambda: net.reshape(x, 0, 0, -1))()
     y = net.linear(net.op("Transpose", y, perm=[0, 2, 1]), "b", c, 5)
     y = net.op("Transpose", y, perm=[0, 2, 1])
-    y = d.pick(lambda: net.reshape(y, "0", 5, "2", "3", source=x), lambda: net.reshape(y, "0", -1, "2", "3", source=x))()
+    y = d.pick(
+        lambda: net.reshape(y, "0", 5, "2", "3", source=x), lambda: net.reshape(y, "0", -1, "2", "3", source=x)
+    )()
     net.out(net.conv(y, "z", (3, 5, 1, 1)))
     return net.done(("a.weight", 0), ("b.weight", 0), ("b.weight", 1), ("z.weight", 1), exact=True, groups=2)
 
@@ -1247,11 +1295,11 @@ def squeeze(d: Draw, op: str) -> Built:
     m = any_mid(net, "image")
     if d.flag():  # no axes at all: the feature axis must survive a plan that leaves one channel
         y = net.op(op, net.op("GlobalAveragePool", net.conv(net.input("one", 2, 3, 4, 4), "b", (m.c, 3, 3, 3))))
-        net.out(net.op("Gemm", y, net.weight("y.weight", 3, m.c), transB=1))
+        net.out(net.gemm(y, "y", 3, m.c))
         m.close(m.x)
         return net.done(m.made, ("b.weight", 0), ("y.weight", 1), m.used, groups=2, exact=True)
     y = net.axes_op(op, net.op("GlobalAveragePool", m.x), d.pick((2, 3), (-1, -2)), 13)
-    net.out(net.op("Gemm", y, net.weight("z.weight", 3, m.c), transB=1))
+    net.out(net.gemm(y, "z", 3, m.c))
     return net.done(m.made, m.used, exact=True)
 
 
@@ -1261,7 +1309,7 @@ def unsqueeze(d: Draw, op: str) -> Built:
     net = Net(d, d.pick(11, 13))
     m = any_mid(net, "image")
     g = net.op("Flatten", net.op("GlobalAveragePool", m.x))
-    g = net.op("Gemm", g, net.weight("g.weight", m.c, m.c), net.weight("g.bias", m.c), transB=1)
+    g = net.gemm(g, "g", m.c, m.c)
     g = net.axes_op(op, net.op("Sigmoid", g), d.pick((2, 3), (-1, -2), (3, 2)), 13)
     m.close(net.op("Mul", m.x, g))
     return net.done(m.made, ("g.weight", 0), ("g.weight", 1), m.used, exact=True)
@@ -1273,10 +1321,8 @@ def transpose(d: Draw, op: str) -> Built:
     net = Net(d)
     m = any_mid(net, "image")
     y = net.linear(net.op(op, m.x, perm=[0, 2, 3, 1]), "b", m.c, 5)
-    if d.flag():  # a plain Transpose reverses: C, W, H, N
-        y = net.op(op, net.op(op, y), perm=[3, 0, 2, 1])
-    else:
-        y = net.op(op, y, perm=[0, 3, 1, 2])
+    # a plain Transpose reverses: C, W, H, N
+    y = net.op(op, net.op(op, y), perm=[3, 0, 2, 1]) if d.flag() else net.op(op, y, perm=[0, 3, 1, 2])
     m.close(y, 5)
     return net.done(m.made, ("b.weight", 0), ("b.weight", 1), m.used, groups=2, exact=True)
 
@@ -1441,7 +1487,9 @@ def concat(d: Draw, op: str) -> Built:
         cls = net.op("Expand", token, net.op("Concat", net.size(m.x, 0), net.const([1, m.c]), axis=0))
         m.close(net.op(op, cls, m.x, axis=1))
         return net.done(m.made, ("token", 2), m.used, exact=True)
-    ones = net.op("Sigmoid", net.op("Slice", m.x, net.const([0]), net.const([2]), net.const([m.axis])) if net.opset >= 10 else m.x)
+    ones = net.op(
+        "Sigmoid", net.op("Slice", m.x, net.const([0]), net.const([2]), net.const([m.axis])) if net.opset >= 10 else m.x
+    )
     return m.end(net.op(op, m.x, ones, axis=axis), m.c + (2 if net.opset >= 10 else m.c))
 
 
@@ -1453,10 +1501,14 @@ def dense_block(d: Draw, op: str) -> Built:
     for i in range(2):
         joined = net.op(op, *features, axis=1) if len(features) > 1 else x
         n = 4 + 3 * i
-        joined = net.op("BatchNormalization", joined, *(net.weight(f"bn{i}.{k}", n, offset=1.0, scale=0.1) for k in "sbmv"))
+        joined = net.op(
+            "BatchNormalization", joined, *(net.weight(f"bn{i}.{k}", n, offset=1.0, scale=0.1) for k in "sbmv")
+        )
         features.append(net.conv(net.op("Relu", joined), f"b{i}", (3, n, 3, 3), bias=d.flag()))
     net.out(net.conv(net.op(op, *features, axis=1), "z", (2, 10, 1, 1)))
-    return net.done(("a.weight", 0), ("b0.weight", 0), ("b1.weight", 0), ("bn1.s", 0), ("z.weight", 1), groups=3, exact=True)
+    return net.done(
+        ("a.weight", 0), ("b0.weight", 0), ("b1.weight", 0), ("bn1.s", 0), ("z.weight", 1), groups=3, exact=True
+    )
 
 
 @case("Split", examples=10)
@@ -1489,7 +1541,9 @@ def slice_(d: Draw, op: str) -> Built:
     net = Net(d, d.pick(9, 10, 13))
     m = any_mid(net, c=d.pick(6, 8))
     n = m.c
-    start, end, step = d.pick((0, 3, 1), (2, n, 1), (1, 2**31 - 1, 1), (-3, n, 1), (-4, -1, 1), (0, 2**63 - 1, 2), (1, n, 2), (0, n, 1))
+    start, end, step = d.pick(
+        (0, 3, 1), (2, n, 1), (1, 2**31 - 1, 1), (-3, n, 1), (-4, -1, 1), (0, 2**63 - 1, 2), (1, n, 2), (0, n, 1)
+    )
     rest = d.flag()
     axis = d.pick(m.axis, m.axis - m.rank)
 
@@ -1813,7 +1867,9 @@ def residual_stream(d: Draw, op: str) -> Built:
         x = net.op(op, x, y) if d.flag() else net.op(op, y, x)
     m.close(x)
     made, used = (1, 0) if m.kind == "tokens" else (0, 1)
-    return net.done(m.made, ("up0", made), ("up1", made), ("down0", used), ("shared.bias", 0), m.used, groups=3, exact=True)
+    return net.done(
+        m.made, ("up0", made), ("up1", made), ("down0", used), ("shared.bias", 0), m.used, groups=3, exact=True
+    )
 
 
 @case("Identity", "Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Concat", "Slice", "Mul", examples=4)
@@ -1934,15 +1990,15 @@ def batch_folded(d: Draw, op: str) -> Built:
     """Every channel a picture of its own, filtered by one kernel (a blur), and back."""
     net = Net(d)
     m = any_mid(net, "image")
-    y = d.pick(
-        lambda: net.reshape(m.x, -1, 1, "2", "3", source=m.x),
-        lambda: net.op("Unsqueeze", net.op("Reshape", m.x, net.op("Concat", net.op(
-            "Mul", net.size(m.x, 0), net.size(m.x, 1)), net.size(m.x, 2), net.size(m.x, 3), axis=0)), net.const([1])),
-    )()  # fmt: skip
+    if d.flag():
+        y = net.reshape(m.x, -1, 1, "2", "3", source=m.x)
+    else:
+        pictures = net.op("Mul", net.size(m.x, 0), net.size(m.x, 1))
+        target = net.op("Concat", pictures, net.size(m.x, 2), net.size(m.x, 3), axis=0)
+        y = net.unsqueeze(net.op("Reshape", m.x, target), 1)
     y = net.conv(y, "blur", (1, 1, 3, 3))
-    y = d.pick(lambda: net.reshape(y, "0", m.c, "2", "3", source=m.x), lambda: net.reshape(y, -1, m.c, "2", "3", source=m.x),
-               lambda: net.reshape(y, "0", -1, "2", "3", source=m.x), lambda: net.reshape(y, "0", "1", "2", "3", source=m.x))()  # fmt: skip
-    m.close(y)
+    n, c = d.pick(("0", m.c), (-1, m.c), ("0", -1), ("0", "1"))
+    m.close(net.reshape(y, n, c, "2", "3", source=m.x))
     return net.done(m.made, m.used)
 
 
@@ -1979,7 +2035,9 @@ def windows(d: Draw, op: str) -> Built:
     y = net.op("Transpose", net.reshape(y, -1, 2, 3, 2, 2, c), perm=[0, 1, 3, 2, 4, 5])
     y = net.op("Add", x, net.reshape(y, -1, 4, 6, c))
     net.out(net.linear(y, "z", c, 3))
-    return net.done(("a.weight", 0), ("qkv.weight", 1), ("table", 1), ("p.weight", 0), ("p.weight", 1), ("z.weight", 0), groups=4)
+    return net.done(
+        ("a.weight", 0), ("qkv.weight", 1), ("table", 1), ("p.weight", 0), ("p.weight", 1), ("z.weight", 0), groups=4
+    )
 
 
 @case("Slice", examples=3)
@@ -2144,6 +2202,7 @@ def captured(d: Draw, op: str) -> Built:
         cond = net.op("Greater", net.op("ReduceSum", "input", keepdims=0), net.real(0.0))
         y = net.op(op, cond, then_branch=bodies[0], else_branch=bodies[1])
     else:
+
         def info(name: str, elem: int, shape: list[int] | None) -> onnx.ValueInfoProto:
             return helper.make_tensor_value_info(name, elem, shape)
 
@@ -2153,9 +2212,12 @@ def captured(d: Draw, op: str) -> Built:
             [info("k", TensorProto.BOOL, []), *made],
         )  # fmt: skip
         y = net.op(op, net.const(2), "", m.x, body=body)
+    if declared := d.flag():
+        net.declare(y, "N", "T", m.c)
     y = net.linear(net.op("Relu", net.linear(y, "b", m.c, 5)), "c", 5, 4)
     m.close(y, 4)
-    return net.done(("b.weight", 1), ("c.weight", 0), ("c.weight", 1), m.used, frozen=[m.made], groups=2)
+    prunable = [("b.weight", 1), ("c.weight", 0), ("c.weight", 1), m.used] if declared else []
+    return net.done(*prunable, frozen=[m.made], groups=2 if declared else 0)
 
 
 @case("Relu", examples=3)
@@ -2174,11 +2236,17 @@ def local_function(d: Draw, op: str) -> Built:
     net = Net(d, 13)
     m = any_mid(net)
     y = net.op("Half", m.x, domain="local")
-    y = net.conv(y, "b", (4, m.c, 1, 1)) if m.kind == "image" else net.linear(y, "b", m.c, 4)
+    if declared := d.flag():
+        net.declare(y, *(m.c if a == m.axis else n for a, n in enumerate(DIMS[m.kind])))
+    if m.kind == "flat":
+        y = net.gemm(y, "b", 4, m.c)
+    else:
+        y = net.conv(y, "b", (4, m.c, 1, 1)) if m.kind == "image" else net.linear(y, "b", m.c, 4)
     m.close(net.op("Relu", y), 4)
     nodes = [helper.make_node("Constant", [], ["h"], value_float=0.5), helper.make_node("Mul", ["x", "h"], ["y"])]
     half = helper.make_function("local", "Half", ["x"], ["y"], nodes, [helper.make_opsetid("", 13)])
-    return net.done(("b.weight", 0 if m.kind == "image" else 1), m.used, functions=[half])
+    made = ("b.weight", 1 if m.kind == "tokens" else 0)
+    return net.done(*([made, m.used] if declared else []), functions=[half], frozen=[m.made], groups=int(declared))
 
 
 @case("Mul", examples=2)
@@ -2192,6 +2260,288 @@ def layer_scale(d: Draw, op: str) -> Built:
     y = net.op("Transpose", net.op(op, net.weight("gamma", 4), y), perm=[0, 3, 1, 2])
     m.close(net.op("Add", y, m.x))
     return net.done(m.made, ("dw.weight", 0), ("up.weight", 0), ("up.weight", 1), ("gamma", 0), m.used, groups=2)
+
+
+# recurrent layers, integers, and reading by index
+
+
+@case("LSTM", "GRU", "RNN", examples=6)
+def recurrent(d: Draw, op: str) -> Built:
+    """Two layers on [T, N, C], one way or both, with initial states and peepholes or without."""
+    net = Net(d, d.pick(8, 14, 22))
+    h, gates = d.int(2, 4), {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    both = d.flag()
+    n = 2 if both else 1
+    x = net.op("Transpose", net.linear(net.input("input", "N", "T", 6), "a", 6, 5), perm=[1, 0, 2])
+
+    def layer(name: str, x: str, i: int, initial: bool) -> str:
+        w, r = net.weight(f"{name}.w", n, gates * h, i, scale=0.5), net.weight(f"{name}.r", n, gates * h, h, scale=0.5)
+        ins = [x, w, r, net.weight(f"{name}.b", n, 2 * gates * h) if d.flag() else "", ""]
+        if initial:
+            shape = net.op("Concat", net.const([n]), net.size(x, 1), net.const([h]), axis=0)
+            zeros = net.op("ConstantOfShape", shape, value=helper.make_tensor("v", TensorProto.FLOAT, [1], [0.3]))
+            ins += [zeros] if op != "LSTM" else [zeros, zeros]
+        if op == "LSTM" and d.flag():
+            ins += [""] * (7 - len(ins)) + [net.weight(f"{name}.p", n, 3 * h, scale=0.3)]
+        attrs = {"linear_before_reset": d.int(0, 1)} if op == "GRU" else {}
+        y = net.op(
+            op, *ins, hidden_size=h, direction="bidirectional" if both else d.pick("forward", "reverse"), **attrs
+        )
+        y = net.op("Transpose", y, perm=[0, 2, 1, 3])
+        return net.reshape(y, 0, 0, d.pick(n * h, -1))
+
+    y = layer("one", x, 5, d.flag() and net.opset >= 9)
+    y = layer("two", y, n * h, d.flag() and net.opset >= 9)
+    net.out(net.linear(y, "z", n * h, 3))
+    return net.done(
+        ("a.weight", 1), ("one.w", 1), ("one.r", 2), ("two.w", 1), ("two.w", 2), ("z.weight", 0), groups=3, exact=True
+    )
+
+
+@case("LSTM", examples=3)
+def last_state(d: Draw, op: str) -> Built:
+    """The last hidden state goes on; a pair of directions becomes one vector."""
+    net = Net(d, 14)
+    h = d.int(2, 4)
+    x = net.input("input", "T", "N", 6)
+    w, r = net.weight("a.w", 2, 4 * h, 6, scale=0.5), net.weight("a.r", 2, 4 * h, h, scale=0.5)
+    _, y, _ = net.ops(op, x, w, r, outs=3, hidden_size=h, direction="bidirectional")
+    y = net.reshape(net.op("Transpose", y, perm=[1, 0, 2]), d.pick(0, -1, "0"), 2 * h)
+    net.out(net.gemm(y, "z", 3, 2 * h))
+    return net.done(("a.w", 1), ("a.r", 1), ("a.r", 2), ("z.weight", 1), exact=True)
+
+
+def _integers(net: Net, name: str, *shape: int, dtype: Any = np.int8) -> str:
+    return net.init(name, net.rng.integers(0 if dtype is np.uint8 else -60, 60, shape).astype(dtype))
+
+
+@case("DynamicQuantizeLinear", "ConvInteger", examples=3)
+def dynamic_convolution(d: Draw, op: str) -> Built:
+    net = Net(d, 11)
+    m = any_mid(net, "image")
+    q, s, zero = net.ops("DynamicQuantizeLinear", m.x, outs=3)
+    w = _integers(net, "b.weight", 4, m.c, 3, 3, dtype=np.uint8)
+    y = net.to_float(
+        net.op("ConvInteger", q, w, zero, *([net.init("b.zero", np.array(0, np.uint8))] if d.flag() else []))
+    )
+    m.close(net.op("Mul", y, net.op("Mul", s, net.real(0.01))), 4)
+    return net.done(m.made, ("b.weight", 0), ("b.weight", 1), m.used, groups=2)
+
+
+@case("MatMulInteger", examples=3)
+def dynamic_product(d: Draw, op: str) -> Built:
+    net = Net(d, 11)
+    m = any_mid(net, "tokens")
+    q, s, zero = net.ops("DynamicQuantizeLinear", m.x, outs=3)
+    zeros = d.pick([], [net.init("b.zero", np.zeros((), np.int8))], [net.init("b.zeros", np.zeros(4, np.int8))])
+    y = net.to_float(net.op(op, q, _integers(net, "b.weight", m.c, 4), zero, *zeros))
+    scale = net.init("b.scale", (np.abs(net.rng.standard_normal(4)) * 0.01 + 0.002).astype(F32))
+    m.close(net.op("Mul", y, net.op("Mul", s, scale)), 4)
+    return net.done(m.made, ("b.weight", 0), ("b.weight", 1), ("b.scale", 0), m.used, groups=2)
+
+
+def _quantised(net: Net, x: str) -> tuple[str, str, str]:
+    s, zero = net.real(0.03), net.init(net.name("zero"), np.array(120, np.uint8))
+    return net.op("QuantizeLinear", x, s, zero), s, zero
+
+
+@case("QLinearConv", examples=4)
+def integer_convolution(d: Draw, op: str) -> Built:
+    net = Net(d, 13)
+    m = any_mid(net, "image", c=4)
+    q, s, zero = _quantised(net, m.x)
+    o, g = d.pick((3, 1), (5, 1), (4, 4))
+    n = o if d.flag() else 1
+    ws = net.init(
+        "b.scale", (np.abs(net.rng.standard_normal(n)) * 0.01 + 0.002).astype(F32).reshape(-1 if n > 1 else ())
+    )
+    wz = net.init("b.zero", np.zeros(n if n > 1 else (), np.int8))
+    bias = [net.init("b.bias", net.rng.integers(-90, 90, o).astype(np.int32))] if d.flag() else []
+    w = _integers(net, "b.weight", o, 4 // g, 3, 3)
+    y = net.op(op, q, s, zero, w, ws, wz, s, zero, *bias, pads=[1, 1, 1, 1], group=g)
+    m.close(net.op("DequantizeLinear", y, s, zero), o)
+    return net.done(m.made, ("b.weight", 0), m.used, groups=1 if g > 1 else 2, exact=True)
+
+
+@case("QLinearMatMul", examples=4)
+def integer_product(d: Draw, op: str) -> Built:
+    net = Net(d, 13)
+    m = any_mid(net, "tokens")
+    q, s, zero = _quantised(net, m.x)
+    ws = net.init("b.scale", np.array(0.02, F32))
+    y = net.op(
+        op, q, s, zero, _integers(net, "b.weight", m.c, 4), ws, net.init("b.zero", np.array(0, np.int8)), s, zero
+    )
+    m.close(net.op("DequantizeLinear", y, s, zero), 4)
+    return net.done(m.made, ("b.weight", 0), ("b.weight", 1), m.used, groups=2, exact=True)
+
+
+@case("GatherElements", "ScatterElements", "Scatter", examples=4)
+def by_element(d: Draw, op: str) -> Built:
+    """Tokens are read or written by position, channel by channel."""
+    net = Net(d, 9 if op == "Scatter" else 13)
+    c, axis = d.int(3, 5), d.pick(1, -2) if op != "Scatter" else 1
+    x = net.linear(net.input("input", 2, 4, 6), "a", 6, c)
+    at = net.const(net.rng.permuted(np.tile(np.arange(4)[None, :, None], (2, 1, c)), axis=1)[:, :3])
+    y = (
+        net.op(op, x, at, axis=axis)
+        if op == "GatherElements"
+        else net.op(op, x, at, net.weight("u", 2, 3, c), axis=axis)
+    )
+    net.out(net.linear(y, "z", c, 3))
+    return net.done(("a.weight", 1), ("z.weight", 0), exact=True)
+
+
+@case("GatherND", "ScatterND", examples=3)
+def by_tuple(d: Draw, op: str) -> Built:
+    net = Net(d, 13)
+    c = d.int(3, 5)
+    x = net.linear(net.input("input", 2, 4, 6), "a", 6, c)
+    at = net.const([[0, 1], [1, 3], [1, 0]])
+    y = net.op(op, x, at) if op == "GatherND" else net.op(op, x, at, net.weight("u", 3, c))
+    net.out(net.linear(y, "z", c, 3))
+    return net.done(("a.weight", 1), ("z.weight", 0), *([("u", 1)] if op == "ScatterND" else []), exact=True)
+
+
+@case("Trilu", examples=3)
+def trilu(d: Draw, op: str) -> Built:
+    """A causal mask on the scores of attention: heads and their features are free."""
+    net = Net(d, 14)
+    h, e = 2, d.int(2, 3)
+    x = net.input("input", "N", 5, 6)
+    q, k, v = (_split_heads(net, net.linear(x, n, 6, h * e), h, e) for n in "qkv")
+    s = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    s = net.op(op, s, *([net.const(0)] if d.flag() else []), upper=0)
+    net.out(net.linear(_merge_heads(net, net.op("MatMul", s, v), h * e), "z", h * e, 3))
+    return net.done(("q.weight", 1), ("v.weight", 1), ("z.weight", 0), groups=3)
+
+
+@case("OneHot", examples=3)
+def one_hot(d: Draw, op: str) -> Built:
+    net = Net(d, 11)
+    y = net.op(op, net.input("ids", "N", "T", ids=6), net.const(6), net.const([0.0, 1.0], F32), axis=d.pick(-1, 2))
+    y = net.op("Relu", net.linear(y, "a", 6, 5))
+    net.out(net.linear(y, "z", 5, 3))
+    return net.done(("a.weight", 1), ("z.weight", 0), frozen=[("a.weight", 0)], exact=True)
+
+
+@case("ReverseSequence", examples=3)
+def reverse_sequence(d: Draw, op: str) -> Built:
+    net = Net(d, 10)
+    c = d.int(3, 5)
+    x = net.linear(net.input("input", 4, 3, 6), "a", 6, c)
+    net.out(net.linear(net.op(op, x, net.const([4, 2, 3]), batch_axis=1, time_axis=0), "z", c, 3))
+    return net.done(("a.weight", 1), ("z.weight", 0), exact=True)
+
+
+@case("Col2Im", examples=3)
+def col2im(d: Draw, op: str) -> Built:
+    """A transposed convolution as a product and Col2Im, on blocks that come from a weight or an input."""
+    net = Net(d, 18)
+    c = d.int(2, 4)
+    x = net.input("input", "N", 6, 9)
+    y = net.op("MatMul", net.weight("a.weight", c * 4, 6), x)
+    if d.flag():  # the blocks' axis comes from a weight
+        y = net.op("MatMul", y, net.weight("blocks", 9, 9))
+    y = net.op(op, y, net.const([4, 4]), net.const([2, 2]))
+    net.out(net.conv(y, "z", (3, c, 1, 1)))
+    return net.done(("a.weight", 0), ("z.weight", 1), exact=True)
+
+
+@case("NonMaxSuppression", "Compress", "Unique", examples=2)
+def selected(d: Draw, op: str) -> Built:
+    """Selections: everything that they read is frozen, their neighbours are not."""
+    net = Net(d, 13)
+    c = 4
+    x = net.linear(net.input("input", 1, 5, 6), "a", 6, c)
+    if op == "NonMaxSuppression":
+        scores = net.op("Transpose", net.linear("input", "s", 6, 2), perm=[0, 2, 1])
+        net.out(net.op(op, x, scores, net.const([3]), net.const([0.5], F32)), TensorProto.INT64)
+    elif op == "Compress":
+        net.out(net.op(op, x, net.const([True, False, True, True, False], np.bool_), axis=1))
+    else:
+        net.out(net.op(op, x))
+    y = net.op("Relu", net.linear("input", "b", 6, 5))
+    net.out(net.linear(y, "z", 5, 3))
+    return net.done(("b.weight", 1), ("z.weight", 0), frozen=[("a.weight", 1)])
+
+
+@case("Bernoulli", "RandomNormalLike", "RandomUniformLike", "Multinomial", examples=2)
+def drawn_from_channels(d: Draw, op: str) -> Built:
+    """Noise as wide as the channels, times zero."""
+    net = Net(d, 15)
+    m = any_mid(net, "flat")
+    x = net.op("Sigmoid", m.x)
+    y = net.to_float(net.op(op, x, **({"sample_size": m.c} if op == "Multinomial" else {})))
+    y = net.op("Add", x, net.op("Mul", y, net.real(0.0)))
+    m.close(net.op("Relu", net.gemm(y, "b", 4, m.c)), 4)
+    return net.done(("b.weight", 0), m.used, frozen=[m.made])
+
+
+@case("Scan", "SequenceMap", examples=2)
+def body_over_a_sequence(d: Draw, op: str) -> Built:
+    net = Net(d, 17)
+    x = net.linear(net.input("input", 3, 5, 6), "a", 6, 4)
+    info = helper.make_tensor_value_info
+    if op == "Scan":
+        body = helper.make_graph(
+            [helper.make_node("Neg", ["i"], ["o"])], "body", [info("i", 1, [5, 4])], [info("o", 1, [5, 4])]
+        )
+        y = net.op(op, x, body=body, num_scan_inputs=1)
+    else:
+        body = helper.make_graph(
+            [helper.make_node("Neg", ["i"], ["o"])], "body", [info("i", 1, None)], [info("o", 1, None)]
+        )
+        parts = net.op("SplitToSequence", x, axis=0, keepdims=1)
+        y = net.op("ConcatFromSequence", net.op(op, parts, body=body), axis=0)
+    net.declare(y, 3, 5, 4)
+    net.out(net.linear(net.op("Relu", net.linear(y, "b", 4, 5)), "z", 5, 3))
+    return net.done(("b.weight", 1), ("z.weight", 0), frozen=[("a.weight", 1)])
+
+
+@case("BatchNormalization", examples=2)
+def batch_norm_that_learns(d: Draw, op: str) -> Built:
+    """training_mode 1: the statistics are those of the batch."""
+    net = Net(d, 14)
+    m = any_mid(net, "image", "tokens")
+    x = m.x if m.kind == "image" else net.op("Transpose", m.x, perm=[0, 2, 1])
+    p = [net.weight(f"bn.{n}", m.c, scale=0.2, offset=1) for n in ("scale", "bias", "mean", "var")]
+    y = net.ops(op, x, *p, outs=3, training_mode=1)[0]
+    m.close(y if m.kind == "image" else net.op("Transpose", y, perm=[0, 2, 1]))
+    return net.done(m.made, ("bn.scale", 0), m.used, exact=True)
+
+
+@case("GroupNormalization", "BatchNormalization", "MeanVarianceNormalization", "InstanceNormalization", examples=2)
+def norm_over_prunable_positions(d: Draw, op: str) -> Built:
+    """A product acts on the positions that the norm takes its mean over: they are approximate."""
+    net = Net(d, 21)
+    x = net.linear(net.input("input", "N", 4, 6), "a", 6, 5)
+    p = [net.weight(f"p{i}", 4, offset=1.0, scale=0.1) for i in range(4)]
+    if op == "GroupNormalization":
+        y = net.op(op, x, *p[:2], num_groups=2)
+    elif op == "BatchNormalization":
+        y = net.ops(op, x, *p, outs=3, training_mode=1)[0]
+    elif op == "MeanVarianceNormalization":
+        y = net.op(op, x, axes=[0, 2])
+    else:
+        y = net.op(op, x, *p[:2])
+    net.out(net.linear(y, "z", 5, 3))
+    return net.done(("a.weight", 1), ("z.weight", 0), exact=False)
+
+
+@case("Attention", examples=3)
+def attention_to_learned_tokens(d: Draw, op: str) -> Built:
+    """Keys, values or queries of a fixed table (a resampler): the table's rows are tokens, which no one may move."""
+    net = Net(d, 23)
+    h, e = 2, 3
+    x, table = net.input("input", 1, 4, 6), net.weight("table", 1, 4, 6, scale=1.0)
+    form = d.pick("keys", "queries", "both")
+    causal = d.int(0, 1)
+    q = net.linear(table if form == "queries" else x, "q", 6, h * e)
+    k, v = (net.linear(x if form == "queries" else table, n, 6, h * e) for n in "kv")
+    y = net.op(op, q, k, v, q_num_heads=h, kv_num_heads=h, is_causal=causal)
+    net.out(net.linear(net.op("ReduceSum", y, net.const([1])) if form == "both" else y, "z", h * e, 3))
+    return net.done(("q.weight", 1), ("v.weight", 1), ("z.weight", 0), frozen=[("table", 1)], groups=3)
 
 
 UNCHECKED[("", "SpatialBN")] = "Caffe2's operator of before ONNX 1.0: no runtime has it, and onnx.checker refuses it"

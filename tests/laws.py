@@ -36,7 +36,9 @@ Runner = Callable[[ModelProto, Sequence[Feeds]], list[list[Array]]]
 LAWS = ("identity", "permutation", "removal", "shapes", "composition", "accounting", "determinism")
 TOLERANCE = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
 COUNTED = {  # element types that count as parameters
-    v for k, v in TensorProto.DataType.items() if k.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT8", "UINT8", "INT4", "UINT4"))
+    v
+    for k, v in TensorProto.DataType.items()
+    if k.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT8", "UINT8", "INT4", "UINT4"))
 }
 
 ort.set_default_logger_severity(4)
@@ -64,7 +66,9 @@ class GroupNorm(OpRun):  # type: ignore[misc]
 
     op_domain = "com.microsoft"
 
-    def _run(self, x: Array, gamma: Array, beta: Array, groups: int = 1, channels_last: int = 1, **_: Any) -> tuple[Array]:
+    def _run(
+        self, x: Array, gamma: Array, beta: Array, groups: int = 1, channels_last: int = 1, **_: Any
+    ) -> tuple[Array]:
         x = x.transpose(0, 3, 1, 2) if channels_last else x
         y = x.reshape(x.shape[0], groups, -1)
         y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
@@ -142,7 +146,9 @@ class Checker:
                 got = self.run(self.prune({g.name: self.shuffled(g)}), self.feeds)
                 self._equal(self.reference, got)
         with _law("permutation", "all groups at once"):
-            self._equal(self.reference, self.run(self.prune({g.name: self.shuffled(g) for g in self.groups}), self.feeds))
+            self._equal(
+                self.reference, self.run(self.prune({g.name: self.shuffled(g) for g in self.groups}), self.feeds)
+            )
 
     def removal(self) -> None:
         """Removing channels of an exact group is zeroing them in every weight that consumes them.
@@ -165,7 +171,9 @@ class Checker:
         for node in proto.graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 tensors[node.output[0]] = node.attribute[0].t
-        zero_points = {n.input[0]: n.input[2] for n in proto.graph.node if n.op_type == "DequantizeLinear" and len(n.input) > 2}
+        zero_points = {
+            n.input[0]: n.input[2] for n in proto.graph.node if n.op_type == "DequantizeLinear" and len(n.input) > 2
+        }
         for m in group.members:
             if m.role != "in":
                 continue
@@ -218,7 +226,9 @@ class Checker:
             whole = {g.name: range(g.size) for g in self.analysis.groups}
             want = self.proto.SerializeToString(deterministic=True)
             assert self.prune({}).SerializeToString(deterministic=True) == want, "an empty plan changed the model"
-            assert self.prune(whole).SerializeToString(deterministic=True) == want, "keeping all channels changed the model"
+            assert self.prune(whole).SerializeToString(deterministic=True) == want, (
+                "keeping all channels changed the model"
+            )
 
     def composition(self) -> None:
         """Plan A and then plan B (made for the smaller model, by group name) equal both at once."""
@@ -230,7 +240,9 @@ class Checker:
             second: dict[str, list[int]] = {}
             both = dict(first)
             for name, kept in first.items():
-                assert name in small.by_name, f"group '{name}' has no namesake in the smaller model: {sorted(small.by_name)}"
+                assert name in small.by_name, (
+                    f"group '{name}' has no namesake in the smaller model: {sorted(small.by_name)}"
+                )
                 got = small.by_name[name].size
                 assert got == len(kept), f"group '{name}' keeps {len(kept)} channels, the smaller model has {got}"
                 second[name] = self.some(len(kept), 0.5)

@@ -79,7 +79,7 @@ def torchvision_net(name: str) -> Net:
 
 def timm_net(name: str) -> Net:
     torchvision_models()
-    import timm  # type: ignore[import-untyped]
+    import timm
 
     return picture(timm.create_model(name, pretrained=False, exportable=True))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 import onnxprune
 from onnxprune.validation import input_specs, random_inputs

@@ -12,7 +12,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from onnxprune.graph.io import Model
-from onnxprune.graph.nodes import captured
+from onnxprune.graph.nodes import captured, constant_of
 from onnxprune.graph.weights import ArrayWeight, Weight
 from onnxprune.layout import Size
 
@@ -99,16 +99,31 @@ class Editor:
             elif a.name in ("value_ints", "value_floats"):
                 a.CopyFrom(helper.make_attribute(a.name, array.ravel().tolist()))
 
-    def choose(self, index: int, slot: int, use: np.ndarray, fill: np.ndarray) -> list[NodeProto]:
-        """Before node `index`, overwrite the entries of a computed vector that `use` does not want with `fill`'s."""
+    def constant_shape(self, name: str) -> list[int] | None:
+        """The shape of an initializer or a Constant node's tensor as it stands."""
+        if name in self._initializers:
+            return list(self._initializers[name].dims)
+        array = constant_of(self._constants[name]) if name in self._constants else None
+        return None if array is None else list(array.shape)
+
+    def rescale(
+        self, index: int, slot: int, times: np.ndarray, by: np.ndarray, use: np.ndarray, fill: np.ndarray
+    ) -> list[NodeProto]:
+        """Before node `index`, make a computed input x * times / by, with `fill` where `use` is false."""
         name = self.nodes[index].input[slot]
-        mask = self.add_constant(name, ArrayWeight(use))
-        values = self.add_constant(name, ArrayWeight(fill))
-        out = self._fresh(name)
-        node = helper.make_node("Where", [mask, name, values], [out], name=out)
-        self._inserted[index].append(node)
-        self.set_input(index, slot, out)
-        return [node]
+        steps: list[tuple[str, list[object]]] = []
+        if not np.array_equal(times, by):
+            steps += [("Mul", [None, times]), ("Div", [None, by])]
+        if not use.all():
+            steps.append(("Where", [use, None, fill]))
+        current, made = name, []
+        for op, operands in steps:
+            ins = [current if x is None else self.add_constant(name, ArrayWeight(np.asarray(x))) for x in operands]
+            current = self._fresh(name)
+            made.append(helper.make_node(op, ins, [current], name=current))
+        self._inserted[index].extend(made)
+        self.set_input(index, slot, current)
+        return made
 
     def declare_shapes(self, shape_of: Callable[[str], list[Size] | None]) -> None:
         """Update the static sizes in value_info and in inputs that are initializers."""

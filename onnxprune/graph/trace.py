@@ -50,6 +50,7 @@ class Trace:
         self._values: dict[str, Values] = {}
         self._ops: dict[tuple[str, str], Any] = {}
         self.from_shapes: set[str] = set()  # values that a Shape or Size node had a part in
+        self._whole: tuple[dict[str, TypeProto], ...] | None = None
         self.guessed = False  # some size is known only when the model runs
 
     def shape(self, name: str) -> tuple[Size, ...] | None:
@@ -154,6 +155,30 @@ class Trace:
         plain.attribute.extend(a for a in node.attribute if a.name in known.attributes)
         return plain
 
+    def ask(self, name: str, proto: onnx.ModelProto) -> None:
+        """A shape from inference over the whole model, which reaches into bodies and local functions."""
+        if self._whole is None:
+            self._whole = tuple(self._infer_whole(proto, sample) for sample in (0, 1))
+        a, b = (found.get(name) for found in self._whole)
+        if a is not None and b is not None and a.tensor_type.HasField("shape") and b.tensor_type.HasField("shape"):
+            self._guess(name, a, b)
+            self._types[name] = (a, a if a == b else b)
+
+    def _infer_whole(self, proto: onnx.ModelProto, sample: int) -> dict[str, TypeProto]:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        for v in copy.graph.input:
+            if v.name in self._types:
+                v.type.CopyFrom(self._types[v.name][sample])
+        del copy.graph.value_info[:]
+        for v in copy.graph.output:
+            v.type.tensor_type.ClearField("shape")
+        try:
+            found = shape_inference.infer_shapes(copy, data_prop=True)
+        except Exception:  # no shapes, then
+            return {}
+        return {v.name: v.type for v in (*found.graph.value_info, *found.graph.output)}
+
     def _guess(self, name: str, a: TypeProto, b: TypeProto) -> None:
         """Give a size that the data decide (NonZero's) two sample sizes of its own: dynamic, and equal to no other."""
         for sample, t in enumerate((a, b)):
@@ -163,7 +188,7 @@ class Trace:
                     d.dim_value = 1009 + zlib.crc32(f"{name}/{axis}".encode()) % 9973 + 13 * sample
 
     def _evaluate(self, node: NodeProto) -> None:
-        if node.op_type == "Shape" and node.input[0] in self._types:
+        if node.op_type in ("Shape", "Size") and node.input[0] in self._types:
             self._shape_of(node)
             return
         if node.op_type in RANDOM or any(n and n not in self._values for n in node.input) or not node.input:
@@ -195,7 +220,7 @@ class Trace:
         attrs = {a.name: a.i for a in node.attribute}
         part = slice(attrs.get("start", 0), attrs.get("end"))
         a, b = (np.array(s, np.int64) for s in (zip(*map(_both, shape), strict=True) if shape else ((), ())))
-        a, b = a[part], b[part]
+        a, b = (a[part], b[part]) if node.op_type == "Shape" else (np.asarray(a.prod()), np.asarray(b.prod()))
         self._values[node.output[0]] = (a, a if np.array_equal(a, b) else b)
 
     def _run(self, node: NodeProto, feeds: list[np.ndarray | None]) -> list[Any] | None:

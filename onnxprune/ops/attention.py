@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.layout import Dim, LayoutError, factor, find, prod
+from onnxprune.layout import Dim, LayoutError, concat, factor, find, prod, split
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple
 
 
@@ -39,8 +39,10 @@ def attention(op: Op) -> list[Axes | None]:
         if op.has(i):
             op.tie(op.x(i)[1], kh)
             op.tie(op.x(i)[3], (kd, e)[i - 4])
-    if op.has(3) and len(op.x(3)) == 4 and find(op.x(3)[1]).size != 1:
-        op.tie(op.x(3)[1], qh)
+    seq = 2 if len(q) == 4 else 1
+    _freeze_positions(op, k[seq], v[seq], *(op.x(i)[2] for i in (4, 5) if op.has(i)))
+    if op.has(3):
+        _mask(op, op.x(3), qh)
     if len(q) == 3:
         op.follow_attr("q_num_heads", qh)
         op.follow_attr("kv_num_heads", kh)
@@ -57,6 +59,20 @@ def _int(d: Dim) -> int:
     if not isinstance(size, int):
         raise LayoutError("heads of dynamic number")
     return size
+
+
+def _freeze_positions(op: Op, *dims: Dim) -> None:
+    for d in dims:
+        op.freeze(d, f"the softmax of {op.type} runs along it")
+
+
+def _mask(op: Op, mask: Axes, heads: Dim) -> None:
+    """A mask or bias [.., heads or 1, s, t]: only its heads are channels."""
+    for a, d in enumerate(mask):
+        if a == len(mask) - 3 and find(d).size != 1:
+            op.tie(d, heads)
+        else:
+            op.freeze(d, f"a mask of {op.type}")
 
 
 def _name(op: Op, heads: Dim, *features: Dim) -> None:
@@ -92,16 +108,16 @@ def multi_head_attention(op: Op) -> list[Axes | None]:
     op.tie(h, kh)
     op.tie(h, vh)
     if op.has(3):
-        from onnxprune.layout import concat
-
         op.tie(op.x(3)[0], concat(q[2], k[2], v[2]))
         op.role(3, 0, "bias")
-    if op.has(5) and find(op.x(5)[1]).size != 1:
-        op.tie(op.x(5)[1], h)
+    _freeze_positions(op, k[1], v[1])
+    if op.has(5):
+        _mask(op, op.x(5), h)
     for i in (6, 7):
         if op.has(i):
             op.tie(op.x(i)[1], h)
             op.tie(op.x(i)[3], (kd, e)[i - 6])
+            _freeze_positions(op, op.x(i)[2])
     op.mix(d, "sums over it between two activations")
     _name(op, h, d, e)
     op.follow_attr("num_heads", h)
@@ -117,8 +133,6 @@ def packed_attention(op: Op) -> list[Axes | None]:
 
     Source: ONNX Runtime's ContribOperators.md
     """
-    from onnxprune.layout import concat, split, unify
-
     x, w = op.x(0), op.x(1)
     n = op.attr("num_heads")
     widths = op.attr("qkv_hidden_sizes") or [_int(w[1]) // 3] * 3
@@ -126,9 +140,9 @@ def packed_attention(op: Op) -> list[Axes | None]:
     q, rest = split(w[1], widths[0])
     k, v = split(rest, widths[1])
     (h, d), (kh, kd), (vh, e) = (heads_of(op, t, n) for t in (q, k, v))
-    unify(d, kd)
-    unify(h, kh)
-    unify(h, vh)
+    op.tie(d, kd)
+    op.tie(h, kh)
+    op.tie(h, vh)
     op.role(1, 0, "in")
     op.role(1, 1, "out")
     if op.has(2):
@@ -136,8 +150,9 @@ def packed_attention(op: Op) -> list[Axes | None]:
         op.role(2, 0, "bias")
     if op.has(4):
         raise LayoutError("a packed past state")
-    if op.has(5) and find(op.x(5)[1]).size != 1:
-        op.tie(op.x(5)[1], h)
+    _freeze_positions(op, x[1])
+    if op.has(5):
+        _mask(op, op.x(5), h)
     op.mix(d, "sums over it between two activations")
     _name(op, h, d, e)
     op.follow_attr("num_heads", h)

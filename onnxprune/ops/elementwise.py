@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from onnxprune.layout import find
-from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple, same
+from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple, same
 
 
 @couple(
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
     "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not",
     "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish",
-    "Tan", "Tanh", "ThresholdedRelu", "Affine", "ImageScaler", "ParametricSoftplus", "ScaledTanh",
+    "Tan", "Tanh", "ThresholdedRelu", "Affine", "ParametricSoftplus", "ScaledTanh",
 )  # fmt: skip
 def unary(op: Op) -> list[Axes | None]:
     """y = f(x), position by position."""
     return same(op)
+
+
+@couple("ImageScaler")
+def image_scaler(op: Op) -> list[Axes | None]:
+    """y = scale * x + bias, where the attribute `bias` has an entry for each channel of axis 1."""
+    x = op.x(0)
+    bias = op.attr("bias", [])
+
+    def change(new: New, e: Edits) -> None:
+        if new.moves(x[1]):
+            e.attrs["bias"] = [bias[i] for i in new.kept(x[1])]
+
+    if bias:
+        op.edit(change)
+    return [list(x)]
 
 
 @couple("Gelu", "QuickGelu", "FastGelu", domain=MICROSOFT)

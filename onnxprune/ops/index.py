@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.layout import Dim, LayoutError, concat, factor, find, fixed, freeze, fresh, is_frozen, pick, prod, split
+from onnxprune.layout import (
+    Dim,
+    LayoutError,
+    concat,
+    factor,
+    find,
+    fixed,
+    freeze,
+    fresh,
+    is_frozen,
+    pick,
+    prod,
+    split,
+    var,
+)
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
 
 FAR = 2**62
@@ -199,7 +213,7 @@ def pad(op: Op) -> list[Axes | None]:
             op.freeze(x[a], f"padded with mode {op.attr('mode', 'constant')}")
             y[a] = fixed(shape[a], find(x[a]).reason)
         else:
-            added[i], added[i + len(axes)] = (fresh(n) if n > 1 else fixed(n, op.reason("padding")) for n in (lo, hi))
+            added[i], added[i + len(axes)] = (var(n) if n else None for n in (lo, hi))
             y[a] = concat(*(d for d in (added[i], x[a], added[i + len(axes)]) if d is not None))
     _follow_pads(op, pads, added)
     return [y]

@@ -72,6 +72,8 @@ def convolve(op: Op, slot: int) -> Axes:
         op.tie(xi, w[1])
         op.follow_attr("group", xg)
     window(op, x, w)
+    if not op.const(slot) and not op.const(0):
+        op.mix(w[1], "sums over it between two activations")
     op.role(slot, 0, "out")
     op.role(slot, 1, "in")
     op.kind(w[0], "filters" if _int(w[1]) > 1 or groups == 1 else "depthwise")
@@ -88,6 +90,8 @@ def conv_transpose(op: Op) -> list[Axes | None]:
     groups = op.attr("group", 1)
     op.tie(x[1], w[0])
     window(op, x, w)
+    if not op.const(1) and not op.const(0):
+        op.mix(w[0], "sums over it between two activations")
     if groups == 1:
         out = find(w[1])
     else:
@@ -187,6 +191,7 @@ def _matmul_roles(op: Op, right: int) -> None:
     for i, contracted, made in ((0, -1, -2), (right, -2, -1)):
         rank = op.rank(i)
         if rank < 2:
+            op.role(i, 0, "in")
             continue
         if op.attr("transA" if i == 0 else "transB"):
             contracted, made = made, contracted

@@ -1,0 +1,163 @@
+"""The laws of pruning for every registered rule, on generated graphs.
+
+`cases.py` has the graphs, `laws.py` the laws. A rule without a case fails `test_every_rule_has_a_case`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from cases import CASES, UNCHECKED, Built, CaseOf
+from hypothesis import HealthCheck, given, settings
+from laws import LAWS, Checker, difference, run_ort, run_reference
+from onnx import helper, numpy_helper
+
+from onnxprune.ops.registry import RULES
+
+BY_NAME = {c.name: c for c in CASES}
+
+
+def test_every_rule_has_a_case() -> None:
+    assert len(BY_NAME) == len(CASES), "two cases of one name"
+    covered = {c.op for c in CASES}
+    missing = sorted(f"{domain or 'ai.onnx'}::{op}" for domain, op in set(RULES) - covered - set(UNCHECKED))
+    assert not missing, f"rules without a case in tests/cases.py: {', '.join(missing)}"
+    assert not set(UNCHECKED) - set(RULES), "an operator is excused that has no rule"
+
+
+def holds(case: CaseOf, built: Built) -> None:
+    """One model of a case: its groups are there, and no law is broken."""
+    domain, op = case.op
+    used = {(n.domain, n.op_type) for n in built.proto.graph.node}
+    assert (domain, op) in used, f"the case does not use {op}"
+    run = run_reference if case.reference else run_ort
+    checker = Checker(built.proto, built.feeds, run, built.tolerance)
+    assert all(np.isfinite(y).all() for ys in checker.reference for y in ys if y.dtype.kind == "f"), (
+        "the case makes NaN or Inf"
+    )
+    _groups_are_there(checker, built)
+    for law in LAWS:
+        getattr(checker, law)()
+
+
+def _groups_are_there(checker: Checker, built: Built) -> None:
+    groups = checker.analysis.groups
+    reached = {(m.tensor, m.axis) for g in groups for m in g.members}
+    why = {(f.tensor, f.axis): f"{f.reason.text} ({f.reason.op} {f.reason.node})" for f in checker.analysis.frozen}
+    for at in built.prunable:
+        assert at in reached, f"{at[0]}[{at[1]}] is not prunable: {why.get(at, 'and no reason is given')}"
+    for at in built.frozen:
+        assert at not in reached, f"{at[0]}[{at[1]}] must be frozen"
+        assert at in why, f"{at[0]}[{at[1]}] is frozen without a reason"
+    assert len(groups) >= built.groups, f"{len(groups)} groups, at least {built.groups} expected"
+    if built.exact is not None:
+        wrong = [g.name for g in groups if g.exact != built.exact]
+        assert not wrong, f"groups {wrong} must {'' if built.exact else 'not '}be exact"
+
+
+def _run(case: CaseOf, examples: int, derandomize: bool) -> None:
+    @settings(
+        max_examples=examples, deadline=None, derandomize=derandomize, database=None, print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(case.strategy())
+    def holds_for(built: Built) -> None:
+        holds(case, built)
+
+    holds_for()
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_laws(name: str) -> None:
+    case = BY_NAME[name]
+    _run(case, case.examples, derandomize=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BY_NAME)
+def test_laws_at_length(name: str) -> None:
+    _run(BY_NAME[name], 60, derandomize=False)
+
+
+# the laws themselves: each must notice when it is broken
+
+
+def _mlp() -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    weights = {"a": (6, 5), "a.bias": (5,), "z": (5, 3)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]),
+        helper.make_node("Add", ["h", "a.bias"], ["i"]),
+        helper.make_node("Relu", ["i"], ["r"]),
+        helper.make_node("MatMul", ["r", "z"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "mlp", [helper.make_tensor_value_info("x", 1, ["N", 6])], [helper.make_tensor_value_info("y", 1, ["N", 3])],
+        [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in weights.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _checker() -> Checker:
+    rng = np.random.default_rng(1)
+    return Checker(_mlp(), [{"x": rng.standard_normal((n, 6)).astype(np.float32)} for n in (1, 3)])
+
+
+def _spoil(proto: onnx.ModelProto) -> onnx.ModelProto:
+    for t in proto.graph.initializer:
+        if t.name == "z":
+            t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t)[::-1].copy(), "z"))
+    return proto
+
+
+def _rename_output(proto: onnx.ModelProto) -> onnx.ModelProto:
+    proto.graph.output[0].doc_string = "changed"
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("law", "damage"),
+    [
+        ("permutation", _spoil),
+        ("removal", _spoil),
+        ("identity", _spoil),
+        ("shapes", _rename_output),
+        ("determinism", _spoil),
+    ],
+)
+def test_a_broken_law_is_noticed(
+    law: str, damage: Callable[[onnx.ModelProto], onnx.ModelProto], monkeypatch: Any
+) -> None:
+    checker = _checker()
+    getattr(checker, law)()
+    honest = checker.prune
+    monkeypatch.setattr(checker, "prune", lambda keeps: damage(honest(keeps)))
+    with pytest.raises(AssertionError, match=f"{law} law"):
+        getattr(checker, law)()
+
+
+def test_wrong_counts_are_noticed() -> None:
+    checker = _checker()
+    checker.accounting()
+    honest = checker.prune
+
+    def wasteful(keeps: Any) -> onnx.ModelProto:
+        proto = honest(keeps)
+        proto.graph.initializer.append(numpy_helper.from_array(np.zeros(2, np.float32), "waste"))
+        return proto
+
+    checker.prune = wasteful  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="accounting law"):
+        checker.accounting()
+
+
+def test_difference_sees_shapes_types_and_places_of_nan() -> None:
+    x = np.array([1.0, np.nan], np.float32)
+    assert difference(x, x) == 0
+    assert difference(x, x[::-1]) == np.inf
+    assert difference(x, x[:1]) == np.inf
+    assert difference(x, x.astype(np.float64)) == np.inf
