@@ -177,7 +177,7 @@ class Net:
         return self.op("Add", y, self.weight(f"{name}.bias", o)) if bias else y
 
     def matrix(self, *shape: int) -> Array:
-        return (self.rng.standard_normal(shape) * shape[0] ** -0.5).astype(self.dtype)
+        return np.asarray(self.rng.standard_normal(shape) * shape[0] ** -0.5, self.dtype)
 
     def axes_op(self, op: str, x: str, axes: Sequence[int] | None, since: int, **attrs: Any) -> str:
         """An operator whose `axes` moved from an attribute to an input at opset `since`."""
@@ -657,8 +657,10 @@ def gemm(d: Draw, op: str) -> Built:
     i, h, o = 6, d.int(3, 6), d.int(3, 5)
     x = net.input("input", "N", i)
     tb, form = d.flag(), d.pick("none", "vector", "row", "scalar", "one")
-    c = {"none": [], "vector": [(h,)], "row": [(1, h)], "scalar": [()], "one": [(1,)]}[form]
-    c = c if c or net.opset >= 11 else [(h,)]
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        "none": [], "vector": [(h,)], "row": [(1, h)], "scalar": [()], "one": [(1,)],
+    }  # fmt: skip
+    c = shapes[form if form != "none" or net.opset >= 11 else "vector"]
     attrs = {"alpha": d.pick(1.0, 0.5), "beta": d.pick(1.0, 2.0)}
     if d.flag():  # x transposed twice
         x = net.op("Transpose", x, perm=[1, 0])
@@ -1771,14 +1773,14 @@ def attention_operator(d: Draw, op: str) -> Built:
     e, f = d.int(2, 3), d.int(2, 3)
     x = net.input("input", "N", "T", 6)
     q, k, v = (net.linear(x, n, 6, w) for n, w in (("q", kv * r * e), ("k", kv * e), ("v", kv * f)))
-    scale = {"scale": 0.4} if d.flag() else {}
+    scale = 0.4 if d.flag() else None
     if d.flag():
-        y = net.op(op, q, k, v, q_num_heads=kv * r, kv_num_heads=kv, is_causal=d.int(0, 1), **scale)
+        y = net.op(op, q, k, v, q_num_heads=kv * r, kv_num_heads=kv, is_causal=d.int(0, 1), scale=scale)
     else:
         q = net.op("Transpose", net.reshape(q, 0, 0, kv * r, e), perm=[0, 2, 1, 3])
         k = net.op("Transpose", net.reshape(k, 0, 0, kv, e), perm=[0, 2, 1, 3])
         v = net.op("Transpose", net.reshape(v, 0, 0, kv, f), perm=[0, 2, 1, 3])
-        y = net.op("Transpose", net.op(op, q, k, v, is_causal=d.int(0, 1), **scale), perm=[0, 2, 1, 3])
+        y = net.op("Transpose", net.op(op, q, k, v, is_causal=d.int(0, 1), scale=scale), perm=[0, 2, 1, 3])
         y = net.reshape(y, 0, 0, -1)
     net.out(net.linear(y, "z", kv * r * f, 5))
     return net.done(("q.weight", 1), ("k.weight", 1), ("v.weight", 1), ("z.weight", 0), groups=3)
@@ -1791,7 +1793,7 @@ def ms_multi_head_attention(d: Draw, op: str) -> Built:
     x = net.input("input", "N", "T", 6)
     q, k, v = (net.linear(x, n, 6, w, bias=False) for n, w in (("q", h * e), ("k", h * e), ("v", h * f)))
     bias = [net.weight("bias", h * (2 * e + f))] if d.flag() else []
-    y = net.op(op, q, k, v, *bias, domain=MS, num_heads=h, **({"scale": 0.4} if d.flag() else {}))
+    y = net.op(op, q, k, v, *bias, domain=MS, num_heads=h, scale=0.4 if d.flag() else None)
     net.out(net.linear(y, "z", h * f, 5))
     return net.done(("q.weight", 1), ("k.weight", 1), ("v.weight", 1), ("z.weight", 0), groups=3)
 
@@ -1803,7 +1805,7 @@ def ms_attention(d: Draw, op: str) -> Built:
     h, e = d.int(2, 3), d.pick(2, 4)
     n = h * e
     y = net.op(op, m.x, net.init("w", net.matrix(6, 3 * n)), net.weight("b", 3 * n), domain=MS, num_heads=h,
-               **({"qkv_hidden_sizes": [n, n, n]} if d.flag() else {}))  # fmt: skip
+               qkv_hidden_sizes=[n, n, n] if d.flag() else None)  # fmt: skip
     m.close(y, n)
     return net.done(m.made, ("w", 0), ("w", 1), ("b", 0), m.used, groups=3)
 
@@ -1840,8 +1842,9 @@ def group_norm_decomposed(d: Draw, op: str) -> Built:
     """GroupNorm out of Reshape, ReduceMean and arithmetic."""
     net = Net(d, d.pick(13, 18))
     m = any_mid(net, "image", c=6)
-    y = net.reshape(m.x, *d.pick((0, 2, -1), ("0", 2, -1), (0, 2, 3, -1)))
-    axes = [2] if net.d.drawn[-1][-2] == 2 else [2, 3]
+    target = d.pick((0, 2, -1), ("0", 2, -1), (0, 2, 3, -1))
+    y = net.reshape(m.x, *target)
+    axes = list(range(2, len(target)))
     y = net.op("Sub", y, net.mean(y, axes))
     y = net.op("Div", y, net.op("Sqrt", net.op("Add", net.mean(net.op("Mul", y, y), axes), net.real(1e-5))))
     y = net.op("Reshape", y, net.op("Shape", m.x))
@@ -2283,9 +2286,13 @@ def recurrent(d: Draw, op: str) -> Built:
             ins += [zeros] if op != "LSTM" else [zeros, zeros]
         if op == "LSTM" and d.flag():
             ins += [""] * (7 - len(ins)) + [net.weight(f"{name}.p", n, 3 * h, scale=0.3)]
-        attrs = {"linear_before_reset": d.int(0, 1)} if op == "GRU" else {}
+        linear = d.int(0, 1) if op == "GRU" else None
         y = net.op(
-            op, *ins, hidden_size=h, direction="bidirectional" if both else d.pick("forward", "reverse"), **attrs
+            op,
+            *ins,
+            hidden_size=h,
+            direction="bidirectional" if both else d.pick("forward", "reverse"),
+            linear_before_reset=linear,
         )
         y = net.op("Transpose", y, perm=[0, 2, 1, 3])
         return net.reshape(y, 0, 0, d.pick(n * h, -1))
@@ -2472,7 +2479,7 @@ def drawn_from_channels(d: Draw, op: str) -> Built:
     net = Net(d, 15)
     m = any_mid(net, "flat")
     x = net.op("Sigmoid", m.x)
-    y = net.to_float(net.op(op, x, **({"sample_size": m.c} if op == "Multinomial" else {})))
+    y = net.to_float(net.op(op, x, sample_size=m.c if op == "Multinomial" else None))
     y = net.op("Add", x, net.op("Mul", y, net.real(0.0)))
     m.close(net.op("Relu", net.gemm(y, "b", 4, m.c)), 4)
     return net.done(("b.weight", 0), m.used, frozen=[m.made])

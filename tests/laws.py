@@ -61,7 +61,7 @@ def run_reference(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]
     return [[np.asarray(y) for y in session.run(None, dict(f))] for f in feeds]
 
 
-class GroupNorm(OpRun):  # type: ignore[misc]
+class GroupNorm(OpRun):
     """com.microsoft's, which ONNX Runtime has for GPUs only."""
 
     op_domain = "com.microsoft"
@@ -76,7 +76,7 @@ class GroupNorm(OpRun):  # type: ignore[misc]
         return ((y.transpose(0, 2, 3, 1) if channels_last else y).astype(x.dtype),)
 
 
-class SimplifiedLayerNormalization(OpRun):  # type: ignore[misc]
+class SimplifiedLayerNormalization(OpRun):
     """RMSNorm under its name in com.microsoft, which some exporters write."""
 
     op_domain = "com.microsoft"

@@ -1,8 +1,8 @@
 """ONNX's backend node tests as a list of operators in all their attribute forms.
 
-Whatever the graph, the analysis comes back; where it finds groups, every prune of them gives a model that is valid, runs,
-and has the original's inputs and outputs. The graphs have no weights, so their inputs are turned into initializers, all but
-the first: then there is something to prune, and the laws are checked on it.
+Whatever the graph, the analysis comes back; where it finds groups, every prune of them gives a model that is valid,
+runs, and has the original's inputs and outputs. The graphs have no weights, so their inputs are turned into
+initializers, all but the first: then there is something to prune, and the laws are checked on it.
 """
 
 from __future__ import annotations

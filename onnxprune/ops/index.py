@@ -14,14 +14,14 @@ from onnxprune.layout import (
     freeze,
     fresh,
     is_frozen,
+    pair,
     pick,
     prod,
+    size_of,
     split,
     var,
 )
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
-
-FAR = 2**62
 
 
 def take(op: Op, d: Dim, indices: np.ndarray, slot: int) -> Axes:
@@ -125,12 +125,13 @@ def slice_(op: Op) -> list[Axes | None]:
         return [_unknown_slice(op, x, str(e))]
     y = list(x)
     for i, axis in enumerate(axes):
-        d = x[axis]
-        if is_frozen(d):
-            size = op.out_shape()[axis]
-            y[axis] = d if size == find(d).size else fixed(size, find(d).reason)
+        d, window = x[axis], slice(starts[i], ends[i], steps[i])
+        n = find(d).size
+        if not is_frozen(d):
+            y[axis] = _cut(op, d, i, window)
             continue
-        y[axis] = _cut(op, d, i, slice(starts[i], ends[i], steps[i]))
+        size = size_of(*(len(range(*window.indices(s))) for s in pair(n)))
+        y[axis] = d if size == n else fixed(size, find(d).reason)
     return [y]
 
 

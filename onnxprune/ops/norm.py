@@ -17,6 +17,9 @@ def batch_norm(op: Op) -> list[Axes | None]:
     for i, role in enumerate(("scale", "bias", "stat", "stat"), start=1):
         op.tie(op.x(i)[0], x[1] if len(x) > 1 else x[0])
         op.role(i, 0, role)
+    if op.attr("training_mode", 0):
+        for d in (x[0], *x[2:]):
+            op.mix(d, "takes its mean along it")
     return [list(x), *(list(op.x(3)) for _ in op.node.output[1:])]
 
 
@@ -49,7 +52,8 @@ def group_norm(op: Op) -> list[Axes | None]:
     for i, role in ((1, "scale"), (2, "bias")):
         op.tie(op.x(i)[0], g if op.version < 21 else x[1])
         op.role(i, 0, role)
-    op.mix(c, "takes its mean along it")
+    for d in (c, *x[2:]):
+        op.mix(d, "takes its mean along it")
     op.follow_attr("num_groups", g)
     return [list(x)]
 
