@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from onnxprune.coupling import start_trace
 from onnxprune.errors import OnnxPruneError
@@ -28,6 +28,7 @@ from onnxprune.layout import Dim, Size, kept, leaves, size_after
 from onnxprune.ops.registry import Axes, Edits, New
 from onnxprune.plans import Plan, keep_of
 
+FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 Slot = tuple[int, int]  # node index, input slot
 
 
@@ -64,6 +65,9 @@ class _Surgery:
                 e = Edits()
                 for change in changes:
                     change(new, e)
+                if e.reshape is not None:
+                    e.inputs[1] = np.array([s if isinstance(s, int) else -1 for s in e.reshape], np.int64)
+                    self.editor.become(index, "Reshape")
                 for name, value in e.attrs.items():
                     self.editor.set_attr(index, name, value)
                 self.edits[index] = e
@@ -132,7 +136,7 @@ class _Surgery:
         for index, node in enumerate(self.nodes):
             if node.op_type == "Constant" and node.output[0] in weights:
                 continue
-            if index in self.edits or any(o and old.values(o) is None for o in node.output):
+            if index in self.edits or _is_edge(node, old):
                 self._restore_values(index, node, trace)
             trace.step(self.nodes[index])
             self._check_shapes(node, trace)
@@ -233,6 +237,13 @@ class _Surgery:
             return [size_after(d, self.keep) for d in axes] if axes is not None else None
 
         self.editor.declare_shapes(new_shape)
+
+
+def _is_edge(node: NodeProto, old: Trace) -> bool:
+    """Does the node use small values rather than compute one more? A size becomes a number where it is cast to float."""
+    if node.op_type == "Cast" and old.dtype(node.output[0]) in FLOATS:
+        return True
+    return any(o and old.values(o) is None for o in node.output)
 
 
 def _target(old: Values, entries: list[Size] | None) -> list[Size | float]:

@@ -1495,6 +1495,18 @@ def concat(d: Draw, op: str) -> Built:
     return m.end(net.op(op, m.x, ones, axis=axis), m.c + (2 if net.opset >= 10 else m.c))
 
 
+@case("Expand", examples=4)
+def class_token(d: Draw, op: str) -> Built:
+    """A class token in front of the others, for a batch that is read when the model runs; Where came with opset 9."""
+    net = Net(d, d.pick(8, 9, 13))
+    m = any_mid(net, "tokens")
+    width = d.pick(lambda: net.const([m.c]), lambda: net.size(m.x, 2))()
+    target = net.op("Concat", net.size(m.x, 0), net.const([1]), width, axis=0)
+    cls = net.op(op, net.weight("token", 1, 1, m.c), target)
+    m.close(net.op("Concat", cls, m.x, axis=1))
+    return net.done(m.made, ("token", 2), m.used, exact=True)
+
+
 @case("Concat", examples=4)
 def dense_block(d: Draw, op: str) -> Built:
     net = Net(d)

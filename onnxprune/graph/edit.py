@@ -56,6 +56,12 @@ class Editor:
         if value is not None:
             node.attribute.append(helper.make_attribute(name, value))
 
+    def become(self, index: int, op: str) -> None:
+        """Another operator of the default domain in the node's place, with the same name and outputs and no attributes."""
+        node = self.nodes[index]
+        node.op_type, node.domain = op, ""
+        del node.attribute[:]
+
     def set_input(self, index: int, slot: int, name: str) -> None:
         node = self.nodes[index]
         while len(node.input) <= slot:

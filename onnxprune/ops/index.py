@@ -22,6 +22,7 @@ from onnxprune.layout import (
     var,
 )
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
+from onnxprune.ops.shape import regroup
 
 
 def take(op: Op, d: Dim, indices: np.ndarray, slot: int) -> Axes:
@@ -55,8 +56,10 @@ def gather(op: Op) -> list[Axes | None]:
     Source: https://onnx.ai/onnx/operators/onnx__Gather.html
     """
     x, axis = op.x(0), op.axis(0)
-    indices = op.value(1)
     d = x[axis]
+    if not is_frozen(d) and _counts_up(op, d):
+        return [_as_reshape(op, x, axis)]
+    indices = op.value(1)
     if is_frozen(d) or indices is None or indices.ndim > 1 or not isinstance(find(d).size, int):
         what = "a row is looked up by an index that the data holds" if indices is None else "indexed as a table"
         op.freeze(d, what)
@@ -65,6 +68,32 @@ def gather(op: Op) -> list[Axes | None]:
             op.kind(x[1 - axis], "embedding")
         return [[*x[:axis], *op.x(1), *x[axis + 1 :]]]
     return [[*x[:axis], *take(op, d, indices, 1), *x[axis + 1 :]]]
+
+
+def _counts_up(op: Op, d: Dim) -> bool:
+    """Are the indices 0, 1, 2, .. over the whole axis, in any shape (how a strided view is exported)?"""
+    both = op.trace.values(op.node.input[1])
+    return both is not None and all(
+        v.ndim != 1 and v.size == n and np.array_equal(v.ravel(), np.arange(n))
+        for v, n in zip(both, pair(find(d).size), strict=True)
+    )
+
+
+def _as_reshape(op: Op, x: Axes, axis: int) -> Axes:
+    """Such a Gather is a Reshape, and becomes one where channels go."""
+    shape = op.out_shape()
+    middle = regroup(op, [x[axis]], shape[axis : len(shape) - len(x) + axis + 1])
+    y = [*x[:axis], *middle, *x[axis + 1 :]]
+    if sum(not isinstance(find(d).size, int) for d in y) > 1:
+        op.freeze(x[axis], "indexed as a table with several dynamic sizes")
+
+    def change(new: New, e: Edits) -> None:
+        if new.moves(x[axis]):
+            e.reshape = [new.size(d) for d in y]
+
+    op.edit(change)
+    op.x(1)
+    return y
 
 
 @couple("Concat")

@@ -104,6 +104,7 @@ class Edits:
     attrs: dict[str, Any] = field(default_factory=dict)
     inputs: dict[int, np.ndarray] = field(default_factory=dict)
     entries: dict[int, list[Size]] = field(default_factory=dict)
+    reshape: list[Size] | None = None  # become a Reshape to these sizes, of which one may be dynamic
 
 
 Edit = Callable[[New, Edits], None]
