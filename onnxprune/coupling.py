@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxprune import ops as _rules  # noqa: F401  (registers every rule)
@@ -66,6 +65,7 @@ def couple_graph(model: Model) -> Coupling:
     trace = start_trace(model, weights)
     c = Coupling(trace, weights)
     proto, graph = model.proto, model.proto.graph
+    symbols = _symbols(trace, graph)
     functions = {f.domain for f in proto.functions}
     hints = {v.name: v for v in (*graph.value_info, *graph.output)}
     for v in graph.input:
@@ -81,7 +81,7 @@ def couple_graph(model: Model) -> Coupling:
         for name in node.output:
             if name and trace.shape(name) is None:
                 if name in hints:
-                    _from_hint(trace, hints[name])
+                    trace.declare(hints[name], symbols)
                 if trace.shape(name) is None and (any(True for _ in subgraphs(node)) or node.domain in functions):
                     trace.ask(name, proto)
         _apply(c, index, node, vectors)
@@ -90,10 +90,14 @@ def couple_graph(model: Model) -> Coupling:
     return c
 
 
-def _from_hint(trace: Trace, v: onnx.ValueInfoProto) -> None:
-    dims = v.type.tensor_type.shape.dim
-    if v.type.tensor_type.HasField("shape") and all(d.dim_value > 0 for d in dims):
-        trace.set(v.name, v.type.tensor_type.elem_type, [d.dim_value for d in dims])
+def _symbols(trace: Trace, graph: GraphProto) -> dict[str, Size]:
+    """The sample sizes of the symbols that name the inputs' dynamic axes."""
+    out: dict[str, Size] = {}
+    for v in graph.input:
+        for d, size in zip(v.type.tensor_type.shape.dim, trace.shape(v.name) or (), strict=False):
+            if d.dim_param:
+                out.setdefault(d.dim_param, size)
+    return out
 
 
 def _axes(c: Coupling, name: str, index: int, slot: int, vectors: set[str]) -> Axes | None:

@@ -109,8 +109,17 @@ class Analysis:
     def params(self) -> int:
         return sum(self.param_count(n) for n in self.coupling.weights)
 
+    @cached_property
+    def statistics(self) -> set[str]:
+        """Running means and variances: state, which the field does not count among the parameters."""
+        return {
+            n for node in self.model.proto.graph.node if node.op_type == "BatchNormalization" for n in node.input[3:]
+        }
+
     def param_count(self, name: str) -> int:
         w = self.coupling.weights[name]
+        if name in self.statistics:
+            return 0
         return int(np.prod(w.shape)) if w.data_type in PARAM_TYPES and w.shape else 0
 
     def prunable_params(self) -> int:

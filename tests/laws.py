@@ -360,8 +360,10 @@ class _Counts:
         for use, axes in c.uses.items():
             uses[_name(use)].add(tuple(self.positions(d) for d in axes))
         total = 0
+        nodes = self.analysis.model.proto.graph.node
+        running = {n for node in nodes if node.op_type == "BatchNormalization" for n in node.input[3:]}
         for name, w in c.weights.items():
-            if w.data_type in COUNTED and w.shape:
+            if w.data_type in COUNTED and w.shape and name not in running:
                 cuts = uses.get(name)
                 total += sum(math.prod(map(sum, cut)) for cut in cuts) if cuts else math.prod(w.shape)
         return total

@@ -30,6 +30,7 @@ class Editor:
         self._initializers = {t.name: t for t in self.proto.graph.initializer}
         self._constants = {n.output[0]: n for n in self.nodes if n.op_type == "Constant" and n.output}
         self._names: set[str] | None = None
+        self._opset = next((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
         self._touched = False
 
     def _fresh(self, base: str) -> str:
@@ -120,8 +121,13 @@ class Editor:
         steps: list[tuple[str, list[object]]] = []
         if not np.array_equal(times, by):
             steps += [("Mul", [None, times]), ("Div", [None, by])]
-        if not use.all():
+        if not use.all() and self._opset >= 9:
             steps.append(("Where", [use, None, fill]))
+        elif not use.all():  # there was no Where yet
+            steps += [
+                ("Mul", [None, use.astype(fill.dtype)]),
+                ("Add", [None, np.where(use, 0, fill).astype(fill.dtype)]),
+            ]
         current, made = name, []
         for op, operands in steps:
             ins = [current if x is None else self.add_constant(name, ArrayWeight(np.asarray(x))) for x in operands]

@@ -34,10 +34,12 @@ MARGIN_BYTES = 1 << 20  # kept free below that limit
 ALIGN_BYTES, PAGE_BYTES, LARGE_BYTES = 64, 4096, 1 << 20  # in a data file, tensors of LARGE_BYTES start on a page
 
 DATA_FIELDS = (*TYPED_FIELDS, "raw_data", "external_data", "data_location")
-# Operators of before ONNX 1.0: the checker knows nothing about them, and says so on stdout, which is not its own.
+# Operators of before ONNX 1.0, and one that ONNX Runtime's optimiser writes: the checker knows nothing about them (and
+# says so on stdout, which is not its own, or refuses them).
 EXPERIMENTAL = frozenset(
     [
         "ATen",
+        "SimplifiedLayerNormalization",
         "Affine",
         "ConstantFill",
         "Crop",

@@ -92,6 +92,22 @@ class Trace:
         static = all(p[0] == p[1] for p in pairs)
         self._types[name] = (first, first if static else tensor_type(elem, [p[1] for p in pairs]))
 
+    def declare(self, value: onnx.ValueInfoProto, symbols: Mapping[str, Size]) -> None:
+        """Believe a shape that the file declares; symbols that no input has get sizes of their own."""
+        tensor = value.type.tensor_type
+        if not tensor.HasField("shape"):
+            return
+        both = [TypeProto.FromString(value.type.SerializeToString()) for _ in (0, 1)]
+        for axis, d in enumerate(tensor.shape.dim):
+            if d.dim_value <= 0:
+                for sample, t in enumerate(both):
+                    there = t.tensor_type.shape.dim[axis]
+                    there.Clear()
+                    if d.dim_param in symbols:
+                        there.dim_value = _both(symbols[d.dim_param])[sample]
+        self._guess(value.name, *both)
+        self._types[value.name] = (both[0], both[0] if both[0] == both[1] else both[1])
+
     def seed(self, name: str, array: np.ndarray) -> None:
         """A constant's contents, where small enough to matter."""
         if (array.dtype.kind in "iub" and array.size <= 1 << 20) or array.size <= MAX_FLOAT_SEED:

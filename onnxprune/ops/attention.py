@@ -40,7 +40,9 @@ def attention(op: Op) -> list[Axes | None]:
             op.tie(op.x(i)[1], kh)
             op.tie(op.x(i)[3], (kd, e)[i - 4])
     seq = 2 if len(q) == 4 else 1
-    _freeze_positions(op, k[seq], v[seq], *(op.x(i)[2] for i in (4, 5) if op.has(i)))
+    past = [op.x(i) for i in (4, 5) if op.has(i)]
+    _freeze_tokens(op, *(t[seq] for t in (q, k, v)), *(t[2] for t in past))
+    op.tie_column([t[0] for t in (q, k, v, *past)])
     if op.has(3):
         _mask(op, op.x(3), qh)
     if len(q) == 3:
@@ -61,9 +63,9 @@ def _int(d: Dim) -> int:
     return size
 
 
-def _freeze_positions(op: Op, *dims: Dim) -> None:
+def _freeze_tokens(op: Op, *dims: Dim) -> None:
     for d in dims:
-        op.freeze(d, f"the softmax of {op.type} runs along it")
+        op.freeze(d, f"the tokens of {op.type}")
 
 
 def _mask(op: Op, mask: Axes, heads: Dim) -> None:
@@ -110,14 +112,15 @@ def multi_head_attention(op: Op) -> list[Axes | None]:
     if op.has(3):
         op.tie(op.x(3)[0], concat(q[2], k[2], v[2]))
         op.role(3, 0, "bias")
-    _freeze_positions(op, k[1], v[1])
+    _freeze_tokens(op, q[1], k[1], v[1])
+    op.tie_column([q[0], k[0], v[0]])
     if op.has(5):
         _mask(op, op.x(5), h)
     for i in (6, 7):
         if op.has(i):
             op.tie(op.x(i)[1], h)
             op.tie(op.x(i)[3], (kd, e)[i - 6])
-            _freeze_positions(op, op.x(i)[2])
+            _freeze_tokens(op, op.x(i)[2])
     op.mix(d, "sums over it between two activations")
     _name(op, h, d, e)
     op.follow_attr("num_heads", h)
@@ -150,7 +153,7 @@ def packed_attention(op: Op) -> list[Axes | None]:
         op.role(2, 0, "bias")
     if op.has(4):
         raise LayoutError("a packed past state")
-    _freeze_positions(op, x[1])
+    _freeze_tokens(op, x[1])
     if op.has(5):
         _mask(op, op.x(5), h)
     op.mix(d, "sums over it between two activations")

@@ -105,10 +105,10 @@ def col2im(op: Op) -> list[Axes | None]:
     Source: https://onnx.ai/onnx/operators/onnx__Col2Im.html
     """
     x, block = op.x(0), op.value(2)
+    op.freeze(x[2], "Col2Im slides over it")
     if block is None or is_frozen(x[1]):
         op.freeze(x[1], "Col2Im with a block that the model computes")
         return [[x[0], *(op.plain(s) for s in op.out_shape()[1:])]]
     c, k = factor(x[1], int(block.prod()))
     op.freeze(k, "block position of Col2Im")
-    op.freeze(x[2], "Col2Im slides over it")
     return [[x[0], c, *(op.plain(s) for s in op.out_shape()[2:])]]

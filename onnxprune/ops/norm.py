@@ -76,6 +76,7 @@ def group_norm_nhwc(op: Op) -> list[Axes | None]:
 
 
 @couple("LayerNormalization", "RMSNormalization")
+@couple("SimplifiedLayerNormalization")
 @couple("SimplifiedLayerNormalization", domain=MICROSOFT)
 def layer_norm(op: Op) -> list[Axes | None]:
     """Normalise over the axes from `axis` on; scale and bias broadcast to them.
