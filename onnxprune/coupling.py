@@ -17,7 +17,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights, captured, subgraphs
 from onnxprune.graph.trace import Trace, sample_sizes
 from onnxprune.graph.weights import Weight
-from onnxprune.layout import Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh
+from onnxprune.layout import Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
 from onnxprune.ops.registry import Axes, Edit, Op, lookup
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
@@ -186,32 +186,30 @@ def _freeze_outputs(c: Coupling, graph: GraphProto) -> None:
 
 def _inherit_roles(c: Coupling, graph: GraphProto) -> None:
     """A weight behind Transpose, Cast, Reshape, DequantizeLinear .. plays the part that the result plays."""
-    for node in reversed(graph.node):
+    for index in range(len(graph.node) - 1, -1, -1):
+        node = graph.node[index]
         if not node.input or c.roles.get((node.output[0], -1)) != "const":
             continue
-        after = c.trace.shape(node.output[0])
-        for name in node.input:
-            before = c.trace.shape(name) if name else None
-            if before is None or after is None:
-                continue
-            for axis, to in enumerate(_axis_map(node, before, after)):
+        after = c.layouts.get(node.output[0]) or []
+        for slot, name in enumerate(node.input):
+            for axis, to in enumerate(_axis_map(node, c.use(name, index, slot) or [], after)):
                 role = c.roles.get((node.output[0], to))
                 if role and to >= 0:
                     c.roles.setdefault((name, axis), role)
 
 
-def _axis_map(node: NodeProto, before: tuple[Size, ...], after: tuple[Size, ...]) -> list[int]:
-    """For each axis of an input the axis of the output that it becomes, -1 where it vanishes."""
-    if node.op_type == "Transpose":
+def _axis_map(node: NodeProto, before: Axes, after: Axes) -> list[int]:
+    """For each axis of an input the axis of the output that holds its channels, -1 where none does."""
+    if node.op_type == "Transpose" and len(before) == len(after):
         perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), list(range(len(before)))[::-1])
         return [perm.index(a) for a in range(len(before))]
     if len(before) == len(after):
         return list(range(len(before)))
-    wide = [a for a, s in enumerate(after) if s != 1]
-    narrow = [a for a, s in enumerate(before) if s != 1]
-    if len(wide) != len(narrow):  # broadcast against something larger: aligned on the right
-        return [a + len(after) - len(before) for a in range(len(before))]
-    out = [-1] * len(before)
-    for a, b in zip(narrow, wide, strict=True):
-        out[a] = b
+    out, start = [], 0
+    held = [set(leaves(d)) for d in after]
+    for d in before:
+        mine = set(leaves(d))
+        to = next((b for b in range(start, len(after)) if mine & held[b]), -1)
+        out.append(to)
+        start = max(start, to + (len(before) <= len(after)))  # axes keep their order; a merged axis serves several
     return out
