@@ -20,7 +20,7 @@ from onnxprune.coupling import start_trace
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.io import Model
-from onnxprune.graph.nodes import all_weights
+from onnxprune.graph.nodes import all_weights, captured
 from onnxprune.graph.trace import Trace, Values
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight, Weight
 from onnxprune.groups import Analysis
@@ -81,8 +81,11 @@ class _Surgery:
             for slot, name in enumerate(node.input):
                 if name in self.c.weights:
                     readers[name].append((index, slot))
+        held = {v.name for v in self.editor.proto.graph.output}.union(*(captured(n) for n in self.nodes if n.attribute))
         for name, slots in readers.items():
             contents: dict[object, tuple[Weight | None, list[Slot]]] = {}
+            if name in held:  # a body or the caller reads it whole, under its own name
+                contents["same"] = (None, [])
             for at in slots:
                 key, weight = self._content(name, at)
                 contents.setdefault(key, (weight, []))[1].append(at)
@@ -90,12 +93,9 @@ class _Surgery:
         for index, e in self.edits.items():
             for slot, array in e.inputs.items():
                 node = self.nodes[index]
-                if slot >= len(node.input) or node.input[slot] not in self.c.weights:
-                    base = (
-                        node.input[slot]
-                        if slot < len(node.input) and node.input[slot]
-                        else f"{node.output[0]}_in{slot}"
-                    )
+                name = node.input[slot] if slot < len(node.input) else ""
+                if name not in self.c.weights:
+                    base = name or f"{node.output[0]}_in{slot}"
                     self.editor.set_input(index, slot, self.editor.add_constant(base, ArrayWeight(array)))
 
     def _content(self, name: str, at: Slot) -> tuple[object, Weight | None]:

@@ -11,7 +11,7 @@ FLOORS = [
     "version", "errors", "layout", "graph", "ops", "coupling", "macs", "groups", "criteria", "scoring", "plans",
     "allocate", "surgery", "validation", "report", "api", "__init__", "cli", "__main__",
 ]  # fmt: skip
-OWNERS = {"typer": {"cli"}, "rich": {"cli"}, "onnxruntime": {"validation"}, "onnx_graphsurgeon": {"graph"}}
+OWNERS = {"typer": {"cli"}, "rich": {"cli"}, "onnxruntime": {"validation"}}
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

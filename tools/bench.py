@@ -323,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(JOBS[argv[1]](*argv[2:])))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["cost", "peers"], default=["cost", "peers"], help="(both)")
+    parser.add_argument("what", nargs="?", choices=["cost", "peers", "both"], default="both")
     parser.add_argument("--file", type=Path, help="an ONNX file for `cost` instead of resnet50")
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help=f"for `peers` ({' '.join(MODELS)})")
     parser.add_argument("--zoo", type=Path, help="folder with NAME.ts.onnx files exported before")
@@ -332,9 +332,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ok = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if "cost" in args.what:
+        if args.what != "peers":
             ok = cost(args.file or file_of("resnet50", args.zoo, folder), folder, args.repeats)
-        if "peers" in args.what:
+        if args.what != "cost":
             peers(args.models, args.zoo, folder, args.repeats)
     return 0 if ok else 1
 
