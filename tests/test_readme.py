@@ -1,0 +1,48 @@
+"""The README says what the code does: criteria, commands, options, and the keys of the JSON contracts."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+import onnxprune
+from onnxprune.cli import app
+from onnxprune.criteria import TableRow, table
+from onnxprune.report.result import inspect_report
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def options() -> set[str]:
+    group: Any = typer.main.get_command(app)
+    commands = [group, *group.commands.values()]
+    return {o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")} | {
+        "--help"
+    }
+
+
+@pytest.mark.parametrize("row", table(), ids=lambda r: r.name)
+def test_every_criterion_is_in_the_table_with_its_source(row: TableRow) -> None:
+    lines = [line for line in README.splitlines() if line.startswith(f"| `{row.name}` |")]
+    assert len(lines) == 1 and row.source in lines[0]
+
+
+def test_every_command_is_named() -> None:
+    group: Any = typer.main.get_command(app)
+    for name in group.commands:
+        assert re.search(rf"^onnxprune {name}\b", README, re.MULTILINE), f"the README lacks 'onnxprune {name}'"
+
+
+def test_every_option_that_it_names_exists() -> None:
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--quiet"}  # pip's
+    assert named <= options(), f"the README names {sorted(named - options())}"
+
+
+def test_every_key_is_documented() -> None:
+    report = inspect_report(onnxprune.analyze(ROOT / "models" / "digits_vit.onnx"))
+    keys = set(report) | set(report["groups"][0]) | set(report["groups"][0]["members"][0]) | set(report["frozen"][0])
+    missing = {k for k in keys if f"`{k}`" not in README}
+    assert not missing, f"the README does not name {sorted(missing)}"
