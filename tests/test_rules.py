@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import cases  # noqa: F401  (registers every case)
 import numpy as np
 import onnx
 import pytest
-from cases import CASES, UNCHECKED, Built, CaseOf
+from cases.base import CASES, UNCHECKED, Built, CaseOf
 from hypothesis import HealthCheck, given, settings
 from laws import LAWS, Checker, difference, run_ort, run_reference
 from onnx import helper, numpy_helper
