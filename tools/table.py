@@ -66,9 +66,11 @@ class Row:
 
 
 def float_params(path: Path) -> int:
-    """Elements of the float initializers, counted on the file itself; scalars are no parameters."""
+    """Elements of the float initializers, counted on the file itself; scalars and running statistics are no parameters."""
     floats = {1, 10, 11, 16}
-    tensors = list(onnx.load(path, load_external_data=False).graph.initializer)
+    graph = onnx.load(path, load_external_data=False).graph
+    running = {n for node in graph.node if node.op_type == "BatchNormalization" for n in node.input[3:]}
+    tensors = [t for t in graph.initializer if t.name not in running]
     return sum(int(np.prod(t.dims)) for t in tensors if t.dims and t.data_type in floats)
 
 
