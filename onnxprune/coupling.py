@@ -7,6 +7,7 @@ vector end up agreeing it stays shared, else surgery copies it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights, captured, subgraphs
 from onnxprune.graph.trace import Trace, sample_sizes
 from onnxprune.graph.weights import Weight
-from onnxprune.layout import Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
+from onnxprune.layout import PROD, Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
 from onnxprune.ops.registry import Axes, Edit, Op, lookup
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
@@ -86,6 +87,7 @@ def couple_graph(model: Model) -> Coupling:
                     trace.ask(name, proto)
         _apply(c, index, node, vectors)
     _freeze_outputs(c, graph)
+    _freeze_repeats(c)
     _inherit_roles(c, graph)
     return c
 
@@ -182,6 +184,22 @@ def _freeze_outputs(c: Coupling, graph: GraphProto) -> None:
                         freeze(d, why)
         for d in c.layouts.get(v.name) or ():
             freeze(d, why)
+
+
+def _freeze_repeats(c: Coupling) -> None:
+    """A channel that is its own partner in a product (a Gram matrix flattened) has no slice of its own."""
+    seen: set[int] = set()
+    todo = [d for axes in (*c.uses.values(), *c.layouts.values()) for d in axes or ()]
+    while todo:
+        d = find(todo.pop())
+        if id(d) in seen or not d.parts:
+            continue
+        seen.add(id(d))
+        todo.extend(d.parts)
+        if d.kind == PROD:
+            count = Counter(v for p in d.parts for v in leaves(p))
+            for v in [v for v, n in count.items() if n > 1]:
+                freeze(v, Reason("a product of channels with themselves"))
 
 
 def _inherit_roles(c: Coupling, graph: GraphProto) -> None:

@@ -214,11 +214,9 @@ def unify(a: Dim, b: Dim) -> None:
 
 
 def _assign(v: Dim, t: Dim) -> None:
-    """Bind Var `v` to `t`. Where `t` contains `v`, its other factors have size 1 and are frozen."""
-    if t.kind == PROD and any(find(p) is v for p in t.parts):
-        for p in t.parts:
-            if find(p) is not v:
-                freeze(p, Reason("a product that equals one of its own factors"))
+    """Bind Var `v` to `t`. Where `t` contains `v`, all of it is frozen: a layout cannot contain itself."""
+    if t.parts and any(p is v for p in leaves(t)):
+        freeze(t, Reason("a layout that would contain itself"))
     else:
         _bind(v, t)
 

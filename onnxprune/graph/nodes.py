@@ -42,6 +42,15 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
             yield from a.graphs
 
 
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """The bodies of a node, and those of the nodes inside them."""
+    todo = list(subgraphs(node))
+    while todo:
+        g = todo.pop()
+        yield g
+        todo.extend(body for n in g.node for body in subgraphs(n))
+
+
 def captured(node: NodeProto) -> set[str]:
     """Names of outer values that the bodies of a node read."""
     out: set[str] = set()

@@ -136,6 +136,8 @@ def packed_attention(op: Op) -> list[Axes | None]:
 
     Source: ONNX Runtime's ContribOperators.md
     """
+    if op.attr("do_rotary", 0):
+        raise LayoutError("rotary embedding pairs head features")
     x, w = op.x(0), op.x(1)
     n = op.attr("num_heads")
     widths = op.attr("qkv_hidden_sizes") or [_int(w[1]) // 3] * 3

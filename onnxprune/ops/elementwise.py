@@ -78,7 +78,12 @@ def prelu(op: Op) -> list[Axes | None]:
     Before opset 9 exporters also write a slope [C] that stands for axis 1.
     """
     x, slope = op.x(0), op.x(1)
-    if op.version < 9 and len(slope) == 1 and len(x) > 1 and find(slope[0]).size == find(x[1]).size:
+    legacy = op.version < 9 and len(slope) == 1 and len(x) > 2 and find(slope[0]).size == find(x[1]).size != 1
+    if legacy and find(x[-1]).size in (1, find(slope[0]).size):
+        for d in (x[1], x[-1], slope[0]):
+            op.freeze(d, "the slope fits axis 1 and the last axis")
+        return [list(x)]
+    if legacy:
         op.tie(slope[0], x[1])
         return [list(x)]
     return [op.broadcast(x, slope)]

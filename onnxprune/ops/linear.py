@@ -137,7 +137,7 @@ def matmul_integer(op: Op) -> list[Axes | None]:
     """
     a, b = op.x(0), op.x(1)
     y = product(op, a, b)
-    per_channel(op, 3, b[-1])
+    _columns(op, b, 3)
     return [y]
 
 
@@ -149,9 +149,17 @@ def qlinear_matmul(op: Op) -> list[Axes | None]:
     """
     a, b = op.x(0), op.x(3)
     y = product(op, a, b, 3)
-    for i in (4, 5):
-        per_channel(op, i, b[-1])
+    _columns(op, b, 4, 5)
     return [y]
+
+
+def _columns(op: Op, b: Axes, *slots: int) -> None:
+    """Scales and zero points of the right operand: one, one a column, or a row of columns for each matrix of a batch."""
+    for i in slots:
+        if op.has(i) and op.rank(i) > 1:
+            op.broadcast([*b[:-2], op.plain(1), b[-1]], op.x(i))
+        else:
+            per_channel(op, i, b[-1])
 
 
 @couple("MatMul")
@@ -249,8 +257,10 @@ def _einsum_term(op: Op, i: int, term: str, axes: Axes, letters: dict[str, Dim],
             op.tie(letters[c], d)
         elif c not in letters or find(letters[c]).size == 1:
             letters[c] = d
-    for axis, c in enumerate(op.attr("equation").replace(" ", "").partition("->")[0].split(",")[i]):
+    raw = op.attr("equation").replace(" ", "").partition("->")[0].split(",")[i]
+    for at, c in enumerate(raw):
         if c != ".":
+            axis = at if "." not in raw[:at] else op.rank(i) - (len(raw) - at)
             op.role(i, axis, "out" if c in right else "in")
 
 

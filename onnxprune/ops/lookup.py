@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.layout import factor, find, fixed, is_frozen
+from onnxprune.layout import LayoutError, factor, find, fixed, is_frozen
 from onnxprune.ops.registry import Axes, Op, couple
 
 
@@ -47,7 +47,8 @@ def gather_nd(op: Op) -> list[Axes | None]:
     """
     x, indices, batch = op.x(0), op.x(1), op.attr("batch_dims", 0)
     depth = find(indices[-1]).size
-    assert isinstance(depth, int)
+    if not isinstance(depth, int):
+        raise LayoutError("indices of dynamic depth")
     for d in (*x[: batch + depth], *indices):
         op.freeze(d, "GatherND reads it by index")
     return [[*indices[:-1], *x[batch + depth :]]]
@@ -61,7 +62,8 @@ def scatter_nd(op: Op) -> list[Axes | None]:
     """
     x, indices, updates = op.x(0), op.x(1), op.x(2)
     depth = find(indices[-1]).size
-    assert isinstance(depth, int)
+    if not isinstance(depth, int):
+        raise LayoutError("indices of dynamic depth")
     rest = len(x) - depth
     for d in (*x[:depth], *indices, *updates[: len(updates) - rest]):
         op.freeze(d, "ScatterND writes to it by index")

@@ -42,6 +42,7 @@ def resize(op: Op) -> list[Axes | None]:
 def grid_sample(op: Op) -> list[Axes | None]:
     """x [N, c, *s], grid [N, *t, d] -> y [N, c, *t]."""
     x, grid = op.x(0), op.x(1)
+    op.tie(x[0], grid[0])
     for d in (*x[2:], *grid[1:]):
         op.freeze(d, "sampled over")
     return [[x[0], x[1], *(op.plain(s, "spatial axis") for s in op.out_shape()[2:])]]

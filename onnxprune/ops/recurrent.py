@@ -22,6 +22,7 @@ def recurrent(op: Op) -> list[Axes | None]:
     if not isinstance(size, int):
         raise LayoutError("a hidden size that is dynamic")
     op.tie(x[2], w[2])
+    op.freeze(x[op.attr("layout", 0)], f"{op.type} runs along it")
     for d in (_unit(op, w[1], size), _unit(op, r[1], size)):
         op.tie(d, h)
     for i in (1, 2):

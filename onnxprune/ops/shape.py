@@ -101,6 +101,9 @@ def reshape(op: Op) -> list[Axes | None]:
         for d in y:
             op.freeze(d, "the target shape mixes several dynamic sizes with channels")
     elif both is not None:
+        for i, entry in enumerate(both[0]):
+            if entry == 0 and not op.attr("allowzero", 0) and (i >= len(x) or find(x[i]) is not find(y[i])):
+                op.freeze(y[i], "a 0 in the target copies the size of another axis")
         op.follow_entries(1, y)
     return [y]
 
@@ -198,7 +201,8 @@ def depth_to_space(op: Op) -> list[Axes | None]:
     x = op.x(0)
     area = op.attr("blocksize") ** 2
     depth = find(x[1]).size
-    assert isinstance(depth, int)
+    if not isinstance(depth, int):
+        raise LayoutError("channels of dynamic size")
     if op.attr("mode", "DCR") == "DCR":
         block, c = factor(x[1], depth // area)
     else:
