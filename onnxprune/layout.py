@@ -207,15 +207,35 @@ def unify(a: Dim, b: Dim) -> None:
             f.reason = _stronger(f.reason, find(other).reason)
         elif x.kind == SUM or y.kind == SUM:
             todo.extend(_cut_alike(x, y))
-            _bind(x, y)
+            _join(x, y)
         else:
             todo.extend(_align(x, y))
-            _bind(x, y)
+            _join(x, y)
+
+
+def _join(x: Dim, y: Dim) -> None:
+    """Make two structures one, whose parts are being tied; not where one would then contain itself."""
+    x, y = find(x), find(y)
+    if x is not y and not _contains(y, x):
+        _bind(x, y)
+
+
+def _contains(t: Dim, inner: Dim) -> bool:
+    """Does the term `inner` occur inside `t`?"""
+    todo, seen = list(t.parts), set()
+    while todo:
+        p = _root(todo.pop())
+        if p is inner:
+            return True
+        if id(p) not in seen:
+            seen.add(id(p))
+            todo.extend(p.parts)
+    return False
 
 
 def _assign(v: Dim, t: Dim) -> None:
     """Bind Var `v` to `t`. Where `t` contains `v`, all of it is frozen: a layout cannot contain itself."""
-    if t.parts and any(p is v for p in leaves(t)):
+    if _contains(t, v):
         freeze(t, Reason("a layout that would contain itself"))
     else:
         _bind(v, t)
