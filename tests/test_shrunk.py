@@ -1,0 +1,128 @@
+"""Graphs on which a rule once broke a law, shrunk to the smallest."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import laws
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+RNG = np.random.default_rng(0)
+Feeds = list[dict[str, Any]]
+Case = tuple[onnx.ModelProto, Feeds]
+op = helper.make_node
+
+
+def w(name: str, *shape: int, dtype: type = np.float32) -> TensorProto:
+    values = RNG.standard_normal(shape) if dtype is np.float32 else RNG.integers(0, 9, shape)
+    return numpy_helper.from_array(values.astype(dtype), name)
+
+
+def ints(name: str, *values: int) -> TensorProto:
+    return numpy_helper.from_array(np.array(values, np.int64), name)
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    shape: Sequence[int | str],
+    inits: Sequence[TensorProto],
+    opset: int = 17,
+    rank: int = 0,
+) -> onnx.ModelProto:
+    """x of `shape` -> nodes -> y, of the same rank unless another is given."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [f"y{a}" for a in range(rank or len(shape))])
+    graph = helper.make_graph(nodes, "g", [x], [y], inits)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def feeds(*shapes: tuple[int, ...]) -> Feeds:
+    return [{"x": RNG.standard_normal(s).astype(np.float32)} for s in shapes]
+
+
+def time_steps_of_an_lstm() -> Case:
+    """Filters become time steps: their order matters."""
+    nodes = [
+        op("Conv", ["x", "w1"], ["a"]),
+        op("Transpose", ["a"], ["b"], perm=[1, 0, 2]),
+        op("LSTM", ["b", "w", "r"], ["h"], hidden_size=3),
+        op("Transpose", ["h"], ["t"], perm=[2, 1, 3, 0]),
+        op("MatMul", ["t", "w2"], ["y"]),
+    ]
+    inits = [w("w1", 8, 4, 1), w("w", 1, 12, 6), w("r", 1, 12, 3), w("w2", 8, 5)]
+    return model(nodes, ["n", 4, 6], inits, rank=4), feeds((2, 4, 6), (3, 4, 6))
+
+
+def zero_points_of_a_batch_of_matrices() -> Case:
+    nodes = [
+        op("Cast", ["x"], ["i"], to=TensorProto.UINT8),
+        op("MatMulInteger", ["i", "b", "", "zp"], ["a"]),
+        op("Cast", ["a"], ["f"], to=TensorProto.FLOAT),
+        op("MatMul", ["f", "w2"], ["y"]),
+    ]
+    inits = [w("b", 2, 6, 8, dtype=np.uint8), w("zp", 2, 1, 8, dtype=np.uint8), w("w2", 8, 5)]
+    data = [{"x": RNG.integers(0, 9, (2, n, 6)).astype(np.float32)} for n in (3, 4)]
+    return model(nodes, [2, "n", 6], inits), data
+
+
+def a_slope_that_fits_two_axes() -> Case:
+    nodes = [op("Conv", ["x", "w1"], ["a"]), op("PRelu", ["a", "s"], ["b"]), op("Conv", ["b", "w2"], ["y"])]
+    return model(nodes, ["n", 4, 8], [w("w1", 8, 4, 1), w("s", 8), w("w2", 5, 8, 1)], 8), feeds((2, 4, 8), (3, 4, 8))
+
+
+def a_grid_for_each_filter() -> Case:
+    nodes = [
+        op("Conv", ["x", "w1"], ["a"]),
+        op("Reshape", ["a", "rows"], ["b"]),
+        op("GridSample", ["b", "grid"], ["c"]),
+        op("Reshape", ["c", "back"], ["d"]),
+        op("Conv", ["d", "w2"], ["y"]),
+    ]
+    inits = [w("w1", 8, 3, 1, 1), ints("rows", 8, 1, 4, 4), w("grid", 8, 4, 4, 2), ints("back", 1, -1, 4, 4)]
+    return model(nodes, [1, 3, 4, 4], [*inits, w("w2", 4, 8, 1, 1)]), feeds((1, 3, 4, 4), (1, 3, 4, 4))
+
+
+def a_zero_that_copies_another_axis() -> Case:
+    nodes = [
+        op("MatMul", ["x", "w1"], ["a"]),
+        op("Reshape", ["a", "s"], ["b"]),
+        op("Transpose", ["b"], ["t"], perm=[0, 2, 1]),
+        op("MatMul", ["t", "w2"], ["y"]),
+    ]
+    inits = [w("w1", 6, 8), ints("s", 2, 0, 4), w("w2", 2, 5)]
+    return model(nodes, [1, 2, 6], inits), feeds((1, 2, 6), (1, 2, 6))
+
+
+def an_ellipsis_first() -> Case:
+    nodes = [op("Conv", ["x", "w1"], ["a"]), op("Einsum", ["w2", "a"], ["y"], equation="...ij,bil->bjl")]
+    return model(nodes, ["n", 3, 8], [w("w1", 8, 3, 1), w("w2", 8, 5)]), feeds((1, 3, 8), (2, 3, 8))
+
+
+def padding_up_to_a_multiple() -> Case:
+    """The amount is 0 at sizes that divide, and must not be taken for a constant."""
+    nodes = [
+        op("Conv", ["x", "w1"], ["a"]),
+        op("Shape", ["x"], ["s"], start=2),
+        op("Mod", ["s", "c"], ["m"]),
+        op("Sub", ["c", "m"], ["d"]),
+        op("Mod", ["d", "c"], ["p"]),
+        op("Concat", ["before", "p"], ["pads"], axis=0),
+        op("Pad", ["a", "pads"], ["b"]),
+        op("Conv", ["b", "w2"], ["y"]),
+    ]
+    inits = [w("w1", 8, 3, 1, 1), ints("c", 32), ints("before", 0, 2, 0, 0, 0, 2), w("w2", 4, 12, 1, 1)]
+    return model(nodes, ["n", 3, "h", "w"], inits), feeds((1, 3, 32, 32), (2, 3, 40, 36))
+
+
+CASES: list[Callable[[], Case]] = [
+    time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
+    a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.__name__)
+def test_laws(case: Callable[[], Case]) -> None:
+    proto, data = case()
+    laws.check(proto, data)
