@@ -116,9 +116,26 @@ def padding_up_to_a_multiple() -> Case:
     return model(nodes, ["n", 3, "h", "w"], inits), feeds((1, 3, 32, 32), (2, 3, 40, 36))
 
 
+def a_gather_that_counts_up() -> Case:
+    """A strided view: it becomes a Reshape, and the shape declared for its indices goes with it."""
+    nodes = [
+        op("Conv", ["x", "w1"], ["a"]),
+        op("Reshape", ["a", "flat"], ["b"]),
+        op("Gather", ["b", "i"], ["c"], axis=0),
+        op("MatMul", ["c", "w2"], ["y"]),
+    ]
+    index = numpy_helper.from_array(np.arange(96).reshape(1, 12, 8), "i")
+    proto = model(nodes, [1, 3, 12], [w("w1", 8, 3, 1), ints("flat", -1), index, w("w2", 8, 5)])
+    proto.graph.node[1].input[0] = "t"
+    proto.graph.node.insert(1, op("Transpose", ["a"], ["t"], perm=[0, 2, 1]))
+    proto.graph.value_info.append(helper.make_tensor_value_info("i", TensorProto.INT64, [1, 12, 8]))
+    return proto, feeds((1, 3, 12), (1, 3, 12))
+
+
 CASES: list[Callable[[], Case]] = [
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
     a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple,
+    a_gather_that_counts_up,
 ]  # fmt: skip
 
 

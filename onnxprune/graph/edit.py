@@ -149,7 +149,12 @@ class Editor:
         for v in (*g.value_info, *(v for v in g.input if v.name in self.weights)):
             new = shape_of(v.name)
             dims = v.type.tensor_type.shape.dim
-            if new is None or len(dims) != len(new):
+            if new is None or not v.type.tensor_type.HasField("shape"):
+                continue
+            if len(dims) != len(new):  # a constant that plays another part now
+                v.CopyFrom(
+                    helper.make_tensor_value_info(v.name, v.type.tensor_type.elem_type, [_symbol(s) for s in new])
+                )
                 continue
             for d, size in zip(dims, new, strict=True):
                 if d.HasField("dim_value") and isinstance(size, int) and d.dim_value != size:
@@ -196,6 +201,10 @@ class Editor:
             del self.proto.graph.node[:]
             self.proto.graph.node.extend(copies)
         return self.peek()
+
+
+def _symbol(size: Size) -> int | None:
+    return size if isinstance(size, int) else None
 
 
 def _inputs(nodes: Any) -> set[str]:
