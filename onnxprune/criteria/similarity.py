@@ -9,6 +9,8 @@ import numpy as np
 from onnxprune.criteria.pairwise import Transform, chunks, clear_diagonal, gram_tiles, squares
 from onnxprune.criteria.registry import Rows, Scores, criterion
 
+ROUNDING = 16 * float(np.finfo(np.float64).eps)
+
 
 @criterion("fpgm", roles=("out",))
 def fpgm(rows: Rows) -> Scores:
@@ -25,7 +27,8 @@ def fpgm(rows: Rows) -> Scores:
         tile += own[part, None]
         tile += own
         clear_diagonal(part, tile)
-        s[part] = np.sqrt(np.maximum(tile, 0.0, out=tile), out=tile).sum(axis=1)
+        tile[tile < ROUNDING * (own[part, None] + own)] = 0.0  # equal rows, up to the rounding of their inner products
+        s[part] = np.sqrt(tile, out=tile).sum(axis=1)
     return s
 
 
