@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from onnxprune.coupling import SHARED, Coupling, Use, couple_graph
+from onnxprune.coupling import Coupling, Use, couple_graph
 from onnxprune.graph.io import Model
 from onnxprune.layout import FIXED, PROD, Dim, Reason, find, leaves, show
 from onnxprune.macs import total_macs
@@ -81,14 +81,6 @@ class Analysis:
 
     def layout(self, d: Dim) -> str:
         return show(d, self.letters)
-
-    def keep_one(self) -> dict[Dim, np.ndarray]:
-        """The most extreme plan: one channel of each group."""
-        out: dict[Dim, np.ndarray] = {}
-        for g in self.groups:
-            for i, v in enumerate(g.vars):
-                out[v] = np.arange(0 if i else 1)
-        return out
 
     @cached_property
     def readers(self) -> dict[str, list[str]]:
@@ -313,6 +305,3 @@ def _letters(groups: Iterable[Group]) -> dict[Dim, str]:
             out[v] = chr(97 + n % 26) + (str(n // 26) if n >= 26 else "")
             n += 1
     return out
-
-
-__all__ = ["SHARED", "Analysis", "Frozen", "Group", "Member", "analyze"]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Size = int | tuple[int, int]
-VAR, FIXED, PROD, SUM, REF = "var", "fixed", "prod", "sum", "ref"
+VAR, FIXED, PROD, SUM = "var", "fixed", "prod", "sum"
 
 
 class LayoutError(Exception):

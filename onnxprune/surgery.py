@@ -140,7 +140,6 @@ class _Surgery:
                 self._restore_values(index, node, trace)
             trace.step(self.nodes[index])
             self._check_shapes(node, trace)
-        self.trace = trace
 
     def _restore_values(self, index: int, node: NodeProto, trace: Trace) -> None:
         """Where a node reads a small computed value: let it follow the plan, or keep what it was."""

@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference.ops._op_list import load_op
 
-from onnxprune.layout import Size, size_of
+from onnxprune.layout import Size, pair, size_of
 
 MAX_VALUE = 1 << 16  # elements of a computed value that is worth following
 MAX_FLOAT_SEED = 64  # elements of a float initializer that may be a shape parameter (Resize scales and the like)
@@ -104,7 +104,7 @@ class Trace:
                     there = t.tensor_type.shape.dim[axis]
                     there.Clear()
                     if d.dim_param in symbols:
-                        there.dim_value = _both(symbols[d.dim_param])[sample]
+                        there.dim_value = pair(symbols[d.dim_param])[sample]
         self._guess(value.name, *both)
         self._types[value.name] = (both[0], both[0] if both[0] == both[1] else both[1])
 
@@ -212,7 +212,7 @@ class Trace:
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
             return
         shape = self.shape(node.output[0])
-        if shape is not None and any(int(np.prod(s)) > MAX_VALUE for s in zip(*map(_both, shape), strict=True)):
+        if shape is not None and any(int(np.prod(s)) > MAX_VALUE for s in zip(*map(pair, shape), strict=True)):
             return
         ins = [self._values.get(n) for n in node.input]
         first = self._run(node, [v[0] if v else None for v in ins])
@@ -237,7 +237,7 @@ class Trace:
             return
         attrs = {a.name: a.i for a in node.attribute}
         part = slice(attrs.get("start", 0), attrs.get("end"))
-        a, b = (np.array(s, np.int64) for s in (zip(*map(_both, shape), strict=True) if shape else ((), ())))
+        a, b = (np.array(s, np.int64) for s in (zip(*map(pair, shape), strict=True) if shape else ((), ())))
         a, b = (a[part], b[part]) if node.op_type == "Shape" else (np.asarray(a.prod()), np.asarray(b.prod()))
         self._values[node.output[0]] = (a, a if np.array_equal(a, b) else b)
 
@@ -262,10 +262,6 @@ class Trace:
 
 def _quiet(*_: object) -> None:
     pass
-
-
-def _both(s: Size) -> tuple[int, int]:
-    return (s, s) if isinstance(s, int) else s
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

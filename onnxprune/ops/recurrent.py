@@ -5,8 +5,6 @@ from __future__ import annotations
 from onnxprune.layout import Dim, LayoutError, factor, find, freeze
 from onnxprune.ops.registry import Axes, Op, couple
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-
 
 @couple("LSTM", "GRU", "RNN", since=7)
 def recurrent(op: Op) -> list[Axes | None]:

@@ -28,20 +28,24 @@ def inspect_report(a: Analysis) -> dict[str, Any]:
         "bytes": a.model.size_bytes,
         "prunable_params": a.prunable_params(),
         "groups": [_group(a, g) for g in a.groups],
-        "frozen": [
-            {
-                "tensor": f.tensor,
-                "axis": f.axis,
-                "size": f.size,
-                "layout": f.layout,
-                "reason": f.reason.text,
-                "node": f.reason.node,
-                "operator": f.reason.op,
-                "structural": f.reason.structural,
-            }
-            for f in a.frozen
-        ],
+        "frozen": _frozen(a),
     }
+
+
+def _frozen(a: Analysis) -> list[dict[str, Any]]:
+    return [
+        {
+            "tensor": f.tensor,
+            "axis": f.axis,
+            "size": f.size,
+            "layout": f.layout,
+            "reason": f.reason.text,
+            "node": f.reason.node,
+            "operator": f.reason.op,
+            "structural": f.reason.structural,
+        }
+        for f in a.frozen
+    ]
 
 
 def _group(a: Analysis, g: Group) -> dict[str, Any]:
@@ -88,7 +92,7 @@ def prune_report(
         "macs": _pair(before.macs(), after.macs()),
         "bytes": _pair(before.model.size_bytes, sum(f.stat().st_size for f in files) if files else None),
         "groups": [_planned(g, plan) for g in before.groups],
-        "frozen": inspect_report(before)["frozen"],
+        "frozen": _frozen(before),
         "error": error_report(result) if result else None,
         "seconds": {k: round(v, 4) for k, v in seconds.items()},
     }

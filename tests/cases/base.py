@@ -370,6 +370,3 @@ def _merge_heads(net: Net, y: str, width: int) -> str:
 
 def _integers(net: Net, name: str, *shape: int, dtype: Any = np.int8) -> str:
     return net.init(name, net.rng.integers(0 if dtype is np.uint8 else -60, 60, shape).astype(dtype))
-
-
-__all__ = ["CASES", "UNCHECKED", "Built", "CaseOf", "Draw", "case"]
