@@ -77,7 +77,7 @@ def make_plan(a: Analysis, options: Options, progress: Callable[[int, int], None
 
 
 def _names(a: Analysis, g: Group) -> set[str]:
-    nodes = a.model.proto.graph.node
+    nodes = a.flat.proto.graph.node
     found = {g.name}
     for m in g.members:
         found.add(m.tensor)

@@ -1,21 +1,24 @@
 """Walk the graph once, apply the rules, and list the groups.
 
-Every initializer of rank 2 or more has one layout, whoever reads it; a vector (a bias, a norm's scale) has one for each
-use, because exporters share equal vectors between nodes that have nothing to do with each other. Where the uses of a
+Every initializer has one layout, whoever reads it; only a vector (a bias, a norm's scale, an initial state [1, 1, n]) has one
+for each use, because exporters share equal vectors between nodes that have nothing to do with each other. Where the uses of a
 vector end up agreeing it stays shared, else surgery copies it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxprune import ops as _rules  # noqa: F401  (registers every rule)
+from onnxprune.graph.flat import CLOSE, FLAT, flat_id
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights, captured, subgraphs
+from onnxprune.graph.scopes import is_dead
 from onnxprune.graph.trace import Trace, sample_sizes
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
@@ -60,10 +63,43 @@ def start_trace(model: Model, weights: dict[str, Weight]) -> Trace:
     return trace
 
 
+def _varying(model: Model, weights: dict[str, Weight]) -> dict[str, set[int] | None]:
+    """Which axes of the values that loops carry change their size from step to step; shapes alone tell."""
+    varying: dict[str, set[int] | None] = {}
+    while any(flat_id(n) is not None and n.op_type in ("Loop", "Scan") for n in model.proto.graph.node):
+        trace = start_trace(model, weights)
+        trace.varying = dict(varying)
+        for _, node in live_nodes(model, trace, weights):
+            trace.step(node)
+        if trace.varying == varying:
+            break
+        varying = trace.varying
+    return varying
+
+
+def live_nodes(model: Model, trace: Trace, weights: dict[str, Weight]) -> Iterator[tuple[int, NodeProto]]:
+    """The nodes that compute something, in order, with their indices: no constants, no branches that are never taken.
+
+    The trace must have taken a node in before the next is asked for.
+    """
+    dead: int | None = None
+    for index, node in enumerate(model.proto.graph.node):
+        if dead is not None:
+            if node.op_type == CLOSE and flat_id(node) == dead:
+                dead = None
+            continue
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output[0] in weights:
+            continue
+        yield index, node
+        if node.domain == FLAT and is_dead(trace, node):
+            dead = flat_id(node)
+
+
 def couple_graph(model: Model) -> Coupling:
-    """Apply every rule once, in graph order; close the ties; freeze the graph's outputs."""
+    """Apply every rule once, in the order of a flat model's nodes; close the ties; freeze the graph's outputs."""
     weights = all_weights(model)
     trace = start_trace(model, weights)
+    trace.varying = _varying(model, weights)
     c = Coupling(trace, weights)
     proto, graph = model.proto, model.proto.graph
     symbols = _symbols(trace, graph)
@@ -74,10 +110,8 @@ def couple_graph(model: Model) -> Coupling:
             shape = trace.shape(v.name)
             why = Reason(f"graph input '{v.name}'")
             c.layouts[v.name] = None if shape is None else [fixed(s, why) for s in shape]
-    vectors = {n for n, w in weights.items() if len(w.shape) <= 1}
-    for index, node in enumerate(graph.node):
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output[0] in weights:
-            continue
+    vectors = {n for n, w in weights.items() if sum(s > 1 for s in w.shape) <= 1}
+    for index, node in live_nodes(model, trace, weights):
         trace.step(node)
         for name in node.output:
             if name and trace.shape(name) is None:
@@ -88,6 +122,7 @@ def couple_graph(model: Model) -> Coupling:
         _apply(c, index, node, vectors)
     _freeze_outputs(c, graph)
     _freeze_repeats(c)
+    _freeze_unread(c)
     _inherit_roles(c, graph)
     return c
 
@@ -113,7 +148,8 @@ def _axes(c: Coupling, name: str, index: int, slot: int, vectors: set[str]) -> A
 
 def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
     axes = [_axes(c, n, index, i, vectors) if n else None for i, n in enumerate(node.input)]
-    const = [n in c.weights or c.roles.get((n, -1)) == "const" for n in node.input]
+    scope = flat_id(node) is not None  # what a loop starts with is no constant in its body
+    const = [not scope and (n in c.weights or c.roles.get((n, -1)) == "const") for n in node.input]
     op = Op(node, c.trace, axes, const)
     if node.input and all(k or not n for k, n in zip(const, node.input, strict=True)):
         for name in node.output:
@@ -126,7 +162,7 @@ def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
             raise LayoutError(f"no rule for operator {where}{op.type}")
         _store(c, op, rule(op))
         for i, unread in enumerate(axes):
-            if i not in op.related:
+            if i not in op.related and not scope:
                 for d in unread or ():
                     op.freeze(d, f"a parameter of {op.type}")
         c.edits[index] = op.edits
@@ -202,11 +238,20 @@ def _freeze_repeats(c: Coupling) -> None:
                 freeze(v, Reason("a product of channels with themselves"))
 
 
+def _freeze_unread(c: Coupling) -> None:
+    """What one of several readers of a vector leaves out is no channel: the others read it."""
+    readers = Counter(name for name, _, _ in c.uses)
+    found = Counter(v for axes in (*c.uses.values(), *c.layouts.values()) for d in axes or () for v in leaves(d))
+    for (name, _, _), axes in c.uses.items():
+        for v in (v for d in axes for v in leaves(d) if readers[name] > 1 and found[v] == 1):
+            freeze(v, Reason("a part of a shared vector that this reader leaves out", structural=True))
+
+
 def _inherit_roles(c: Coupling, graph: GraphProto) -> None:
     """A weight behind Transpose, Cast, Reshape, DequantizeLinear .. plays the part that the result plays."""
     for index in range(len(graph.node) - 1, -1, -1):
         node = graph.node[index]
-        if not node.input or c.roles.get((node.output[0], -1)) != "const":
+        if not node.input or not node.output or c.roles.get((node.output[0], -1)) != "const":
             continue
         after = c.layouts.get(node.output[0]) or []
         for slot, name in enumerate(node.input):

@@ -12,6 +12,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnxprune.coupling import Coupling, Use, couple_graph
+from onnxprune.graph.flat import flatten
 from onnxprune.graph.io import Model
 from onnxprune.layout import FIXED, PROD, Dim, Reason, find, leaves, show
 from onnxprune.macs import total_macs
@@ -70,6 +71,7 @@ class Analysis:
     """What can be pruned in a model, and what cannot."""
 
     model: Model
+    flat: Model  # the model in one line, which is what coupling, uses and surgery speak of
     coupling: Coupling
     groups: list[Group]
     frozen: list[Frozen]
@@ -86,7 +88,7 @@ class Analysis:
     def readers(self) -> dict[str, list[str]]:
         """The names of the nodes that read each weight."""
         out: dict[str, list[str]] = {}
-        for node in self.model.proto.graph.node:
+        for node in self.flat.proto.graph.node:
             for name in node.input:
                 if name in self.coupling.weights and node.name:
                     out.setdefault(name, []).append(node.name)
@@ -95,7 +97,7 @@ class Analysis:
     @cached_property
     def dequantizers(self) -> dict[str, NodeProto]:
         """The DequantizeLinear node that reads each quantised weight."""
-        nodes = self.model.proto.graph.node
+        nodes = self.flat.proto.graph.node
         return {n.input[0]: n for n in nodes if n.op_type == "DequantizeLinear" and n.input[1] in self.coupling.weights}
 
     def params(self) -> int:
@@ -105,7 +107,7 @@ class Analysis:
     def statistics(self) -> set[str]:
         """Running means and variances: state, which the field does not count among the parameters."""
         return {
-            n for node in self.model.proto.graph.node if node.op_type == "BatchNormalization" for n in node.input[3:]
+            n for node in self.flat.proto.graph.node if node.op_type == "BatchNormalization" for n in node.input[3:]
         }
 
     def param_count(self, name: str) -> int:
@@ -121,17 +123,18 @@ class Analysis:
 
     def macs(self) -> int | None:
         """Multiply-accumulates of one inference at the first sample size (batch 1)."""
-        return total_macs(self.model.proto, self.coupling.trace)
+        return total_macs(self.flat.proto, self.coupling.trace)
 
 
 def analyze(model: Model) -> Analysis:
     """List the groups of a model. Unknown operators freeze what they touch; nothing is guessed."""
-    c = couple_graph(model)
+    flat = flatten(model)
+    c = couple_graph(flat)
     mixed = _mixed_vars(c)
     where = _members(c)
     groups = _name(c, [_merge(c, vs, where, mixed) for vs in _footprints(c) if any(v in where for v in vs)])
     groups = [g for g in groups if g.size > 1 and any(c.weights[m.tensor].data_type in PARAM_TYPES for m in g.members)]
-    a = Analysis(model, c, groups, _frozen(c))
+    a = Analysis(model, flat, c, groups, _frozen(c))
     a.letters = _letters(groups)
     return a
 

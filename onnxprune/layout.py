@@ -213,6 +213,19 @@ def unify(a: Dim, b: Dim) -> None:
             _join(x, y)
 
 
+def alike(a: Dim, b: Dim) -> bool:
+    """Do two axes hold the same channels, position by position, as far as is known?"""
+    todo = [(a, b)]
+    while todo:
+        x, y = (find(t) for t in todo.pop())
+        if x is y:
+            continue
+        if x.kind == VAR or x.kind != y.kind or x.size != y.size or len(x.parts) != len(y.parts):
+            return False
+        todo.extend(zip(x.parts, y.parts, strict=True))
+    return True
+
+
 def _join(x: Dim, y: Dim) -> None:
     """Make two structures one, whose parts are being tied; not where one would then contain itself."""
     x, y = find(x), find(y)

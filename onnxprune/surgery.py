@@ -16,9 +16,10 @@ from fractions import Fraction
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from onnxprune.coupling import start_trace
+from onnxprune.coupling import live_nodes, start_trace
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
+from onnxprune.graph.flat import FLAT, flat_id, nest
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights, captured
 from onnxprune.graph.trace import Trace, Values
@@ -35,7 +36,7 @@ Slot = tuple[int, int]  # node index, input slot
 def apply_plan(analysis: Analysis, plan: Plan) -> Model:
     """A new model with the plan's channels gone. The original is not changed; weights are sliced when they are read."""
     keep = keep_of(plan, analysis)
-    return _Surgery(analysis, keep).run() if keep else Editor(analysis.model).finish()
+    return nest(_Surgery(analysis, keep).run(), analysis.model) if keep else Editor(analysis.model).finish()
 
 
 @dataclass
@@ -46,7 +47,7 @@ class _Surgery:
 
     def run(self) -> Model:
         self.c = self.analysis.coupling
-        self.editor = Editor(self.analysis.model)
+        self.editor = Editor(self.analysis.flat)
         self.nodes = self.editor.nodes
         self._collect_edits()
         self._rewrite_constants()
@@ -133,9 +134,8 @@ class _Surgery:
         weights = all_weights(model)
         trace = start_trace(model, weights)
         old = self.c.trace
-        for index, node in enumerate(self.nodes):
-            if node.op_type == "Constant" and node.output[0] in weights:
-                continue
+        trace.varying = old.varying
+        for index, node in live_nodes(model, trace, weights):
             if index in self.edits or _is_edge(node, old):
                 self._restore_values(index, node, trace)
             trace.step(self.nodes[index])
@@ -144,7 +144,7 @@ class _Surgery:
     def _restore_values(self, index: int, node: NodeProto, trace: Trace) -> None:
         """Where a node reads a small computed value: let it follow the plan, or keep what it was."""
         e = self.edits.get(index) or Edits()
-        original = self.analysis.model.proto.graph.node[index]
+        original = self.analysis.flat.proto.graph.node[index]
         for slot, name in enumerate(original.input):
             if not name or slot in e.inputs or name in self.c.weights:
                 continue
@@ -235,11 +235,14 @@ class _Surgery:
             axes = self.c.layouts.get(name)
             return [size_after(d, self.keep) for d in axes] if axes is not None else None
 
-        self.editor.declare_shapes(new_shape)
+        made = {o for n in self.nodes for o in n.output if o}
+        self.editor.declare_shapes(new_shape, made - set(self.c.layouts) - set(self.c.weights))
 
 
 def _is_edge(node: NodeProto, old: Trace) -> bool:
     """Does the node use small values rather than compute one more? A size becomes a number where it is cast to float."""
+    if flat_id(node) is not None:
+        return node.domain == FLAT
     if node.op_type == "Cast" and old.dtype(node.output[0]) in FLOATS:
         return True
     return any(o and old.values(o) is None for o in node.output)

@@ -24,7 +24,10 @@ from onnx.reference.op_run import OpRun
 import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
 from onnxprune.coupling import Use
+from onnxprune.graph.edit import Editor
+from onnxprune.graph.flat import nest
 from onnxprune.graph.io import full_proto
+from onnxprune.graph.weights import ArrayWeight
 from onnxprune.layout import Dim, find, leaves, owner
 from onnxprune.plans import fingerprint
 
@@ -165,23 +168,21 @@ class Checker:
 
     def _zeroed(self, group: Group, keep: Sequence[int]) -> ModelProto:
         gone = np.setdiff1d(np.arange(group.size), keep)
-        proto = ModelProto()
-        proto.CopyFrom(self.proto)
-        tensors = {t.name: t for t in proto.graph.initializer}
-        for node in proto.graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                tensors[node.output[0]] = node.attribute[0].t
+        flat, weights = self.analysis.flat, self.analysis.coupling.weights
+        editor = Editor(flat)
         zero_points = {
-            n.input[0]: n.input[2] for n in proto.graph.node if n.op_type == "DequantizeLinear" and len(n.input) > 2
+            n.input[0]: n.input[2]
+            for n in flat.proto.graph.node
+            if n.op_type == "DequantizeLinear" and len(n.input) > 2
         }
+        arrays: dict[str, Array] = {}
         for m in group.members:
             if m.role != "in":
                 continue
-            tensor = tensors[m.tensor]
-            array = numpy_helper.to_array(tensor).copy()
+            array = arrays.setdefault(m.tensor, weights[m.tensor].array().copy())
             zero: Any = 0
             if m.tensor in zero_points:
-                points = numpy_helper.to_array(tensors[zero_points[m.tensor]])
+                points = weights[zero_points[m.tensor]].array()
                 assert np.all(points == points.flat[0]), "this helper knows one zero point for a whole tensor"
                 zero = points.flat[0]
             at = 0
@@ -190,10 +191,9 @@ class Checker:
                 positions = np.flatnonzero((owns >= 0) & np.isin(owns + at, gone))
                 array[(slice(None),) * m.axis + (positions,)] = zero
                 at += _static(v)
-            data_type, name = tensor.data_type, tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(array, name))
-            tensor.data_type = data_type
-        return proto
+        for name, array in arrays.items():
+            editor.replace_constant(name, ArrayWeight(array, weights[name].data_type))
+        return full_proto(nest(editor.finish(), self.analysis.model))
 
     def shapes(self) -> None:
         """Whatever is kept, the result is valid, runs at every dynamic size, and has the same inputs and outputs."""
@@ -381,7 +381,7 @@ class _Counts:
 
     def macs(self) -> int | None:
         c, total = self.analysis.coupling, 0
-        for index, node in enumerate(self.analysis.model.proto.graph.node):
+        for index, node in enumerate(self.analysis.flat.proto.graph.node):
             if node.op_type not in ("Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul", "FusedMatMul"):
                 if node.op_type in ("Einsum", "LSTM", "GRU", "RNN", "ConvInteger", "MatMulInteger"):
                     return None

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from laws import LAWS, Checker, difference, run_ort, run_reference
 from onnx import helper, numpy_helper
 
+from onnxprune.graph.flat import FLAT
 from onnxprune.ops.registry import RULES
 
 BY_NAME = {c.name: c for c in CASES}
@@ -25,7 +26,8 @@ BY_NAME = {c.name: c for c in CASES}
 def test_every_rule_has_a_case() -> None:
     assert len(BY_NAME) == len(CASES), "two cases of one name"
     covered = {c.op for c in CASES}
-    missing = sorted(f"{domain or 'ai.onnx'}::{op}" for domain, op in set(RULES) - covered - set(UNCHECKED))
+    rules = {(domain, op) for domain, op in RULES if domain != FLAT}  # markers stand for If, Loop, Scan and calls
+    missing = sorted(f"{domain or 'ai.onnx'}::{op}" for domain, op in rules - covered - set(UNCHECKED))
     assert not missing, f"rules without a case in tests/cases.py: {', '.join(missing)}"
     assert not set(UNCHECKED) - set(RULES), "an operator is excused that has no rule"
 

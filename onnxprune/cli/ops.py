@@ -28,9 +28,11 @@ def ops(
 
 def _rows() -> list[dict[str, Any]]:
     import onnxprune.ops  # noqa: F401 - fills the registry
+    from onnxprune.graph.flat import FLAT
     from onnxprune.ops.registry import RULES
 
-    entries = sorted((e for found in RULES.values() for e in found), key=lambda e: (e.domain, e.op, e.since))
+    known = (e for found in RULES.values() for e in found if e.domain != FLAT)
+    entries = sorted(known, key=lambda e: (e.domain, e.op, e.since))
     return [
         {
             "domain": e.domain or "ai.onnx",

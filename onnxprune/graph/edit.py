@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
+from onnxprune.graph.flat import flat_id
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import bodies, captured, constant_of
 from onnxprune.graph.weights import ArrayWeight, Weight
@@ -143,10 +144,12 @@ class Editor:
         self.set_input(index, slot, current)
         return made
 
-    def declare_shapes(self, shape_of: Callable[[str], list[Size] | None]) -> None:
-        """Update the static sizes in value_info and in inputs that are initializers."""
+    def declare_shapes(self, shape_of: Callable[[str], list[Size] | None], forget: set[str]) -> None:
+        """Update the static sizes in value_info and in inputs that are initializers; drop those of values to `forget`."""
         g = self.proto.graph
         for v in (*g.value_info, *(v for v in g.input if v.name in self.weights)):
+            if v.name in forget and v.type.tensor_type.HasField("shape"):  # made in a branch that is never taken
+                v.type.tensor_type.ClearField("shape")
             new = shape_of(v.name)
             dims = v.type.tensor_type.shape.dim
             if new is None or not v.type.tensor_type.HasField("shape"):
@@ -168,7 +171,11 @@ class Editor:
         now = _readers(self.proto) | {x for ns in self._inserted.values() for n in ns for x in n.input}
         orphans = before - now
         while orphans:
-            dead = [n for n in self.nodes if n.output and all(not o or o in orphans for o in n.output)]
+            dead = [
+                n
+                for n in self.nodes
+                if n.output and flat_id(n) is None and all(not o or o in orphans for o in n.output)
+            ]
             if not dead:
                 break
             gone = {id(n) for n in dead}

@@ -17,10 +17,13 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference.ops._op_list import load_op
 
+from onnxprune.graph import scopes
+from onnxprune.graph.flat import flat_id
 from onnxprune.layout import Size, pair, size_of
 
 MAX_VALUE = 1 << 16  # elements of a computed value that is worth following
 MAX_FLOAT_SEED = 64  # elements of a float initializer that may be a shape parameter (Resize scales and the like)
+DIVISIBLE = 5040  # a guessed size may be divided by what it likes
 RANDOM = {
     "RandomNormal",
     "RandomNormalLike",
@@ -51,7 +54,13 @@ class Trace:
         self._ops: dict[tuple[str, str], Any] = {}
         self.from_shapes: set[str] = set()  # values that a Shape or Size node had a part in
         self._whole: tuple[dict[str, TypeProto], ...] | None = None
+        self._guesses: set[Size] = set()
         self.guessed = False  # some size is known only when the model runs
+        self.varying: dict[
+            str, set[int] | None
+        ] = {}  # axes of a value that a loop carries whose size changes (None: all)
+        self.trips: dict[int, tuple[int, int] | None] = {}  # how often the body of a scope runs at most
+        self.taken: dict[int, bool | None] = {}  # does the If of a scope always take its then branch, or never?
 
     def shape(self, name: str) -> tuple[Size, ...] | None:
         """The sizes of each axis; None where the rank or a size is unknown."""
@@ -92,6 +101,21 @@ class Trace:
         static = all(p[0] == p[1] for p in pairs)
         self._types[name] = (first, first if static else tensor_type(elem, [p[1] for p in pairs]))
 
+    def set_partial(self, name: str, elem: int, shape: Sequence[Size | None] | None) -> None:
+        """A shape some of whose sizes (None) are known only when the model runs."""
+        if shape is None or all(s is not None for s in shape):
+            self.set(name, elem, None if shape is None else [s for s in shape if s is not None])
+            return
+        a, b = (tensor_type(elem, [None if s is None else pair(s)[i] for s in shape]) for i in (0, 1))
+        self._guess(name, a, b)
+        self._types[name] = (a, b)
+
+    def put(self, name: str, values: Values, from_shapes: bool) -> None:
+        """Contents that are handed on from another name."""
+        self._values[name] = values
+        if from_shapes:
+            self.from_shapes.add(name)
+
     def declare(self, value: onnx.ValueInfoProto, symbols: Mapping[str, Size]) -> None:
         """Believe a shape that the file declares; symbols that no input has get sizes of their own."""
         tensor = value.type.tensor_type
@@ -115,6 +139,9 @@ class Trace:
 
     def step(self, node: NodeProto) -> None:
         """Learn the shapes, then the values, of a node's outputs."""
+        if flat_id(node) is not None:
+            scopes.step(self, node)
+            return
         domain = "" if node.domain == "ai.onnx" else node.domain
         if not self._infer(node, domain):
             return
@@ -154,7 +181,7 @@ class Trace:
                     )
                 )
             except Exception:  # the shape function's own complaint: the shape stays unknown
-                return False
+                return self._pieces(node)
         for name in node.output:
             if name and name in found[0] and name in found[1]:
                 a, b = found[0][name], found[1][name]
@@ -162,6 +189,19 @@ class Trace:
                     b = TypeProto.FromString(b.SerializeToString())
                     self._guess(name, a, b)
                 self._types[name] = (a, a if a == b else b)
+        return True
+
+    def _pieces(self, node: NodeProto) -> bool:
+        """A Split of an axis whose size only the data know: the sizes of the pieces are as good as any guess."""
+        shape = self.shape(node.input[0])
+        sizes = self.value(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type != "Split" or node.domain not in ("", "ai.onnx") or shape is None or sizes is None:
+            return False
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % len(shape)
+        if shape[axis] not in self._guesses:
+            return False
+        for name, size in zip(node.output, sizes.tolist(), strict=True):
+            self.set(name, self.dtype(node.input[0]), (*shape[:axis], int(size), *shape[axis + 1 :]))
         return True
 
     def _like(self, node: NodeProto, op: str) -> NodeProto:
@@ -197,11 +237,12 @@ class Trace:
 
     def _guess(self, name: str, a: TypeProto, b: TypeProto) -> None:
         """Give a size that the data decide (NonZero's) two sample sizes of its own: dynamic, and equal to no other."""
-        for sample, t in enumerate((a, b)):
-            for axis, d in enumerate(t.tensor_type.shape.dim):
-                if not d.HasField("dim_value"):
-                    self.guessed = True
-                    d.dim_value = 1009 + zlib.crc32(f"{name}/{axis}".encode()) % 9973 + 13 * sample
+        for axis, (x, y) in enumerate(zip(a.tensor_type.shape.dim, b.tensor_type.shape.dim, strict=True)):
+            if not x.HasField("dim_value") or not y.HasField("dim_value"):
+                self.guessed = True
+                x.dim_value = DIVISIBLE * (101 + zlib.crc32(f"{name}/{axis}".encode()) % 99991)
+                y.dim_value = x.dim_value + 13 * DIVISIBLE
+                self._guesses.add((x.dim_value, y.dim_value))
 
     def _evaluate(self, node: NodeProto) -> None:
         if node.op_type in ("Shape", "Size") and node.input[0] in self._types:
@@ -225,8 +266,8 @@ class Trace:
         for name, a, b in zip(node.output, first, second, strict=False):
             if name and isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.size <= MAX_VALUE:
                 same = static or _same(a, b)
-                if same and not static and node.op_type == "Mod":
-                    continue  # a remainder of a dynamic size: equal here by chance of the samples
+                if same and not static and _by_chance(node, ins):
+                    continue
                 self._values[name] = (a, a if same else b)
                 if same and self.shape(name) is None:
                     self.set(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
@@ -258,6 +299,33 @@ class Trace:
             return [np.asarray(x) for x in out]
         except Exception:  # an operator that the reference cannot evaluate here: the value stays unknown
             return None
+
+
+def _by_chance(node: NodeProto, ins: list[Values | None]) -> bool:
+    """Is a result that is equal at both samples equal at no matter which? Not where a dynamic size is compared or rounded."""
+    if node.op_type in (
+        "Mod",
+        "Max",
+        "Min",
+        "Clip",
+        "Less",
+        "LessOrEqual",
+        "Greater",
+        "GreaterOrEqual",
+        "Floor",
+        "Ceil",
+    ):
+        return True
+    if node.op_type not in ("Div", "Equal") or len(ins) != 2 or ins[0] is None or ins[1] is None:
+        return False
+    (a, b), (c, d) = ins[0], ins[1]
+    if node.op_type == "Div":
+        return a.dtype.kind in "iu" and not _same(a, b) and _same(c, d)
+    try:  # no size is negative, so a dynamic one is never equal to -1
+        sizes, others = (a != b), (c != d)
+        return bool(np.any((sizes & ~others & (c >= 0)) | (others & ~sizes & (a >= 0))))
+    except ValueError:
+        return True
 
 
 def _quiet(*_: object) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from onnxprune.layout import (
     Dim,
     LayoutError,
+    Size,
     concat,
     factor,
     find,
@@ -154,8 +155,13 @@ def slice_(op: Op) -> list[Axes | None]:
         return [_unknown_slice(op, x, str(e))]
     y = list(x)
     for i, axis in enumerate(axes):
-        d, window = x[axis], slice(starts[i], ends[i], steps[i])
+        d, start, end = x[axis], starts[i], ends[i]
         n = find(d).size
+        if not isinstance(start, int) or not isinstance(end, int):
+            op.freeze(d, "sliced at a dynamic position")
+            y[axis] = fixed(op.out_shape()[axis], find(d).reason)
+            continue
+        window = slice(start, end, steps[i])
         if not is_frozen(d):
             y[axis] = _cut(op, d, i, window)
             continue
@@ -164,9 +170,17 @@ def slice_(op: Op) -> list[Axes | None]:
     return [y]
 
 
-def _slice_params(op: Op, rank: int) -> tuple[list[int], list[int], list[int], list[int]]:
-    starts, ends = op.ints("starts", 1), op.ints("ends", 2)
-    if starts is None or ends is None:
+def _bounds(op: Op, name: str, i: int) -> list[Size]:
+    """Starts or ends, each an int or a dynamic size."""
+    both = op.trace.values(op.node.input[i]) if op.version >= 10 else None
+    if both is not None:
+        return [size_of(int(a), int(b)) for a, b in zip(both[0].ravel(), both[1].ravel(), strict=True)]
+    return [*(op.ints(name, i) or [])]
+
+
+def _slice_params(op: Op, rank: int) -> tuple[list[Size], list[Size], list[int], list[int]]:
+    starts, ends = _bounds(op, "starts", 1), _bounds(op, "ends", 2)
+    if len(starts) != len(ends):
         raise LayoutError("starts or ends are missing")
     axes = op.ints("axes", 3) or list(range(len(starts)))
     steps = op.ints("steps", 4) or [1] * len(starts)
@@ -214,10 +228,12 @@ def _cut(op: Op, d: Dim, i: int, window: slice) -> Dim:
 def _set_entry(op: Op, e: Edits, slot: int, name: str, i: int, value: int) -> None:
     if op.version < 10:
         e.attrs.setdefault(name, list(op.attr(name)))[i] = value
-    else:
-        old = op.value(slot)
-        assert old is not None
+        return
+    old = op.value(slot)
+    if old is not None:
         e.inputs.setdefault(slot, np.array(old).copy())[i] = value
+    else:
+        e.entries.setdefault(slot, _bounds(op, name, slot))[i] = value
 
 
 @couple("Pad")

@@ -9,6 +9,7 @@ from onnxprune.layout import (
     LayoutError,
     Reason,
     Size,
+    alike,
     div,
     factor,
     find,
@@ -102,7 +103,7 @@ def reshape(op: Op) -> list[Axes | None]:
             op.freeze(d, "the target shape mixes several dynamic sizes with channels")
     elif both is not None:
         for i, entry in enumerate(both[0]):
-            if entry == 0 and not op.attr("allowzero", 0) and (i >= len(x) or find(x[i]) is not find(y[i])):
+            if entry == 0 and not op.attr("allowzero", 0) and (i >= len(x) or not alike(x[i], y[i])):
                 op.freeze(y[i], "a 0 in the target copies the size of another axis")
         op.follow_entries(1, y)
     return [y]

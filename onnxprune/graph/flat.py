@@ -1,0 +1,399 @@
+"""A model as one straight line of nodes: bodies laid out between markers, calls of local functions inlined.
+
+`flatten` writes a Loop (an If, a Scan) as
+
+    LoopOpen (the Loop's inputs) -> the body's inputs
+    the body's nodes
+    Close (the body's outputs) -> names of their own
+    Loop (the body's inputs, the names that Close made) -> the Loop's outputs
+
+so that whoever walks the nodes in order, ties layouts, or edits an input needs to know nothing of scopes. A name that two
+scopes define is made unique, and initializers of bodies become the graph's. `nest` puts everything back. A call of a local
+function is written as its nodes between CallOpen and CallClose; `nest` restores the call where they are as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+from onnxprune.graph.io import Model
+from onnxprune.graph.nodes import subgraphs
+from onnxprune.graph.weights import TensorWeight, Weight
+
+FLAT = "onnxprune.flat"  # the markers' domain
+CLOSE, CALL_OPEN, CALL_CLOSE = "Close", "CallOpen", "CallClose"
+CONTROL = ("If", "Loop", "Scan")
+ID = "flat_id"  # the attribute that a marker, and an operator whose bodies were laid out, carry
+
+
+def flatten(model: Model) -> Model:
+    """The model in one line; the model itself where it has neither bodies nor local functions."""
+    functions = _inlinable(model.proto)
+    if not any(_key(n) in functions or any(True for _ in subgraphs(n)) for n in model.proto.graph.node):
+        return model
+    return _Flattener(model, functions).run()
+
+
+def flat_id(node: NodeProto) -> int | None:
+    """Which scope a marker, or an operator whose bodies were laid out, belongs to."""
+    return next((a.i for a in node.attribute if a.name == ID), None)
+
+
+def _default(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _key(node: NodeProto | FunctionProto) -> tuple[str, str, str]:
+    name = node.op_type if isinstance(node, NodeProto) else node.name
+    return _default(node.domain), name, node.overload
+
+
+def _inlinable(proto: ModelProto) -> dict[tuple[str, str, str], FunctionProto]:
+    """Local functions whose operators mean inside what they mean outside."""
+    have = {_default(o.domain): o.version for o in proto.opset_import}
+    return {
+        _key(f): f
+        for f in proto.functions
+        if all(have.get(_default(o.domain), o.version) == o.version for o in f.opset_import)
+        and set(f.output) <= {o for n in f.node for o in n.output}
+    }
+
+
+def _can_open(node: NodeProto) -> bool:
+    return (
+        _default(node.domain) == ""
+        and node.op_type in CONTROL
+        and not any(g.sparse_initializer for g in subgraphs(node))
+        and not any({t.name for t in g.initializer} & {v.name for v in g.input} for g in subgraphs(node))
+    )
+
+
+def digest(nodes: Iterable[NodeProto]) -> bytes:
+    h = hashlib.sha256()
+    for n in nodes:
+        h.update(n.SerializeToString(deterministic=True))
+    return h.digest()
+
+
+def _marker(op: str, label: str, ident: int, ins: Sequence[str], outs: Sequence[str], **attrs: object) -> NodeProto:
+    node = helper.make_node(op, ins, outs, name=label, domain=FLAT)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in ((ID, ident), *attrs.items()))
+    return node
+
+
+class _Flattener:
+    def __init__(self, model: Model, functions: Mapping[tuple[str, str, str], FunctionProto]) -> None:
+        self.model, self.functions = model, functions
+        graph = model.proto.graph
+        self.taken = {t.name for t in graph.initializer} | {v.name for v in graph.input}
+        self.taken |= {o for n in graph.node for o in n.output}
+        self.proto = ModelProto()
+        self.proto.CopyFrom(model.proto)
+        del self.proto.graph.node[:]
+        self.weights: dict[str, Weight] = dict(model.weights)
+        self.nodes: list[NodeProto] = []
+        self.scopes = 0
+
+    def run(self) -> Model:
+        self._emit(self.model.proto.graph.node, {})
+        self.proto.graph.node.extend(self.nodes)
+        have = {_default(o.domain) for o in self.proto.opset_import}
+        for o in (o for f in self.functions.values() for o in f.opset_import):
+            if _default(o.domain) not in have:
+                have.add(_default(o.domain))
+                self.proto.opset_import.add().CopyFrom(o)
+        return replace(self.model, proto=self.proto, weights=self.weights)
+
+    def _claim(self, name: str) -> str:
+        """A name that no other scope defines."""
+        new, k = name, 1
+        while new in self.taken:
+            k += 1
+            new = f"{name}__{k}"
+        self.taken.add(new)
+        return new
+
+    def _scope(self) -> int:
+        self.scopes += 1
+        return self.scopes
+
+    def _emit(self, nodes: Iterable[NodeProto], names: Mapping[str, str], prefix: str = "") -> None:
+        for node in nodes:
+            if _key(node) in self.functions:
+                self._call(node, names, prefix)
+            elif any(True for _ in subgraphs(node)) and _can_open(node):
+                self._control(node, names, prefix)
+            else:
+                self.nodes.append(renamed(node, names, prefix))
+
+    def _control(self, node: NodeProto, names: Mapping[str, str], prefix: str) -> None:
+        ident, label = self._scope(), prefix + node.name
+        plain = [a for a in node.attribute if a.type != AttributeProto.GRAPH]
+        own: list[str] = []
+        made: list[str] = []
+        graphs = [a for a in node.attribute if a.type == AttributeProto.GRAPH]
+        for a in sorted(graphs, key=lambda a: a.name, reverse=True):  # then_branch before else_branch
+            inner = self._names_of(a.g, names)
+            starts = [inner[v.name] for v in a.g.input]
+            ins = [names.get(i, i) for i in node.input]
+            shell = self._shell(a.g, inner)
+            opener = _marker(
+                f"{node.op_type}Open", label, ident, ins, starts, branch=a.name, shell=shell.SerializeToString()
+            )
+            opener.attribute.extend(plain)
+            self.nodes.append(opener)
+            self._emit(a.g.node, inner, prefix)
+            ends = [inner.get(o.name, o.name) for o in a.g.output]
+            outs = [self._claim(f"{e}/{a.name}") for e in ends]
+            self.nodes.append(_marker(CLOSE, label, ident, ends, outs))
+            own += starts
+            made += outs
+        owner, header = renamed(node, names, prefix), renamed(node, names, prefix)
+        for n in (owner, header):
+            del n.input[:]
+        del owner.attribute[:]
+        owner.attribute.extend([*plain, helper.make_attribute(ID, ident)])
+        for a in (a for a in header.attribute if a.type == AttributeProto.GRAPH):
+            a.g.Clear()
+        owner.attribute.append(helper.make_attribute("header", header.SerializeToString()))
+        owner.input.extend([*own, *made])
+        self.nodes.append(owner)
+
+    def _names_of(self, g: GraphProto, names: Mapping[str, str]) -> dict[str, str]:
+        """What every name means inside a body: its own are claimed, the outer ones stay visible."""
+        inner = dict(names)
+        own = [*(v.name for v in g.input), *(t.name for t in g.initializer), *(o for n in g.node for o in n.output)]
+        inner.update({name: self._claim(name) for name in own if name})
+        return inner
+
+    def _shell(self, g: GraphProto, inner: Mapping[str, str]) -> GraphProto:
+        """A body without its nodes and data; what it holds is named as in the flat graph, where its shapes are kept up to date."""
+        shell = GraphProto()
+        shell.CopyFrom(g)
+        del shell.node[:]
+        del shell.initializer[:]
+        own = {v.name for v in g.input} | {t.name for t in g.initializer} | {o for n in g.node for o in n.output}
+        for kind in (shell.input, shell.output, shell.value_info):
+            for v in kind:
+                known = v.name in own
+                v.name = inner.get(v.name, v.name)
+                if known:
+                    self.proto.graph.value_info.add().CopyFrom(v)
+        for t in g.initializer:
+            copy = TensorProto()
+            copy.CopyFrom(t)
+            copy.name = inner[t.name]
+            self.proto.graph.initializer.add().CopyFrom(copy)
+            self.weights[copy.name] = TensorWeight(self.proto.graph.initializer[-1])
+            shell.initializer.add(name=copy.name)
+        return shell
+
+    def _call(self, node: NodeProto, names: Mapping[str, str], prefix: str) -> None:
+        f, ident = self.functions[_key(node)], self._scope()
+        call = renamed(node, names, prefix)
+        inner: dict[str, str] = {}
+        for formal, actual in zip(f.input, [*call.input, *[""] * len(f.input)], strict=False):
+            inner[formal] = actual
+        for formal, actual in zip(f.output, call.output, strict=False):
+            if actual:
+                inner[formal] = actual
+        for n in f.node:
+            inner.update({o: self._claim(o) for o in n.output if o and o not in inner})
+        given = {a.name: a for a in call.attribute}
+        defaults = {a.name: a for a in f.attribute_proto}
+        body = [_bound(n, {**defaults, **given}) for n in f.node]
+        self.nodes.append(_marker(CALL_OPEN, call.name, ident, (), (), call=call.SerializeToString()))
+        at = len(self.nodes)
+        self._emit(body, inner, f"{call.name or f.name}/")
+        seen = digest(self.nodes[at:])
+        self.nodes.append(_marker(CALL_CLOSE, call.name, ident, (), (), digest=seen))
+
+
+def _bound(node: NodeProto, attributes: Mapping[str, AttributeProto]) -> NodeProto:
+    """A function's node with its references to the function's attributes replaced by what the call gives."""
+    out = NodeProto()
+    out.CopyFrom(node)
+    kept: list[AttributeProto] = []
+    for a in out.attribute:
+        if a.ref_attr_name:
+            if a.ref_attr_name in attributes:
+                b = AttributeProto()
+                b.CopyFrom(attributes[a.ref_attr_name])
+                b.name = a.name
+                kept.append(b)
+            continue
+        for g in [a.g] if a.type == AttributeProto.GRAPH else a.graphs:
+            nodes = [_bound(n, attributes) for n in g.node]
+            del g.node[:]
+            g.node.extend(nodes)
+        kept.append(a)
+    copies = [AttributeProto.FromString(a.SerializeToString()) for a in kept]
+    del out.attribute[:]
+    out.attribute.extend(copies)
+    return out
+
+
+def renamed(node: NodeProto, names: Mapping[str, str], prefix: str = "") -> NodeProto:
+    """A copy of a node that reads and makes other names; what its bodies capture follows."""
+    out = NodeProto()
+    out.CopyFrom(node)
+    if prefix:
+        out.name = prefix + (node.name or node.op_type)
+    if not names:
+        return out
+    for kind in (out.input, out.output):
+        for i, name in enumerate(kind):
+            kind[i] = names.get(name, name)
+    for g in subgraphs(out):
+        own = {v.name for v in g.input} | {t.name for t in g.initializer} | {o for n in g.node for o in n.output}
+        outer = {a: b for a, b in names.items() if a not in own}
+        nodes = [renamed(n, outer) for n in g.node]
+        del g.node[:]
+        g.node.extend(nodes)
+        for v in g.output:
+            v.name = outer.get(v.name, v.name)
+    return out
+
+
+# Back
+
+
+def nest(flat: Model, source: Model) -> Model:
+    """The flat model with its bodies where they were in `source`, and with calls where nothing in them changed."""
+    if flat.proto.graph is source.proto.graph or not any(flat_id(n) is not None for n in flat.proto.graph.node):
+        return flat
+    return _Nester(flat, source).run()
+
+
+@dataclass
+class _Frame:
+    """A body that is being filled, or the main graph."""
+
+    nodes: list[NodeProto] = field(default_factory=list)
+    opener: NodeProto | None = None
+
+
+class _Nester:
+    def __init__(self, flat: Model, source: Model) -> None:
+        self.flat, self.source = flat, source
+        self.proto = ModelProto()
+        self.proto.CopyFrom(flat.proto)
+        self.weights = dict(flat.weights)
+        self.infos = {v.name: v for v in flat.proto.graph.value_info}
+        self.tensors = {t.name: t for t in flat.proto.graph.initializer}
+        self.inner: set[str] = set()  # values that belong to bodies
+        self.bodies: dict[int, list[tuple[NodeProto, GraphProto]]] = {}
+        self.moved: set[str] = set()  # initializers that go back into bodies
+
+    def run(self) -> Model:
+        top = self._fill(list(self.flat.proto.graph.node))
+        g = self.proto.graph
+        del g.node[:]
+        g.node.extend(top)
+        infos = [v for v in self.flat.proto.graph.value_info if v.name not in self.inner]
+        del g.value_info[:]
+        g.value_info.extend(infos)
+        kept = [t for t in self.flat.proto.graph.initializer if t.name not in self.moved]
+        del g.initializer[:]
+        g.initializer.extend(kept)
+        for name in self.moved:
+            del self.weights[name]
+        self._drop_functions()
+        return replace(self.flat, proto=self.proto, weights=self.weights)
+
+    def _fill(self, nodes: list[NodeProto]) -> list[NodeProto]:
+        ends = {flat_id(n): i for i, n in enumerate(nodes) if n.domain == FLAT and n.op_type == CALL_CLOSE}
+        frames = [_Frame()]
+        i = 0
+        while i < len(nodes):
+            n = nodes[i]
+            i += 1
+            if n.domain == FLAT and n.op_type == CALL_OPEN:
+                end = ends[flat_id(n)]
+                if digest(nodes[i:end]) == _bytes(nodes[end], "digest"):
+                    frames[-1].nodes.append(NodeProto.FromString(_bytes(n, "call")))
+                    i = end + 1
+            elif n.domain == FLAT and n.op_type == CLOSE:
+                frame = frames.pop()
+                self._close(frame, n)
+            elif n.domain == FLAT and n.op_type != CALL_CLOSE:
+                frames.append(_Frame(opener=n))
+            elif n.domain != FLAT:
+                frames[-1].nodes.append(n if flat_id(n) is None else self._owner(n))
+        return frames[0].nodes
+
+    def _close(self, frame: _Frame, close: NodeProto) -> None:
+        opener = frame.opener
+        assert opener is not None
+        shell = GraphProto.FromString(_bytes(opener, "shell"))
+        g = GraphProto()
+        g.CopyFrom(shell)
+        del g.initializer[:]
+        weights = {t.name for t in shell.initializer} & set(self.weights)
+        g.initializer.extend(self._tensor(t.name) for t in shell.initializer if t.name in weights)
+        self.moved |= weights
+        g.node.extend(frame.nodes)
+        made = {o for n in frame.nodes for o in n.output} | weights | set(opener.output)
+        for kind in (g.input, g.value_info, g.output):
+            for v in kind:
+                if v.name in self.infos:
+                    v.CopyFrom(self.infos[v.name])
+                    self.inner.add(v.name)
+        for v, name in zip(g.output, close.input, strict=True):
+            if name not in made:  # an outer value, or a constant of the graph: a body returns only what it makes
+                g.node.append(helper.make_node("Identity", [name], [f"{name}/{close.output[0]}"]))
+                name = f"{name}/{close.output[0]}"
+            if v.name != name:
+                v.name = name
+        self.bodies.setdefault(flat_id(close) or 0, []).append((opener, g))
+
+    def _tensor(self, name: str) -> TensorProto:
+        """An initializer of a body, with its data."""
+        weight, t = self.weights[name], TensorProto()
+        t.CopyFrom(self.tensors[name])
+        if not isinstance(weight, TensorWeight):
+            t.Clear()
+            t.name, t.data_type, t.raw_data = name, weight.data_type, bytes(weight.raw())
+            t.dims.extend(weight.shape)
+        return t
+
+    def _owner(self, node: NodeProto) -> NodeProto:
+        out = NodeProto()
+        out.ParseFromString(_bytes(node, "header"))
+        bodies = self.bodies.pop(flat_id(node) or 0)
+        for opener, g in bodies:
+            branch = _bytes(opener, "branch").decode()
+            next(a for a in out.attribute if a.name == branch).g.CopyFrom(g)
+        out.input.extend(bodies[0][0].input)
+        del out.output[:]
+        out.output.extend(node.output)
+        return out
+
+    def _drop_functions(self) -> None:
+        """Remove the local functions that nobody calls any more."""
+        before, after = (_called(p) for p in (self.source.proto, self.proto))
+        kept = [f for f in self.source.proto.functions if _key(f) in after or _key(f) not in before]
+        del self.proto.functions[:]
+        self.proto.functions.extend(kept)
+
+
+def _bytes(node: NodeProto, name: str) -> bytes:
+    return next(bytes(a.s) for a in node.attribute if a.name == name)
+
+
+def _called(proto: ModelProto) -> set[tuple[str, str, str]]:
+    """The local functions that the graph calls, directly or through others."""
+    functions = {_key(f): f for f in proto.functions}
+    found: set[tuple[str, str, str]] = set()
+    todo: list[NodeProto] = list(proto.graph.node)
+    while todo:
+        n = todo.pop()
+        todo.extend(m for g in subgraphs(n) for m in g.node)
+        if _key(n) in functions and _key(n) not in found:
+            found.add(_key(n))
+            todo.extend(functions[_key(n)].node)
+    return found
