@@ -240,10 +240,16 @@ class _Surgery:
 
 
 def _is_edge(node: NodeProto, old: Trace) -> bool:
-    """Does the node use small values rather than compute one more? A size becomes a number where it is cast to float."""
+    """Does the node use small values rather than compute one more?
+
+    A size becomes a number where it is cast to float, and where a dynamic one is divided: what an integer division drops
+    cannot be brought back behind it.
+    """
     if flat_id(node) is not None:
         return node.domain == FLAT
     if node.op_type == "Cast" and old.dtype(node.output[0]) in FLOATS:
+        return True
+    if node.op_type == "Div" and old.values(node.input[0]) is not None and old.value(node.input[0]) is None:
         return True
     return any(o and old.values(o) is None for o in node.output)
 

@@ -67,6 +67,33 @@ def zero_points_of_a_batch_of_matrices() -> Case:
     return model(nodes, [2, "n", 6], inits), data
 
 
+def a_size_that_two_plans_rescale() -> Case:
+    """The number of all elements as a float: a plan writes n * 8 / 5 for it, and the next plan meets that division."""
+    nodes = [
+        op("Conv", ["x", "w1"], ["a"]),
+        op("Size", ["a"], ["n"]),
+        op("Cast", ["n"], ["f"], to=TensorProto.FLOAT),
+        op("Div", ["a", "f"], ["b"]),
+        op("Conv", ["b", "w2"], ["y"]),
+    ]
+    return model(nodes, ["n", 4, "l"], [w("w1", 13, 4, 1), w("w2", 5, 13, 1)]), feeds((2, 4, 8), (3, 4, 7))
+
+
+def a_size_that_is_compared() -> Case:
+    """max(l, 64) is 64 for every sample up to there: not a constant, and no count of channels either."""
+    nodes = [
+        op("Conv", ["x", "w1"], ["a"]),
+        op("Shape", ["a"], ["s"], start=2, end=3),
+        op("Max", ["s", "floor"], ["m"]),
+        op("Sub", ["m", "s"], ["more"]),
+        op("Concat", ["zeros", "more"], ["pads"], axis=0),
+        op("Pad", ["a", "pads"], ["b"]),
+        op("Conv", ["b", "w2"], ["y"]),
+    ]
+    inits = [w("w1", 8, 4, 1), w("w2", 5, 8, 1), ints("floor", 300), ints("zeros", 0, 0, 0, 0, 0)]
+    return model(nodes, ["n", 4, "l"], inits), feeds((2, 4, 8), (3, 4, 310))
+
+
 def a_slope_that_fits_two_axes() -> Case:
     nodes = [op("Conv", ["x", "w1"], ["a"]), op("PRelu", ["a", "s"], ["b"]), op("Conv", ["b", "w2"], ["y"])]
     return model(nodes, ["n", 4, 8], [w("w1", 8, 4, 1), w("s", 8), w("w2", 5, 8, 1)], 8), feeds((2, 4, 8), (3, 4, 8))
@@ -135,7 +162,7 @@ def a_gather_that_counts_up() -> Case:
 CASES: list[Callable[[], Case]] = [
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
     a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple,
-    a_gather_that_counts_up,
+    a_gather_that_counts_up, a_size_that_two_plans_rescale, a_size_that_is_compared,
 ]  # fmt: skip
 
 
