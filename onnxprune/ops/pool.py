@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.layout import find, fixed, is_frozen
+from onnxprune.layout import Size, find, fixed, is_frozen, pair, size_of
 from onnxprune.ops.registry import Axes, Op, couple
 
 
@@ -105,3 +105,19 @@ def cumulative(op: Op) -> list[Axes | None]:
         if (axis is None or a == int(axis.ravel()[0]) % len(x)) and not is_frozen(d):
             op.freeze(d, f"{op.type} runs along it, so order matters")
     return [list(x)]
+
+
+@couple("Crop", until=9)
+def crop(op: Op) -> list[Axes | None]:
+    """Borders (left, top, right, bottom) of an image are cut off; channels are left alone.
+
+    An operator of before ONNX 1.0 that old converters write and ONNX Runtime still runs.
+    """
+    n, c, *image = op.x(0)
+    left, top, right, bottom = op.attr("border")
+    sizes: list[Size] = [*op.attr("scale", ())]
+    for d, cut in zip(image, (top + bottom, left + right), strict=True):
+        op.freeze(d, "cropped")
+        if len(sizes) < 2:
+            sizes.append(size_of(*(s - cut for s in pair(find(d).size))))
+    return [[n, c, *(op.plain(s) for s in sizes)]]

@@ -212,3 +212,12 @@ def group_norm_decomposed(d: Draw, op: str) -> Built:
     y = net.op("Add", net.op("Mul", y, net.weight("gn.scale", *m.column())), net.weight("gn.bias", 1, *m.column()))
     m.close(y)
     return net.done(m.made, ("gn.scale", 0), ("gn.bias", 1), m.used)
+
+
+@case("Crop", examples=2)
+def crop(d: Draw, op: str) -> Built:
+    """An operator of before ONNX 1.0 that old files still hold."""
+    net = Net(d, 7)
+    m = any_mid(net, "image")
+    m.close(net.op("Relu", net.op(op, m.x, border=[1, 0, 1, 2], scale=d.pick(None, [3, 4]))))
+    return net.done(m.made, m.used)
