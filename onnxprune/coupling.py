@@ -34,6 +34,7 @@ class Coupling:
 
     trace: Trace
     weights: dict[str, Weight]  # initializers and Constant nodes
+    live: list[NodeProto] = field(default_factory=list)  # the nodes that were walked
     layouts: dict[str, Axes | None] = field(default_factory=dict)  # activations
     uses: dict[Use, Axes] = field(default_factory=dict)  # weights
     edits: dict[int, list[Edit]] = field(default_factory=dict)  # node index -> deferred edits
@@ -113,6 +114,7 @@ def couple_graph(model: Model) -> Coupling:
     vectors = {n for n, w in weights.items() if sum(s > 1 for s in w.shape) <= 1}
     for index, node in live_nodes(model, trace, weights):
         trace.step(node)
+        c.live.append(node)
         for name in node.output:
             if name and trace.shape(name) is None:
                 if name in hints:

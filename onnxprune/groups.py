@@ -123,7 +123,7 @@ class Analysis:
 
     def macs(self) -> int | None:
         """Multiply-accumulates of one inference at the first sample size (batch 1)."""
-        return total_macs(self.flat.proto, self.coupling.trace)
+        return total_macs(self.coupling.live, self.coupling.trace)
 
 
 def analyze(model: Model) -> Analysis:

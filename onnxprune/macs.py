@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-import onnx
 from onnx import NodeProto, helper
 
 from onnxprune.graph.trace import Trace
@@ -51,12 +50,12 @@ COUNT: dict[str, Callable[[NodeProto, list[Shape], Shape], int]] = {
 }  # fmt: skip
 
 
-def total_macs(proto: onnx.ModelProto, trace: Trace) -> int | None:
-    """Sum over the graph; None where the shapes of an operator that multiplies are unknown."""
+def total_macs(nodes: Iterable[NodeProto], trace: Trace) -> int | None:
+    """Sum over the nodes, those of a loop's body once; None where the shapes of an operator that multiplies are unknown."""
     if trace.guessed:
         return None
     total = 0
-    for node in proto.graph.node:
+    for node in nodes:
         count = COUNT.get(node.op_type)
         if count is None:
             continue

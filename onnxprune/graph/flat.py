@@ -63,10 +63,11 @@ def _inlinable(proto: ModelProto) -> dict[tuple[str, str, str], FunctionProto]:
     }
 
 
-def _can_open(node: NodeProto) -> bool:
+def _can_open(node: NodeProto, opset: int) -> bool:
     return (
         _default(node.domain) == ""
         and node.op_type in CONTROL
+        and (node.op_type != "Scan" or opset >= 9)  # the first Scan runs over a batch of sequences
         and not any(g.sparse_initializer for g in subgraphs(node))
         and not any({t.name for t in g.initializer} & {v.name for v in g.input} for g in subgraphs(node))
     )
@@ -97,6 +98,7 @@ class _Flattener:
         self.weights: dict[str, Weight] = dict(model.weights)
         self.nodes: list[NodeProto] = []
         self.scopes = 0
+        self.opset = next((o.version for o in self.proto.opset_import if _default(o.domain) == ""), 1)
 
     def run(self) -> Model:
         self._emit(self.model.proto.graph.node, {})
@@ -125,7 +127,7 @@ class _Flattener:
         for node in nodes:
             if _key(node) in self.functions:
                 self._call(node, names, prefix)
-            elif any(True for _ in subgraphs(node)) and _can_open(node):
+            elif any(True for _ in subgraphs(node)) and _can_open(node, self.opset):
                 self._control(node, names, prefix)
             else:
                 self.nodes.append(renamed(node, names, prefix))
