@@ -324,6 +324,8 @@ def _canonical(proto: ModelProto) -> bytes:
     copy = ModelProto()
     copy.CopyFrom(proto)
     for t in copy.graph.initializer:
+        if t.data_location == TensorProto.DEFAULT:
+            t.ClearField("data_location")  # what onnx leaves behind where it read external data in
         if t.data_type != TensorProto.STRING and not t.HasField("raw_data"):
             raw = numpy_helper.from_array(numpy_helper.to_array(t))
             for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):

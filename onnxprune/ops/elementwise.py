@@ -44,9 +44,16 @@ def bias_gelu(op: Op) -> list[Axes | None]:
     return [op.broadcast(op.x(0), op.x(1))]
 
 
-@couple("Clip", "Dropout", "CastLike")
+@couple("CastLike")
+def cast_like(op: Op) -> list[Axes | None]:
+    """y = x with the type of the second input, of which nothing else is read."""
+    op.related.add(1)
+    return same(op)
+
+
+@couple("Clip", "Dropout")
 def first_input(op: Op) -> list[Axes | None]:
-    """y = f(x, parameters that are scalars or only give a type)."""
+    """y = f(x, parameters that are scalars)."""
     return same(op)
 
 

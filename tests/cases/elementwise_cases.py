@@ -95,7 +95,7 @@ def dropout(d: Draw, op: str) -> Built:
 def cast_like(d: Draw, op: str) -> Built:
     net = Net(d, 15)
     m = any_mid(net)
-    like = net.input("like", d.pick(1, 4))
+    like = d.pick(m.x, net.weight("pattern", 4, 7), net.input("like", d.pick(1, 4)))
     return m.end(net.op(op, net.op("Cast", m.x, to=TensorProto.DOUBLE), like))
 
 
