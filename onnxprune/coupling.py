@@ -49,12 +49,12 @@ class Coupling:
         return self.layouts.get(name)
 
 
-def start_trace(model: Model, weights: dict[str, Weight]) -> Trace:
+def start_trace(model: Model, weights: dict[str, Weight], small: bool) -> Trace:
     """A trace that knows inputs and constants, before any node has run."""
     proto = model.proto
-    trace = Trace(proto)
+    trace = Trace(proto, small)
     elems = {v.name: v.type.tensor_type.elem_type for v in proto.graph.input}
-    for name, shape in sample_sizes(proto, model.weights).items():
+    for name, shape in sample_sizes(proto, model.weights, small).items():
         trace.set(name, elems[name], shape)
     for name, w in weights.items():
         trace.set(name, w.data_type, w.shape)
@@ -64,11 +64,11 @@ def start_trace(model: Model, weights: dict[str, Weight]) -> Trace:
     return trace
 
 
-def _varying(model: Model, weights: dict[str, Weight]) -> dict[str, set[int] | None]:
+def _varying(model: Model, weights: dict[str, Weight], small: bool) -> dict[str, set[int] | None]:
     """Which axes of the values that loops carry change their size from step to step; shapes alone tell."""
     varying: dict[str, set[int] | None] = {}
     while any(flat_id(n) is not None and n.op_type in ("Loop", "Scan") for n in model.proto.graph.node):
-        trace = start_trace(model, weights)
+        trace = start_trace(model, weights, small)
         trace.varying = dict(varying)
         for _, node in live_nodes(model, trace, weights):
             trace.step(node)
@@ -97,10 +97,22 @@ def live_nodes(model: Model, trace: Trace, weights: dict[str, Weight]) -> Iterat
 
 
 def couple_graph(model: Model) -> Coupling:
-    """Apply every rule once, in the order of a flat model's nodes; close the ties; freeze the graph's outputs."""
+    """Apply every rule once, in the order of a flat model's nodes; close the ties; freeze the graph's outputs.
+
+    Where the sample sizes do not fit (a table of positions that is shorter), small ones are tried.
+    """
+    usual = _couple(model, small=False)
+    sizes = (s for v in model.proto.graph.input for s in usual.trace.shape(v.name) or ())
+    if not usual.trace.clashes or all(isinstance(s, int) for s in sizes):
+        return usual
+    small = _couple(model, small=True)
+    return small if small.trace.clashes < usual.trace.clashes else usual
+
+
+def _couple(model: Model, small: bool) -> Coupling:
     weights = all_weights(model)
-    trace = start_trace(model, weights)
-    trace.varying = _varying(model, weights)
+    trace = start_trace(model, weights, small)
+    trace.varying = _varying(model, weights, small)
     c = Coupling(trace, weights)
     proto, graph = model.proto, model.proto.graph
     symbols = _symbols(trace, graph)
@@ -123,6 +135,7 @@ def couple_graph(model: Model) -> Coupling:
                     trace.ask(name, proto)
         _apply(c, index, node, vectors)
     _freeze_outputs(c, graph)
+    _freeze_returned_sizes(c, graph)
     _freeze_repeats(c)
     _freeze_unread(c)
     _inherit_roles(c, graph)
@@ -222,6 +235,22 @@ def _freeze_outputs(c: Coupling, graph: GraphProto) -> None:
                         freeze(d, why)
         for d in c.layouts.get(v.name) or ():
             freeze(d, why)
+
+
+def _freeze_returned_sizes(c: Coupling, graph: GraphProto) -> None:
+    """A size that the graph returns keeps its value, so what it counts stays."""
+    makers = {o: n for n in c.live for o in n.output}
+    todo = [v.name for v in graph.output]
+    while todo:
+        name = todo.pop()
+        node = makers.pop(name, None)
+        if node is None or name not in c.trace.from_shapes or c.trace.values(name) is None:
+            continue
+        if node.op_type in ("Shape", "Size"):
+            weights = [axes for use, axes in c.uses.items() if use[0] == node.input[0]]
+            for d in (d for axes in (*weights, c.layouts.get(node.input[0]) or []) for d in axes):
+                freeze(d, Reason("its size is a graph output", node.name, node.op_type))
+        todo.extend(node.input)
 
 
 def _freeze_repeats(c: Coupling) -> None:

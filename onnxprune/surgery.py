@@ -132,7 +132,7 @@ class _Surgery:
     def _retrace(self) -> None:
         model = self.editor.peek()
         weights = all_weights(model)
-        trace = start_trace(model, weights)
+        trace = start_trace(model, weights, self.c.trace.small)
         old = self.c.trace
         trace.varying = old.varying
         for index, node in live_nodes(model, trace, weights):

@@ -94,6 +94,56 @@ def a_size_that_is_compared() -> Case:
     return model(nodes, ["n", 4, "l"], inits), feeds((2, 4, 8), (3, 4, 310))
 
 
+def a_zero_that_copies_channels() -> Case:
+    """The 0 in the target stands for the channels, and the axis that it makes holds the rows."""
+    nodes = [
+        op("MatMul", ["x", "w1"], ["a"]),
+        op("Reshape", ["a", "target"], ["b"]),
+        op("ReduceMax", ["b"], ["c"], axes=[1], keepdims=0),
+        op("MatMul", ["c", "w2"], ["d"]),
+        op("MatMul", ["a", "w3"], ["e"]),
+        op("ReduceMax", ["e"], ["f"], axes=[0], keepdims=1),
+        op("Add", ["d", "f"], ["y"]),
+    ]
+    inits = [w("w1", 6, 4), ints("target", 2, 0, 4), w("w2", 4, 3), w("w3", 4, 3)]
+    return model(nodes, [8, 6], inits), feeds((8, 6), (8, 6))
+
+
+def channels_on_the_height_axis() -> Case:
+    nodes = [
+        op("MatMul", ["x", "w1"], ["a"]),
+        op("Transpose", ["a"], ["b"], perm=[0, 1, 3, 2]),
+        op("DepthToSpace", ["b"], ["c"], blocksize=2),
+        op("SpaceToDepth", ["c"], ["d"], blocksize=2),
+        op("Transpose", ["d"], ["e"], perm=[0, 1, 3, 2]),
+        op("MatMul", ["e", "w2"], ["y"]),
+    ]
+    return model(nodes, ["n", 4, 3, 6], [w("w1", 6, 8), w("w2", 8, 3)]), feeds((1, 4, 3, 6), (2, 4, 3, 6))
+
+
+def a_table_shorter_than_the_samples() -> Case:
+    """Positions 0 to t of a table of ten rows: t is never as large as the usual sample sizes."""
+    nodes = [
+        op("Shape", ["x"], ["t"], start=1, end=2),
+        op("Slice", ["table", "zero", "t"], ["p"]),
+        op("Add", ["x", "p"], ["a"]),
+        op("MatMul", ["a", "w1"], ["b"]),
+        op("Shape", ["b"], ["s"]),
+        op("Expand", ["one", "s"], ["ones"]),
+        op("Mul", ["b", "ones"], ["c"]),
+        op("MatMul", ["c", "w2"], ["y"]),
+    ]
+    inits = [w("table", 10, 6), ints("zero", 0), w("one", 1), w("w1", 6, 8), w("w2", 8, 3)]
+    return model(nodes, ["n", "t", 6], inits), feeds((1, 5, 6), (2, 9, 6))
+
+
+def a_size_that_is_returned() -> Case:
+    nodes = [op("MatMul", ["x", "w1"], ["a"]), op("Shape", ["a"], ["s"]), op("MatMul", ["a", "w2"], ["y"])]
+    proto = model(nodes, ["n", 6], [w("w1", 6, 8), w("w2", 8, 3)])
+    proto.graph.output.append(helper.make_tensor_value_info("s", TensorProto.INT64, [2]))
+    return proto, feeds((1, 6), (2, 6))
+
+
 def a_slope_that_fits_two_axes() -> Case:
     nodes = [op("Conv", ["x", "w1"], ["a"]), op("PRelu", ["a", "s"], ["b"]), op("Conv", ["b", "w2"], ["y"])]
     return model(nodes, ["n", 4, 8], [w("w1", 8, 4, 1), w("s", 8), w("w2", 5, 8, 1)], 8), feeds((2, 4, 8), (3, 4, 8))
@@ -163,6 +213,7 @@ CASES: list[Callable[[], Case]] = [
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
     a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple,
     a_gather_that_counts_up, a_size_that_two_plans_rescale, a_size_that_is_compared,
+    a_zero_that_copies_channels, channels_on_the_height_axis, a_table_shorter_than_the_samples, a_size_that_is_returned,
 ]  # fmt: skip
 
 

@@ -108,7 +108,7 @@ class Editor:
         tensor = numpy_helper.from_array(np.asarray(array, order="C"))
         for a in node.attribute:
             if a.name == "value":
-                tensor.name, tensor.data_type = a.t.name, a.t.data_type
+                tensor.name, tensor.data_type = a.t.name, weight.data_type
                 a.t.CopyFrom(tensor)
             elif a.name in ("value_ints", "value_floats"):
                 a.CopyFrom(helper.make_attribute(a.name, array.ravel().tolist()))

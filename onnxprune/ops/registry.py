@@ -6,8 +6,9 @@ its outputs (a list of axes for each; None freezes nothing but knows nothing: th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from onnxprune.layout import (
     kept,
     leaves,
     size_after,
+    size_of,
     unify,
 )
 
@@ -265,19 +267,24 @@ class Op:
 
             self.edit(change)
 
-    def follow_entries(self, i: int, dims: Sequence[Dim | None]) -> None:
-        """A shape-like input whose entries are sizes of `dims` (None: the entry keeps its value)."""
-        if not any(d is not None and not is_frozen(d) for d in dims):
+    def follow_entries(
+        self, i: int, dims: Sequence[Dim | None], copied: Mapping[int, Dim] = MappingProxyType({})
+    ) -> None:
+        """A shape-like input whose entries are sizes of `dims` (None: the entry keeps its value).
+
+        `copied` names the entries whose 0 stands for the size of another axis: they are written out where sizes change.
+        """
+        if not any(d is not None and not is_frozen(d) for d in (*dims, *copied.values())):
             return
         values = self.trace.values(self.node.input[i])
 
         def change(new: New, e: Edits) -> None:
-            if values is None or not any(d is not None and new.changes(d) for d in dims):
+            if values is None or not any(d is not None and new.changes(d) for d in (*dims, *copied.values())):
                 return
-            olds = [(int(a), int(b)) for a, b in zip(values[0].ravel(), values[1].ravel(), strict=True)]
+            olds = [size_of(int(a), int(b)) for a, b in zip(values[0].ravel(), values[1].ravel(), strict=True)]
             e.entries[i] = [
-                (o[0] if o[0] == o[1] else o) if d is None or (o[0] == o[1] and o[0] <= 0) else new.size(d)
-                for o, d in zip(olds, dims, strict=True)
+                o if d is None or (isinstance(o, int) and o <= 0 and k not in copied) else new.size(d)
+                for k, (o, d) in enumerate(zip(olds, dims, strict=True))
             ]
 
         self.edit(change)

@@ -102,10 +102,11 @@ def reshape(op: Op) -> list[Axes | None]:
         for d in y:
             op.freeze(d, "the target shape mixes several dynamic sizes with channels")
     elif both is not None:
-        for i, entry in enumerate(both[0]):
-            if entry == 0 and not op.attr("allowzero", 0) and (i >= len(x) or not alike(x[i], y[i])):
-                op.freeze(y[i], "a 0 in the target copies the size of another axis")
-        op.follow_entries(1, y)
+        zeros = [] if op.attr("allowzero", 0) else [i for i, entry in enumerate(both[0]) if entry == 0]
+        copied = {i: x[i] for i in zeros if not alike(x[i], y[i])}
+        for d in (d for i in copied for d in (x[i], y[i]) if not isinstance(find(d).size, int)):
+            op.freeze(d, "a 0 in the target copies the size of another dynamic axis")
+        op.follow_entries(1, y, copied)
     return [y]
 
 
@@ -209,6 +210,8 @@ def depth_to_space(op: Op) -> list[Axes | None]:
     else:
         c, block = factor(x[1], area)
     op.freeze(block, "block factor of DepthToSpace")
+    for d in x[2:]:
+        op.freeze(d, "a spatial axis of DepthToSpace")
     return [[x[0], c, *(op.plain(s) for s in op.out_shape()[2:])]]
 
 
@@ -220,6 +223,8 @@ def space_to_depth(op: Op) -> list[Axes | None]:
     """
     x = op.x(0)
     block = fixed(op.attr("blocksize") ** 2, op.reason("block factor of SpaceToDepth"))
+    for d in x[2:]:
+        op.freeze(d, "a spatial axis of SpaceToDepth")
     return [[x[0], prod(block, x[1]), *(op.plain(s) for s in op.out_shape()[2:])]]
 
 
