@@ -53,7 +53,7 @@ COUNT: dict[str, Callable[[NodeProto, list[Shape], Shape], int]] = {
 
 def total_macs(proto: onnx.ModelProto, trace: Trace) -> int | None:
     """Sum over the graph; None where the shapes of an operator that multiplies are unknown."""
-    if trace.guessed:
+    if trace.guesses:
         return None
     total = 0
     for node in proto.graph.node:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from contrib_ops import CONTRIB
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 
 import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
@@ -35,6 +35,10 @@ Runner = Callable[[ModelProto, Sequence[Feeds]], list[list[Array]]]
 
 LAWS = ("identity", "permutation", "removal", "shapes", "composition", "accounting", "determinism")
 TOLERANCE = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
+ZERO_POINTS = {  # integer weights and their zero points
+    "DequantizeLinear": (0, 2), "QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5), "ConvInteger": (1, 3),
+    "MatMulInteger": (1, 3), "DynamicQuantizeMatMul": (1, 3), "MatMulIntegerToFloat": (1, 5), "QAttention": (1, 7),
+}  # fmt: skip
 COUNTED = {  # element types that count as parameters
     v
     for k, v in TensorProto.DataType.items()
@@ -57,32 +61,8 @@ def run_ort(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]]:
 
 def run_reference(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]]:
     """The same by onnx's reference evaluator, for operators that ONNX Runtime's CPU provider lacks."""
-    session = ReferenceEvaluator(proto, new_ops=[GroupNorm, SimplifiedLayerNormalization])
+    session = ReferenceEvaluator(proto, new_ops=CONTRIB)
     return [[np.asarray(y) for y in session.run(None, dict(f))] for f in feeds]
-
-
-class GroupNorm(OpRun):
-    """com.microsoft's, which ONNX Runtime has for GPUs only."""
-
-    op_domain = "com.microsoft"
-
-    def _run(
-        self, x: Array, gamma: Array, beta: Array, groups: int = 1, channels_last: int = 1, **_: Any
-    ) -> tuple[Array]:
-        x = x.transpose(0, 3, 1, 2) if channels_last else x
-        y = x.reshape(x.shape[0], groups, -1)
-        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
-        y = y.reshape(x.shape) * gamma[:, None, None] + beta[:, None, None]
-        return ((y.transpose(0, 2, 3, 1) if channels_last else y).astype(x.dtype),)
-
-
-class SimplifiedLayerNormalization(OpRun):
-    """RMSNorm under its name in com.microsoft, which some exporters write."""
-
-    op_domain = "com.microsoft"
-
-    def _run(self, x: Array, scale: Array, **_: Any) -> tuple[Array]:
-        return ((x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale).astype(x.dtype),)
 
 
 @dataclass
@@ -172,7 +152,9 @@ class Checker:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 tensors[node.output[0]] = node.attribute[0].t
         zero_points = {
-            n.input[0]: n.input[2] for n in proto.graph.node if n.op_type == "DequantizeLinear" and len(n.input) > 2
+            n.input[ZERO_POINTS[n.op_type][0]]: n.input[ZERO_POINTS[n.op_type][1]]
+            for n in proto.graph.node
+            if n.op_type in ZERO_POINTS and len(n.input) > ZERO_POINTS[n.op_type][1]
         }
         for m in group.members:
             if m.role != "in":
@@ -180,7 +162,7 @@ class Checker:
             tensor = tensors[m.tensor]
             array = numpy_helper.to_array(tensor).copy()
             zero: Any = 0
-            if m.tensor in zero_points:
+            if zero_points.get(m.tensor):
                 points = numpy_helper.to_array(tensors[zero_points[m.tensor]])
                 assert np.all(points == points.flat[0]), "this helper knows one zero point for a whole tensor"
                 zero = points.flat[0]

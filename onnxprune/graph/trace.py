@@ -17,6 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference.ops._op_list import load_op
 
+from onnxprune.graph.contrib import LIKE, MICROSOFT, channels_last, operands
 from onnxprune.layout import Size, pair, size_of
 
 MAX_VALUE = 1 << 16  # elements of a computed value that is worth following
@@ -30,7 +31,6 @@ RANDOM = {
     "Bernoulli",
     "Dropout",
 }
-LIKE = {("com.microsoft", "FusedConv"): "Conv"}  # shape functions that onnx lacks
 Values = tuple[np.ndarray, np.ndarray]
 
 
@@ -51,7 +51,8 @@ class Trace:
         self._ops: dict[tuple[str, str], Any] = {}
         self.from_shapes: set[str] = set()  # values that a Shape or Size node had a part in
         self._whole: tuple[dict[str, TypeProto], ...] | None = None
-        self.guessed = False  # some size is known only when the model runs
+        self.guesses: set[str] = set()  # tensors with a size that is known only when the model runs
+        self.declared: set[str] = set()  # tensors whose shape is only what the file says of it
 
     def shape(self, name: str) -> tuple[Size, ...] | None:
         """The sizes of each axis; None where the rank or a size is unknown."""
@@ -106,7 +107,17 @@ class Trace:
                     if d.dim_param in symbols:
                         there.dim_value = pair(symbols[d.dim_param])[sample]
         self._guess(value.name, *both)
+        self.declared.add(value.name)
         self._types[value.name] = (both[0], both[0] if both[0] == both[1] else both[1])
+
+    def correct(self, name: str, elem: int, shape: tuple[Size, ...]) -> bool:
+        """Take a rule's word for sizes that the file leaves open; False where its static sizes speak against that."""
+        known = self.shape(name) or ()
+        if name not in self.declared or any(isinstance(s, int) and s != t for s, t in zip(known, shape, strict=True)):
+            return False
+        self.guesses.discard(name)
+        self.set(name, elem, shape)
+        return True
 
     def seed(self, name: str, array: np.ndarray) -> None:
         """A constant's contents, where small enough to matter."""
@@ -133,8 +144,8 @@ class Trace:
         return self._ops[key]
 
     def _infer(self, node: NodeProto, domain: str) -> bool:
-        if (domain, node.op_type) in LIKE:
-            node, domain = self._like(node, LIKE[domain, node.op_type]), ""
+        if domain == MICROSOFT and node.op_type in LIKE:
+            return self._infer_like(node)
         schema = self._schema(node, domain)
         if schema is None or (domain, node.op_type) in self._functions:
             return False
@@ -164,12 +175,25 @@ class Trace:
                 self._types[name] = (a, a if a == b else b)
         return True
 
-    def _like(self, node: NodeProto, op: str) -> NodeProto:
-        """A contrib node as the standard operator whose shape function fits it."""
-        known = defs.get_schema(op, self.opsets.get("", 1), "")
-        plain = helper.make_node(op, list(node.input)[: len(known.inputs)], list(node.output)[: len(known.outputs)])
+    def _infer_like(self, node: NodeProto) -> bool:
+        """Ask the shape function of the plainer operator: onnx has none for com.microsoft."""
+        like, last, y = LIKE[node.op_type], channels_last(node), node.output[0]
+        known = self._schema(NodeProto(op_type=like.op), "")
+        names = {f"{y} from {i}": node.input[i] for i in operands(node)}
+        plain = helper.make_node(like.op, list(names), [f"{y} plain"])
         plain.attribute.extend(a for a in node.attribute if a.name in known.attributes)
-        return plain
+        for i, (name, actual) in enumerate(names.items()):
+            shape, bools = self.shape(actual), self.dtype(actual) == TensorProto.BOOL
+            if shape is not None:
+                shape = (shape[0], shape[-1], *shape[1:-1]) if last and i == 0 else shape
+                self.set(name, TensorProto.BOOL if bools else TensorProto.FLOAT, shape)
+        found = self._infer(plain, "") and self.shape(plain.output[0])
+        if found:
+            typed = self.dtype(node.input[like.typed]) if like.typed < len(node.input) else TensorProto.FLOAT
+            self.set(y, typed, (found[0], *found[2:], found[1]) if last else found)
+        for name in (*names, *plain.output):
+            self._types.pop(name, None)
+        return bool(found)
 
     def ask(self, name: str, proto: onnx.ModelProto) -> None:
         """A shape from inference over the whole model, which reaches into bodies and local functions."""
@@ -200,7 +224,7 @@ class Trace:
         for sample, t in enumerate((a, b)):
             for axis, d in enumerate(t.tensor_type.shape.dim):
                 if not d.HasField("dim_value"):
-                    self.guessed = True
+                    self.guesses.add(name)
                     d.dim_value = 1009 + zlib.crc32(f"{name}/{axis}".encode()) % 9973 + 13 * sample
 
     def _evaluate(self, node: NodeProto) -> None:

@@ -192,7 +192,31 @@ def matmul_of_activations(d: Draw, op: str) -> Built:
     return net.done(("q.weight", 1), ("k.weight", 1), ("v.weight", 1), ("z.weight", 0), groups=2)
 
 
-@case("FusedMatMul", domain=MS, examples=6)
+@case("FusedGemm", domain=MS, examples=3)
+def fused_gemm(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    m = any_mid(net, "flat")
+    bias = [net.weight("b.bias", 5)] if d.flag() else []
+    m.close(net.op(op, m.x, net.weight("b.weight", 5, m.c), *bias, domain=MS, transB=1, activation="Relu"), 5)
+    return net.done(m.made, ("b.weight", 0), m.used, groups=2, exact=True)
+
+
+@case("FusedMatMul", domain=MS, examples=3)
+def fused_matmul_of_heads(d: Draw, op: str) -> Built:
+    """Heads that are transposed inside of the product: [T, h, e] against [h, T, e]."""
+    net = Net(d, 17, ms=True)
+    x, h, e = net.input("input", "T", 6), 3, d.int(2, 4)
+    q, k, v = (net.reshape(net.linear(x, n, 6, h * e), 0, h, e) for n in "qkv")
+    if d.flag():
+        s = net.op(op, q, k, domain=MS, transBatchA=1, transBatchB=1, transB=1, alpha=0.4)
+    else:
+        s = net.op(op, q, net.op("Transpose", k, perm=[1, 0, 2]), domain=MS, transBatchA=1, transB=1, alpha=0.4)
+    y = net.op(op, net.op("Softmax", s, axis=-1), v, domain=MS, transBatchB=1)
+    net.out(net.linear(net.reshape(net.op("Transpose", y, perm=[1, 0, 2]), 0, h * e), "z", h * e, 3))
+    return net.done(("q.weight", 1), ("k.weight", 1), ("v.weight", 1), ("z.weight", 0), groups=3)
+
+
+@case("FusedMatMul", "TransposeMatMul", domain=MS, examples=6)
 def fused_matmul(d: Draw, op: str) -> Built:
     net = Net(d, 17, ms=True)
     m = any_mid(net, "tokens")
