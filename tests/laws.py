@@ -156,12 +156,15 @@ class Checker:
             for n in proto.graph.node
             if n.op_type in ZERO_POINTS and len(n.input) > ZERO_POINTS[n.op_type][1]
         }
+        bits = {n.output[0]: a.i for n in proto.graph.node for a in n.attribute if a.name == "expert_weight_bits"}
+        nothing = {i: {4: 0x88, 8: 0x80}[bits[n.output[0]]] for n in proto.graph.node if n.output[0] in bits
+                   for i in (n.input[2], n.input[5])}  # fmt: skip
         for m in group.members:
             if m.role != "in":
                 continue
             tensor = tensors[m.tensor]
             array = numpy_helper.to_array(tensor).copy()
-            zero: Any = 0
+            zero: Any = nothing.get(m.tensor, 0)
             if zero_points.get(m.tensor):
                 points = numpy_helper.to_array(tensors[zero_points[m.tensor]])
                 assert np.all(points == points.flat[0]), "this helper knows one zero point for a whole tensor"

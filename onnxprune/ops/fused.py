@@ -8,7 +8,7 @@ from onnx import NodeProto
 
 from onnxprune.graph.contrib import LIKE, channels_last, operands
 from onnxprune.layout import LayoutError, Reason, Size, find
-from onnxprune.ops.registry import Axes, Edits, New, Op, lookup
+from onnxprune.ops.registry import Axes, Edits, New, Op, Rule, lookup
 
 
 class View(Op):
@@ -37,10 +37,13 @@ class View(Op):
         return self.whole.reason(text, structural)
 
     def outputs(self) -> list[Axes | None]:
-        """Apply the rule of the operator that the node is seen as."""
+        """What the rule of the operator says that the node is seen as."""
         rule = lookup(self.domain, self.type, self.version)
         if rule is None:
             raise LayoutError(f"no rule for operator {self.type} of opset {self.version}")
+        return self.outputs_of(rule)
+
+    def outputs_of(self, rule: Rule) -> list[Axes | None]:
         outs = rule(self)
         self.whole.related.update(self.slots[i] for i in self.related)
         if self.edits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.layout import Dim, LayoutError, factor, find, freeze, prod
+from onnxprune.ops.fused import View
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 
 
@@ -52,6 +53,44 @@ def convolve(op: Op) -> Axes:
     op.role(1, 1, "in")
     op.kind(w[0], "filters" if _int(w[1]) > 1 or groups == 1 else "depthwise")
     return [x[0], find(w[0]), *spatial(op)]
+
+
+@couple("CausalConvWithState", since=27)
+@couple("CausalConvWithState", domain=MICROSOFT)
+def causal_conv(op: Op) -> list[Axes | None]:
+    """x [N, c, *s], w [c, 1, *k], b [c], state [N, c, p] -> y like x, state: each channel has its own kernel.
+
+    Source: https://onnx.ai/onnx/operators/onnx__CausalConvWithState.html
+    """
+    x, w = op.x(0), op.x(1)
+    if op.attr("channels_last", 0) or op.attr("state_window", 0) or len(x) != 3:
+        raise LayoutError("channels last, a window of states or more than one spatial axis")
+    c = op.tie(x[1], w[0])
+    window(op, x, w)
+    op.role(1, 0, "out")
+    op.kind(c, "filters")
+    if op.has(2):
+        op.tie(op.x(2)[0], c)
+        op.role(2, 0, "bias")
+    state = [x[0], c, op.plain((_int(w[2]) - 1) * op.attr("dilation", 1))]
+    if op.has(3):
+        op.tie(op.x(3)[1], c)
+        op.freeze(op.x(3)[2], "a convolution slides over it")
+    return [list(x), state]
+
+
+@couple("DeformConv")
+def deform_conv(op: Op) -> list[Axes | None]:
+    """Conv at offsets [N, (g k), *s] and with masks [N, (g k), *s]; each of the groups g of input channels has its own.
+
+    Source: https://onnx.ai/onnx/operators/onnx__DeformConv.html
+    """
+    x, groups = op.x(0), op.attr("offset_group", 1)
+    if groups > 1:
+        op.freeze(factor(x[1], _int(x[1]) // groups)[0], "groups of channels with one offset")
+    for d in (d for i in (2, 4) if op.has(i) for d in op.x(i)):
+        op.freeze(d, "offsets and masks of kernel positions")
+    return View(op, "Conv", [0, 1, *([3] if op.has(3) else [])]).outputs()
 
 
 @couple("ConvTranspose")

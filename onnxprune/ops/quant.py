@@ -30,14 +30,14 @@ def qdq(op: Op) -> list[Axes | None]:
         if len(scale) == 1 and find(scale[0]).size != 1:
             op.tie(scale[0], x[axis])
         elif len(scale) > 1:
-            blocks = _blocks(op, x[axis], op.attr("block_size", 0))
+            blocks = in_blocks(op, x[axis], op.attr("block_size", 0))
             for a, d in enumerate(scale):
                 op.tie(d, blocks if a == axis else x[a])
     op.quantised(0, 1, 2, op.attr("axis", 1))
     return [list(x)]
 
 
-def _blocks(op: Op, d: Dim, size: int) -> Dim:
+def in_blocks(op: Op, d: Dim, size: int) -> Dim:
     """The blocks of an axis that is quantised in blocks: (b size), of which only whole ones can go."""
     n = find(d).size
     if not isinstance(n, int) or size < 1 or n % size:
@@ -113,7 +113,7 @@ def product_of_integers(op: Op) -> list[Axes | None]:
 
 
 @couple("MatMulNBits", domain=MICROSOFT)
-def matmul_in_blocks(op: Op) -> list[Axes | None]:
+def matmul_inin_blocks(op: Op) -> list[Axes | None]:
     """x [.., (k block)], w [n, k, bytes], scales and zero points [n, k], bias [n] -> y [.., n]: inputs go in whole blocks.
 
     Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
@@ -121,7 +121,7 @@ def matmul_in_blocks(op: Op) -> list[Axes | None]:
     x, (n, k, inside) = op.x(0), op.x(1)
     bits = op.attr("bits", 4)
     op.freeze(inside, "quantised in blocks along it")
-    op.tie(k, _blocks(op, x[-1], op.attr("block_size")))
+    op.tie(k, in_blocks(op, x[-1], op.attr("block_size")))
     op.tie(prod(*op.x(2)), prod(n, k))
     _zero_points(op, 3, n, k, bits)
     if op.has(4):
@@ -144,14 +144,14 @@ def _zero_points(op: Op, i: int, rows: Dim, blocks: Dim, bits: int) -> None:
     if not op.has(i):
         return
     if bits < 8 and op.trace.dtype(op.node.input[i]) == TensorProto.UINT8:
-        blocks = _blocks(op, blocks, 8 // bits)
+        blocks = in_blocks(op, blocks, 8 // bits)
     op.tie(prod(*op.x(i)), prod(rows, blocks))
     for axis in range(op.rank(i)):
         op.role(i, axis, "stat")
 
 
 @couple("GatherBlockQuantized", domain=MICROSOFT)
-def embedding_in_blocks(op: Op) -> list[Axes | None]:
+def embedding_inin_blocks(op: Op) -> list[Axes | None]:
     """Rows of a table [v, (e block)] with scales and zero points [v, e] -> y [*indices, (e block)].
 
     Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
