@@ -39,6 +39,10 @@ ZERO_POINTS = {  # integer weights and their zero points
     "DequantizeLinear": (0, 2), "QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5), "ConvInteger": (1, 3),
     "MatMulInteger": (1, 3), "DynamicQuantizeMatMul": (1, 3), "MatMulIntegerToFloat": (1, 5), "QAttention": (1, 7),
 }  # fmt: skip
+UNCOUNTED = {  # products that `_Counts` leaves out
+    "Einsum", "LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "MatMulNBits", "NhwcConv", "NhwcFusedConv",
+    *(ZERO_POINTS.keys() - {"DequantizeLinear"}),
+}  # fmt: skip
 COUNTED = {  # element types that count as parameters
     v
     for k, v in TensorProto.DataType.items()
@@ -367,8 +371,8 @@ class _Counts:
     def macs(self) -> int | None:
         c, total = self.analysis.coupling, 0
         for index, node in enumerate(self.analysis.model.proto.graph.node):
-            if node.op_type not in ("Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul", "FusedMatMul"):
-                if node.op_type in ("Einsum", "LSTM", "GRU", "RNN", "ConvInteger", "MatMulInteger"):
+            if node.op_type not in ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"):
+                if node.op_type in UNCOUNTED:
                     return None
                 continue
             axes = [c.use(n, index, slot) for slot, n in enumerate(node.input[:2])]
