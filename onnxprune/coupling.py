@@ -22,7 +22,7 @@ from onnxprune.graph.scopes import is_dead
 from onnxprune.graph.trace import Trace, sample_sizes
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
-from onnxprune.ops.registry import Axes, Edit, Op, lookup
+from onnxprune.ops.registry import Axes, Edit, Op, Quantised, lookup
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
 SHARED = (-1, -1)
@@ -41,6 +41,7 @@ class Coupling:
     mixed: list[tuple[Dim, str]] = field(default_factory=list)
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
     kinds: list[tuple[Dim, str, str]] = field(default_factory=list)  # layout, kind, node
+    integers: dict[str, Quantised] = field(default_factory=dict)  # weights that stand for other numbers
 
     def use(self, name: str, node: int, slot: int) -> Axes | None:
         """The layout that a node's input has, weight or activation."""
@@ -182,6 +183,7 @@ def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
                     op.freeze(d, f"a parameter of {op.type}")
         c.edits[index] = op.edits
         c.mixed.extend(op.mixed)
+        c.integers.update(op.integers)
         c.kinds.extend((d, k, op.label) for d, k in op.kinds)
         for name, axis, role in op.roles:
             c.roles.setdefault((name, axis), role)
@@ -207,7 +209,7 @@ def _store(c: Coupling, op: Op, outs: list[Axes | None]) -> None:
         if shape is None:
             elem = c.trace.dtype(name) or (c.trace.dtype(op.node.input[0]) if op.node.input else 1)
             c.trace.set(name, elem, got)
-        elif got != shape:
+        elif got != shape and not (len(got) == len(shape) and c.trace.correct(name, c.trace.dtype(name), got)):
             for d in axes:
                 freeze(d, op.reason(f"{op.type}'s rule expects shape {got}, shape inference says {shape}"))
             axes = [fixed(s, op.reason("shapes disagree")) for s in shape]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import TensorProto
 
 from onnxprune.coupling import Coupling, Use, couple_graph
 from onnxprune.graph.flat import flatten
@@ -93,12 +93,6 @@ class Analysis:
                 if name in self.coupling.weights and node.name:
                     out.setdefault(name, []).append(node.name)
         return out
-
-    @cached_property
-    def dequantizers(self) -> dict[str, NodeProto]:
-        """The DequantizeLinear node that reads each quantised weight."""
-        nodes = self.flat.proto.graph.node
-        return {n.input[0]: n for n in nodes if n.op_type == "DequantizeLinear" and n.input[1] in self.coupling.weights}
 
     def params(self) -> int:
         return sum(self.param_count(n) for n in self.coupling.weights)

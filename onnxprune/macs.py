@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from onnx import NodeProto, helper
 
+from onnxprune.graph.contrib import LIKE, operands
 from onnxprune.graph.trace import Trace
 
 Shape = tuple[int, ...]
@@ -45,21 +46,23 @@ def _recurrent(node: NodeProto, ins: list[Shape], out: Shape) -> int:
 
 COUNT: dict[str, Callable[[NodeProto, list[Shape], Shape], int]] = {
     "Conv": _conv, "FusedConv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul,
-    "FusedMatMul": _matmul, "Einsum": _einsum, "LSTM": _recurrent, "GRU": _recurrent, "RNN": _recurrent,
-    "ConvInteger": _conv, "MatMulInteger": _matmul,
+    "FusedGemm": _gemm, "FusedMatMul": _matmul, "MatMulNBits": _matmul, "Einsum": _einsum, "LSTM": _recurrent,
+    "DynamicQuantizeLSTM": _recurrent, "GRU": _recurrent, "RNN": _recurrent,
 }  # fmt: skip
 
 
 def total_macs(nodes: Iterable[NodeProto], trace: Trace) -> int | None:
     """Sum over the nodes, those of a loop's body once; None where the shapes of an operator that multiplies are unknown."""
-    if trace.guessed:
+    if trace.guesses:
         return None
     total = 0
     for node in nodes:
-        count = COUNT.get(node.op_type)
+        like = LIKE.get(node.op_type)
+        count = COUNT.get(like.op if like else node.op_type)
         if count is None:
             continue
-        ins = [trace.shape(n) for n in node.input if n]
+        slots = operands(node) if like else range(len(node.input))
+        ins = [trace.shape(node.input[s]) for s in slots if node.input[s]]
         out = trace.shape(next(o for o in node.output if o))
         if out is None or any(s is None for s in ins[:2]):
             return None

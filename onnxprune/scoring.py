@@ -5,10 +5,8 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
-from onnx import NodeProto
 
 from onnxprune.criteria import Slice, score
-from onnxprune.graph.weights import dtype_of
 from onnxprune.groups import PARAM_TYPES, Analysis, Group, Member
 from onnxprune.layout import owner
 
@@ -48,36 +46,15 @@ def _rows(a: Analysis, group: Group, m: Member) -> np.ndarray:
 
 
 def _float(a: Analysis, name: str) -> np.ndarray:
-    """The weight as float32 or float64; integers are dequantised with the scale that their DequantizeLinear reads."""
-    array = a.coupling.weights[name].array()
+    """The weight as float32 or float64; integers as the numbers that their rule says they stand for."""
+    array, weights = a.coupling.weights[name].array(), a.coupling.weights
     if array.dtype in (np.float32, np.float64):
         return array
-    if array.dtype.kind == "f" or a.coupling.weights[name].data_type not in INTEGERS:
+    q = a.coupling.integers.get(name)
+    if q is None or not array.ndim:
         return array.astype(np.float32)
-    node = a.dequantizers.get(name)
-    if node is not None:
-        scale, zero, axis = _dequantiser(a, node)
-        shape = [1] * array.ndim
-        if scale.ndim == 1 and scale.size > 1:
-            shape[axis] = scale.size
-        if scale.ndim <= 1:
-            return (array.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * scale.astype(
-                np.float32
-            ).reshape(shape)
-    return array.astype(np.float32)
-
-
-INTEGERS = {t for t in PARAM_TYPES if "int" in dtype_of(t).name}
-
-
-def _dequantiser(a: Analysis, proto: NodeProto) -> tuple[np.ndarray, np.ndarray, int]:
-    weights = a.coupling.weights
-    scale = weights[proto.input[1]].array()
-    zero = (
-        weights[proto.input[2]].array() if len(proto.input) > 2 and proto.input[2] in weights else np.zeros_like(scale)
-    )
-    axis = next((x.i for x in proto.attribute if x.name == "axis"), 1)
-    return scale, zero, axis
+    scale = weights[q.scale].array() if q.scale else np.ones((), np.float32)
+    return q.numbers(array, scale, weights[q.zero].array() if q.zero else None)
 
 
 __all__ = ["score_group", "slices"]

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from contrib_ops import CONTRIB
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 
 import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
@@ -38,6 +38,14 @@ Runner = Callable[[ModelProto, Sequence[Feeds]], list[list[Array]]]
 
 LAWS = ("identity", "permutation", "removal", "shapes", "composition", "accounting", "determinism")
 TOLERANCE = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
+ZERO_POINTS = {  # integer weights and their zero points
+    "DequantizeLinear": (0, 2), "QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5), "ConvInteger": (1, 3),
+    "MatMulInteger": (1, 3), "DynamicQuantizeMatMul": (1, 3), "MatMulIntegerToFloat": (1, 5), "QAttention": (1, 7),
+}  # fmt: skip
+UNCOUNTED = {  # products that `_Counts` leaves out
+    "Einsum", "LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "MatMulNBits", "NhwcConv", "NhwcFusedConv",
+    *(ZERO_POINTS.keys() - {"DequantizeLinear"}),
+}  # fmt: skip
 COUNTED = {  # element types that count as parameters
     v
     for k, v in TensorProto.DataType.items()
@@ -60,32 +68,8 @@ def run_ort(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]]:
 
 def run_reference(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]]:
     """The same by onnx's reference evaluator, for operators that ONNX Runtime's CPU provider lacks."""
-    session = ReferenceEvaluator(proto, new_ops=[GroupNorm, SimplifiedLayerNormalization])
+    session = ReferenceEvaluator(proto, new_ops=CONTRIB)
     return [[np.asarray(y) for y in session.run(None, dict(f))] for f in feeds]
-
-
-class GroupNorm(OpRun):
-    """com.microsoft's, which ONNX Runtime has for GPUs only."""
-
-    op_domain = "com.microsoft"
-
-    def _run(
-        self, x: Array, gamma: Array, beta: Array, groups: int = 1, channels_last: int = 1, **_: Any
-    ) -> tuple[Array]:
-        x = x.transpose(0, 3, 1, 2) if channels_last else x
-        y = x.reshape(x.shape[0], groups, -1)
-        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
-        y = y.reshape(x.shape) * gamma[:, None, None] + beta[:, None, None]
-        return ((y.transpose(0, 2, 3, 1) if channels_last else y).astype(x.dtype),)
-
-
-class SimplifiedLayerNormalization(OpRun):
-    """RMSNorm under its name in com.microsoft, which some exporters write."""
-
-    op_domain = "com.microsoft"
-
-    def _run(self, x: Array, scale: Array, **_: Any) -> tuple[Array]:
-        return ((x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale).astype(x.dtype),)
 
 
 @dataclass
@@ -171,17 +155,20 @@ class Checker:
         flat, weights = self.analysis.flat, self.analysis.coupling.weights
         editor = Editor(flat)
         zero_points = {
-            n.input[0]: n.input[2]
+            n.input[ZERO_POINTS[n.op_type][0]]: n.input[ZERO_POINTS[n.op_type][1]]
             for n in flat.proto.graph.node
-            if n.op_type == "DequantizeLinear" and len(n.input) > 2
+            if n.op_type in ZERO_POINTS and len(n.input) > ZERO_POINTS[n.op_type][1]
         }
+        bits = {n.output[0]: a.i for n in flat.proto.graph.node for a in n.attribute if a.name == "expert_weight_bits"}
+        nothing = {i: {4: 0x88, 8: 0x80}[bits[n.output[0]]] for n in flat.proto.graph.node if n.output and n.output[0] in bits
+                    for i in (n.input[2], n.input[5])}  # fmt: skip
         arrays: dict[str, Array] = {}
         for m in group.members:
             if m.role != "in":
                 continue
             array = arrays.setdefault(m.tensor, weights[m.tensor].array().copy())
-            zero: Any = 0
-            if m.tensor in zero_points:
+            zero: Any = nothing.get(m.tensor, 0)
+            if zero_points.get(m.tensor):
                 points = weights[zero_points[m.tensor]].array()
                 assert np.all(points == points.flat[0]), "this helper knows one zero point for a whole tensor"
                 zero = points.flat[0]
@@ -373,7 +360,7 @@ class _Counts:
         for use, axes in c.uses.items():
             uses[_name(use)].add(tuple(self.positions(d) for d in axes))
         total = 0
-        nodes = self.analysis.model.proto.graph.node
+        nodes = self.analysis.flat.proto.graph.node
         running = {n for node in nodes if node.op_type == "BatchNormalization" for n in node.input[3:]}
         for name, w in c.weights.items():
             if w.data_type in COUNTED and w.shape and name not in running:
@@ -384,8 +371,8 @@ class _Counts:
     def macs(self) -> int | None:
         c, total = self.analysis.coupling, 0
         for index, node in enumerate(self.analysis.flat.proto.graph.node):
-            if node.op_type not in ("Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul", "FusedMatMul"):
-                if node.op_type in ("Einsum", "LSTM", "GRU", "RNN", "ConvInteger", "MatMulInteger"):
+            if node.op_type not in ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"):
+                if node.op_type in UNCOUNTED:
                     return None
                 continue
             axes = [c.use(n, index, slot) for slot, n in enumerate(node.input[:2])]

@@ -18,6 +18,7 @@ from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, 
 from onnx.reference.ops._op_list import load_op
 
 from onnxprune.graph import scopes
+from onnxprune.graph.contrib import LIKE, MICROSOFT, channels_last, operands
 from onnxprune.graph.flat import flat_id
 from onnxprune.layout import Size, pair, size_of
 
@@ -33,7 +34,6 @@ RANDOM = {
     "Bernoulli",
     "Dropout",
 }
-LIKE = {("com.microsoft", "FusedConv"): "Conv"}  # shape functions that onnx lacks
 Values = tuple[np.ndarray, np.ndarray]
 
 
@@ -54,15 +54,16 @@ class Trace:
         self._ops: dict[tuple[str, str], Any] = {}
         self.from_shapes: set[str] = set()  # values that a Shape or Size node had a part in
         self._whole: tuple[dict[str, TypeProto], ...] | None = None
-        self._guesses: set[Size] = set()
+        self._guessed_sizes: set[Size] = set()
         self.small = small  # the samples are small ones
         self.clashes = 0  # operators that the samples, or the model itself, do not fit
-        self.guessed = False  # some size is known only when the model runs
         self.varying: dict[
             str, set[int] | None
         ] = {}  # axes of a value that a loop carries whose size changes (None: all)
         self.trips: dict[int, tuple[int, int] | None] = {}  # how often the body of a scope runs at most
         self.taken: dict[int, bool | None] = {}  # does the If of a scope always take its then branch, or never?
+        self.guesses: set[str] = set()  # tensors with a size that is known only when the model runs
+        self.declared: set[str] = set()  # tensors whose shape is only what the file says of it
 
     def shape(self, name: str) -> tuple[Size, ...] | None:
         """The sizes of each axis; None where the rank or a size is unknown."""
@@ -132,7 +133,17 @@ class Trace:
                     if d.dim_param in symbols:
                         there.dim_value = pair(symbols[d.dim_param])[sample]
         self._guess(value.name, *both)
+        self.declared.add(value.name)
         self._types[value.name] = (both[0], both[0] if both[0] == both[1] else both[1])
+
+    def correct(self, name: str, elem: int, shape: tuple[Size, ...]) -> bool:
+        """Take a rule's word for sizes that the file leaves open; False where its static sizes speak against that."""
+        known = self.shape(name) or ()
+        if name not in self.declared or any(isinstance(s, int) and s != t for s, t in zip(known, shape, strict=True)):
+            return False
+        self.guesses.discard(name)
+        self.set(name, elem, shape)
+        return True
 
     def seed(self, name: str, array: np.ndarray) -> None:
         """A constant's contents, where small enough to matter."""
@@ -162,8 +173,8 @@ class Trace:
         return self._ops[key]
 
     def _infer(self, node: NodeProto, domain: str) -> bool:
-        if (domain, node.op_type) in LIKE:
-            node, domain = self._like(node, LIKE[domain, node.op_type]), ""
+        if domain == MICROSOFT and node.op_type in LIKE:
+            return self._infer_like(node)
         schema = self._schema(node, domain)
         if schema is None or (domain, node.op_type) in self._functions:
             return False
@@ -217,18 +228,31 @@ class Trace:
         if node.op_type != "Split" or node.domain not in ("", "ai.onnx") or shape is None or sizes is None:
             return False
         axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % len(shape)
-        if shape[axis] not in self._guesses:
+        if shape[axis] not in self._guessed_sizes:
             return False
         for name, size in zip(node.output, sizes.tolist(), strict=True):
             self.set(name, self.dtype(node.input[0]), (*shape[:axis], int(size), *shape[axis + 1 :]))
         return True
 
-    def _like(self, node: NodeProto, op: str) -> NodeProto:
-        """A contrib node as the standard operator whose shape function fits it."""
-        known = defs.get_schema(op, self.opsets.get("", 1), "")
-        plain = helper.make_node(op, list(node.input)[: len(known.inputs)], list(node.output)[: len(known.outputs)])
+    def _infer_like(self, node: NodeProto) -> bool:
+        """Ask the shape function of the plainer operator: onnx has none for com.microsoft."""
+        like, last, y = LIKE[node.op_type], channels_last(node), node.output[0]
+        known = self._schema(NodeProto(op_type=like.op), "")
+        names = {f"{y} from {i}": node.input[i] for i in operands(node)}
+        plain = helper.make_node(like.op, list(names), [f"{y} plain"])
         plain.attribute.extend(a for a in node.attribute if a.name in known.attributes)
-        return plain
+        for i, (name, actual) in enumerate(names.items()):
+            shape, bools = self.shape(actual), self.dtype(actual) == TensorProto.BOOL
+            if shape is not None:
+                shape = (shape[0], shape[-1], *shape[1:-1]) if last and i == 0 else shape
+                self.set(name, TensorProto.BOOL if bools else TensorProto.FLOAT, shape)
+        found = self._infer(plain, "") and self.shape(plain.output[0])
+        if found:
+            typed = self.dtype(node.input[like.typed]) if like.typed < len(node.input) else TensorProto.FLOAT
+            self.set(y, typed, (found[0], *found[2:], found[1]) if last else found)
+        for name in (*names, *plain.output):
+            self._types.pop(name, None)
+        return bool(found)
 
     def ask(self, name: str, proto: onnx.ModelProto) -> None:
         """A shape from inference over the whole model, which reaches into bodies and local functions."""
@@ -258,10 +282,10 @@ class Trace:
         """Give a size that the data decide (NonZero's) two sample sizes of its own: dynamic, and equal to no other."""
         for axis, (x, y) in enumerate(zip(a.tensor_type.shape.dim, b.tensor_type.shape.dim, strict=True)):
             if not x.HasField("dim_value") or not y.HasField("dim_value"):
-                self.guessed = True
+                self.guesses.add(name)
                 x.dim_value = DIVISIBLE * (101 + zlib.crc32(f"{name}/{axis}".encode()) % 99991)
                 y.dim_value = x.dim_value + 13 * DIVISIBLE
-                self._guesses.add((x.dim_value, y.dim_value))
+                self._guessed_sizes.add((x.dim_value, y.dim_value))
 
     def _evaluate(self, node: NodeProto) -> None:
         if node.op_type in ("Shape", "Size") and node.input[0] in self._types:

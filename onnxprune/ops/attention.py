@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.layout import Dim, LayoutError, concat, factor, find, prod, split
+from onnxprune.ops.fused import View
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple
 
 
@@ -33,8 +34,7 @@ def attention(op: Op) -> list[Axes | None]:
     ratio = _int(qh) // max(_int(kh), 1)
     kv, _ = factor(qh, ratio)
     op.tie(kv, kh)
-    op.mix(qd, "sums over it between two activations")
-    _name(op, kh, qd, e)
+    _weigh(op, kh, qd, e)
     for i in (4, 5):  # past key and value [B, kv, p, d]
         if op.has(i):
             op.tie(op.x(i)[1], kh)
@@ -48,7 +48,6 @@ def attention(op: Op) -> list[Axes | None]:
     if len(q) == 3:
         op.follow_attr("q_num_heads", qh)
         op.follow_attr("kv_num_heads", kh)
-    keep_scale(op, "scale", qd)
     y = [q[0], q[1], prod(qh, e)] if len(q) == 3 else [q[0], qh, q[2], e]
     shapes = [op.trace.shape(n) if n else None for n in op.node.output]
     present = [[k[0], kh, op.plain(s[2]), d] if s else None for s, d in zip(shapes[1:3], (kd, e), strict=False)]
@@ -99,45 +98,75 @@ def keep_scale(op: Op, name: str, d: Dim) -> None:
 def multi_head_attention(op: Op) -> list[Axes | None]:
     """q [B, s, (h d)], k [B, t, (h d)], v [B, t, (h e)], bias [(h d) + (h d) + (h e)] -> y [B, s, (h e)].
 
-    Packed forms (qkv in one tensor) freeze. Source: ONNX Runtime's ContribOperators.md
+    k and v may be [B, h, t, d], or k and v one tensor [B, t, h, 2, d], or all three [B, s, h, 3, d].
+    Source: ONNX Runtime's ContribOperators.md
     """
-    if not op.has(1) or not op.has(2) or len(op.x(0)) != 3 or len(op.x(1)) != 3:
-        raise LayoutError("packed or transposed queries, keys and values")
-    q, k, v = op.x(0), op.x(1), op.x(2)
-    n = op.attr("num_heads")
-    (h, d), (kh, kd), (vh, e) = (heads_of(op, t[2], n) for t in (q, k, v))
+    q, n = op.x(0), op.attr("num_heads")
+    if len(q) == 5:
+        heads = [(q[2], q[4])] * 3
+        op.freeze(q[3], "queries, keys and values in one tensor")
+    else:
+        heads = [heads_of(op, q[2], n), *_keys_and_values(op, n)]
+    (h, d), (kh, kd), (vh, e) = heads
     op.tie(d, kd)
     op.tie(h, kh)
     op.tie(h, vh)
     if op.has(3):
-        op.tie(op.x(3)[0], concat(q[2], k[2], v[2]))
+        op.tie(op.x(3)[0], concat(prod(h, d), prod(h, d), prod(h, e)))
         op.role(3, 0, "bias")
-    _freeze_tokens(op, q[1], k[1], v[1])
-    op.tie_column([q[0], k[0], v[0]])
+    sources = [op.x(i) for i in range(3) if op.has(i)]
+    _freeze_tokens(op, *(t[2 if len(t) == 4 else 1] for t in sources))
+    op.tie_column([t[0] for t in sources])
     if op.has(5):
         _mask(op, op.x(5), h)
     for i in (6, 7):
         if op.has(i):
-            op.tie(op.x(i)[1], h)
-            op.tie(op.x(i)[3], (kd, e)[i - 6])
-            _freeze_tokens(op, op.x(i)[2])
-    op.mix(d, "sums over it between two activations")
-    _name(op, h, d, e)
+            op.tie(d, e)  # one head size for both caches
+            _past(op, i, h, d)
+    _weigh(op, h, d, e)
     op.follow_attr("num_heads", h)
+    return [[q[0], q[1], prod(h, e)], *_present(op, q[0], h, d, e)]
+
+
+def _keys_and_values(op: Op, n: int) -> list[tuple[Dim, Dim]]:
+    k = op.x(1)
+    if len(k) == 5:
+        op.freeze(k[3], "keys and values in one tensor")
+        return [(k[2], k[4])] * 2
+    v = op.x(2)
+    if len(k) == 4:
+        op.tie(k[3], v[3])
+        return [(k[1], k[3]), (v[1], v[3])]
+    return [heads_of(op, k[2], n), heads_of(op, v[2], n)]
+
+
+def _past(op: Op, i: int, heads: Dim, features: Dim) -> None:
+    """A cache [B, h, t, d]."""
+    past = op.x(i)
+    op.tie(past[1], heads)
+    op.tie(past[3], features)
+    _freeze_tokens(op, past[2])
+
+
+def _present(op: Op, batch: Dim, heads: Dim, *features: Dim) -> list[Axes | None]:
+    """The caches that come out, as far as the file says how long they are."""
+    shapes = [op.trace.shape(n) if n else None for n in op.node.output[1:3]]
+    return [[batch, heads, op.plain(s[2]), d] if s else None for s, d in zip(shapes, features, strict=False)]
+
+
+def _weigh(op: Op, heads: Dim, d: Dim, e: Dim) -> None:
+    """What all forms of softmax(q k^T) v have in common."""
+    op.mix(d, "sums over it between two activations")
+    _name(op, heads, d, e)
     keep_scale(op, "scale", d)
-    total = op.trace.shape(op.node.output[1]) if len(op.node.output) > 1 and op.node.output[1] else None
-    present = [[q[0], h, op.plain(total[2]), t] if total else None for t in (d, e)]
-    return [[q[0], q[1], prod(h, e)], *present]
 
 
 @couple("Attention", domain=MICROSOFT)
 def packed_attention(op: Op) -> list[Axes | None]:
-    """x [B, s, i], w [i, (h d) + (h d) + (h e)], bias the same -> y [B, s, (h e)].
+    """x [B, s, i], w [i, (h d) + (h d) + (h e)], bias the same, past [2, B, h, t, d] -> y [B, s, (h e)].
 
     Source: ONNX Runtime's ContribOperators.md
     """
-    if op.attr("do_rotary", 0):
-        raise LayoutError("rotary embedding pairs head features")
     x, w = op.x(0), op.x(1)
     n = op.attr("num_heads")
     widths = op.attr("qkv_hidden_sizes") or [_int(w[1]) // 3] * 3
@@ -154,19 +183,151 @@ def packed_attention(op: Op) -> list[Axes | None]:
         op.tie(op.x(2)[0], concat(q, k, v))
         op.role(2, 0, "bias")
     if op.has(4):
-        raise LayoutError("a packed past state")
+        op.tie(d, e)
+        op.tie(op.x(4)[2], h)
+        op.tie(op.x(4)[4], d)
+        _freeze_tokens(op, op.x(4)[0], op.x(4)[3])
+    if op.attr("do_rotary", 0):
+        op.freeze(d, "its place gives the rotation's angle")
     _freeze_tokens(op, x[1])
     if op.has(5):
         _mask(op, op.x(5), h)
-    op.mix(d, "sums over it between two activations")
-    _name(op, h, d, e)
+    _weigh(op, h, d, e)
     op.follow_attr("num_heads", h)
-    keep_scale(op, "scale", d)
 
     def change(new: New, edits: Edits) -> None:
         after = [new.size(t) for t in (q, k, v)]
         if after != widths:
             edits.attrs["qkv_hidden_sizes"] = after
 
-    op.edit(change)
-    return [[x[0], x[1], prod(h, e)]]
+    if op.type == "Attention":
+        op.edit(change)
+    total = op.trace.shape(op.node.output[1]) if len(op.node.output) > 1 else None
+    return [[x[0], x[1], prod(h, e)], [op.plain(2), x[0], h, op.plain(total[3]), d] if total else None]
+
+
+@couple("QAttention", domain=MICROSOFT)
+def packed_integer_attention(op: Op) -> list[Axes | None]:
+    """com.microsoft's Attention on integers; queries, keys and values keep one width, as no attribute gives three.
+
+    Source: ONNX Runtime's ContribOperators.md
+    """
+    outs = View(op, "QAttention", (0, 1, 2, 5, 8), MICROSOFT).outputs_of(packed_attention)
+    q, rest = split(op.x(1)[1], _int(op.x(1)[1]) // 3)
+    n = _int(q) // op.attr("num_heads")
+    op.tie(factor(q, n)[1], factor(split(rest, _int(q))[1], n)[1])
+    for i in (4, 7):
+        if op.has(i) and op.rank(i) and find(op.x(i)[0]).size != 1:
+            op.tie(op.x(i)[0], op.x(1)[1])
+            op.role(i, 0, "stat")
+    op.quantised(1, 4, 7, 1)
+    return outs
+
+
+@couple("GroupQueryAttention", domain=MICROSOFT)
+def group_query_attention(op: Op) -> list[Axes | None]:
+    """q [B, s, (kv r d)], k, v [B, t, (kv d)], or all in one tensor [B, s, (kv r d) + (kv d) + (kv d)] -> y [B, s, (kv r d)].
+
+    Kernels take head sizes in eights only, which go as a whole: d = (p 8), or (2 p 8) where halves are rotated.
+    Source: ONNX Runtime's ContribOperators.md
+    """
+    x, n, nkv = op.x(0), op.attr("num_heads"), op.attr("kv_num_heads")
+    if op.has(12) or op.has(13):
+        raise LayoutError("a quantised cache")
+    parts = [op.x(i)[2] for i in range(3) if op.has(i)]
+    if len(parts) == 1:
+        size = _int(x[2]) // (n + 2 * nkv)
+        parts[:] = split(x[2], n * size)
+        parts[1:] = split(parts[1], nkv * size)
+    (qh, d), (kh, kd), (vh, e) = (heads_of(op, t, c) for t, c in zip(parts, (n, nkv, nkv), strict=True))
+    op.tie(d, kd)
+    op.tie(d, e)
+    op.tie(kh, vh)
+    op.tie(factor(qh, n // nkv)[0], kh)
+    pairs = _rotate(op, d, 7, 8, op.attr("rotary_interleaved", 0)) if op.attr("do_rotary", 0) else d
+    whole = pairs is d or 2 * _int(pairs) == _int(d)
+    op.freeze(factor(pairs, 8)[1] if whole else d, "head sizes are multiples of 8")
+    for i in (3, 4):
+        if op.has(i):
+            _past(op, i, kh, d)
+    if op.has(10):
+        _mask(op, op.x(10), qh)
+    for i, t in ((11, qh), (14, d), (15, d)):
+        if op.has(i):
+            op.tie(op.x(i)[0], t)
+            op.role(i, 0, "scale")
+    sources = [op.x(i) for i in range(3) if op.has(i)]
+    op.tie_column([t[0] for t in sources])
+    _freeze_tokens(op, *(t[1] for t in sources))
+    _weigh(op, qh, d, d)
+    op.follow_attr("num_heads", qh)
+    op.follow_attr("kv_num_heads", kh)
+    return [[x[0], x[1], prod(qh, d)], *_present(op, x[0], kh, d, d)]
+
+
+def _rotate(op: Op, d: Dim, cos: int, sin: int, interleaved: int) -> Dim:
+    """Head features d = (2 p) + rest, or (p 2) + rest, rotated in pairs p with tables [.., p]; gives back p."""
+    half = _int(op.x(cos)[-1])
+    rotated, _ = split(d, 2 * half)
+    outer, inner = factor(rotated, 2 if interleaved else half)
+    pairs, two = (outer, inner) if interleaved else (inner, outer)
+    op.freeze(two, "the two of a pair that is rotated")
+    for i in (cos, sin):
+        op.tie(op.x(i)[-1], pairs)
+        op.role(i, op.rank(i) - 1, "stat")
+        for t in op.x(i)[:-1]:
+            op.freeze(t, f"the positions of {op.type}")
+    return find(pairs)
+
+
+@couple("RotaryEmbedding", since=23)
+@couple("RotaryEmbedding", domain=MICROSOFT)
+def rotary_embedding(op: Op) -> list[Axes | None]:
+    """x [B, h, s, d] or [B, s, (h d)], with d = (2 p) + rest, or (p 2) + rest where interleaved; tables of [.., p].
+
+    Source: https://onnx.ai/onnx/operators/onnx__RotaryEmbedding.html
+    """
+    x, cos = op.x(0), 2 if op.domain == MICROSOFT else 1
+    rotated = 2 * _int(op.x(cos)[-1])
+    if len(x) == 4:
+        h, d = x[1], x[3]
+    else:
+        h, d = heads_of(op, x[2], op.attr("num_heads", 0) or _int(x[2]) // rotated)
+    _rotate(op, d, cos, cos + 1, op.attr("interleaved", 0))
+    _freeze_tokens(op, x[2] if len(x) == 4 else x[1])
+    _name(op, h, d)
+    if op.attr("num_heads", 0):
+        op.follow_attr("num_heads", h)
+    if op.attr("rotary_embedding_dim", 0):
+        op.follow_attr("rotary_embedding_dim", split(d, rotated)[0])
+    return [list(x)]
+
+
+@couple("LinearAttention", since=27)
+@couple("LinearAttention", domain=MICROSOFT)
+def linear_attention(op: Op) -> list[Axes | None]:
+    """q [B, t, (kv r d)], k [B, t, (kv d)], v [B, t, (kv e)], state [B, kv, d, e], decay [B, t, (kv d) or kv], beta [B, t, kv or 1]
+    -> y [B, t, (kv r e)], state.
+
+    Source: https://onnx.ai/onnx/operators/onnx__LinearAttention.html
+    """
+    q, k, v = op.x(0), op.x(1), op.x(2)
+    n, nkv = op.attr("q_num_heads"), op.attr("kv_num_heads")
+    if n % nkv or op.attr("state_window", 0):
+        raise LayoutError("fewer query heads than keys, or a window of states")
+    (qh, d), (kh, kd), (vh, e) = heads_of(op, q[2], n), heads_of(op, k[2], nkv), heads_of(op, v[2], nkv)
+    op.tie(d, kd)
+    op.tie(kh, vh)
+    op.tie(factor(qh, n // nkv)[0], kh)
+    state = [q[0], kh, d, e]
+    if op.has(3):
+        state = [op.tie(a, b) for a, b in zip(state, op.x(3), strict=True)]
+    for i in (4, 5):
+        if op.has(i) and find(op.x(i)[2]).size != 1:
+            op.tie(op.x(i)[2], kh if find(op.x(i)[2]).size == nkv else prod(kh, d))
+    op.tie_column([q[0], k[0], v[0], *(op.x(i)[0] for i in (4, 5) if op.has(i))])
+    _freeze_tokens(op, q[1], k[1], v[1], *(op.x(i)[1] for i in (4, 5) if op.has(i)))
+    _weigh(op, qh, d, e)
+    op.follow_attr("q_num_heads", qh)
+    op.follow_attr("kv_num_heads", kh)
+    return [[q[0], q[1], prod(qh, e)], state]

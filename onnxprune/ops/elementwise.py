@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from onnxprune.layout import find
+from onnxprune.layout import LayoutError, div, factor, find
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple, same
 
 
 @couple(
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
-    "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not",
-    "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish",
-    "Tan", "Tanh", "ThresholdedRelu", "Affine", "ParametricSoftplus", "ScaledTanh",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil", "Celu", "Cos", "Cosh",
+    "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish",
+    "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign",
+    "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Affine", "ParametricSoftplus", "ScaledTanh",
 )  # fmt: skip
 def unary(op: Op) -> list[Axes | None]:
     """y = f(x), position by position."""
@@ -38,6 +38,31 @@ def fused_gelu(op: Op) -> list[Axes | None]:
     return [op.broadcast(op.x(0), op.x(1))] if op.has(1) else same(op)
 
 
+@couple("ScaledSiLU", domain=MICROSOFT)
+def scaled_silu(op: Op) -> list[Axes | None]:
+    """y = s x sigmoid(s x) with one scale s."""
+    return same(op)
+
+
+@couple("LinearAttentionGate", domain=MICROSOFT)
+def decay_and_rate(op: Op) -> list[Axes | None]:
+    """decay = scale * softplus(a + bias), rate = sigmoid(b); a and b [B, t, h], bias and scale [h]."""
+    return [op.broadcast(op.x(0), op.x(1), op.x(2)), list(op.x(3)) if op.has(3) else None]
+
+
+@couple("BiasSplitGelu", domain=MICROSOFT)
+def bias_split_gelu(op: Op) -> list[Axes | None]:
+    """x + bias [.., (2 d)], of which the second half gates the first -> y [.., d]."""
+    x = op.broadcast(op.x(0), op.x(1))
+    size = find(x[-1]).size
+    half = div(size, 2)
+    if half is None:
+        raise LayoutError("halves of an odd size")
+    two, d = factor(x[-1], half)
+    op.freeze(two, "a half and its gate")
+    return [[*x[:-1], d]]
+
+
 @couple("BiasGelu", domain=MICROSOFT)
 def bias_gelu(op: Op) -> list[Axes | None]:
     """y = gelu(x + bias), the bias along the last axis."""
@@ -59,8 +84,9 @@ def first_input(op: Op) -> list[Axes | None]:
 
 @couple(
     "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
-    "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor",
+    "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "SwiGLU", "Where", "Xor",
 )  # fmt: skip
+@couple("BiasAdd", "GatedAdd", domain=MICROSOFT)
 def nary(op: Op) -> list[Axes | None]:
     """y = f(a, b, ..) with broadcasting: the aligned axes hold the same channels."""
     if op.attr("broadcast") and op.attr("axis") is not None:  # opset < 7: b is aligned to a at `axis`

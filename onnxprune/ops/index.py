@@ -277,6 +277,24 @@ def _follow_pads(op: Op, pads: list[int], added: list[Dim | None]) -> None:
     op.edit(change)
 
 
+@couple("CenterCropPad")
+def center_crop_pad(op: Op) -> list[Axes | None]:
+    """Axes that keep their size keep their channels, and the target follows them; the others are frozen.
+
+    Source: https://onnx.ai/onnx/operators/onnx__CenterCropPad.html
+    """
+    x, shape = op.x(0), op.out_shape()
+    axes = op.attr("axes") or range(len(x))
+    known = op.trace.values(op.node.input[1]) is not None
+    y = list(x)
+    for a in (a % len(x) for a in axes):
+        if find(x[a]).size != shape[a] or not known:
+            op.freeze(x[a], "cropped or padded at both ends")
+            y[a] = op.plain(shape[a])
+    op.follow_entries(1, [y[a] for a in axes])
+    return [y]
+
+
 @couple("Tile", since=6)
 def tile(op: Op) -> list[Axes | None]:
     """Whole copies end to end: y[a] = (r x[a]); an axis of size 1 becomes r equal positions.

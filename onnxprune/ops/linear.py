@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.layout import Dim, LayoutError, factor, find, freeze, prod
+from onnxprune.ops.fused import View
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 
 
@@ -18,7 +19,7 @@ def spatial(op: Op) -> Axes:
     return [op.plain(s, "spatial axis") for s in op.out_shape()[2:]]
 
 
-@couple("Conv", "ConvInteger")
+@couple("Conv")
 @couple("FusedConv", domain=MICROSOFT)
 def conv(op: Op) -> list[Axes | None]:
     """x [N, (g i), *s], w [(g o), i, *k], b [(g o)] -> y [N, (g o), *s]; attribute `group` is the size of g.
@@ -26,10 +27,7 @@ def conv(op: Op) -> list[Axes | None]:
     Depthwise is i = 1, a multiplier is o > 1, an ordinary convolution is g = 1: one relation for all.
     Source: https://onnx.ai/onnx/operators/onnx__Conv.html
     """
-    y = convolve(op, 1)
-    if op.type == "ConvInteger":
-        per_channel(op, 3, op.x(1)[0])
-        return [y]
+    y = convolve(op)
     if op.has(2):
         op.tie(op.x(2)[0], y[1])
         op.role(2, 0, "bias")
@@ -38,31 +36,8 @@ def conv(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("QLinearConv")
-def qlinear_conv(op: Op) -> list[Axes | None]:
-    """Conv on integers; the weight's scale and zero point follow its filters where there is one for each.
-
-    Source: https://onnx.ai/onnx/operators/onnx__QLinearConv.html
-    """
-    y = convolve(op, 3)
-    for i in (4, 5):
-        per_channel(op, i, y[1])
-    if op.has(8):
-        op.tie(op.x(8)[0], y[1])
-        op.role(8, 0, "bias")
-    return [y]
-
-
-def per_channel(op: Op, i: int, d: Dim) -> None:
-    """Tie a scale or zero point to the channels that it belongs to; one for the whole tensor is left alone."""
-    if op.has(i) and op.rank(i) == 1 and find(op.x(i)[0]).size != 1:
-        op.tie(op.x(i)[0], d)
-        op.role(i, 0, "stat")
-
-
-def convolve(op: Op, slot: int) -> Axes:
-    """The layout of a convolution whose weight is input `slot`."""
-    x, w = op.x(0), op.x(slot)
+def convolve(op: Op) -> Axes:
+    x, w = op.x(0), op.x(1)
     groups = op.attr("group", 1)
     if groups == 1:
         op.tie(x[1], w[1])
@@ -72,12 +47,50 @@ def convolve(op: Op, slot: int) -> Axes:
         op.tie(xi, w[1])
         op.follow_attr("group", xg)
     window(op, x, w)
-    if not op.const(slot) and not op.const(0):
+    if not op.const(1) and not op.const(0):
         op.mix(w[1], "sums over it between two activations")
-    op.role(slot, 0, "out")
-    op.role(slot, 1, "in")
+    op.role(1, 0, "out")
+    op.role(1, 1, "in")
     op.kind(w[0], "filters" if _int(w[1]) > 1 or groups == 1 else "depthwise")
     return [x[0], find(w[0]), *spatial(op)]
+
+
+@couple("CausalConvWithState", since=27)
+@couple("CausalConvWithState", domain=MICROSOFT)
+def causal_conv(op: Op) -> list[Axes | None]:
+    """x [N, c, *s], w [c, 1, *k], b [c], state [N, c, p] -> y like x, state: each channel has its own kernel.
+
+    Source: https://onnx.ai/onnx/operators/onnx__CausalConvWithState.html
+    """
+    x, w = op.x(0), op.x(1)
+    if op.attr("channels_last", 0) or op.attr("state_window", 0) or len(x) != 3:
+        raise LayoutError("channels last, a window of states or more than one spatial axis")
+    c = op.tie(x[1], w[0])
+    window(op, x, w)
+    op.role(1, 0, "out")
+    op.kind(c, "filters")
+    if op.has(2):
+        op.tie(op.x(2)[0], c)
+        op.role(2, 0, "bias")
+    state = [x[0], c, op.plain((_int(w[2]) - 1) * op.attr("dilation", 1))]
+    if op.has(3):
+        op.tie(op.x(3)[1], c)
+        op.freeze(op.x(3)[2], "a convolution slides over it")
+    return [list(x), state]
+
+
+@couple("DeformConv")
+def deform_conv(op: Op) -> list[Axes | None]:
+    """Conv at offsets [N, (g k), *s] and with masks [N, (g k), *s]; each of the groups g of input channels has its own.
+
+    Source: https://onnx.ai/onnx/operators/onnx__DeformConv.html
+    """
+    x, groups = op.x(0), op.attr("offset_group", 1)
+    if groups > 1:
+        op.freeze(factor(x[1], _int(x[1]) // groups)[0], "groups of channels with one offset")
+    for d in (d for i in (2, 4) if op.has(i) for d in op.x(i)):
+        op.freeze(d, "offsets and masks of kernel positions")
+    return View(op, "Conv", [0, 1, *([3] if op.has(3) else [])]).outputs()
 
 
 @couple("ConvTranspose")
@@ -108,6 +121,7 @@ def conv_transpose(op: Op) -> list[Axes | None]:
 
 
 @couple("Gemm")
+@couple("FusedGemm", domain=MICROSOFT)
 def gemm(op: Op) -> list[Axes | None]:
     """y [m, n] = a [m, k] b [k, n] + c, with either operand transposed.
 
@@ -129,88 +143,50 @@ def gemm(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("MatMulInteger")
-def matmul_integer(op: Op) -> list[Axes | None]:
-    """MatMul on integers; zero points of rows or columns follow them.
-
-    Source: https://onnx.ai/onnx/operators/onnx__MatMulInteger.html
-    """
-    a, b = op.x(0), op.x(1)
-    y = product(op, a, b)
-    _columns(op, b, 3)
-    return [y]
-
-
-@couple("QLinearMatMul")
-def qlinear_matmul(op: Op) -> list[Axes | None]:
-    """MatMul on integers with scales; those of columns follow them.
-
-    Source: https://onnx.ai/onnx/operators/onnx__QLinearMatMul.html
-    """
-    a, b = op.x(0), op.x(3)
-    y = product(op, a, b, 3)
-    _columns(op, b, 4, 5)
-    return [y]
-
-
-def _columns(op: Op, b: Axes, *slots: int) -> None:
-    """Scales and zero points of the right operand: one, one a column, or a row of columns for each matrix of a batch."""
-    for i in slots:
-        if op.has(i) and op.rank(i) > 1:
-            op.broadcast([*b[:-2], op.plain(1), b[-1]], op.x(i))
-        else:
-            per_channel(op, i, b[-1])
-
-
 @couple("MatMul")
-@couple("FusedMatMul", domain=MICROSOFT)
+@couple("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
 def matmul(op: Op) -> list[Axes | None]:
     """a [*b, m, k] @ b [*b, k, n] -> y [*b, m, n], NumPy's rules for vectors and batches.
 
     Source: https://onnx.ai/onnx/operators/onnx__MatMul.html
     """
-    if op.attr("transBatchA") or op.attr("transBatchB"):
-        raise LayoutError("transBatchA/B is not supported")
-    a, b = list(op.x(0)), list(op.x(1))
-    if op.attr("transA") and len(a) > 1:
-        a[-1], a[-2] = a[-2], a[-1]
-    if op.attr("transB") and len(b) > 1:
-        b[-1], b[-2] = b[-2], b[-1]
-    return [product(op, a, b)]
-
-
-def product(op: Op, a: Axes, b: Axes, right: int = 1) -> Axes:
-    """The layout of a matrix product of inputs 0 and `right`; names the parts for criteria and reports."""
-    contract(op, a[-1], b[-2] if len(b) > 1 else b[0], right)
+    a, b = ([x[i] for i in _order(op, side)] for side, x in enumerate((op.x(0), op.x(1))))
+    contract(op, a[-1], b[-2] if len(b) > 1 else b[0])
     batch = op.broadcast(a[:-2], b[:-2]) if len(a) > 2 or len(b) > 2 else []
-    _matmul_roles(op, right)
-    live = not op.const(0) and not op.const(right)
+    _matmul_roles(op)
+    live = not op.const(0) and not op.const(1)
     if live:
         for d in batch:
             op.kind(d, "heads")
         op.kind(a[-1], "head features")
         op.kind(b[-1], "head features")
     elif len(b) > 1:
-        op.kind(b[-1] if op.const(right) else a[-2] if len(a) > 1 else a[-1], "neurons")
-    return [*batch, *(a[-2:-1] if len(a) > 1 else []), *(b[-1:] if len(b) > 1 else [])]
+        op.kind(b[-1] if op.const(1) else a[-2] if len(a) > 1 else a[-1], "neurons")
+    return [[*batch, *(a[-2:-1] if len(a) > 1 else []), *(b[-1:] if len(b) > 1 else [])]]
 
 
-def _matmul_roles(op: Op, right: int) -> None:
-    for i, contracted, made in ((0, -1, -2), (right, -2, -1)):
-        rank = op.rank(i)
-        if rank < 2:
-            op.role(i, 0, "in")
-            continue
-        if op.attr("transA" if i == 0 else "transB"):
-            contracted, made = made, contracted
-        op.role(i, rank + contracted, "in")
-        op.role(i, rank + made, "out")
+def _order(op: Op, i: int) -> list[int]:
+    """The axes of an operand in the order [*batch, rows, columns]; FusedMatMul's attributes transpose it."""
+    axes = list(range(op.rank(i)))
+    if op.attr(f"transBatch{'AB'[i]}"):
+        axes = [*axes[1:-1], axes[0], axes[-1]]
+    if op.attr(f"trans{'AB'[i]}") and len(axes) > 1:
+        axes[-2:] = axes[:-3:-1]
+    return axes
 
 
-def contract(op: Op, k1: Dim, k2: Dim, right: int = 1) -> None:
+def _matmul_roles(op: Op) -> None:
+    for i, contracted in ((0, -1), (1, -2)):
+        axes = _order(op, i)
+        op.role(i, axes[contracted] if len(axes) > 1 else 0, "in")
+        if len(axes) > 1:
+            op.role(i, axes[-3 - contracted], "out")
+
+
+def contract(op: Op, k1: Dim, k2: Dim) -> None:
     """Tie the axes of a sum of products. Between two activations no weight consumes the channels: approximate."""
     op.tie(k1, k2)
-    if not op.const(0) and not op.const(right):
+    if not op.const(0) and not op.const(1):
         op.mix(k1, "sums over it between two activations")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.layout import LayoutError, factor, find, fixed, is_frozen
-from onnxprune.ops.registry import Axes, Op, couple
+from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 
 
 def _aligned(op: Op, axis: int, *tensors: Axes) -> Axes:
@@ -72,13 +72,39 @@ def scatter_nd(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("Trilu")
-def trilu(op: Op) -> list[Axes | None]:
-    """Which positions stay depends on their order: the last two axes are frozen."""
+@couple("TensorScatter")
+def tensor_scatter(op: Op) -> list[Axes | None]:
+    """A cache with updates written where the indices say along `axis`; the other axes are those of the updates.
+
+    Source: https://onnx.ai/onnx/operators/onnx__TensorScatter.html
+    """
+    cache = op.x(0)
+    _aligned(op, op.axis(-2), op.x(1), cache)
+    return [list(cache)]
+
+
+@couple("Trilu", "Det")
+@couple("Trilu", "Inverse", domain=MICROSOFT)
+def matrices(op: Op) -> list[Axes | None]:
+    """A triangle, determinant or inverse of matrices, the last two axes, which are frozen."""
     x = op.x(0)
     for d in x[-2:]:
-        op.freeze(d, "Trilu depends on the order of positions")
-    return [list(x)]
+        op.freeze(d, f"{op.type} takes the last two axes as a matrix")
+    return [x[:-2] if op.type == "Det" else list(x)]
+
+
+@couple("DFT", since=17)
+def dft(op: Op) -> list[Axes | None]:
+    """Every frequency is a sum over all positions of the axis, which is frozen, as are real and imaginary parts.
+
+    Source: https://onnx.ai/onnx/operators/onnx__DFT.html
+    """
+    x, shape = op.x(0), op.out_shape()
+    axes = op.ints("axis", 2) if op.version >= 20 else [op.attr("axis", 1)]
+    axis = (axes or [-2])[0] % len(x)
+    for a in (axis, len(x) - 1):
+        op.freeze(x[a], "DFT runs along it")
+    return [[op.plain(shape[a]) if a in (axis, len(x) - 1) else d for a, d in enumerate(x)]]
 
 
 @couple("OneHot")

@@ -58,9 +58,9 @@ def group_norm(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("GroupNorm", domain=MICROSOFT)
+@couple("GroupNorm", "SkipGroupNorm", domain=MICROSOFT)
 def group_norm_nhwc(op: Op) -> list[Axes | None]:
-    """x [N, h, w, (g c)] (or [N, (g c), h, w]); gamma, beta [(g c)]."""
+    """x [N, h, w, (g c)] (or [N, (g c), h, w]); gamma, beta [(g c)]; y = norm(x [+ skip + bias]), and the sum itself."""
     x = op.x(0)
     channel = -1 if op.attr("channels_last", 1) else 1
     size = find(x[channel]).size
@@ -72,7 +72,12 @@ def group_norm_nhwc(op: Op) -> list[Axes | None]:
         op.role(i, 0, role)
     op.mix(c, "takes its mean along it")
     op.follow_attr("groups", g)
-    return [list(x)]
+    for i, role in ((3, "out"), (4, "bias")):  # skip [N, (g c)], or with axes of size 1 or the picture's; bias [(g c)]
+        if op.has(i):
+            last = channel if op.rank(i) == len(x) else -1
+            op.tie(op.x(i)[last], x[channel])
+            op.role(i, last % op.rank(i), role)
+    return [list(x), list(x)]
 
 
 @couple("LayerNormalization", "RMSNormalization")
@@ -113,6 +118,40 @@ def skip_layer_norm(op: Op) -> list[Axes | None]:
     y = _affine(op, x, 2, 99 if simplified else 3)
     stats: Axes = [*x[:-1], op.plain(1)]
     return [y, stats, stats, list(x)]
+
+
+@couple("GatedRMSNorm", domain=MICROSOFT)
+def gated_rms_norm(op: Op) -> list[Axes | None]:
+    """y = rms_norm(x) scale act(gate): x, gate [.., (h c)], scale [c]."""
+    x, (scale,) = op.broadcast(op.x(0), op.x(2)), op.x(1)
+    _, c = factor(x[-1], find(scale).size)
+    op.tie(scale, c)
+    op.role(1, 0, "scale")
+    op.mix(c, "takes its mean along it")
+    return [x]
+
+
+@couple("EmbedLayerNormalization", "QEmbedLayerNormalization", domain=MICROSOFT)
+def embed_layer_norm(op: Op) -> list[Axes | None]:
+    """norm(words[ids] + positions + segments[ids]) gamma + beta -> y [B, s, e], the mask's lengths [B], the sum.
+
+    The tables are [v, e]. Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+    """
+    ids = op.x(0)
+    tables = [op.x(i) for i in (2, 3, 4) if op.has(i)]
+    for t in tables:
+        op.freeze(t[0], "a row is looked up by an index that the data holds")
+    e = op.tie_column([t[1] for t in tables])
+    for i in (2, 3, 4):
+        if op.has(i):
+            op.role(i, 1, "out")
+    for i in range(2, 7) if op.type.startswith("Q") else ():
+        if op.has(i):
+            op.quantised(i, i + 6, i + 11, 0)
+    op.mix(e, "takes its mean along it")
+    op.kind(e, "embedding")
+    y = _affine(op, [*ids, e], 5, 6)
+    return [y, [ids[0]], y]
 
 
 @couple("LRN")

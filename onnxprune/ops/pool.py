@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.layout import Size, find, fixed, is_frozen, pair, size_of
-from onnxprune.ops.registry import Axes, Op, couple
+from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 
 
 @couple("AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
@@ -39,13 +39,14 @@ def resize(op: Op) -> list[Axes | None]:
 
 
 @couple("GridSample")
+@couple("GridSample", domain=MICROSOFT)
 def grid_sample(op: Op) -> list[Axes | None]:
     """x [N, c, *s], grid [N, *t, d] -> y [N, c, *t]."""
     x, grid = op.x(0), op.x(1)
     op.tie(x[0], grid[0])
     for d in (*x[2:], *grid[1:]):
         op.freeze(d, "sampled over")
-    return [[x[0], x[1], *(op.plain(s, "spatial axis") for s in op.out_shape()[2:])]]
+    return [[x[0], x[1], *(op.plain(find(d).size, "spatial axis") for d in grid[1:-1])]]
 
 
 @couple("RoiAlign", "MaxRoiPool")

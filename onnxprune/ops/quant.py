@@ -1,14 +1,22 @@
-"""Quantisation in QDQ form: scales and zero points follow the axis that they belong to."""
+"""Quantised operators: their layouts are those of the operator without quantisation; scales and zero points follow them.
+
+Nothing is quantised again: integers, scales and zero points are sliced as they are.
+"""
 
 from __future__ import annotations
 
-from onnxprune.layout import find
+from onnx import TensorProto
+
+from onnxprune.graph.contrib import LIKE, MICROSOFT
+from onnxprune.layout import Dim, LayoutError, factor, find, fixed, pair, prod
+from onnxprune.ops.fused import only_whole, plainer
 from onnxprune.ops.registry import Axes, Op, couple
 
 
 @couple("DequantizeLinear", "QuantizeLinear")
+@couple("DequantizeLinear", "QuantizeLinear", domain=MICROSOFT)
 def qdq(op: Op) -> list[Axes | None]:
-    """y = (x - zero_point) * scale and back, per tensor or per channel of `axis`; blocks freeze their axis.
+    """y = (x - zero_point) * scale and back: per tensor, per channel of `axis`, or per block along it, which goes as a whole.
 
     Source: https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
     """
@@ -22,13 +30,22 @@ def qdq(op: Op) -> list[Axes | None]:
         if len(scale) == 1 and find(scale[0]).size != 1:
             op.tie(scale[0], x[axis])
         elif len(scale) > 1:
-            op.freeze(x[axis], "quantised in blocks along it")
+            blocks = in_blocks(op, x[axis], op.attr("block_size", 0))
             for a, d in enumerate(scale):
-                if a == axis:
-                    op.freeze(d, "a block scale")
-                else:
-                    op.tie(d, x[a])
+                op.tie(d, blocks if a == axis else x[a])
+    op.quantised(0, 1, 2, op.attr("axis", 1))
     return [list(x)]
+
+
+def in_blocks(op: Op, d: Dim, size: int) -> Dim:
+    """The blocks of an axis that is quantised in blocks: (b size), of which only whole ones can go."""
+    n = find(d).size
+    if not isinstance(n, int) or size < 1 or n % size:
+        op.freeze(d, "quantised in blocks that do not divide it")
+        return fixed(-(-pair(n)[0] // max(size, 1)), find(d).reason)
+    blocks, inside = factor(d, size)
+    op.freeze(inside, "quantised in blocks along it")
+    return blocks
 
 
 @couple("DynamicQuantizeLinear")
@@ -41,3 +58,117 @@ def dynamic_quantize(op: Op) -> list[Axes | None]:
     for d in x:
         op.mix(d, "takes its range over it")
     return [list(x), [], []]
+
+
+@couple(
+    "NhwcFusedConv", "NhwcConv", "NhwcMaxPool", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool",
+    "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
+    domain=MICROSOFT,
+)  # fmt: skip
+def plain(op: Op) -> list[Axes | None]:
+    """A plainer operator with the channels last, or with a scale and a zero point for each whole tensor."""
+    outs = plainer(op, *([3] if op.type == "NhwcFusedConv" else []))
+    only_whole(op)
+    return outs
+
+
+PARAMETERS = {  # weight; its scale and zero point, which may have an entry for each output channel; bias
+    "ConvInteger": (1, (0, 3), 0),
+    "MatMulInteger": (1, (0, 3), 0),
+    "QLinearConv": (3, (4, 5), 0),
+    "QLinearMatMul": (3, (4, 5), 0),
+    "QGemm": (3, (4, 5), 0),
+    "MatMulIntegerToFloat": (1, (3, 5), 6),
+    "DynamicQuantizeMatMul": (1, (2, 3), 4),
+}
+
+
+@couple("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
+@couple("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QLinearConv", domain=MICROSOFT)
+def product_of_integers(op: Op) -> list[Axes | None]:
+    """Conv, Gemm or MatMul on integers; the weight's scale and zero point follow its output channels.
+
+    Source: https://onnx.ai/onnx/operators/onnx__QLinearConv.html
+    """
+    (y, *_) = plainer(op)
+    assert y is not None
+    weight, params, bias = PARAMETERS[op.type]
+    conv = LIKE[op.type][0] == "Conv"
+    out = op.x(weight)[0] if conv or op.attr("transB", 0) else op.x(weight)[-1]
+    for i in params:
+        if i and op.has(i) and op.rank(i) > 1:  # a row of columns for each matrix of a batch
+            op.broadcast([*op.x(weight)[:-2], op.plain(1), out], op.x(i))
+        elif i and op.has(i) and op.rank(i) and find(op.x(i)[0]).size != 1:
+            op.tie(op.x(i)[0], out)
+            op.role(i, 0, "stat")
+    if bias and op.has(bias):
+        op.tie(op.x(bias)[0], out)
+        op.role(bias, 0, "bias")
+    if op.type == "DynamicQuantizeMatMul":
+        for d in op.x(0):
+            op.mix(d, "takes its range over it")
+    only_whole(op)
+    op.quantised(weight, *params, 0 if conv or op.attr("transB", 0) else -1)
+    return [y]
+
+
+@couple("MatMulNBits", domain=MICROSOFT)
+def matmul_inin_blocks(op: Op) -> list[Axes | None]:
+    """x [.., (k block)], w [n, k, bytes], scales and zero points [n, k], bias [n] -> y [.., n]: inputs go in whole blocks.
+
+    Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+    """
+    x, (n, k, inside) = op.x(0), op.x(1)
+    bits = op.attr("bits", 4)
+    op.freeze(inside, "quantised in blocks along it")
+    op.tie(k, in_blocks(op, x[-1], op.attr("block_size")))
+    op.tie(prod(*op.x(2)), prod(n, k))
+    _zero_points(op, 3, n, k, bits)
+    if op.has(4):
+        raise LayoutError("inputs in an order of their own")
+    if op.has(5):
+        op.tie(op.x(5)[0], n)
+        op.role(5, 0, "bias")
+    for i, roles in ((1, ("out", "in")), (2, ("stat", "in"))):  # a block without its scale is 0
+        for axis, role in enumerate(roles[: op.rank(i)]):
+            op.role(i, axis, role)
+    op.kind(n, "neurons")
+    op.follow_attr("N", n)
+    op.follow_attr("K", x[-1])
+    op.quantised(1, 2, 3, 1, bits, 1 << (bits - 1))
+    return [[*x[:-1], find(n)]]
+
+
+def _zero_points(op: Op, i: int, rows: Dim, blocks: Dim, bits: int) -> None:
+    """Zero points [rows, blocks], several to a byte where they are as narrow as the weights."""
+    if not op.has(i):
+        return
+    if bits < 8 and op.trace.dtype(op.node.input[i]) == TensorProto.UINT8:
+        blocks = in_blocks(op, blocks, 8 // bits)
+    op.tie(prod(*op.x(i)), prod(rows, blocks))
+    for axis in range(op.rank(i)):
+        op.role(i, axis, "stat")
+
+
+@couple("GatherBlockQuantized", domain=MICROSOFT)
+def embedding_inin_blocks(op: Op) -> list[Axes | None]:
+    """Rows of a table [v, (e block)] with scales and zero points [v, e] -> y [*indices, (e block)].
+
+    Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+    """
+    table, size = op.x(0), op.attr("block_size", 128)
+    axes = [op.axis(d, name=n) for n, d in (("gather_axis", 0), ("quantize_axis", 1))]
+    if axes != [0, len(table) - 1] or len(table) != 2:
+        raise LayoutError("blocks along another axis than the last, or a table that is no matrix")
+    packed = op.trace.dtype(op.node.input[0]) == TensorProto.UINT8
+    bits = op.attr("bits", 4) if packed else 8
+    rows, blocks = op.x(2)
+    for d in (table[0], rows):
+        op.freeze(d, "a row is looked up by an index that the data holds")
+    op.tie(table[1], prod(blocks, op.plain(size * bits // 8, "quantised in blocks along it")))
+    _zero_points(op, 3, rows, blocks, bits)
+    op.role(0, 1, "out")
+    op.role(2, 1, "stat")
+    op.kind(blocks, "embedding")
+    op.quantised(0, 2, 3, 1, bits, 1 << (bits - 1) if packed else 0)
+    return [[*op.x(1), prod(blocks, op.plain(size))]]

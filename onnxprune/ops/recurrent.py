@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from onnxprune.layout import Dim, LayoutError, factor, find, freeze
-from onnxprune.ops.registry import Axes, Op, couple
+from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 
 
 @couple("LSTM", "GRU", "RNN", since=7)
+@couple("DynamicQuantizeLSTM", domain=MICROSOFT)
 def recurrent(op: Op) -> list[Axes | None]:
     """x [s, b, i], w [D, (g h), i], r [D, (g h), h], b [D, (2 g h)], initial h and c [D, b, h], peepholes [D, (3 h)]
     -> y [s, D, b, h], y_h and y_c [D, b, h]; with layout = 1 the batch comes first.
 
+    DynamicQuantizeLSTM has w [D, i, (g h)] and r [D, h, (g h)] of integers, with scales and zero points [D] or [D, (g h)].
     The gates g and the directions D are frozen; both directions share h, because their weights are one tensor.
     Source: https://onnx.ai/onnx/operators/onnx__LSTM.html
     """
     x, w, r = op.x(0), op.x(1), op.x(2)
-    h = find(r[2])
+    quantised = op.type == "DynamicQuantizeLSTM"
+    gates, inputs = (2, 1) if quantised else (1, 2)
+    h = find(r[inputs])
     size = h.size
     if not isinstance(size, int):
         raise LayoutError("a hidden size that is dynamic")
-    op.tie(x[2], w[2])
+    op.tie(x[2], w[inputs])
     op.freeze(x[op.attr("layout", 0)], f"{op.type} runs along it")
-    for d in (_unit(op, w[1], size), _unit(op, r[1], size)):
+    for d in (_unit(op, w[gates], size), _unit(op, r[gates], size)):
         op.tie(d, h)
     for i in (1, 2):
-        op.role(i, 1, "out")
-        op.role(i, 2, "in")
+        op.role(i, gates, "out")
+        op.role(i, inputs, "in")
+    if quantised:
+        _quantised(op, size, h)
     if op.has(3):
         op.tie(_unit(op, op.x(3)[1], size), h)
         op.role(3, 1, "bias")
@@ -45,6 +51,18 @@ def recurrent(op: Op) -> list[Axes | None]:
     op.kind(h, "neurons")
     op.follow_attr("hidden_size", h)
     return _outputs(op, x, find(h))
+
+
+def _quantised(op: Op, size: int, h: Dim) -> None:
+    for d, i, scale, zero in ((op.x(0)[2], 1, 8, 9), (h, 2, 10, 11)):
+        op.mix(d, "takes its range over it")
+        op.quantised(i, scale, zero, 2)
+        for slot in (scale, zero):
+            if op.has(slot):
+                freeze(op.x(slot)[0], op.reason("direction", structural=True))
+            if op.has(slot) and op.rank(slot) == 2:
+                op.tie(_unit(op, op.x(slot)[1], size), h)
+                op.role(slot, 1, "stat")
 
 
 def _unit(op: Op, d: Dim, size: int) -> Dim:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper
 
+from onnxprune.graph.contrib import MICROSOFT
+from onnxprune.graph.integers import Quantised
 from onnxprune.graph.trace import Trace
 from onnxprune.layout import (
     Dim,
@@ -34,7 +36,6 @@ from onnxprune.layout import (
 
 Axes = list[Dim]
 Rule = Callable[["Op"], "list[Axes | None]"]
-MICROSOFT = "com.microsoft"
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ class Op:
         self.mixed: list[tuple[Dim, str]] = []
         self.roles: list[tuple[str, int, str]] = []
         self.kinds: list[tuple[Dim, str]] = []
+        self.integers: dict[str, Quantised] = {}  # by the name of the weight
         self.related: set[int] = set()  # inputs whose layout the rule asked for
         self._attrs = {a.name: a for a in node.attribute}
 
@@ -252,6 +254,11 @@ class Op:
         """What a user calls the channels of `d`: filters, neurons, heads, ..."""
         self.kinds.append((d, kind))
 
+    def quantised(self, i: int, scale: int, zero: int, axis: int, bits: int = 8, default: int = 0) -> None:
+        """Say which inputs hold the scale and zero point of a weight in input `i`, for those who read its numbers."""
+        names = [self.node.input[s] if s and self.has(s) and self.const(s) else "" for s in (scale, zero)]
+        self.integers[self.node.input[i]] = Quantised(names[0], names[1], axis % max(self.rank(i), 1), bits, default)
+
     # what must be rewritten when the plan is applied
 
     def edit(self, edit: Edit) -> None:
@@ -297,5 +304,5 @@ def same(op: Op) -> list[Axes | None]:
 
 
 __all__ = [
-    "MICROSOFT", "RULES", "Axes", "Edits", "Entry", "New", "Op", "Unknown", "couple", "lookup", "same",
+    "MICROSOFT", "RULES", "Axes", "Edits", "Entry", "New", "Op", "Quantised", "Unknown", "couple", "lookup", "same",
 ]  # fmt: skip

@@ -312,3 +312,57 @@ def layer_scale(d: Draw, op: str) -> Built:
     y = net.op("Transpose", net.op(op, net.weight("gamma", 4), y), perm=[0, 3, 1, 2])
     m.close(net.op("Add", y, m.x))
     return net.done(m.made, ("dw.weight", 0), ("up.weight", 0), ("up.weight", 1), ("gamma", 0), m.used, groups=2)
+
+
+@case("SwiGLU", examples=2, reference=True)
+def swiglu(d: Draw, op: str) -> Built:
+    net = Net(d, 28)
+    m = any_mid(net, "tokens", "flat")
+    return m.end(net.op(op, m.x, m.again("b")), exact=True)
+
+
+@case("BitCast", examples=2, reference=True)
+def bit_cast(d: Draw, op: str) -> Built:
+    net = Net(d, 26)
+    m = any_mid(net)
+    return m.end(net.op(op, net.op(op, m.x, to=TensorProto.INT32), to=TensorProto.FLOAT), exact=True)
+
+
+@case("ScaledSiLU", domain=MS, examples=2)
+def scaled_silu(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    m = any_mid(net, "tokens", "flat")
+    return m.end(net.op(op, m.x, *([net.real(1.7)] if d.flag() else []), domain=MS), exact=True)
+
+
+@case("GatedAdd", domain=MS, examples=2)
+def gated_add(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    m = any_mid(net, "tokens")
+    return m.end(net.op(op, m.x, m.again("b"), net.linear("input", "gate", 6, 1), domain=MS), exact=True)
+
+
+@case("BiasAdd", domain=MS, examples=2, reference=True)
+def bias_add(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    m = any_mid(net, "tokens")
+    y = net.op(op, m.x, net.weight("b", m.c), m.again("skip"), domain=MS)
+    return m.end(y, exact=True)
+
+
+@case("BiasSplitGelu", domain=MS, examples=2, reference=True)
+def bias_split_gelu(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    m = any_mid(net, "tokens", c=d.pick(6, 8))
+    return m.end(net.op(op, m.x, net.weight("b", m.c), domain=MS), m.c // 2, exact=True)
+
+
+@case("LinearAttentionGate", domain=MS, examples=2)
+def linear_attention_gate(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    m = any_mid(net, "tokens")
+    ins = [net.weight("dt", m.c), net.weight("decay", m.c)]
+    if d.flag():
+        return m.end(net.op(op, m.x, *ins, domain=MS), exact=True)
+    decay, rate = net.ops(op, m.x, *ins, m.again("b"), outs=2, domain=MS)
+    return m.end(net.op("Mul", decay, rate), exact=True)

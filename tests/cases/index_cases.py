@@ -367,3 +367,18 @@ def uneven_split(d: Draw, op: str) -> Built:
     a, b = net.ops(op, m.x, outs=2, axis=m.axis, num_outputs=2)
     m.close(net.op("Concat", b, a, net.op("Neg", b), axis=m.axis), 10)
     return net.done(m.made, m.used, groups=2, exact=True)
+
+
+@case("CenterCropPad", examples=4)
+def center_crop_pad(d: Draw, op: str) -> Built:
+    """Pictures are cropped or padded to one size; a channel axis named in the target follows, if it keeps its size."""
+    net = Net(d, 18)
+    m = any_mid(net, "image")
+    form = d.pick("picture", "all", "channels")
+    if form == "picture":
+        return m.end(net.op(op, m.x, net.const([7, 9]), axes=d.pick([2, 3], [-2, -1])), exact=True)
+    if form == "all":
+        return m.end(net.op(op, m.x, net.const([m.c, 7, 9]), axes=[1, 2, 3]), exact=True)
+    y = net.op(op, m.x, net.const([m.c + 1]), axes=[1])
+    m.close(net.op("Relu", net.conv(y, "b", (4, m.c + 1, 1, 1))), 4)
+    return net.done(("b.weight", 0), m.used, frozen=[m.made], exact=True)

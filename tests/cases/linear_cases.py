@@ -192,7 +192,31 @@ def matmul_of_activations(d: Draw, op: str) -> Built:
     return net.done(("q.weight", 1), ("k.weight", 1), ("v.weight", 1), ("z.weight", 0), groups=2)
 
 
-@case("FusedMatMul", domain=MS, examples=6)
+@case("FusedGemm", domain=MS, examples=3)
+def fused_gemm(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    m = any_mid(net, "flat")
+    bias = [net.weight("b.bias", 5)] if d.flag() else []
+    m.close(net.op(op, m.x, net.weight("b.weight", 5, m.c), *bias, domain=MS, transB=1, activation="Relu"), 5)
+    return net.done(m.made, ("b.weight", 0), m.used, groups=2, exact=True)
+
+
+@case("FusedMatMul", domain=MS, examples=3)
+def fused_matmul_of_heads(d: Draw, op: str) -> Built:
+    """Heads that are transposed inside of the product: [T, h, e] against [h, T, e]."""
+    net = Net(d, 17, ms=True)
+    x, h, e = net.input("input", "T", 6), 3, d.int(2, 4)
+    q, k, v = (net.reshape(net.linear(x, n, 6, h * e), 0, h, e) for n in "qkv")
+    if d.flag():
+        s = net.op(op, q, k, domain=MS, transBatchA=1, transBatchB=1, transB=1, alpha=0.4)
+    else:
+        s = net.op(op, q, net.op("Transpose", k, perm=[1, 0, 2]), domain=MS, transBatchA=1, transB=1, alpha=0.4)
+    y = net.op(op, net.op("Softmax", s, axis=-1), v, domain=MS, transBatchB=1)
+    net.out(net.linear(net.reshape(net.op("Transpose", y, perm=[1, 0, 2]), 0, h * e), "z", h * e, 3))
+    return net.done(("q.weight", 1), ("k.weight", 1), ("v.weight", 1), ("z.weight", 0), groups=3)
+
+
+@case("FusedMatMul", "TransposeMatMul", domain=MS, examples=6)
 def fused_matmul(d: Draw, op: str) -> Built:
     net = Net(d, 17, ms=True)
     m = any_mid(net, "tokens")
@@ -396,3 +420,43 @@ def integer_product(d: Draw, op: str) -> Built:
     )
     m.close(net.op("DequantizeLinear", y, s, zero), 4)
     return net.done(m.made, ("b.weight", 0), ("b.weight", 1), m.used, groups=2, exact=True)
+
+
+@case("CausalConvWithState", domain=MS, examples=3)
+def ms_causal_conv(d: Draw, op: str) -> Built:
+    """Mamba's short convolution; the state before it is a weight here."""
+    return _causal_conv(Net(d, 17, ms=True), op, MS)
+
+
+@case("CausalConvWithState", examples=3, reference=True)
+def causal_conv(d: Draw, op: str) -> Built:
+    return _causal_conv(Net(d, 27), op, "")
+
+
+def _causal_conv(net: Net, op: str, domain: str) -> Built:
+    c = net.d.int(3, 5)
+    x = net.conv(net.input("input", 1, 3, "T"), "a", (c, 3, 3))
+    bias = net.weight("b.bias", c) if net.d.flag() else ""
+    state = [net.weight("state", 1, c, 2)] if net.d.flag() else []
+    y, last = net.ops(op, x, net.weight("b.weight", c, 1, 3), bias, *state, outs=2, domain=domain, activation="silu")
+    if net.d.flag():
+        y = net.op("Concat", y, last, axis=2)
+    net.out(net.conv(y, "z", (3, c, 1)))
+    return net.done(("a.weight", 0), ("b.weight", 0), ("z.weight", 1), exact=True)
+
+
+@case("DeformConv", examples=4)
+def deform_conv(d: Draw, op: str) -> Built:
+    net = Net(d, 22)
+    g, og, c = d.pick(1, 2), d.pick(1, 2), 4
+    image = net.input("input", "N", 3, "H", "W")
+    x = net.conv(image, "a", (c, 3, 3, 3))
+    offset = net.conv(image, "offset", (og * 18, 3, 3, 3))
+    mask = [net.op("Sigmoid", net.conv(image, "mask", (og * 9, 3, 3, 3)))] if d.flag() else []
+    bias = net.weight("b.bias", 6) if d.flag() else ""
+    y = net.op(op, x, net.weight("b.weight", 6, c // g, 3, 3), offset, bias, *mask, pads=[1, 1, 1, 1], group=g,
+               offset_group=og)  # fmt: skip
+    net.out(net.conv(net.op("Relu", y), "z", (3, 6, 1, 1)))
+    return net.done(
+        ("a.weight", 0), ("b.weight", 0), ("z.weight", 1), frozen=[("offset.weight", 0)], groups=2, exact=True
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cases.base import F32, Built, Draw, Net, _merge_heads, _split_heads, case
+from cases.base import F32, MS, Built, Draw, Net, _merge_heads, _split_heads, case
 
 
 @case("GatherElements", "ScatterElements", "Scatter", examples=4)
@@ -77,3 +77,49 @@ def col2im(d: Draw, op: str) -> Built:
     y = net.op(op, y, net.const([4, 4]), net.const([2, 2]))
     net.out(net.conv(y, "z", (3, c, 1, 1)))
     return net.done(("a.weight", 0), ("z.weight", 1), exact=True)
+
+
+@case("TensorScatter", examples=3, reference=True)
+def tensor_scatter(d: Draw, op: str) -> Built:
+    """New tokens written into a cache that is a weight; its heads and features follow."""
+    net = Net(d, 24)
+    h, e, axis = 2, d.int(2, 4), d.pick(-2, 2)
+    x = net.linear(net.input("input", 3, 4, 6), "a", 6, h * e)
+    y = net.op(op, net.weight("cache", 3, h, 7, e), _split_heads(net, x, h, e), net.const([1, 3, 0]), axis=axis)
+    net.out(net.linear(_merge_heads(net, y, h * e), "z", h * e, 3))
+    return net.done(("a.weight", 1), ("cache", 1), ("cache", 3), ("z.weight", 0), groups=2, exact=True)
+
+
+@case("Det", examples=2)
+def det(d: Draw, op: str) -> Built:
+    net = Net(d, 22)
+    c = d.int(3, 5)
+    y = net.conv(net.input("input", "N", 3, 4, 4), "a", (c, 3, 3, 3))
+    net.out(net.gemm(net.op(op, y), "z", 3, c))
+    return net.done(("a.weight", 0), ("z.weight", 1), exact=True)
+
+
+@case("Inverse", "Trilu", domain=MS, examples=2)
+def ms_matrices(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    c = d.int(3, 5)
+    y = net.conv(net.input("input", "N", 3, 4, 4), "a", (c, 3, 3, 3))
+    eye = net.init("eye", 5 * np.eye(4, dtype=F32))
+    net.out(net.conv(net.op(op, net.op("Add", y, eye), domain=MS), "z", (3, c, 1, 1)))
+    return net.done(("a.weight", 0), ("z.weight", 1), exact=True)
+
+
+@case("DFT", examples=4)
+def dft(d: Draw, op: str) -> Built:
+    """Spectra of each channel's rows; along the channels themselves they are frozen."""
+    net = Net(d, d.pick(17, 20))
+    c = 4
+    y = net.conv(net.input("input", "N", 3, 6, 8), "a", (c, 3, 3, 3))
+    axis, one = d.pick(2, 3, 1), d.int(0, 1)
+    y = net.unsqueeze(y, 4)
+    y = net.op(op, y, axis=axis, onesided=one) if net.opset < 20 else net.op(op, y, "", net.const(axis), onesided=one)
+    width = {1: c // 2 + 1 if one else c}.get(axis, c)
+    net.out(net.conv(net.op("Relu", net.conv(net.mean(y, [4], 0), "b", (5, width, 1, 1))), "z", (3, 5, 1, 1)))
+    if axis == 1:
+        return net.done(("b.weight", 0), ("z.weight", 1), frozen=[("a.weight", 0)], exact=True)
+    return net.done(("a.weight", 0), ("b.weight", 1), ("z.weight", 1), groups=2, exact=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from cases.base import F32, MS, Built, Draw, Net, any_mid, case
 
@@ -216,3 +216,55 @@ def norm_over_prunable_positions(d: Draw, op: str) -> Built:
         y = net.op(op, x, *p[:2])
     net.out(net.linear(y, "z", 5, 3))
     return net.done(("a.weight", 1), ("z.weight", 0), exact=False)
+
+
+@case("SkipGroupNorm", domain=MS, examples=4, reference=True)
+def skip_group_norm(d: Draw, op: str) -> Built:
+    """Stable Diffusion's: the skip is an image, or a time embedding [N, c] for all of its positions."""
+    net = Net(d, 17, ms=True)
+    m = any_mid(net, "image", c=6)
+    x, s = (net.op("Transpose", t, perm=[0, 2, 3, 1]) for t in (m.x, m.again("skip")))
+    if d.flag():
+        s = net.mean(s, [1, 2], keepdims=d.int(0, 1))
+    y, total = net.ops(op, x, net.weight("gn.scale", 6), net.weight("gn.bias", 6), s, net.weight("b", 6), outs=2, domain=MS,
+                       groups=d.pick(2, 3), channels_last=1, activation=0, epsilon=1e-5)  # fmt: skip
+    net.out(net.linear(net.op("Add", y, total), "z", 6, 3))
+    return net.done(m.made, ("skip.weight", 0), ("gn.scale", 0), ("b", 0), ("z.weight", 0), groups=2)
+
+
+@case("GatedRMSNorm", domain=MS, examples=3)
+def gated_rms_norm(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    h, c = d.int(1, 3), d.int(2, 4)
+    m = any_mid(net, "tokens", c=h * c)
+    y = net.op(op, m.x, net.weight("scale", c, offset=1.0), m.again("gate"), domain=MS, activation="silu")
+    return m.end(y, groups=2 if h > 1 else 1)
+
+
+@case("EmbedLayerNormalization", "QEmbedLayerNormalization", domain=MS, examples=3)
+def embed_layer_norm(d: Draw, op: str) -> Built:
+    net = Net(d, 17, ms=True)
+    e, segments = d.int(4, 6), d.flag()
+    ids, kinds = (
+        net.op("Cast", net.input(n, "N", "T", ids=k), to=TensorProto.INT32) for n, k in (("ids", 9), ("kinds", 2))
+    )
+    shapes = {"words": (9, e), "places": (12, e), "segments": (2, e), "gamma": (e,), "beta": (e,)}
+    if not segments:
+        del shapes["segments"]
+    more = {"epsilon": 1e-5}
+    if op.startswith("Q"):
+        tables = {n: net.init(n, net.rng.integers(0, 255, s).astype(np.uint8)) for n, s in shapes.items()}
+        params = [net.init(f"{n}.{k}", np.array(v, t)) for k, v, t in (("scale", 0.02, F32), ("zero", 120, np.uint8))
+                  for n in ("words", "places", "segments", "gamma", "beta")]  # fmt: skip
+    else:
+        tables, params = {n: net.weight(n, *s, offset=0.2) for n, s in shapes.items()}, []
+    ins = [
+        ids,
+        kinds if segments else "",
+        *(tables.get(n, "") for n in ("words", "places", "segments", "gamma", "beta")),
+    ]
+    if params and not segments:
+        params[2] = params[7] = ""
+    y, _ = net.ops(op, *ins, "", *params, outs=2, domain=MS, **more)
+    net.out(net.linear(y, "z", e, 3))
+    return net.done(("words", 1), ("places", 1), ("gamma", 0), ("z.weight", 0), frozen=[("words", 0)], exact=False)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from cases.base import F32, I64, Built, Draw, Net, _above_one, any_mid, case
+from cases.base import F32, I64, MS, Built, Draw, Net, _above_one, any_mid, case
 
 
 @case("AveragePool", "MaxPool", "LpPool", examples=4)
@@ -90,6 +90,13 @@ def grid_sample(d: Draw, op: str) -> Built:
     net = Net(d, d.pick(16, 20))
     m = any_mid(net, "image")
     return m.end(net.op(op, m.x, net.op("Tanh", net.input("grid", "N", 5, 4, 2))), exact=True)
+
+
+@case("GridSample", domain=MS, examples=2)
+def ms_grid_sample(d: Draw, op: str) -> Built:
+    net = Net(d, 13, ms=True)
+    m = any_mid(net, "image")
+    return m.end(net.op(op, m.x, net.op("Tanh", net.input("grid", "N", 5, 4, 2)), domain=MS), exact=True)
 
 
 @case("RoiAlign", examples=3)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 from onnx import TensorProto, helper
 
-from cases.base import Built, Draw, Net, case
+from cases.base import F32, MS, Built, Draw, Net, case
 
 
 @case("LSTM", "GRU", "RNN", examples=6)
@@ -55,3 +56,22 @@ def last_state(d: Draw, op: str) -> Built:
     y = net.reshape(net.op("Transpose", y, perm=[1, 0, 2]), d.pick(0, -1, "0"), 2 * h)
     net.out(net.gemm(y, "z", 3, 2 * h))
     return net.done(("a.w", 1), ("a.r", 1), ("a.r", 2), ("z.weight", 1), exact=True)
+
+
+@case("DynamicQuantizeLSTM", domain=MS, examples=4)
+def integer_lstm(d: Draw, op: str) -> Built:
+    """What quantize_dynamic makes of an LSTM: transposed int8 weights, a scale for each direction or for each gate unit."""
+    net = Net(d, 13, ms=True)
+    h, n = d.int(2, 4), d.pick(1, 2)
+    per = (n, 4 * h) if d.flag() else (n,)
+    x = net.op("Transpose", net.linear(net.input("input", "N", "T", 6), "a", 6, 5), perm=[1, 0, 2])
+    w, r = (
+        net.init(name, net.rng.integers(-60, 60, (n, i, 4 * h)).astype(np.int8)) for name, i in (("w", 5), ("r", h))
+    )
+    scale, zero = net.init("scale", np.full(per, 0.01, F32)), net.init("zero", np.zeros(per, np.int8))
+    b = net.weight("b", n, 8 * h) if d.flag() else ""
+    y, *_ = net.ops(op, x, w, r, b, "", "", "", "", scale, zero, scale, zero, outs=3, domain=MS, hidden_size=h,
+                    direction="bidirectional" if n == 2 else "forward")  # fmt: skip
+    y = net.reshape(net.op("Transpose", y, perm=[0, 2, 1, 3]), 0, 0, n * h)
+    net.out(net.linear(y, "z", n * h, 3))
+    return net.done(("a.weight", 1), ("w", 1), ("w", 2), ("r", 1), ("r", 2), ("z.weight", 0), groups=2)

@@ -1,0 +1,50 @@
+"""What the integers of a quantised weight stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """(q - zero) * scale, with one of each for the whole tensor, for a position of `axis`, or for a block along it."""
+
+    scale: str  # the names of the constants; '' where there is none
+    zero: str
+    axis: int
+    bits: int = 8  # fewer where several lie in a byte, the first one in the lowest bits
+    default: int = 0  # the zero point where there is none
+
+    def numbers(self, q: Array, scale: Array, zero: Array | None) -> Array:
+        """The numbers, float32 [*q's axes], with an axis more for those that share a byte."""
+        if zero is None or not zero.size:
+            zero = np.array(self.default)
+        elif zero.dtype == np.uint8 and self.bits < 8:
+            rows = unpacked(zero, self.bits).reshape(q.shape[0], -1)
+            zero = rows[:, : scale.size // q.shape[0]].reshape(scale.shape)
+        more = (..., None) if self.bits < 8 else ...
+        wide = unpacked(q, self.bits) if self.bits < 8 else q
+        return (wide.astype(np.float32) - self._fit(zero, q.shape)[more]) * self._fit(scale, q.shape)[more]
+
+    def _fit(self, p: Array, shape: tuple[int, ...]) -> Array:
+        """The parameter for each position of a tensor of that shape."""
+        p = p.astype(np.float32)
+        if p.size == 1:
+            return p.reshape((1,) * len(shape))
+        if p.ndim < len(shape) and p.size == shape[self.axis]:
+            return p.reshape([-1 if a == self.axis else 1 for a in range(len(shape))])
+        if p.ndim < len(shape):
+            p = p.reshape(*shape[: self.axis + 1], *[1] * (len(shape) - self.axis - 1))
+        times = shape[self.axis] // p.shape[self.axis]
+        return p if times <= 1 else np.repeat(p, times, self.axis)
+
+
+def unpacked(q: Array, bits: int) -> Array:
+    """Numbers that share a byte, on an axis of their own: [.., 8 / bits] uint8."""
+    return (q[..., None] >> np.arange(0, 8, bits, dtype=np.uint8)) & np.uint8((1 << bits) - 1)
