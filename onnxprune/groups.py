@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,7 +14,23 @@ from onnx import NodeProto, TensorProto
 
 from onnxprune.coupling import Coupling, Use, couple_graph
 from onnxprune.graph.io import Model
-from onnxprune.layout import FIXED, PROD, Dim, Reason, find, leaves, show
+from onnxprune.layout import (
+    FIXED,
+    PROD,
+    VAR,
+    Dim,
+    Reason,
+    Size,
+    add,
+    find,
+    fixed,
+    leaves,
+    mul,
+    pair,
+    prod,
+    show,
+    size_where,
+)
 from onnxprune.macs import total_macs
 
 PARAM_TYPES = {
@@ -163,50 +180,37 @@ def _all_axes(c: Coupling) -> Iterator[Dim]:
 
 
 def _footprints(c: Coupling) -> list[list[Dim]]:
-    """Vars grouped by footprint. Vars that share a product with others stay alone: their partners differ."""
-    prints: dict[Dim, list[tuple[int, int]]] = {}
-    alone: set[Dim] = set()
-    seen: set[int] = set()
-    for d in _all_axes(c):
-        root = find(d)
-        if id(root) in seen or root.kind == FIXED:
-            continue
-        seen.add(id(root))
-        count, products = _occurrences(root)
-        alone |= products
-        for v, n in count.items():
-            prints.setdefault(v, []).append((id(root), n))
+    """The Vars of each group, groups and Vars in canonical order.
+
+    The size of an axis is a polynomial in the sizes of its Vars, and a Var's footprint is how many positions of each axis
+    one of its channels owns: the polynomial's derivative. `(h d) + 2 a` gives h the footprint d, d the footprint h, a the
+    footprint 2. Where two Vars agree on every axis, sizes depend on their sum alone; they are one group, whatever cut
+    them apart. So pruning, which changes sizes and may empty a Var, changes neither the groups nor their order.
+    """
+    axes = list({id(find(d)): find(d) for d in _all_axes(c)}.values())
+    rng = random.Random(0)
+    point: dict[Dim, int] = defaultdict(lambda: rng.getrandbits(64))  # polynomials are compared at a random point
     groups: dict[object, list[Dim]] = {}
-    for v, key in prints.items():
-        groups.setdefault(v if v in alone else tuple(sorted(key)), []).append(v)
-    return list(groups.values())
+    for v, footprint in _owned_at(axes, point).items():
+        groups.setdefault(tuple(footprint), []).append(v)
+    unit = _owned_at(axes, {v: int(v is vs[0]) for vs in groups.values() for v in vs})
+    return sorted(groups.values(), key=lambda vs: unit[vs[0]])
 
 
-def _occurrences(root: Dim) -> tuple[Counter[Dim], set[Dim]]:
-    """How many positions each channel of each Var owns along an axis; and the Vars that share a product."""
-    count: Counter[Dim] = Counter()
-    products: set[Dim] = set()
-    todo: list[tuple[Dim, int]] = [(root, 1)]
-    while todo:
-        d, times = todo.pop()
-        d = find(d)
-        if d.kind == "var":
-            count[d] += times
-        elif d.kind == PROD:
-            inside = leaves(d)
-            if len(inside) > 1:
-                products.update(inside)
-            total = 1
-            for p in d.parts:
-                s = find(p).size
-                total *= s if isinstance(s, int) else s[0] * 1009 + s[1]
-            for p in d.parts:
-                s = find(p).size
-                if find(p).kind != FIXED and isinstance(s, int) and s:
-                    todo.append((p, times * (total // s)))
-        else:
-            todo.extend((p, times) for p in reversed(d.parts))
-    return count, products
+def _owned_at(axes: Sequence[Dim], sizes: Mapping[Dim, int]) -> dict[Dim, list[tuple[int, tuple[int, int]]]]:
+    """For each Var the axes that it is on, and how many of their positions a channel owns if the Vars had those sizes."""
+    out: dict[Dim, dict[int, Size]] = defaultdict(dict)
+    for at, axis in enumerate(axes):
+        todo: list[tuple[Dim, Size]] = [(axis, 1)]
+        while todo:
+            d, times = todo.pop()
+            d = find(d)
+            if d.kind == VAR:
+                out[d][at] = add(out[d].get(at, 0), times)
+            for i in reversed(range(len(d.parts))):
+                others = prod(*d.parts[:i], *d.parts[i + 1 :]) if d.kind == PROD else fixed(1)
+                todo.append((d.parts[i], mul(times, size_where(others, sizes.__getitem__))))
+    return {v: [(at, pair(n)) for at, n in owned.items()] for v, owned in out.items()}
 
 
 def _merge(c: Coupling, vs: list[Dim], where: dict[Dim, list[Member]], mixed: dict[Dim, str]) -> Group:

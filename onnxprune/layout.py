@@ -17,8 +17,9 @@ A dynamic size only ever belongs to a Fixed term.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -48,6 +49,11 @@ def mul(a: Size, b: Size) -> Size:
         return a * b
     (a0, a1), (b0, b1) = pair(a), pair(b)
     return size_of(a0 * b0, a1 * b1)
+
+
+def add(a: Size, b: Size) -> Size:
+    (a0, a1), (b0, b1) = pair(a), pair(b)
+    return size_of(a0 + b0, a1 + b1)
 
 
 def div(a: Size, b: Size) -> Size | None:
@@ -485,18 +491,18 @@ def kept(d: Dim, keep: Keep) -> np.ndarray:
 
 def size_after(d: Dim, keep: Keep) -> Size:
     """The size of an axis once the channels that `keep` drops are gone."""
+    return size_where(d, lambda v: len(keep[v]) if v in keep else v.size)
+
+
+def size_where(d: Dim, size: Callable[[Dim], Size]) -> Size:
+    """The size that an axis has where its Vars have the sizes that `size` gives."""
     d = find(d)
-    if d.kind == VAR and d in keep:
-        return len(keep[d])
-    if d.kind in (VAR, FIXED):
+    if d.kind == VAR:
+        return size(d)
+    if d.kind == FIXED:
         return d.size
-    sizes = [size_after(p, keep) for p in d.parts]
-    if d.kind == PROD:
-        out: Size = 1
-        for s in sizes:
-            out = mul(out, s)
-        return out
-    return size_of(sum(pair(s)[0] for s in sizes), sum(pair(s)[1] for s in sizes))
+    parts = [size_where(p, size) for p in d.parts]
+    return reduce(mul, parts) if d.kind == PROD else reduce(add, parts)
 
 
 def owner(d: Dim, v: Dim) -> np.ndarray:
