@@ -22,6 +22,7 @@ from onnxprune.layout import (
     Reason,
     Size,
     add,
+    concat,
     find,
     fixed,
     leaves,
@@ -39,6 +40,11 @@ PARAM_TYPES = {
     if name.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2"))
 }
 ANONYMOUS = re.compile(r"^(onnx::.*|_?v?a?l?_?\d+|const_.*|.*::.*_\d+)$")
+
+
+Footprint = list[
+    tuple[int, tuple[int, int]]
+]  # axes, and how many of their positions a channel owns at each sample size
 
 
 @dataclass(frozen=True)
@@ -190,14 +196,38 @@ def _footprints(c: Coupling) -> list[list[Dim]]:
     axes = list({id(find(d)): find(d) for d in _all_axes(c)}.values())
     rng = random.Random(0)
     point: dict[Dim, int] = defaultdict(lambda: rng.getrandbits(64))  # polynomials are compared at a random point
+    lines = [{v: i for i, v in enumerate(leaves(axis))} for axis in axes]
     groups: dict[object, list[Dim]] = {}
-    for v, footprint in _owned_at(axes, point).items():
+    for v, footprint in sorted(_owned_at(axes, point).items(), key=lambda item: _place(lines, *item)):
         groups.setdefault(tuple(footprint), []).append(v)
-    unit = _owned_at(axes, {v: int(v is vs[0]) for vs in groups.values() for v in vs})
-    return sorted(groups.values(), key=lambda vs: unit[vs[0]])
+    return _in_order(axes, list(groups.values()))
 
 
-def _owned_at(axes: Sequence[Dim], sizes: Mapping[Dim, int]) -> dict[Dim, list[tuple[int, tuple[int, int]]]]:
+def _place(lines: Sequence[Mapping[Dim, int]], v: Dim, footprint: Footprint) -> tuple[int, int]:
+    """Where the channels of a Var stand in line: on the first axis that has each once, so that no partner reorders them."""
+    at = next((at for at, n in footprint if n == (1, 1)), footprint[0][0])
+    return at, lines[at][v]
+
+
+def _in_order(axes: Sequence[Dim], groups: list[list[Dim]]) -> list[list[Dim]]:
+    """Groups sorted by the axes that they are on, then by how many positions they own there.
+
+    Where a group begins on an axis says little, since a plan may remove just that: it is only used among single channels,
+    and for what is alike in all else. Each round tells groups apart by the partners that the last one has told apart.
+    """
+    start = [i + 1 if find(concat(*vs)).size == 1 else 0 for i, vs in enumerate(groups)]
+    ranks = [0] * len(groups)
+    for _ in range(3):
+        sizes = {v: 0 for vs in groups for v in vs}  # the first Var of a group stands for all of it
+        sizes |= {vs[0]: random.Random(r).getrandbits(64) for r, vs in zip(ranks, groups, strict=True)}
+        owned = _owned_at(axes, sizes)
+        keys = [(r, owned[vs[0]], at) for r, vs, at in zip(ranks, groups, start, strict=True)]
+        rank_of = {str(key): rank for rank, key in enumerate(sorted(keys))}
+        ranks = [rank_of[str(key)] for key in keys]
+    return [groups[i] for i in np.argsort(ranks, kind="stable")]
+
+
+def _owned_at(axes: Sequence[Dim], sizes: Mapping[Dim, int]) -> dict[Dim, Footprint]:
     """For each Var the axes that it is on, and how many of their positions a channel owns if the Vars had those sizes."""
     out: dict[Dim, dict[int, Size]] = defaultdict(dict)
     for at, axis in enumerate(axes):

@@ -405,14 +405,12 @@ def _factor_sum(d: Dim, inner: Size) -> tuple[Dim, Dim]:
         assert isinstance(size, int)
         if size % inner:
             continue
-        if len(run) == 1:
-            o, i = factor(run[0], inner)
-            outers.append(o)
-            inners.append(i)
+        if len(run) == 1 and size > inner:
+            cut = [factor(run[0], inner)]
         else:
-            rows = _rows(concat(*run), inner)
-            outers.append(fixed(len(rows)))
-            inners.extend(rows)
+            cut = [_lone(row, inner) for row in _rows(concat(*run), inner)]
+        outers.extend(o for o, _ in cut)
+        inners.extend(i for _, i in cut)
         run = []
     for i in inners[1:]:
         unify(inners[0], i)
@@ -420,11 +418,29 @@ def _factor_sum(d: Dim, inner: Size) -> tuple[Dim, Dim]:
 
 
 def _rows(d: Dim, size: int) -> list[Dim]:
-    rows = []
-    while find(d).size:
-        row, d = split(d, size)
-        rows.append(row)
+    """The rows of a concatenation. Rows that begin or end inside rows of another length are frozen."""
+    rows, rest = [], d
+    while find(rest).size:
+        row, rest = split(rest, size)
+        rows.append(find(row))
+    if len(rows) > 1 and any(len(_heads(row)) > 1 for row in rows):
+        freeze(d, Reason(f"rows of {size} that cut across the rows of {show(d)}"))
     return rows
+
+
+def _heads(row: Dim) -> set[Dim]:
+    """The outermost factors of the products that a row consists of."""
+    return {find(find(p).parts[0]) for p in (row.parts if row.kind == SUM else (row,)) if find(p).kind == PROD}
+
+
+def _lone(row: Dim, size: int) -> tuple[Dim, Dim]:
+    """See one row as (r, inner) with a channel of its own, as if an axis had been factored first and then cut."""
+    row = find(row)
+    if row.kind in (PROD, FIXED) or any(h.size != 1 for h in _heads(row)) or len(_heads(row)) > 1:
+        return fixed(1), row
+    r, inner = var(1), var(size)
+    unify(row, prod(r, inner))
+    return find(r), find(inner)
 
 
 def pick(d: Dim, indices: np.ndarray) -> Dim:

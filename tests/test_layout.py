@@ -14,7 +14,7 @@ def test_refinements_that_do_not_nest_end_without_a_cycle() -> None:
     split(right, 3)
     factor(d, 2)
     factor(d, 4)
-    assert len(kept(d, {})) == 24 and "…" in show(d)
+    assert len(kept(d, {})) == 24 and len(show(d)) < 200
 
 
 def test_a_plain_axis_that_meets_a_product_is_refined_everywhere() -> None:
