@@ -42,6 +42,17 @@ def test_any_refinements_keep_the_size(steps: list[tuple[str, int]]) -> None:
     assert kept(d, {}).tolist() == list(range(24))
 
 
+def test_cutting_and_factoring_commute() -> None:
+    first, last = var(12), var(12)
+    factor(first, 3)
+    for d in (first, last):
+        split(d, 6)
+        split(d, 9)
+    factor(last, 3)
+    assert show(first) == "((v2 + v1 + v1) v3)" and show(last) == "(v2 v3) + (v1 v3) + (v1 v3)"
+    assert len(leaves(last)) == 4
+
+
 def test_sizes_that_differ_are_refused() -> None:
     with pytest.raises(LayoutError):
         unify(var(3), var(4))
