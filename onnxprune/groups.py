@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,7 +15,24 @@ from onnx import TensorProto
 from onnxprune.coupling import Coupling, Use, couple_graph
 from onnxprune.graph.flat import flatten
 from onnxprune.graph.io import Model
-from onnxprune.layout import FIXED, PROD, Dim, Reason, find, leaves, show
+from onnxprune.layout import (
+    FIXED,
+    PROD,
+    VAR,
+    Dim,
+    Reason,
+    Size,
+    add,
+    concat,
+    find,
+    fixed,
+    leaves,
+    mul,
+    pair,
+    prod,
+    show,
+    size_where,
+)
 from onnxprune.macs import total_macs
 
 PARAM_TYPES = {
@@ -23,6 +41,11 @@ PARAM_TYPES = {
     if name.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2"))
 }
 ANONYMOUS = re.compile(r"^(onnx::.*|_?v?a?l?_?\d+|const_.*|.*::.*_\d+)$")
+
+
+Footprint = list[
+    tuple[int, tuple[int, int]]
+]  # axes, and how many of their positions a channel owns at each sample size
 
 
 @dataclass(frozen=True)
@@ -160,50 +183,61 @@ def _all_axes(c: Coupling) -> Iterator[Dim]:
 
 
 def _footprints(c: Coupling) -> list[list[Dim]]:
-    """Vars grouped by footprint. Vars that share a product with others stay alone: their partners differ."""
-    prints: dict[Dim, list[tuple[int, int]]] = {}
-    alone: set[Dim] = set()
-    seen: set[int] = set()
-    for d in _all_axes(c):
-        root = find(d)
-        if id(root) in seen or root.kind == FIXED:
-            continue
-        seen.add(id(root))
-        count, products = _occurrences(root)
-        alone |= products
-        for v, n in count.items():
-            prints.setdefault(v, []).append((id(root), n))
+    """The Vars of each group, groups and Vars in canonical order.
+
+    The size of an axis is a polynomial in the sizes of its Vars, and a Var's footprint is how many positions of each axis
+    one of its channels owns: the polynomial's derivative. `(h d) + 2 a` gives h the footprint d, d the footprint h, a the
+    footprint 2. Where two Vars agree on every axis, sizes depend on their sum alone; they are one group, whatever cut
+    them apart. So pruning, which changes sizes and may empty a Var, changes neither the groups nor their order.
+    """
+    axes = list({id(find(d)): find(d) for d in _all_axes(c)}.values())
+    rng = random.Random(0)
+    point: dict[Dim, int] = defaultdict(lambda: rng.getrandbits(64))  # polynomials are compared at a random point
+    lines = [{v: i for i, v in enumerate(leaves(axis))} for axis in axes]
     groups: dict[object, list[Dim]] = {}
-    for v, key in prints.items():
-        groups.setdefault(v if v in alone else tuple(sorted(key)), []).append(v)
-    return list(groups.values())
+    for v, footprint in sorted(_owned_at(axes, point).items(), key=lambda item: _place(lines, *item)):
+        groups.setdefault(tuple(footprint), []).append(v)
+    return _in_order(axes, list(groups.values()))
 
 
-def _occurrences(root: Dim) -> tuple[Counter[Dim], set[Dim]]:
-    """How many positions each channel of each Var owns along an axis; and the Vars that share a product."""
-    count: Counter[Dim] = Counter()
-    products: set[Dim] = set()
-    todo: list[tuple[Dim, int]] = [(root, 1)]
-    while todo:
-        d, times = todo.pop()
-        d = find(d)
-        if d.kind == "var":
-            count[d] += times
-        elif d.kind == PROD:
-            inside = leaves(d)
-            if len(inside) > 1:
-                products.update(inside)
-            total = 1
-            for p in d.parts:
-                s = find(p).size
-                total *= s if isinstance(s, int) else s[0] * 1009 + s[1]
-            for p in d.parts:
-                s = find(p).size
-                if find(p).kind != FIXED and isinstance(s, int) and s:
-                    todo.append((p, times * (total // s)))
-        else:
-            todo.extend((p, times) for p in reversed(d.parts))
-    return count, products
+def _place(lines: Sequence[Mapping[Dim, int]], v: Dim, footprint: Footprint) -> tuple[int, int]:
+    """Where the channels of a Var stand in line: on the first axis that has each once, so that no partner reorders them."""
+    at = next((at for at, n in footprint if n == (1, 1)), footprint[0][0])
+    return at, lines[at][v]
+
+
+def _in_order(axes: Sequence[Dim], groups: list[list[Dim]]) -> list[list[Dim]]:
+    """Groups sorted by the axes that they are on, then by how many positions they own there.
+
+    Where a group begins on an axis says little, since a plan may remove just that: it is only used among single channels,
+    and for what is alike in all else. Each round tells groups apart by the partners that the last one has told apart.
+    """
+    start = [i + 1 if find(concat(*vs)).size == 1 else 0 for i, vs in enumerate(groups)]
+    ranks = [0] * len(groups)
+    for _ in range(3):
+        sizes = {v: 0 for vs in groups for v in vs}  # the first Var of a group stands for all of it
+        sizes |= {vs[0]: random.Random(r).getrandbits(64) for r, vs in zip(ranks, groups, strict=True)}
+        owned = _owned_at(axes, sizes)
+        keys = [(r, owned[vs[0]], at) for r, vs, at in zip(ranks, groups, start, strict=True)]
+        rank_of = {str(key): rank for rank, key in enumerate(sorted(keys))}
+        ranks = [rank_of[str(key)] for key in keys]
+    return [groups[i] for i in np.argsort(ranks, kind="stable")]
+
+
+def _owned_at(axes: Sequence[Dim], sizes: Mapping[Dim, int]) -> dict[Dim, Footprint]:
+    """For each Var the axes that it is on, and how many of their positions a channel owns if the Vars had those sizes."""
+    out: dict[Dim, dict[int, Size]] = defaultdict(dict)
+    for at, axis in enumerate(axes):
+        todo: list[tuple[Dim, Size]] = [(axis, 1)]
+        while todo:
+            d, times = todo.pop()
+            d = find(d)
+            if d.kind == VAR:
+                out[d][at] = add(out[d].get(at, 0), times)
+            for i in reversed(range(len(d.parts))):
+                others = prod(*d.parts[:i], *d.parts[i + 1 :]) if d.kind == PROD else fixed(1)
+                todo.append((d.parts[i], mul(times, size_where(others, sizes.__getitem__))))
+    return {v: [(at, pair(n)) for at, n in owned.items()] for v, owned in out.items()}
 
 
 def _merge(c: Coupling, vs: list[Dim], where: dict[Dim, list[Member]], mixed: dict[Dim, str]) -> Group:

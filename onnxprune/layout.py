@@ -17,8 +17,9 @@ A dynamic size only ever belongs to a Fixed term.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -48,6 +49,11 @@ def mul(a: Size, b: Size) -> Size:
         return a * b
     (a0, a1), (b0, b1) = pair(a), pair(b)
     return size_of(a0 * b0, a1 * b1)
+
+
+def add(a: Size, b: Size) -> Size:
+    (a0, a1), (b0, b1) = pair(a), pair(b)
+    return size_of(a0 + b0, a1 + b1)
 
 
 def div(a: Size, b: Size) -> Size | None:
@@ -412,14 +418,12 @@ def _factor_sum(d: Dim, inner: Size) -> tuple[Dim, Dim]:
         assert isinstance(size, int)
         if size % inner:
             continue
-        if len(run) == 1:
-            o, i = factor(run[0], inner)
-            outers.append(o)
-            inners.append(i)
+        if len(run) == 1 and size > inner:
+            cut = [factor(run[0], inner)]
         else:
-            rows = _rows(concat(*run), inner)
-            outers.append(fixed(len(rows)))
-            inners.extend(rows)
+            cut = [_lone(row, inner) for row in _rows(concat(*run), inner)]
+        outers.extend(o for o, _ in cut)
+        inners.extend(i for _, i in cut)
         run = []
     for i in inners[1:]:
         unify(inners[0], i)
@@ -427,11 +431,29 @@ def _factor_sum(d: Dim, inner: Size) -> tuple[Dim, Dim]:
 
 
 def _rows(d: Dim, size: int) -> list[Dim]:
-    rows = []
-    while find(d).size:
-        row, d = split(d, size)
-        rows.append(row)
+    """The rows of a concatenation. Rows that begin or end inside rows of another length are frozen."""
+    rows, rest = [], d
+    while find(rest).size:
+        row, rest = split(rest, size)
+        rows.append(find(row))
+    if len(rows) > 1 and any(len(_heads(row)) > 1 for row in rows):
+        freeze(d, Reason(f"rows of {size} that cut across the rows of {show(d)}"))
     return rows
+
+
+def _heads(row: Dim) -> set[Dim]:
+    """The outermost factors of the products that a row consists of."""
+    return {find(find(p).parts[0]) for p in (row.parts if row.kind == SUM else (row,)) if find(p).kind == PROD}
+
+
+def _lone(row: Dim, size: int) -> tuple[Dim, Dim]:
+    """See one row as (r, inner) with a channel of its own, as if an axis had been factored first and then cut."""
+    row = find(row)
+    if row.kind in (PROD, FIXED) or any(h.size != 1 for h in _heads(row)) or len(_heads(row)) > 1:
+        return fixed(1), row
+    r, inner = var(1), var(size)
+    unify(row, prod(r, inner))
+    return find(r), find(inner)
 
 
 def pick(d: Dim, indices: np.ndarray) -> Dim:
@@ -498,18 +520,18 @@ def kept(d: Dim, keep: Keep) -> np.ndarray:
 
 def size_after(d: Dim, keep: Keep) -> Size:
     """The size of an axis once the channels that `keep` drops are gone."""
+    return size_where(d, lambda v: len(keep[v]) if v in keep else v.size)
+
+
+def size_where(d: Dim, size: Callable[[Dim], Size]) -> Size:
+    """The size that an axis has where its Vars have the sizes that `size` gives."""
     d = find(d)
-    if d.kind == VAR and d in keep:
-        return len(keep[d])
-    if d.kind in (VAR, FIXED):
+    if d.kind == VAR:
+        return size(d)
+    if d.kind == FIXED:
         return d.size
-    sizes = [size_after(p, keep) for p in d.parts]
-    if d.kind == PROD:
-        out: Size = 1
-        for s in sizes:
-            out = mul(out, s)
-        return out
-    return size_of(sum(pair(s)[0] for s in sizes), sum(pair(s)[1] for s in sizes))
+    parts = [size_where(p, size) for p in d.parts]
+    return reduce(mul, parts) if d.kind == PROD else reduce(add, parts)
 
 
 def owner(d: Dim, v: Dim) -> np.ndarray:
