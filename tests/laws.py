@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
@@ -164,35 +164,32 @@ class Checker:
                 self._equal(want, self.run(self.prune({g.name: keep}), self.feeds))
 
     def _zeroed(self, group: Group, keep: Sequence[int]) -> ModelProto:
-        gone = np.setdiff1d(np.arange(group.size), keep)
+        """The original, with nothing in the removed channels of the weights that sum over them.
+
+        A node gets a weight of its own for that, also where the weight is computed from others: whoever reads it elsewhere,
+        or along another axis, reads all of it.
+        """
         proto = ModelProto()
         proto.CopyFrom(self.proto)
-        tensors = {t.name: t for t in proto.graph.initializer}
-        for node in proto.graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                tensors[node.output[0]] = node.attribute[0].t
-        zero_points = {
-            n.input[0]: n.input[2] for n in proto.graph.node if n.op_type == "DequantizeLinear" and len(n.input) > 2
-        }
-        for m in group.members:
-            if m.role != "in":
-                continue
-            tensor = tensors[m.tensor]
-            array = numpy_helper.to_array(tensor).copy()
-            zero: Any = 0
-            if m.tensor in zero_points:
-                points = numpy_helper.to_array(tensors[zero_points[m.tensor]])
-                assert np.all(points == points.flat[0]), "this helper knows one zero point for a whole tensor"
-                zero = points.flat[0]
-            at = 0
-            for v in group.vars:
-                owns = owner(m.dim, v)
-                positions = np.flatnonzero((owns >= 0) & np.isin(owns + at, gone))
-                array[(slice(None),) * m.axis + (positions,)] = zero
-                at += _static(v)
-            data_type, name = tensor.data_type, tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(array, name))
-            tensor.data_type = data_type
+        counts, c = _Counts(self.analysis, {group.name: keep}), self.analysis.coupling
+        before: dict[int, list[onnx.NodeProto]] = defaultdict(list)
+        for index, node in enumerate(proto.graph.node):
+            for slot, axis in _contracted(node):
+                name = node.input[slot].partition(".zeroed.")[0]
+                axes = c.use(name, index, slot)
+                if axes is None or (name not in c.weights and c.roles.get((name, -1)) != "const"):
+                    continue
+                axis = 0 if len(axes) == 1 else axis % len(axes)
+                if not leaves(axes[axis]):
+                    continue
+                stays = np.array(counts.positions(axes[axis]))
+                if not stays.all():
+                    stays = stays.reshape([-1 if a == axis else 1 for a in range(len(axes))])
+                    before[index].extend(_masked(proto, node, slot, stays, f"{name}.zeroed.{index}.{slot}"))
+        nodes = [n for index, node in enumerate(proto.graph.node) for n in (*before[index], node)]
+        nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes)
         return proto
 
     def shapes(self) -> None:
@@ -330,6 +327,57 @@ def _canonical(proto: ModelProto) -> bytes:
                 t.ClearField(field)
             t.raw_data = raw.raw_data
     return bytes(copy.SerializeToString(deterministic=True))
+
+
+def _contracted(node: onnx.NodeProto) -> list[tuple[int, int]]:
+    """The inputs of a node that may be weights which sum over channels, each with the axis summed over."""
+    flags = {a.name: a.i for a in node.attribute}
+    ta, tb = (int(bool(flags.get(t))) for t in ("transA", "transB"))
+    if node.op_type == "Einsum":
+        equation = next(helper.get_attribute_value(a) for a in node.attribute if a.name == "equation").decode()
+        return _contracted_letters(equation.replace(" ", ""))
+    fixed = {"LSTM": [(1, 2), (2, 2)], "GRU": [(1, 2), (2, 2)], "RNN": [(1, 2), (2, 2)], "ConvTranspose": [(1, 0)]}
+    fixed |= {"Conv": [(1, 1)], "FusedConv": [(1, 1)], "ConvInteger": [(1, 1)], "QLinearConv": [(3, 1)]}
+    fixed |= {"Gemm": [(0, 1 - ta), (1, tb)], "Attention": [(1, 0)] if node.domain else []}
+    fixed |= {op: [(0, -1 - ta), (1, tb - 2)] for op in ("MatMul", "FusedMatMul", "MatMulInteger")}
+    fixed |= {"QLinearMatMul": [(0, -1), (3, -2)]}
+    return fixed.get(node.op_type, [])
+
+
+def _contracted_letters(equation: str) -> list[tuple[int, int]]:
+    left, arrow, right = equation.partition("->")
+    if not arrow:
+        right = "".join(c for c in set(left) if left.count(c) == 1)
+    out = []
+    for slot, term in enumerate(left.split(",")):
+        for at, c in enumerate(term):
+            if c not in right + ".":
+                out.append((slot, at if "." not in term[:at] else at - len(term)))
+    return out
+
+
+ZERO_POINTS = {("ConvInteger", 1): 3, ("QLinearConv", 3): 5, ("MatMulInteger", 0): 2, ("MatMulInteger", 1): 3,
+               ("QLinearMatMul", 0): 2, ("QLinearMatMul", 3): 5}  # fmt: skip
+
+
+def _masked(proto: ModelProto, node: onnx.NodeProto, slot: int, stays: Array, name: str) -> list[onnx.NodeProto]:
+    """Give a node's input zeros (zero points) where `stays` is false: a new initializer, or a product before the node."""
+    tensors = {t.name: t for t in proto.graph.initializer}
+    tensors |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant"}
+    old, node.input[slot] = node.input[slot], name
+    if old not in tensors:
+        proto.graph.initializer.append(numpy_helper.from_array(stays.astype(np.float32), f"{name}.mask"))
+        return [helper.make_node("Mul", [old, f"{name}.mask"], [name])]
+    array, zero = numpy_helper.to_array(tensors[old]), np.zeros((), np.int64)
+    at = ZERO_POINTS.get((node.op_type, slot), len(node.input))
+    if at < len(node.input) and node.input[at]:
+        zero = numpy_helper.to_array(tensors[node.input[at]])
+        if "Conv" in node.op_type:
+            zero = zero.reshape(-1, *[1] * (array.ndim - 1))
+    tensor = numpy_helper.from_array(np.where(stays, array, zero.astype(array.dtype)), name)
+    tensor.data_type = tensors[old].data_type
+    proto.graph.initializer.append(tensor)
+    return []
 
 
 class _Counts:
