@@ -416,16 +416,25 @@ class _Counts:
     def params(self) -> int:
         c = self.analysis.coupling
         uses: dict[str, set[tuple[tuple[bool, ...], ...]]] = defaultdict(set)
-        for use, axes in c.uses.items():
-            uses[_name(use)].add(tuple(self.positions(d) for d in axes))
-        total = 0
         nodes = self.analysis.model.proto.graph.node
-        running = {n for node in nodes if node.op_type == "BatchNormalization" for n in node.input[3:]}
+        for use, axes in c.uses.items():
+            if use[1] < 0 or nodes[use[1]].op_type != "BatchNormalization" or use[2] < 3:
+                uses[_name(use)].add(tuple(self.positions(d) for d in axes))
+        total = 0
+        running = self._statistics()
         for name, w in c.weights.items():
             if w.data_type in COUNTED and w.shape and name not in running:
                 cuts = uses.get(name)
                 total += sum(math.prod(map(sum, cut)) for cut in cuts) if cuts else math.prod(w.shape)
         return total
+
+    def _statistics(self) -> set[str]:
+        """What nobody reads but as a running mean or variance: it is no parameter."""
+        reads = defaultdict(set)
+        for node in self.analysis.model.proto.graph.node:
+            for slot, name in enumerate(node.input):
+                reads[name].add(node.op_type == "BatchNormalization" and slot > 2)
+        return {name for name, as_statistic in reads.items() if as_statistic == {True}}
 
     def macs(self) -> int | None:
         c, total = self.analysis.coupling, 0

@@ -27,6 +27,9 @@ INPUTS: tuple[tuple[tuple[int | str, ...], int], ...] = (
 OPSETS = (8, 9, 11, 12, 13, 13, 15, 16, 17, 17, 17, 18, 18, 21, 22, 23)
 
 
+RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}
+
+
 class Rejected(Exception):
     """A graph that says nothing."""
 
@@ -124,6 +127,7 @@ def adopt(pool: Pool, built: Built, prefix: str) -> None:
         feeds = [{prefix + n: x for n, x in f.items()} for f in feeds]
         pool.tolerance = max((t for t in (pool.tolerance, built.tolerance) if t), default=None)
     seen = observe(proto, feeds)
+    again = observe(proto, feeds) if RANDOM & {n.op_type for n in proto.graph.node} else seen
     chained = chain(pool, proto, feeds) if prefix else set()
     assert isinstance(pool.net, Chain)
     pool.net.absorb(proto, feeds)
@@ -131,6 +135,8 @@ def adopt(pool: Pool, built: Built, prefix: str) -> None:
     pool.net.outputs.extend(keep)
     for name, (a, b) in seen.items():
         if a.dtype == np.float32 and a.ndim == b.ndim > 0 and np.isfinite(a).all() and name not in chained:
+            if not np.array_equal(a, again[name][0]):  # noise, which a case multiplies by zero later on
+                continue
             shape = [size_of(m, n) for m, n in zip(a.shape, b.shape, strict=True)]
             axis = next((k for k in (1, len(shape) - 1) if k < len(shape) and static(shape[k], 2)), 0)
             pool.add(Value(name, shape, axis))
@@ -145,7 +151,9 @@ def chain(pool: Pool, proto: onnx.ModelProto, feeds: list[dict[str, Any]]) -> se
         shape = tuple(size_of(m, n) for m, n in zip(*(f[v.name].shape for f in feeds), strict=True))
         fits = [w for w in pool.values if w.shape == shape and feeds[0][v.name].dtype == np.float32]
         if fits and pool.dice.chance(0.8):
-            proto.graph.node.insert(0, helper.make_node("Identity", [pool.dice.pick(*fits)], [v.name], f"chain/{v.name}"))
+            proto.graph.node.insert(
+                0, helper.make_node("Identity", [pool.dice.pick(*fits)], [v.name], f"chain/{v.name}")
+            )
             proto.graph.input.remove(v)
             gone.add(v.name)
             for f in feeds:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from onnxprune.layout import Size
-
 from fuzzing.linear import project
 from fuzzing.pool import Pool, Skip, Value, each, production, static
 from fuzzing.weights import weight
+from onnxprune.layout import Size, pair
 
 
 def resized(v: Value, axis: int, n: int) -> tuple[Size, ...]:
@@ -109,7 +108,9 @@ def gather(p: Pool) -> None:
     shape = (*v.shape[:a], *np.shape(index), *v.shape[a + 1 :])
     if len(shape) > 5:
         raise Skip
-    p.add(p.make("Gather", [v, p.net.const(index, kind)], shape, v.axis + (np.ndim(index) == 2 and a < v.axis), axis=axis))
+    p.add(
+        p.make("Gather", [v, p.net.const(index, kind)], shape, v.axis + (np.ndim(index) == 2 and a < v.axis), axis=axis)
+    )
 
 
 @production(2)
@@ -264,7 +265,9 @@ def where(p: Pool) -> None:
     v = p.with_channels()
     c, a = v.channels, v.axis
     assert isinstance(c, int)
-    other = p.dice.pick(lambda: project(p, v, c), lambda: p.net.real(0.3), lambda: weight(p, c, *[1] * (v.rank - a - 1)))()
+    other = p.dice.pick(
+        lambda: project(p, v, c), lambda: p.net.real(0.3), lambda: weight(p, c, *[1] * (v.rank - a - 1))
+    )()
     if isinstance(other, Value) and other.shape != v.shape:
         raise Skip
     if p.dice.flag():
@@ -279,15 +282,15 @@ def where(p: Pool) -> None:
 def positions(p: Pool) -> None:
     """A table of positions, read by Range over as many rows as there are tokens, added to them."""
     v = p.draw(lambda v: v.rank == 3 and static(v.shape[2]) and v.axis == 2)
-    c, rows = v.shape[2], max(each(lambda t: t, v.shape[1]) if isinstance(v.shape[1], int) else max(v.shape[1]), 1)
+    c, rows = v.shape[2], p.dice.pick(400, 400, 400, max(pair(v.shape[1])))
     assert isinstance(c, int)
     end = p.net.squeeze(p.read(v, v.shape[1]), 0)
     ids = p.net.op("Range", p.net.const(0), end, p.net.const(1))
     if p.dice.flag():
-        table = p.net.op("Gather", weight(p, rows + 2, c), ids, axis=0)
+        table = p.net.op("Gather", weight(p, rows, c), ids, axis=0)
     else:
         zero, one = p.net.const([0]), p.net.unsqueeze(end, 0)
-        table = p.net.op("Slice", weight(p, rows + 2, c), zero, one, p.net.const([0]))
+        table = p.net.op("Slice", weight(p, rows, c), zero, one, p.net.const([0]))
     p.add(p.like("Add", v, table))
 
 

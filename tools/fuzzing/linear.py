@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxprune.layout import Size
-
 from fuzzing.pool import WIDTHS, Pool, Skip, Value, divisors, each, production, static
 from fuzzing.weights import positive, weight
+from onnxprune.layout import Size
 
 
 def dense(p: Pool, v: Value, o: int, bias: bool | None = None) -> Value:
@@ -254,9 +253,7 @@ def fused_matmul(p: Pool) -> None:
     i, o, flip = v.shape[-1], p.dice.pick(*WIDTHS), p.dice.int(0, 1)
     assert isinstance(i, int)
     w = weight(p, *((o, i) if flip else (i, o)))
-    p.add(
-        p.make("FusedMatMul", [v, w], (*v.shape[:-1], o), v.rank - 1, domain="com.microsoft", transB=flip, alpha=0.5)
-    )
+    p.add(p.make("FusedMatMul", [v, w], (*v.shape[:-1], o), v.rank - 1, domain="com.microsoft", transB=flip, alpha=0.5))
 
 
 @production(1, ms=True)

@@ -146,7 +146,10 @@ class Pool:
     def _entries(self, v: Value, shape: Sequence[Size], source: Value) -> list[int | str]:
         """One entry an axis: a literal, a 0, one -1, or a vector of one that is computed from sizes."""
         dice, out = self.dice, []
-        hidden = [a for a, s in enumerate(shape) if not isinstance(s, int) and not (self._sources(source, s) or v.shape[a : a + 1] == (s,))]
+        hidden = [
+            a for a, s in enumerate(shape)
+            if not isinstance(s, int) and not self._sources(source, s) and v.shape[a : a + 1] != (s,)
+        ]  # fmt: skip
         if len(hidden) > 1 or 0 in shape:
             raise Skip
         infer = hidden[0] if hidden else dice.pick(*range(len(shape))) if shape and dice.chance(0.4) else -1

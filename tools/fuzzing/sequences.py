@@ -6,12 +6,11 @@ from typing import Any
 
 from cases.base import MS
 
-from onnxprune.layout import Size
-
 from fuzzing.linear import add_bias, dense
 from fuzzing.pool import Pool, Skip, Value, divisors, production, static, total
 from fuzzing.shapes import permute
 from fuzzing.weights import plain, weight
+from onnxprune.layout import Size
 
 
 def tokens(p: Pool) -> Value:
@@ -130,7 +129,9 @@ def rotary(p: Pool) -> None:
         a, b = p.net.ops("Split", y, outs=2, axis=3, split=[e // 2] * 2)
     else:
         a, b = p.net.ops("Split", y, p.net.const([e // 2] * 2), outs=2, axis=3)
-    turned = p.make("Concat", [p.like("Neg", Value(b, half, 1)), a], y.shape, 1, axis=p.dice.pick(3, -1) if p.net.opset > 10 else 3)
+    turned = p.make(
+        "Concat", [p.like("Neg", Value(b, half, 1)), a], y.shape, 1, axis=p.dice.pick(3, -1) if p.net.opset > 10 else 3
+    )
     cos, sin = (plain(p, (e // 2,)) for _ in range(2))
     tables = [p.net.op("Concat", w, w, axis=0) for w in (cos, sin)]
     y = p.like("Add", p.like("Mul", y, tables[0]), p.like("Mul", turned, tables[1]))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from onnxprune.layout import Size
-
 from fuzzing.linear import dense, maybe_relu, project
 from fuzzing.pool import WIDTHS, Pool, Skip, Value, divisors, production, static, total
 from fuzzing.weights import weight
+from onnxprune.layout import Size
 
 
 def cut(p: Pool, v: Value, axis: int, outer: int) -> Value:

@@ -6,7 +6,8 @@ tool itself: what matters is only that the result is a graph that still fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,18 +34,29 @@ class Shrunk:
     message: str
 
 
+Tell = Callable[[tuple[str, Shrunk | None]], object]
+
+
 class Shrinker:
     """Tries changes on a failing graph and keeps those that fail alike."""
 
-    def __init__(self, proto: ModelProto, feeds: Feeds, message: str, tolerance: float | None, attempts: int) -> None:
-        self.best = Shrunk(proto, feeds, message)
-        self.law = message.partition(" law, ")[0]
-        self.kind = kind(message)
-        self.tolerance, self.attempts = tolerance, attempts
+    def __init__(
+        self,
+        best: Shrunk,
+        tolerance: float | None,
+        attempts: int,
+        poison: Iterable[str] = (),
+        tell: Tell = lambda _: None,
+    ) -> None:
+        """`tell` hears of each graph that is tried, by its hash, and of each that is kept; those of `poison` are not tried."""
+        self.best = best
+        self.law = best.message.partition(" law, ")[0]
+        self.kind = kind(best.message)
+        self.tolerance, self.attempts, self.poison, self.tell = tolerance, attempts, set(poison), tell
 
     def run(self) -> Shrunk:
-        """Repeat all changes until none helps, or the attempts are used up."""
-        moves = (self.outputs, self.bypasses, self.cuts, self.constants, self.attributes, self.inputs, self.widths)
+        """Repeat all moves until none helps, or the attempts are used up."""
+        moves = (self.outputs, self.cuts, self.bypasses, self.constants, self.attributes, self.inputs, self.widths)
         size = None
         while size != (size := self.size()) and self.attempts > 0:
             for move in moves:
@@ -66,18 +78,28 @@ class Shrinker:
         if self.attempts <= 0:
             return False
         trim(proto)
+        digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+        if digest in self.poison:
+            return False
+        self.poison.add(digest)
+        self.tell((digest, None))
         feeds = [{v.name: f[v.name] for v in proto.graph.input if v.name in f} for f in self.best.feeds]
         try:
             onnx.checker.check_model(proto)
-            if not all(np.isfinite(x).all() for pair in observe(proto, feeds).values() for x in pair if x.dtype.kind == "f"):
+            if not all(
+                np.isfinite(x).all() for pair in observe(proto, feeds).values() for x in pair if x.dtype.kind == "f"
+            ):
                 return False
         except Exception:
             return False
         self.attempts -= 1
         for seed in range(2):
-            message = judge(proto, feeds, [self.law] * (self.law != "analysis"), seed, self.tolerance).broken.get(self.law)
+            message = judge(proto, feeds, [self.law] * (self.law != "analysis"), seed, self.tolerance).broken.get(
+                self.law
+            )
             if message and kind(message) == self.kind:
                 self.best = Shrunk(proto, feeds, message)
+                self.tell(("", self.best))
                 return True
         return False
 
