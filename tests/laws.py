@@ -330,7 +330,7 @@ def _canonical(proto: ModelProto) -> bytes:
 
 
 def _contracted(node: onnx.NodeProto) -> list[tuple[int, int]]:
-    """The inputs of a node that may be weights which sum over channels, each with the axis summed over."""
+    """The inputs of a node that may be weights which sum over channels, each with the axis summed over (of packed integers: their scales)."""
     flags = {a.name: a.i for a in node.attribute}
     ta, tb = (int(bool(flags.get(t))) for t in ("transA", "transB"))
     if node.op_type == "Einsum":
@@ -338,9 +338,15 @@ def _contracted(node: onnx.NodeProto) -> list[tuple[int, int]]:
         return _contracted_letters(equation.replace(" ", ""))
     fixed = {"LSTM": [(1, 2), (2, 2)], "GRU": [(1, 2), (2, 2)], "RNN": [(1, 2), (2, 2)], "ConvTranspose": [(1, 0)]}
     fixed |= {"Conv": [(1, 1)], "FusedConv": [(1, 1)], "ConvInteger": [(1, 1)], "QLinearConv": [(3, 1)]}
-    fixed |= {"Gemm": [(0, 1 - ta), (1, tb)], "Attention": [(1, 0)] if node.domain else []}
-    fixed |= {op: [(0, -1 - ta), (1, tb - 2)] for op in ("MatMul", "FusedMatMul", "MatMulInteger")}
-    fixed |= {"QLinearMatMul": [(0, -1), (3, -2)]}
+    fixed |= {
+        "Gemm": [(0, 1 - ta), (1, tb)],
+        "FusedGemm": [(0, 1 - ta), (1, tb)],
+        "Attention": [(1, 0)] if node.domain else [],
+    }
+    fixed |= {op: [(0, -1 - ta), (1, tb - 2)] for op in ("MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger")}
+    fixed |= {"QLinearMatMul": [(0, -1), (3, -2)], "QGemm": [(0, 1 - ta), (3, tb)], "QAttention": [(1, 0)]}
+    fixed |= {op: [(0, -1), (1, -2)] for op in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")}
+    fixed |= {"MatMulNBits": [(2, 1)], "NhwcFusedConv": [(1, 1)], "DynamicQuantizeLSTM": [(1, 1), (2, 1)]}
     return fixed.get(node.op_type, [])
 
 
@@ -356,8 +362,11 @@ def _contracted_letters(equation: str) -> list[tuple[int, int]]:
     return out
 
 
-ZERO_POINTS = {("ConvInteger", 1): 3, ("QLinearConv", 3): 5, ("MatMulInteger", 0): 2, ("MatMulInteger", 1): 3,
-               ("QLinearMatMul", 0): 2, ("QLinearMatMul", 3): 5}  # fmt: skip
+ZERO_POINTS = {  # of an operator's integer input: the input that holds its zero point
+    ("ConvInteger", 1): 3, ("QLinearConv", 3): 5, ("MatMulInteger", 0): 2, ("MatMulInteger", 1): 3, ("QLinearMatMul", 0): 2,
+    ("QLinearMatMul", 3): 5, ("QGemm", 0): 2, ("QGemm", 3): 5, ("DynamicQuantizeMatMul", 1): 3, ("MatMulIntegerToFloat", 0): 4,
+    ("MatMulIntegerToFloat", 1): 5, ("QAttention", 1): 7, ("DynamicQuantizeLSTM", 1): 9, ("DynamicQuantizeLSTM", 2): 11,
+}  # fmt: skip
 
 
 def _masked(proto: ModelProto, node: onnx.NodeProto, slot: int, stays: Array, name: str) -> list[onnx.NodeProto]:

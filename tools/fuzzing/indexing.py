@@ -282,7 +282,7 @@ def where(p: Pool) -> None:
 def positions(p: Pool) -> None:
     """A table of positions, read by Range over as many rows as there are tokens, added to them."""
     v = p.draw(lambda v: v.rank == 3 and static(v.shape[2]) and v.axis == 2)
-    c, rows = v.shape[2], p.dice.pick(400, 400, 400, max(pair(v.shape[1])))
+    c, rows = v.shape[2], 400 if p.dice.chance(0.95) else max(pair(v.shape[1]))
     assert isinstance(c, int)
     end = p.net.squeeze(p.read(v, v.shape[1]), 0)
     ids = p.net.op("Range", p.net.const(0), end, p.net.const(1))

@@ -143,11 +143,12 @@ class Shrinker:
                         yield proto
 
     def cuts(self) -> Iterator[ModelProto | None]:
-        """A tensor inside becomes the only output, or an input."""
+        """A tensor inside becomes the only output, or an input; integers only where there is one among the outputs already."""
         seen = self.seen()
+        kinds = {"f", *(seen[o.name][0].dtype.kind for o in self.best.proto.graph.output)}
         names = [o for node in self.best.proto.graph.node for o in node.output if o in seen]
         for name in names:
-            if name not in {o.name for o in self.best.proto.graph.output}:
+            if name not in {o.name for o in self.best.proto.graph.output} and seen[name][0].dtype.kind in kinds:
                 proto = self.copy()
                 del proto.graph.output[:]
                 proto.graph.output.append(info(name, seen[name]))
