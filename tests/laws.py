@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,14 @@ import onnx
 import onnxruntime as ort
 from contrib_ops import CONTRIB
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
 from onnxprune.coupling import Use
-from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import nest
 from onnxprune.graph.io import full_proto
-from onnxprune.graph.weights import ArrayWeight
 from onnxprune.layout import Dim, find, leaves, owner
 from onnxprune.plans import fingerprint
 
@@ -38,13 +36,9 @@ Runner = Callable[[ModelProto, Sequence[Feeds]], list[list[Array]]]
 
 LAWS = ("identity", "permutation", "removal", "shapes", "composition", "accounting", "determinism")
 TOLERANCE = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
-ZERO_POINTS = {  # integer weights and their zero points
-    "DequantizeLinear": (0, 2), "QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5), "ConvInteger": (1, 3),
-    "MatMulInteger": (1, 3), "DynamicQuantizeMatMul": (1, 3), "MatMulIntegerToFloat": (1, 5), "QAttention": (1, 7),
-}  # fmt: skip
 UNCOUNTED = {  # products that `_Counts` leaves out
-    "Einsum", "LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "MatMulNBits", "NhwcConv", "NhwcFusedConv",
-    *(ZERO_POINTS.keys() - {"DequantizeLinear"}),
+    "Einsum", "LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "MatMulNBits", "NhwcConv", "NhwcFusedConv", "QLinearConv", "QGemm",
+    "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention",
 }  # fmt: skip
 COUNTED = {  # element types that count as parameters
     v
@@ -151,36 +145,32 @@ class Checker:
                 self._equal(want, self.run(self.prune({g.name: keep}), self.feeds))
 
     def _zeroed(self, group: Group, keep: Sequence[int]) -> ModelProto:
-        gone = np.setdiff1d(np.arange(group.size), keep)
-        flat, weights = self.analysis.flat, self.analysis.coupling.weights
-        editor = Editor(flat)
-        zero_points = {
-            n.input[ZERO_POINTS[n.op_type][0]]: n.input[ZERO_POINTS[n.op_type][1]]
-            for n in flat.proto.graph.node
-            if n.op_type in ZERO_POINTS and len(n.input) > ZERO_POINTS[n.op_type][1]
-        }
-        bits = {n.output[0]: a.i for n in flat.proto.graph.node for a in n.attribute if a.name == "expert_weight_bits"}
-        nothing = {i: {4: 0x88, 8: 0x80}[bits[n.output[0]]] for n in flat.proto.graph.node if n.output and n.output[0] in bits
-                    for i in (n.input[2], n.input[5])}  # fmt: skip
-        arrays: dict[str, Array] = {}
-        for m in group.members:
-            if m.role != "in":
-                continue
-            array = arrays.setdefault(m.tensor, weights[m.tensor].array().copy())
-            zero: Any = nothing.get(m.tensor, 0)
-            if zero_points.get(m.tensor):
-                points = weights[zero_points[m.tensor]].array()
-                assert np.all(points == points.flat[0]), "this helper knows one zero point for a whole tensor"
-                zero = points.flat[0]
-            at = 0
-            for v in group.vars:
-                owns = owner(m.dim, v)
-                positions = np.flatnonzero((owns >= 0) & np.isin(owns + at, gone))
-                array[(slice(None),) * m.axis + (positions,)] = zero
-                at += _static(v)
-        for name, array in arrays.items():
-            editor.replace_constant(name, ArrayWeight(array, weights[name].data_type))
-        return full_proto(nest(editor.finish(), self.analysis.model))
+        """The original, with nothing in the removed channels of the weights that sum over them.
+
+        A node gets a weight of its own for that, also where the weight is computed from others: whoever reads it elsewhere,
+        or along another axis, reads all of it.
+        """
+        proto = full_proto(self.analysis.flat)
+        counts, c = _Counts(self.analysis, {group.name: keep}), self.analysis.coupling
+        before: dict[int, list[onnx.NodeProto]] = defaultdict(list)
+        for index, node in enumerate(proto.graph.node):
+            for slot, axis in _contracted(node):
+                name = node.input[slot].partition(".zeroed.")[0]
+                axes = c.use(name, index, slot)
+                if axes is None or (name not in c.weights and c.roles.get((name, -1)) != "const"):
+                    continue
+                axis = 0 if len(axes) == 1 else axis % len(axes)
+                if not leaves(axes[axis]):
+                    continue
+                stays = np.array(counts.positions(axes[axis]))
+                if not stays.all():
+                    stays = stays.reshape([-1 if a == axis else 1 for a in range(len(axes))])
+                    before[index].extend(_masked(proto, node, slot, stays, f"{name}.zeroed.{index}.{slot}"))
+        nodes = [n for index, node in enumerate(proto.graph.node) for n in (*before[index], node)]
+        nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes)
+        return nest(replace(self.analysis.flat, proto=proto, weights={}), self.analysis.model).proto
 
     def shapes(self) -> None:
         """Whatever is kept, the result is valid, runs at every dynamic size, and has the same inputs and outputs."""
@@ -321,6 +311,78 @@ def _canonical(proto: ModelProto) -> bytes:
     return bytes(copy.SerializeToString(deterministic=True))
 
 
+def _contracted(node: onnx.NodeProto) -> list[tuple[int, int]]:
+    """The inputs of a node that may be weights which sum over channels, with the axis summed over (packed: of their scales)."""
+    flags = {a.name: a.i for a in node.attribute}
+    ta, tb = (int(bool(flags.get(t))) for t in ("transA", "transB"))
+    if node.op_type == "Einsum":
+        equation = next(helper.get_attribute_value(a) for a in node.attribute if a.name == "equation").decode()
+        return _contracted_letters(equation.replace(" ", ""))
+    fixed = {"LSTM": [(1, 2), (2, 2)], "GRU": [(1, 2), (2, 2)], "RNN": [(1, 2), (2, 2)], "ConvTranspose": [(1, 0)]}
+    fixed |= {"Conv": [(1, 1)], "FusedConv": [(1, 1)], "ConvInteger": [(1, 1)], "QLinearConv": [(3, 1)]}
+    fixed |= {
+        "Gemm": [(0, 1 - ta), (1, tb)],
+        "FusedGemm": [(0, 1 - ta), (1, tb)],
+        "Attention": [(1, 0)] if node.domain else [],
+    }
+    fixed |= {op: [(0, -1 - ta), (1, tb - 2)] for op in ("MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger")}
+    fixed |= {"QLinearMatMul": [(0, -1), (3, -2)], "QGemm": [(0, 1 - ta), (3, tb)], "QAttention": [(1, 0)]}
+    fixed |= {op: [(0, -1), (1, -2)] for op in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")}
+    fixed |= {
+        "MatMulNBits": [(2, 1)],
+        "NhwcFusedConv": [(1, 1)],
+        "NhwcConv": [(1, 1)],
+        "DeformConv": [(1, 1)],
+        "DynamicQuantizeLSTM": [(1, 1), (2, 1)],
+    }
+    fixed |= {"MoE": [(2, 2), (4, 2), (6, 2)], "QMoE": [(2, 2), (5, 2), (8, 2)]}
+    return [(slot, axis) for slot, axis in fixed.get(node.op_type, []) if slot < len(node.input) and node.input[slot]]
+
+
+def _contracted_letters(equation: str) -> list[tuple[int, int]]:
+    left, arrow, right = equation.partition("->")
+    if not arrow:
+        right = "".join(c for c in set(left) if left.count(c) == 1)
+    out = []
+    for slot, term in enumerate(left.split(",")):
+        for at, c in enumerate(term):
+            if c not in right + ".":
+                out.append((slot, at if "." not in term[:at] else at - len(term)))
+    return out
+
+
+ZERO_POINTS = {  # of an operator's integer input: the input that holds its zero point
+    ("ConvInteger", 1): 3, ("QLinearConv", 3): 5, ("MatMulInteger", 0): 2, ("MatMulInteger", 1): 3, ("QLinearMatMul", 0): 2,
+    ("QLinearMatMul", 3): 5, ("QGemm", 0): 2, ("QGemm", 3): 5, ("DynamicQuantizeMatMul", 1): 3, ("MatMulIntegerToFloat", 0): 4,
+    ("MatMulIntegerToFloat", 1): 5, ("QAttention", 1): 7, ("DynamicQuantizeLSTM", 1): 9, ("DynamicQuantizeLSTM", 2): 11,
+}  # fmt: skip
+
+
+def _masked(proto: ModelProto, node: onnx.NodeProto, slot: int, stays: Array, name: str) -> list[onnx.NodeProto]:
+    """Give a node's input zeros (zero points) where `stays` is false: a new initializer, or a product before the node."""
+    tensors = {t.name: t for t in proto.graph.initializer}
+    tensors |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant"}
+    old, node.input[slot] = node.input[slot], name
+    if old not in tensors:
+        proto.graph.initializer.append(numpy_helper.from_array(stays.astype(np.float32), f"{name}.mask"))
+        return [helper.make_node("Mul", [old, f"{name}.mask"], [name])]
+    array, zero = numpy_helper.to_array(tensors[old]), np.zeros((), np.int64)
+    bits = next((a.i for a in node.attribute if a.name == "expert_weight_bits"), 0)
+    if node.op_type == "QMoE":  # integers around the middle of their range, 4-bit ones two a byte
+        zero = np.asarray(0x88 if bits == 4 else 0x80)
+    at = ZERO_POINTS.get((node.op_type, slot), len(node.input))
+    if at < len(node.input) and node.input[at]:
+        zero = numpy_helper.to_array(tensors[node.input[at]])
+        if "Conv" in node.op_type or (
+            node.op_type == "QGemm" and any(a.name == "transB" and a.i for a in node.attribute)
+        ):
+            zero = zero.reshape(-1, *[1] * (array.ndim - 1))
+    tensor = numpy_helper.from_array(np.where(stays, array, zero.astype(array.dtype)), name)
+    tensor.data_type = tensors[old].data_type
+    proto.graph.initializer.append(tensor)
+    return []
+
+
 class _Counts:
     """Parameters and MACs that a plan leaves, from sizes alone; kept positions are worked out here, not asked for."""
 
@@ -357,16 +419,25 @@ class _Counts:
     def params(self) -> int:
         c = self.analysis.coupling
         uses: dict[str, set[tuple[tuple[bool, ...], ...]]] = defaultdict(set)
-        for use, axes in c.uses.items():
-            uses[_name(use)].add(tuple(self.positions(d) for d in axes))
-        total = 0
         nodes = self.analysis.flat.proto.graph.node
-        running = {n for node in nodes if node.op_type == "BatchNormalization" for n in node.input[3:]}
+        for use, axes in c.uses.items():
+            if use[1] < 0 or nodes[use[1]].op_type != "BatchNormalization" or use[2] < 3:
+                uses[_name(use)].add(tuple(self.positions(d) for d in axes))
+        total = 0
+        running = self._statistics()
         for name, w in c.weights.items():
             if w.data_type in COUNTED and w.shape and name not in running:
                 cuts = uses.get(name)
                 total += sum(math.prod(map(sum, cut)) for cut in cuts) if cuts else math.prod(w.shape)
         return total
+
+    def _statistics(self) -> set[str]:
+        """What nobody reads but as a running mean or variance: it is no parameter."""
+        reads = defaultdict(set)
+        for node in self.analysis.flat.proto.graph.node:
+            for slot, name in enumerate(node.input):
+                reads[name].add(node.op_type == "BatchNormalization" and slot > 2)
+        return {name for name, as_statistic in reads.items() if as_statistic == {True}}
 
     def macs(self) -> int | None:
         c, total = self.analysis.coupling, 0
