@@ -8,6 +8,7 @@ that carry its reason, so that all of them together are linear in the axes of th
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from onnxprune.groups import Analysis, Frozen
 from onnxprune.layout import FIXED, Dim, Reason, find
 
 FIRST, LAST = 8, 4  # the stops to tell of where a route is longer than both
+QUOTED = re.compile(r"'[^']*'")
 Tensor = str | Use  # an activation, or one use of a weight
 Vertex = Tensor | int  # .. or the index of a node
 
@@ -56,6 +58,20 @@ def explain(a: Analysis) -> dict[tuple[str, int], Route]:
             start = next((t for t in wires.uses[f.tensor] if t in search.toward), None)
             found[f.tensor, f.axis] = Route() if start is None else search.route(wires, start)
     return found
+
+
+def whole_weights(a: Analysis) -> dict[str, int]:
+    """The parameters of each weight that no group reaches."""
+    reached = {m.tensor for g in a.groups for m in g.members}
+    return {n: a.param_count(n) for n in a.coupling.weights if n not in reached and a.param_count(n)}
+
+
+def general(reason: str, operator: str) -> str:
+    """A reason without the names in it: what axes that froze in the same manner have in common.
+
+    Graph inputs and outputs keep their names, there are few of them.
+    """
+    return f"{operator}: {QUOTED.sub('..', reason)}" if operator else reason
 
 
 def _carriers(c: Coupling, wanted: Collection[Reason]) -> dict[Reason, list[Tensor]]:

@@ -1,6 +1,5 @@
 """What of a model stays as it is: frozen weight axes by reason, with the route from each weight to what freezes it."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -10,18 +9,17 @@ from rich.text import Text
 
 from onnxprune import Analysis
 from onnxprune.cli.console import clean, count, indented, more, percent, plural, text
-from onnxprune.explain import FIRST
+from onnxprune.explain import FIRST, general, whole_weights
 
 Axis = Mapping[str, Any]  # an entry of the report's `frozen`
 FEW_REASONS, FEW_AXES = 10, 3
-QUOTED = re.compile(r"'[^']*'")
 ALONE = "a single channel owns it, and the last of a group always stays"
 
 
 def stays(a: Analysis, frozen: Sequence[Axis], verbose: bool) -> list[RenderableType]:
     """The last part of `inspect`: reasons, those that cost most parameters first, each with the axes that it freezes."""
     axes = [f for f in frozen if not f["structural"]]
-    whole = _whole(a)
+    whole = whole_weights(a)
     reasons = _by_reason(axes)
     order = sorted(reasons, key=lambda r: _cost(reasons[r], whole), reverse=True)
     shown = order if verbose else order[:FEW_REASONS]
@@ -37,12 +35,6 @@ def stays(a: Analysis, frozen: Sequence[Axis], verbose: bool) -> list[Renderable
     return [*parts, text(f"never channels: {said}", "dim")] if said else parts[:-1]
 
 
-def _whole(a: Analysis) -> dict[str, int]:
-    """The parameters of each weight that no group reaches."""
-    reached = {m.tensor for g in a.groups for m in g.members}
-    return {n: a.param_count(n) for n in a.coupling.weights if n not in reached and a.param_count(n)}
-
-
 def _kept(names: Collection[str], whole: Mapping[str, int]) -> str:
     return f"{plural(len(names), 'weight')} whole: {count(sum(whole[n] for n in names))} parameters"
 
@@ -55,15 +47,10 @@ def _summary(a: Analysis, axes: Sequence[Axis], whole: Mapping[str, int]) -> Tex
 
 
 def _by_reason(axes: Sequence[Axis]) -> dict[str, list[Axis]]:
-    """Reasons of one kind of operator that differ only in a name are one."""
     out: dict[str, list[Axis]] = defaultdict(list)
     for f in axes:
-        out[f"{f['operator']}: {_nameless(f)}" if f["operator"] else _nameless(f)].append(f)
+        out[general(f["reason"], f["operator"])].append(f)
     return out
-
-
-def _nameless(f: Axis) -> str:
-    return QUOTED.sub("..", f["reason"]) if f["operator"] else str(f["reason"])
 
 
 def _cost(axes: Sequence[Axis], whole: Mapping[str, int]) -> tuple[int, int]:
@@ -96,4 +83,5 @@ def _route(f: Axis) -> str:
     said = [f"{stop['operator']} '{stop['name']}'" for stop in f["route"]]
     if f["route_left_out"]:
         said.insert(FIRST, f"… {f['route_left_out']} more …")
-    return "".join(f" <- {s}" for s in said) + ("" if _nameless(f) == f["reason"] else f": {f['reason']}")
+    hidden = f["operator"] and not general(f["reason"], f["operator"]).endswith(f["reason"])
+    return "".join(f" <- {s}" for s in said) + (f": {f['reason']}" if hidden else "")
