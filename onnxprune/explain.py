@@ -61,9 +61,9 @@ def explain(a: Analysis) -> dict[tuple[str, int], Route]:
 
 
 def whole_weights(a: Analysis) -> dict[str, int]:
-    """The parameters of each weight that no group reaches."""
+    """The parameters of each weight that no group reaches; scalars, which nothing could shrink, left out."""
     reached = {m.tensor for g in a.groups for m in g.members}
-    return {n: a.param_count(n) for n in a.coupling.weights if n not in reached and a.param_count(n)}
+    return {n: a.param_count(n) for n in a.coupling.weights if n not in reached and a.param_count(n) > 1}
 
 
 def general(reason: str, operator: str) -> str:
