@@ -284,7 +284,8 @@ def test_inspect_json_keeps_its_contract(name: str) -> None:
     assert set(data) >= INSPECT_KEYS
     assert all(set(g) >= {"name", "kind", "size", "exact", "params", "members"} for g in data["groups"])
     assert all(set(m) >= {"tensor", "axis", "layout"} for g in data["groups"] for m in g["members"])
-    assert all(set(f) >= {"tensor", "axis", "size", "reason", "node", "operator"} for f in data["frozen"])
+    assert all(set(f) >= {"tensor", "axis", "size", "reason", "node", "operator", "route"} for f in data["frozen"])
+    assert all(f["structural"] or f["route"][-1]["operator"] for f in data["frozen"])
     assert data["opset"]["ai.onnx"] >= 17
 
 
@@ -293,18 +294,25 @@ def test_inspect_shows_the_layout_of_each_weight_and_what_is_frozen() -> None:
     for part in (
         "out conv4.weight [d, c, 3, 3]",
         "in head.weight [10, (d 4)]",
-        "graph output 'logits'",
+        "frozen: 2 weight axes, 1 weight whole: 10 parameters (0.0%)",
+        "head.bias[0] [10] <- Gemm",
+        "<- graph output 'logits'",
         "kernel position (8)",
     ):
         assert part in said
-    everything = call("inspect", CNN, "-v").stdout
-    assert everything.count("kernel position") == 8
+
+
+def test_inspect_names_the_route_to_an_unknown_operator(tmp_path: Path) -> None:
+    said = call("inspect", mlp(tmp_path / "m.onnx", "Mystery", "somebody")).stdout
+    assert "Mystery: no rule for operator somebody::Mystery" in said
+    assert "w1[1]  [4, 6] <- MatMul 'fc1' <- Mystery 'act'" in said
 
 
 def test_long_lists_are_cut_and_verbose_shows_them_all() -> None:
     vit = MODELS / "digits_vit.onnx"
     short, full = call("inspect", vit).stdout, call("inspect", vit, "--verbose").stdout
     assert "more uses of weights (--verbose lists them)" in short and "--verbose" not in full
+    assert " alike: " in short and " alike: " not in full
     assert "blocks.2.norm2.bias" in full and "blocks.2.norm2.bias" not in short
 
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "onnxprune"
 # From the ground up. A module may import those before it, and its own package.
 FLOORS = [
-    "version", "errors", "layout", "graph", "ops", "coupling", "macs", "groups", "criteria", "scoring", "plans",
+    "version", "errors", "layout", "graph", "ops", "coupling", "macs", "groups", "explain", "criteria", "scoring", "plans",
     "allocate", "surgery", "validation", "report", "api", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {"typer": {"cli"}, "rich": {"cli"}, "onnxruntime": {"validation"}}

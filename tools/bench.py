@@ -32,6 +32,7 @@ from typing import Any
 
 TOOLS = ("onnxprune", "torch-pruning", "onnxsim")
 MODELS = ("resnet50", "resnet18", "mobilenet_v2", "densenet121", "vit_b_16", "bert_base")
+RATIO = 0.5
 TIME_LIMIT, MEMORY_LIMIT = 3.0, 2.5
 TIMEOUT_S = 900
 
@@ -72,7 +73,7 @@ def prune(path: Path, out: Path) -> dict[str, float]:
     """Everything that `onnxprune prune --no-validate` does; seconds by stage."""
     import onnxprune
 
-    done = onnxprune.prune(path, out, ratio=0.5, criterion="l2", check=False)
+    done = onnxprune.prune(path, out, ratio=RATIO, criterion="l2", check=False)
     seconds: dict[str, float] = done.report["seconds"]
     return seconds
 
@@ -142,7 +143,10 @@ def by_onnxsim(name: str, path: Path, out: Path) -> dict[str, Any]:
     import onnxsim  # type: ignore[import-untyped]
 
     memory = Memory()
-    call = lambda: onnx.save(onnxsim.apply_structured_pruning(onnx.load(path), sparsity=0.5, importance_norm="l2"), out)  # noqa: E731
+
+    def call() -> None:
+        onnx.save(onnxsim.apply_structured_pruning(onnx.load(path), sparsity=RATIO, importance_norm="l2"), out)
+
     seconds, _ = timed(call)
     return {"seconds": seconds, "peak": memory.peak()}
 
@@ -150,46 +154,50 @@ def by_onnxsim(name: str, path: Path, out: Path) -> dict[str, Any]:
 def by_torch_pruning(name: str, path: Path, out: Path) -> dict[str, Any]:
     import export_models
     import torch
-    import torch_pruning as tp  # type: ignore[import-untyped]
+    import torch_pruning  # noqa: F401  # type: ignore[import-untyped]
 
     torch.set_num_threads(2)
     memory = Memory()
     net = export_models.build(name)
-    args = tuple(net.inputs.values())
-    if len(args) > 1:  # torch-pruning passes a dictionary as keywords
-        example: Any = dict(net.inputs)
-    else:
-        example = args[0]
-
-    def work() -> None:
-        heads, last = attention_heads(net.module), last_layer(net.module)
-        pruner = tp.pruner.BasePruner(
-            net.module,
-            example,
-            importance=tp.importance.GroupMagnitudeImportance(p=2),
-            pruning_ratio=0.5,
-            ignored_layers=[last],
-            num_heads=heads,
-        )
-        pruner.step()
-        adjust(net.module)
-
-    seconds, _ = timed(work)
+    seconds, _ = timed(lambda: prune_module(net, RATIO))
     export, _ = timed(lambda: export_models.export(net, out, "ts"))
     return {"seconds": seconds + export, "export": export, "peak": memory.peak()}
 
 
+def prune_module(net: Any, ratio: float) -> None:
+    """What torch-pruning's README says for a network: half of every group by L2 norm, the outputs as wide as they are."""
+    import torch_pruning as tp
+
+    args = tuple(net.inputs.values())
+    example = dict(net.inputs) if len(args) > 1 else args[0]  # torch-pruning passes a dictionary as keywords
+    pruner = tp.pruner.BasePruner(
+        net.module,
+        example,
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=ratio,
+        ignored_layers=[last_layer(net.module)],
+        num_heads=attention_heads(net.module),
+    )
+    pruner.step()
+    adjust(net.module)
+
+
 def attention_heads(module: Any) -> dict[Any, int]:
     """Projections that torch-pruning must be told are cut into heads; torch's own attention module it knows by itself."""
-    attention = [m for m in module.modules() if type(m).__name__ == "BertSelfAttention"]
-    return {layer: m.num_attention_heads for m in attention for layer in (m.query, m.key, m.value)}
+    out = {}
+    for m in module.modules():
+        if type(m).__name__ == "BertSelfAttention":
+            out |= dict.fromkeys((m.query, m.key, m.value), m.num_attention_heads)
+        elif hasattr(m, "qkv") and hasattr(m, "num_heads"):  # timm's
+            out[m.qkv] = m.num_heads
+    return out
 
 
 def last_layer(module: Any) -> Any:
     """The layer that makes the output; torch-pruning would prune it like any other."""
     from torch import nn
 
-    return [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
+    return [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
 
 
 def adjust(module: Any) -> None:
@@ -199,7 +207,10 @@ def adjust(module: Any) -> None:
         if kind == "BertSelfAttention":
             m.attention_head_size = m.query.out_features // m.num_attention_heads
             m.all_head_size = m.query.out_features
-        elif kind == "VisionTransformer":
+        elif hasattr(m, "qkv") and hasattr(m, "head_dim"):  # timm's
+            m.head_dim = m.qkv.out_features // 3 // m.num_heads
+            m.attn_dim = m.head_dim * m.num_heads
+        elif kind == "VisionTransformer" and hasattr(m, "conv_proj"):  # torchvision's
             m.hidden_dim = m.conv_proj.out_channels
 
 
@@ -221,17 +232,17 @@ JOBS: Mapping[str, Callable[..., dict[str, Any]]] = {
 # --- what starts them, and the tables ---------------------------------------------------------------------------------
 
 
-def job(*args: object) -> dict[str, Any]:
-    """Run one job in a fresh process; its last line is JSON. {"error": why} when it fails."""
+def job(*args: object, script: str = __file__, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+    """Run one job of a script in a fresh process; its last line is JSON. {"error": why} when it fails."""
     tools = Path(__file__).resolve().parent
     path = os.pathsep.join(p for p in (str(tools.parent), os.environ.get("PYTHONPATH", "")) if p)
-    command = [sys.executable, str(tools / "bench.py"), "job", *map(str, args)]
+    command = [sys.executable, script, "job", *map(str, args)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, env={**os.environ, "PYTHONPATH": path}
+            command, capture_output=True, text=True, timeout=timeout_s, env={**os.environ, "PYTHONPATH": path}
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"no result in {TIMEOUT_S} s"}
+        return {"error": f"no result in {timeout_s:g} s"}
     if done.returncode:
         return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1][:100]}
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

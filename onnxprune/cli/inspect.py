@@ -1,6 +1,7 @@
 """`onnxprune inspect`: what of a model can be pruned, how its weights hang together, and what is frozen and why."""
 
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from onnxprune import Analysis, Group
 
-FEW_GROUPS, FEW_MEMBERS, FEW_FROZEN = 16, 6, 16
+FEW_GROUPS, FEW_MEMBERS, FEW_ALIKE = 16, 6, 6
 TELLING = ("out", "in", "scale", "other", "bias", "stat")  # the members to show first where not all are
 
 
@@ -28,10 +29,12 @@ def inspect(
     A weight is shown with the layout of its axes: a letter stands for a
     group's channels, (a b) for a product, a + b for one after the other,
     a number for a frozen axis. Weights that share a letter lose the same
-    channels.
+    channels. An arrow leads from a weight that is frozen, node by node, to
+    what freezes it.
     """
     import onnxprune
     from onnxprune.cli.console import emit, emit_json
+    from onnxprune.cli.frozen import stays
     from onnxprune.cli.progress import progress
     from onnxprune.report.result import inspect_report
 
@@ -42,7 +45,7 @@ def inspect(
     if json:
         emit_json(report)
     else:
-        emit(_header(report), "", *_groups(analysis, verbose), *_frozen(report["frozen"], verbose))
+        emit(_header(report), "", *_groups(analysis, verbose), *stays(analysis, report["frozen"], verbose))
 
 
 def _header(r: dict[str, Any]) -> "RenderableType":
@@ -66,13 +69,42 @@ def _header(r: dict[str, Any]) -> "RenderableType":
 
 
 def _groups(a: "Analysis", verbose: bool) -> list["RenderableType"]:
+    """Every group, or one of each shape with the names of those that are alike."""
     from onnxprune.cli.console import more
 
-    shown = a.groups if verbose else a.groups[:FEW_GROUPS]
-    parts = [part for g in shown for part in _group(a, g, verbose)]
-    if len(shown) < len(a.groups):
-        parts += [more(len(a.groups) - len(shown), "groups"), ""]
-    return parts
+    if verbose:
+        return [part for g in a.groups for part in (*_group(a, g, verbose), "")]
+    kinds = _alike(a)
+    parts: list[RenderableType] = []
+    for first, *others in kinds[:FEW_GROUPS]:
+        parts += [*_group(a, first, verbose), *_others(a, others), ""]
+    hidden = sum(map(len, kinds[FEW_GROUPS:]))
+    return [*parts, more(hidden, "groups"), ""] if hidden else parts
+
+
+def _alike(a: "Analysis") -> list[list["Group"]]:
+    """Groups of one shape: as the isomorphic scope sees it, with weights of the same sizes."""
+    from onnxprune.allocate import shape_of
+
+    out: dict[object, list[Group]] = defaultdict(list)
+    for g in a.groups:
+        sizes = sorted(a.coupling.weights[m.tensor].shape for m in g.members)
+        out[shape_of(g), g.exact, tuple(sizes)].append(g)
+    return list(out.values())
+
+
+def _others(a: "Analysis", groups: Sequence["Group"]) -> list["RenderableType"]:
+    from onnxprune.cli.console import indented, text
+
+    if not groups:
+        return []
+    named = [f"{_letters(a, g)} {g.name}" for g in groups[:FEW_ALIKE]]
+    rest = f", and {len(groups) - len(named)} more" if len(groups) > len(named) else ""
+    return [indented(text(f"{len(groups)} alike: {', '.join(named)}{rest}", "dim"))]
+
+
+def _letters(a: "Analysis", g: "Group") -> str:
+    return " + ".join(a.layout(v) for v in g.vars)
 
 
 def _group(a: "Analysis", g: "Group", verbose: bool) -> list["RenderableType"]:
@@ -80,10 +112,11 @@ def _group(a: "Analysis", g: "Group", verbose: bool) -> list["RenderableType"]:
 
     from onnxprune.cli.console import clean, count, grid, indented, more, plural, text
 
-    letters = " + ".join(a.layout(v) for v in g.vars)
     weights = {m.tensor for m in g.members}
     where = f"{count(sum(map(a.param_count, weights)))} parameters in {plural(len(weights), 'weight')}"
-    title = Text.assemble((letters, "bold cyan"), "  ", (clean(g.name), "bold"), f"  {g.kind} [{g.size}]  {where}")
+    title = Text.assemble(
+        (_letters(a, g), "bold cyan"), "  ", (clean(g.name), "bold"), f"  {g.kind} [{g.size}]  {where}"
+    )
     parts: list[RenderableType] = [title]
     if g.mixed:
         parts.append(indented(text(f"approximate: {g.mixed}", "yellow")))
@@ -92,7 +125,7 @@ def _group(a: "Analysis", g: "Group", verbose: bool) -> list["RenderableType"]:
     parts.append(grid(few, indent=2))
     if len(few) < len(rows):
         parts.append(indented(more(len(rows) - len(few), "uses of weights")))
-    return [*parts, ""]
+    return parts
 
 
 def _members(a: "Analysis", g: "Group") -> list[tuple[str, str, str]]:
@@ -102,25 +135,3 @@ def _members(a: "Analysis", g: "Group") -> list[tuple[str, str, str]]:
         layout = "[" + ", ".join(a.layout(d) for d in a.coupling.uses[m.use]) + "]"
         seen.setdefault((m.tensor, layout), (m.role, m.tensor, layout))
     return list(seen.values())
-
-
-def _frozen(frozen: list[dict[str, Any]], verbose: bool) -> list["RenderableType"]:
-    from onnxprune.cli.console import indented, more, plural, table, text
-
-    listed = [f for f in frozen if verbose or not f["structural"]]
-    parts: list[RenderableType] = [text(f"frozen: {plural(len(frozen), 'weight axis', 'weight axes')}", "bold")]
-    shown = listed if verbose else listed[:FEW_FROZEN]
-    if shown:
-        rows = [(f["tensor"], f["axis"], f["size"], f["reason"], _node(f)) for f in shown]
-        parts.append(table(("weight", ">axis", ">size", "why", "node"), rows, indent=2))
-    if len(shown) < len(listed):
-        parts.append(indented(more(len(listed) - len(shown), "frozen axes")))
-    structural = Counter(f["reason"] for f in frozen if f["structural"])
-    if structural and not verbose:
-        said = ", ".join(f"{reason} ({n})" for reason, n in structural.most_common())
-        parts.append(indented(text(f"never channels: {said}", "dim")))
-    return parts
-
-
-def _node(f: dict[str, Any]) -> str:
-    return f"{f['operator']} {f['node']}".strip()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.allocate import Options
+from onnxprune.explain import Route, explain
 from onnxprune.graph.io import Model
 from onnxprune.groups import Analysis, Group, analyze
 from onnxprune.plans import Plan
@@ -33,6 +34,7 @@ def inspect_report(a: Analysis) -> dict[str, Any]:
 
 
 def _frozen(a: Analysis) -> list[dict[str, Any]]:
+    routes = explain(a)
     return [
         {
             "tensor": f.tensor,
@@ -43,9 +45,17 @@ def _frozen(a: Analysis) -> list[dict[str, Any]]:
             "node": f.reason.node,
             "operator": f.reason.op,
             "structural": f.reason.structural,
+            **_route(routes.get((f.tensor, f.axis), Route())),
         }
         for f in a.frozen
     ]
+
+
+def _route(route: Route) -> dict[str, Any]:
+    return {
+        "route": [{"operator": s.operator, "name": s.name} for s in route.stops],
+        "route_left_out": route.left_out,
+    }
 
 
 def _group(a: Analysis, g: Group) -> dict[str, Any]:
