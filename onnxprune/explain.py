@@ -17,6 +17,7 @@ from itertools import chain
 from onnx import NodeProto
 
 from onnxprune.coupling import SHARED, Coupling, Use
+from onnxprune.graph.flat import CLOSE, FLAT
 from onnxprune.graph.nodes import captured
 from onnxprune.groups import Analysis, Frozen
 from onnxprune.layout import FIXED, Dim, Reason, find
@@ -105,7 +106,7 @@ class _Wires:
     """Which nodes touch a tensor, and how nodes are called."""
 
     def __init__(self, a: Analysis) -> None:
-        graph, c = a.model.proto.graph, a.coupling
+        graph, c = a.flat.proto.graph, a.coupling
         self.nodes = graph.node
         self.inputs = {v.name for v in graph.input} - set(c.weights)
         self.outputs = {v.name for v in graph.output}
@@ -131,9 +132,12 @@ class _Wires:
         return [t for n in named for t in (*self.uses.get(n, ()), n)]
 
     def stop(self, v: Vertex, is_source: bool) -> Stop | None:
-        """How a vertex is called on a route; None for an activation between two nodes."""
+        """How a vertex is called on a route; None for what is between two nodes."""
         if isinstance(v, int):
-            return Stop(self.nodes[v].op_type, _label(self.nodes[v]))
+            node = self.nodes[v]
+            if node.domain == FLAT and node.op_type == CLOSE:
+                return None
+            return Stop(node.op_type.removesuffix("Open") if node.domain == FLAT else node.op_type, _label(node))
         name = v if isinstance(v, str) else v[0]
         if is_source:
             return Stop("graph output" if name in self.outputs else "graph input", name)
@@ -168,7 +172,7 @@ class _Search:
                 v = self.near[v]
             by = self.toward[v]
             stop = wires.stop(v, by is None)
-            stops += [stop] if stop else []
+            stops += [stop] if stop and stop not in stops[-1:] else []
             v = by
         return Route(tuple(stops), left_out)
 

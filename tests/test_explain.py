@@ -89,14 +89,24 @@ def test_each_use_of_a_shared_vector_has_a_route_of_its_own() -> None:
     assert "w1[1]" not in found
 
 
-def test_the_body_of_an_if_freezes_what_it_reads() -> None:
+def test_a_route_goes_through_bodies() -> None:
     found = routes(
         "[fc1] a = MatMul(x, w1) [sum] s = ReduceSum<keepdims = 0>(x) [c] cond = Cast<to = 9>(s)"
-        "[choice] y = If(cond) <then_branch = t () => (float[N, 6] p) { p = Relu(a) },"
-        " else_branch = e () => (float[N, 6] q) { q = Neg(a) }>",
+        "[choice] y = If(cond) <then_branch = t () => (float[N, 6] p) { [act] p = Relu(a) },"
+        " else_branch = e () => (float[N, 6] q) { [act] q = mine.Mystery(a) }>",
         w1=(4, 6),
     )  # fmt: skip
-    assert found["w1[1]"] == "MatMul 'fc1' <- If 'choice'"
+    assert found["w1[1]"] == "MatMul 'fc1' <- Mystery 'act'"
+
+
+def test_a_route_ends_behind_an_if() -> None:
+    found = routes(
+        "[fc1] a = MatMul(x, w1) [sum] s = ReduceSum<keepdims = 0>(x) [c] cond = Cast<to = 9>(s)"
+        "[choice] y = If(cond) <then_branch = t () => (float[N, 6] p) { [up] p = Relu(a) },"
+        " else_branch = e () => (float[N, 6] q) { [down] q = Neg(a) }>",
+        w1=(4, 6),
+    )  # fmt: skip
+    assert found["w1[1]"] == "MatMul 'fc1' <- Relu 'up' <- If 'choice' <- graph output 'y'"
 
 
 def test_a_long_route_is_cut_in_the_middle() -> None:
