@@ -33,7 +33,8 @@ def qdq(op: Op) -> list[Axes | None]:
             blocks = in_blocks(op, x[axis], op.attr("block_size", 0))
             for a, d in enumerate(scale):
                 op.tie(d, blocks if a == axis else x[a])
-    op.quantised(0, 1, 2, op.attr("axis", 1))
+    if op.type == "DequantizeLinear":
+        op.quantised(0, 1, 2, op.attr("axis", 1), block=op.attr("block_size", 0))
     return [list(x)]
 
 
@@ -170,5 +171,5 @@ def embedding_inin_blocks(op: Op) -> list[Axes | None]:
     op.role(0, 1, "out")
     op.role(2, 1, "stat")
     op.kind(blocks, "embedding")
-    op.quantised(0, 2, 3, 1, bits, 1 << (bits - 1) if packed else 0)
+    op.quantised(0, 2, 3, 1, bits, 1 << (bits - 1) if packed else 0, size * bits // 8)
     return [[*op.x(1), prod(blocks, op.plain(size))]]

@@ -192,7 +192,7 @@ def matmul_of_activations(d: Draw, op: str) -> Built:
     return net.done(("q.weight", 1), ("k.weight", 1), ("v.weight", 1), ("z.weight", 0), groups=2)
 
 
-@case("FusedGemm", domain=MS, examples=3)
+@case("FusedGemm", domain=MS, examples=2)
 def fused_gemm(d: Draw, op: str) -> Built:
     net = Net(d, 17, ms=True)
     m = any_mid(net, "flat")
@@ -201,7 +201,7 @@ def fused_gemm(d: Draw, op: str) -> Built:
     return net.done(m.made, ("b.weight", 0), m.used, groups=2, exact=True)
 
 
-@case("FusedMatMul", domain=MS, examples=3)
+@case("FusedMatMul", domain=MS, examples=2)
 def fused_matmul_of_heads(d: Draw, op: str) -> Built:
     """Heads that are transposed inside of the product: [T, h, e] against [h, T, e]."""
     net = Net(d, 17, ms=True)
@@ -422,13 +422,13 @@ def integer_product(d: Draw, op: str) -> Built:
     return net.done(m.made, ("b.weight", 0), ("b.weight", 1), m.used, groups=2, exact=True)
 
 
-@case("CausalConvWithState", domain=MS, examples=3)
+@case("CausalConvWithState", domain=MS, examples=2)
 def ms_causal_conv(d: Draw, op: str) -> Built:
     """Mamba's short convolution; the state before it is a weight here."""
     return _causal_conv(Net(d, 17, ms=True), op, MS)
 
 
-@case("CausalConvWithState", examples=3, reference=True)
+@case("CausalConvWithState", examples=2, reference=True)
 def causal_conv(d: Draw, op: str) -> Built:
     return _causal_conv(Net(d, 27), op, "")
 
@@ -445,7 +445,7 @@ def _causal_conv(net: Net, op: str, domain: str) -> Built:
     return net.done(("a.weight", 0), ("b.weight", 0), ("z.weight", 1), exact=True)
 
 
-@case("DeformConv", examples=4)
+@case("DeformConv", examples=3)
 def deform_conv(d: Draw, op: str) -> Built:
     net = Net(d, 22)
     g, og, c = d.pick(1, 2), d.pick(1, 2), 4
