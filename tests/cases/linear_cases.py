@@ -460,3 +460,19 @@ def deform_conv(d: Draw, op: str) -> Built:
     return net.done(
         ("a.weight", 0), ("b.weight", 0), ("z.weight", 1), frozen=[("offset.weight", 0)], groups=2, exact=True
     )
+
+
+@case("Conv", examples=4)
+def groups_that_do_not_nest(d: Draw, op: str) -> Built:
+    """ShuffleNet v1 with three groups: the shuffled channels (4 3) are no three groups of 4, but the stream (3 c) is free."""
+    net = Net(d)
+    c = 3 * d.int(2, 4)
+    x = net.conv(net.input("input", "N", 3, 6, 6), "stem", (c, 3, 1, 1))
+    y = net.conv(x, "a", (12, c // 3, 1, 1), group=3)
+    y = net.op("Transpose", net.reshape(y, 0, 3, 4, 6, 6), perm=[0, 2, 1, 3, 4])
+    y = net.conv(net.reshape(y, 0, 12, 6, 6), "b", (12, 1, 3, 3), group=12)
+    y = net.op("Add", x, net.conv(y, "o", (c, 4, 1, 1), group=3))
+    net.out(net.conv(y, "z", (3, c, 1, 1)))
+    return net.done(
+        ("stem.weight", 0), ("a.weight", 1), ("o.weight", 0), ("z.weight", 1), frozen=[("a.weight", 0)], exact=True
+    )
