@@ -87,15 +87,16 @@ def test_columns(per: int) -> None:
     np.testing.assert_allclose(numbers, got, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["rows", "columns", "blocks"])
+@pytest.mark.parametrize("form", ["rows", "columns", "blocks", "a short block"])
 def test_dequantised(form: str) -> None:
-    shape = {"rows": (6,), "columns": (8,), "blocks": (2, 8)}[form]
+    shape = {"rows": (6,), "columns": (8,)}.get(form, (2, 8))
     weights = {
         "w": RNG.integers(-8, 8, (6, 8)).astype(ml_dtypes.int4),
         "s": RNG.uniform(0.01, 0.1, shape).astype(np.float32),
         "z": RNG.integers(-8, 8, shape).astype(ml_dtypes.int4),
     }
-    attrs = {"axis": 1 if form == "columns" else 0} | ({"block_size": 3} if form == "blocks" else {})
+    block = {"blocks": 3, "a short block": 4}.get(form, 0)
+    attrs = {"axis": int(form == "columns"), "block_size": block}
     got, numbers = both(
         np.eye(6, dtype=np.float32), weights, helper.make_node("DequantizeLinear", ["w", "s", "z"], ["v"], **attrs),
         helper.make_node("MatMul", ["x", "v"], ["y"]),

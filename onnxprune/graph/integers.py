@@ -20,6 +20,7 @@ class Quantised:
     axis: int
     bits: int = 8  # fewer where several lie in a byte, the first one in the lowest bits
     default: int = 0  # the zero point where there is none
+    block: int = 1  # positions of `axis` that share a parameter; the last block may be shorter
 
     def numbers(self, q: Array, scale: Array, zero: Array | None) -> Array:
         """The numbers, float32 [*q's axes], with an axis more for those that share a byte."""
@@ -41,8 +42,9 @@ class Quantised:
             return p.reshape([-1 if a == self.axis else 1 for a in range(len(shape))])
         if p.ndim < len(shape):
             p = p.reshape(*shape[: self.axis + 1], *[1] * (len(shape) - self.axis - 1))
-        times = shape[self.axis] // p.shape[self.axis]
-        return p if times <= 1 else np.repeat(p, times, self.axis)
+        if p.shape[self.axis] == 1 or self.block <= 1:
+            return p
+        return np.repeat(p, self.block, self.axis).take(np.arange(shape[self.axis]), self.axis)
 
 
 def unpacked(q: Array, bits: int) -> Array:

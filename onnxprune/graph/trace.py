@@ -238,7 +238,7 @@ class Trace:
         """Ask the shape function of the plainer operator: onnx has none for com.microsoft."""
         like, last, y = LIKE[node.op_type], channels_last(node), node.output[0]
         known = self._schema(NodeProto(op_type=like.op), "")
-        names = {f"{y} from {i}": node.input[i] for i in operands(node)}
+        names = {f"{y} from {i}": node.input[i] for i in operands(node) if node.input[i]}
         plain = helper.make_node(like.op, list(names), [f"{y} plain"])
         plain.attribute.extend(a for a in node.attribute if a.name in known.attributes)
         for i, (name, actual) in enumerate(names.items()):
@@ -248,8 +248,8 @@ class Trace:
                 self.set(name, TensorProto.BOOL if bools else TensorProto.FLOAT, shape)
         found = self._infer(plain, "") and self.shape(plain.output[0])
         if found:
-            typed = self.dtype(node.input[like.typed]) if like.typed < len(node.input) else TensorProto.FLOAT
-            self.set(y, typed, (found[0], *found[2:], found[1]) if last else found)
+            typed = self.dtype(node.input[like.typed]) if like.typed < len(node.input) else TensorProto.UNDEFINED
+            self.set(y, typed or TensorProto.FLOAT, (found[0], *found[2:], found[1]) if last else found)
         for name in (*names, *plain.output):
             self._types.pop(name, None)
         return bool(found)

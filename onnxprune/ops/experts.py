@@ -67,7 +67,7 @@ def _expert(op: Op, slot: int, more: int, e: Dim, made: Dim, used: Dim) -> None:
         for a, b in zip(op.x(slot + 1), (e, made, blocks), strict=False):
             op.tie(a, b)
             op.role(slot + 1, 2, "in")
-        op.quantised(slot, slot + 1, 0, 2 if block > 0 else 1, bits, 1 << (bits - 1))
+        op.quantised(slot, slot + 1, 0, 2 if block > 0 else 1, bits, 1 << (bits - 1), block * bits // 8)
     else:
         op.tie(w[2], used)
     for axis, role in enumerate(("out", "out", "in")):

@@ -72,7 +72,7 @@ def plainer(op: Op, *more: int) -> list[Axes | None]:
     The other inputs are scales and zero points of whole tensors.
     """
     slots = [*operands(op.node), *(s for s in more if op.has(s))]
-    return View(op, LIKE[op.type][0], slots, last=channels_last(op.node)).outputs()
+    return View(op, LIKE[op.type].op, slots, last=channels_last(op.node)).outputs()
 
 
 def only_whole(op: Op) -> None:

@@ -42,7 +42,7 @@ def convolve(op: Op) -> Axes:
     if groups == 1:
         op.tie(x[1], w[1])
     else:
-        (xg, xi), (wg, _) = factor(x[1], _int(w[1])), factor(w[0], _int(w[0]) // groups)
+        (xg, xi), (wg, _) = _groups(op, x[1], _int(w[1])), _groups(op, w[0], _int(w[0]) // groups)
         op.tie(xg, wg)
         op.tie(xi, w[1])
         op.follow_attr("group", xg)
@@ -53,6 +53,15 @@ def convolve(op: Op) -> Axes:
     op.role(1, 1, "in")
     op.kind(w[0], "filters" if _int(w[1]) > 1 or groups == 1 else "depthwise")
     return [x[0], find(w[0]), *spatial(op)]
+
+
+def _groups(op: Op, d: Dim, size: int) -> tuple[Dim, Dim]:
+    """(g c) with groups of `size` channels; frozen where those cut through its factors (a shuffle by another count)."""
+    try:
+        return factor(d, size)
+    except LayoutError as e:
+        op.freeze(d, f"groups cut through its channels: {e}")
+        return factor(d, size)
 
 
 @couple("CausalConvWithState", since=27)
@@ -108,7 +117,7 @@ def conv_transpose(op: Op) -> list[Axes | None]:
     if groups == 1:
         out = find(w[1])
     else:
-        g, _ = factor(w[0], _int(w[0]) // groups)
+        g, _ = _groups(op, w[0], _int(w[0]) // groups)
         out = prod(g, w[1])
         op.follow_attr("group", g)
     op.role(1, 0, "in")

@@ -26,14 +26,16 @@ def qdq(op: Op) -> list[Axes | None]:
         if not op.has(i):
             continue
         scale = op.x(i)
-        op.role(i, 0, "stat")
+        for a in range(len(scale)):
+            op.role(i, a, "stat")
         if len(scale) == 1 and find(scale[0]).size != 1:
             op.tie(scale[0], x[axis])
         elif len(scale) > 1:
             blocks = in_blocks(op, x[axis], op.attr("block_size", 0))
             for a, d in enumerate(scale):
                 op.tie(d, blocks if a == axis else x[a])
-    op.quantised(0, 1, 2, op.attr("axis", 1))
+    if op.type == "DequantizeLinear":
+        op.quantised(0, 1, 2, op.attr("axis", 1), block=op.attr("block_size", 0))
     return [list(x)]
 
 
@@ -93,7 +95,7 @@ def product_of_integers(op: Op) -> list[Axes | None]:
     (y, *_) = plainer(op)
     assert y is not None
     weight, params, bias = PARAMETERS[op.type]
-    conv = LIKE[op.type][0] == "Conv"
+    conv = LIKE[op.type].op == "Conv"
     out = op.x(weight)[0] if conv or op.attr("transB", 0) else op.x(weight)[-1]
     for i in params:
         if i and op.has(i) and op.rank(i) > 1:  # a row of columns for each matrix of a batch
@@ -113,19 +115,19 @@ def product_of_integers(op: Op) -> list[Axes | None]:
 
 
 @couple("MatMulNBits", domain=MICROSOFT)
-def matmul_inin_blocks(op: Op) -> list[Axes | None]:
+def matmul_in_blocks(op: Op) -> list[Axes | None]:
     """x [.., (k block)], w [n, k, bytes], scales and zero points [n, k], bias [n] -> y [.., n]: inputs go in whole blocks.
 
     Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
     """
+    if op.rank(1) != 3 or op.has(4) or op.attr("weight_prepacked", 0):
+        raise LayoutError("weights or inputs in an order of their own")
     x, (n, k, inside) = op.x(0), op.x(1)
     bits = op.attr("bits", 4)
     op.freeze(inside, "quantised in blocks along it")
     op.tie(k, in_blocks(op, x[-1], op.attr("block_size")))
     op.tie(prod(*op.x(2)), prod(n, k))
     _zero_points(op, 3, n, k, bits)
-    if op.has(4):
-        raise LayoutError("inputs in an order of their own")
     if op.has(5):
         op.tie(op.x(5)[0], n)
         op.role(5, 0, "bias")
@@ -151,14 +153,14 @@ def _zero_points(op: Op, i: int, rows: Dim, blocks: Dim, bits: int) -> None:
 
 
 @couple("GatherBlockQuantized", domain=MICROSOFT)
-def embedding_inin_blocks(op: Op) -> list[Axes | None]:
+def embedding_in_blocks(op: Op) -> list[Axes | None]:
     """Rows of a table [v, (e block)] with scales and zero points [v, e] -> y [*indices, (e block)].
 
     Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
     """
     table, size = op.x(0), op.attr("block_size", 128)
     axes = [op.axis(d, name=n) for n, d in (("gather_axis", 0), ("quantize_axis", 1))]
-    if axes != [0, len(table) - 1] or len(table) != 2:
+    if axes != [0, len(table) - 1] or len(table) != 2 or op.rank(2) != 2:
         raise LayoutError("blocks along another axis than the last, or a table that is no matrix")
     packed = op.trace.dtype(op.node.input[0]) == TensorProto.UINT8
     bits = op.attr("bits", 4) if packed else 8
@@ -170,5 +172,5 @@ def embedding_inin_blocks(op: Op) -> list[Axes | None]:
     op.role(0, 1, "out")
     op.role(2, 1, "stat")
     op.kind(blocks, "embedding")
-    op.quantised(0, 2, 3, 1, bits, 1 << (bits - 1) if packed else 0)
+    op.quantised(0, 2, 3, 1, bits, 1 << (bits - 1) if packed else 0, size * bits // 8)
     return [[*op.x(1), prod(blocks, op.plain(size))]]

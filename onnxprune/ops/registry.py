@@ -254,10 +254,14 @@ class Op:
         """What a user calls the channels of `d`: filters, neurons, heads, ..."""
         self.kinds.append((d, kind))
 
-    def quantised(self, i: int, scale: int, zero: int, axis: int, bits: int = 8, default: int = 0) -> None:
+    def quantised(
+        self, i: int, scale: int, zero: int, axis: int, bits: int = 8, default: int = 0, block: int = 1
+    ) -> None:
         """Say which inputs hold the scale and zero point of a weight in input `i`, for those who read its numbers."""
         names = [self.node.input[s] if s and self.has(s) and self.const(s) else "" for s in (scale, zero)]
-        self.integers[self.node.input[i]] = Quantised(names[0], names[1], axis % max(self.rank(i), 1), bits, default)
+        self.integers[self.node.input[i]] = Quantised(
+            names[0], names[1], axis % max(self.rank(i), 1), bits, default, block
+        )
 
     # what must be rewritten when the plan is applied
 

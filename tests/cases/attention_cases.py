@@ -86,7 +86,7 @@ def attention_to_learned_tokens(d: Draw, op: str) -> Built:
     return net.done(("q.weight", 1), ("v.weight", 1), ("z.weight", 0), frozen=[("table", 1)], groups=3)
 
 
-@case("MultiHeadAttention", domain=MS, examples=4)
+@case("MultiHeadAttention", domain=MS, examples=3)
 def ms_attention_with_a_cache(d: Draw, op: str) -> Built:
     """Keys and values in heads, as cross attention has them, or after those of a cache; both are weights here."""
     net = Net(d, 17, ms=True)
@@ -103,7 +103,7 @@ def ms_attention_with_a_cache(d: Draw, op: str) -> Built:
     return net.done(("q.weight", 1), ("z.weight", 0), groups=2)
 
 
-@case("MultiHeadAttention", domain=MS, examples=4, reference=True)
+@case("MultiHeadAttention", domain=MS, examples=3, reference=True)
 def packed_heads(d: Draw, op: str) -> Built:
     """Queries, keys and values in one tensor [N, T, h, 3, e], or keys and values in one."""
     net = Net(d, 17, ms=True)
@@ -120,7 +120,7 @@ def packed_heads(d: Draw, op: str) -> Built:
     return net.done(("q.weight", 1), ("z.weight", 0), groups=2)
 
 
-@case("Attention", domain=MS, examples=3)
+@case("Attention", domain=MS, examples=2)
 def ms_packed_attention_with_a_cache(d: Draw, op: str) -> Built:
     net = Net(d, 17, ms=True)
     m = any_mid(net, "tokens", c=6)
@@ -133,7 +133,7 @@ def ms_packed_attention_with_a_cache(d: Draw, op: str) -> Built:
     return net.done(m.made, ("w", 0), frozen=[("w", 1)])
 
 
-@case("QAttention", domain=MS, examples=5)
+@case("QAttention", domain=MS, examples=3)
 def ms_integer_attention(d: Draw, op: str) -> Built:
     net = Net(d, 17, ms=True)
     m = any_mid(net, "tokens", c=6)
@@ -148,7 +148,7 @@ def ms_integer_attention(d: Draw, op: str) -> Built:
     return net.done(m.made, ("w", 0), ("w", 1), ("b", 0), m.used, groups=3)
 
 
-@case("GroupQueryAttention", domain=MS, examples=8)
+@case("GroupQueryAttention", domain=MS, examples=6)
 def group_query_attention(d: Draw, op: str) -> Built:
     """As ONNX Runtime's model builder writes it: packed or not, rotated by tables or not, with a cache or without."""
     net = Net(d, 17, ms=True)
@@ -187,12 +187,12 @@ def group_query_attention_with_a_cache(d: Draw, op: str) -> Built:
     return net.done(("q.weight", 1), ("z.weight", 0), frozen=[("k.weight", 1), ("v.weight", 1)])
 
 
-@case("RotaryEmbedding", domain=MS, examples=6)
+@case("RotaryEmbedding", domain=MS, examples=4)
 def ms_rotary(d: Draw, op: str) -> Built:
     return _rotary(Net(d, 17, ms=True), op, MS)
 
 
-@case("RotaryEmbedding", examples=6)
+@case("RotaryEmbedding", examples=4)
 def rotary(d: Draw, op: str) -> Built:
     return _rotary(Net(d, 23), op, "")
 
@@ -219,12 +219,12 @@ def _rotary(net: Net, op: str, domain: str) -> Built:
     return net.done(("q.weight", 1), ("cos", len(shape) - 1), ("z.weight", 0), groups=3 if rest else 2, exact=True)
 
 
-@case("LinearAttention", domain=MS, examples=6)
+@case("LinearAttention", domain=MS, examples=4)
 def ms_linear_attention(d: Draw, op: str) -> Built:
     return _linear_attention(Net(d, 17, ms=True), op, MS)
 
 
-@case("LinearAttention", examples=4, reference=True)
+@case("LinearAttention", examples=2, reference=True)
 def linear_attention(d: Draw, op: str) -> Built:
     return _linear_attention(Net(d, 27), op, "")
 

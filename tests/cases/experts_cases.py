@@ -7,7 +7,7 @@ import numpy as np
 from cases.base import F32, MS, Built, Draw, Net, case
 
 
-@case("MoE", domain=MS, examples=6)
+@case("MoE", domain=MS, examples=4)
 def mixture(d: Draw, op: str) -> Built:
     net = Net(d, 17, ms=True)
     e, i, h = d.int(2, 4), d.int(2, 4), d.int(3, 5)
@@ -25,7 +25,7 @@ def mixture(d: Draw, op: str) -> Built:
     return net.done(("a.weight", 1), *experts, ("w1", 1), ("w1", 2), ("w2", 1), ("w2", 2), ("z.weight", 0), groups=3)
 
 
-@case("QMoE", domain=MS, examples=6)
+@case("QMoE", domain=MS, examples=4)
 def integer_mixture(d: Draw, op: str) -> Built:
     """Rows of 4-bit or 8-bit integers, with one scale or a scale for each block of 16."""
     net = Net(d, 17, ms=True)

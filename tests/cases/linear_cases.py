@@ -192,7 +192,7 @@ def matmul_of_activations(d: Draw, op: str) -> Built:
     return net.done(("q.weight", 1), ("k.weight", 1), ("v.weight", 1), ("z.weight", 0), groups=2)
 
 
-@case("FusedGemm", domain=MS, examples=3)
+@case("FusedGemm", domain=MS, examples=2)
 def fused_gemm(d: Draw, op: str) -> Built:
     net = Net(d, 17, ms=True)
     m = any_mid(net, "flat")
@@ -201,7 +201,7 @@ def fused_gemm(d: Draw, op: str) -> Built:
     return net.done(m.made, ("b.weight", 0), m.used, groups=2, exact=True)
 
 
-@case("FusedMatMul", domain=MS, examples=3)
+@case("FusedMatMul", domain=MS, examples=2)
 def fused_matmul_of_heads(d: Draw, op: str) -> Built:
     """Heads that are transposed inside of the product: [T, h, e] against [h, T, e]."""
     net = Net(d, 17, ms=True)
@@ -422,13 +422,13 @@ def integer_product(d: Draw, op: str) -> Built:
     return net.done(m.made, ("b.weight", 0), ("b.weight", 1), m.used, groups=2, exact=True)
 
 
-@case("CausalConvWithState", domain=MS, examples=3)
+@case("CausalConvWithState", domain=MS, examples=2)
 def ms_causal_conv(d: Draw, op: str) -> Built:
     """Mamba's short convolution; the state before it is a weight here."""
     return _causal_conv(Net(d, 17, ms=True), op, MS)
 
 
-@case("CausalConvWithState", examples=3, reference=True)
+@case("CausalConvWithState", examples=2, reference=True)
 def causal_conv(d: Draw, op: str) -> Built:
     return _causal_conv(Net(d, 27), op, "")
 
@@ -445,7 +445,7 @@ def _causal_conv(net: Net, op: str, domain: str) -> Built:
     return net.done(("a.weight", 0), ("b.weight", 0), ("z.weight", 1), exact=True)
 
 
-@case("DeformConv", examples=4)
+@case("DeformConv", examples=3)
 def deform_conv(d: Draw, op: str) -> Built:
     net = Net(d, 22)
     g, og, c = d.pick(1, 2), d.pick(1, 2), 4
@@ -459,4 +459,20 @@ def deform_conv(d: Draw, op: str) -> Built:
     net.out(net.conv(net.op("Relu", y), "z", (3, 6, 1, 1)))
     return net.done(
         ("a.weight", 0), ("b.weight", 0), ("z.weight", 1), frozen=[("offset.weight", 0)], groups=2, exact=True
+    )
+
+
+@case("Conv", examples=4)
+def groups_that_do_not_nest(d: Draw, op: str) -> Built:
+    """ShuffleNet v1 with three groups: the shuffled channels (4 3) are no three groups of 4, but the stream (3 c) is free."""
+    net = Net(d)
+    c = 3 * d.int(2, 4)
+    x = net.conv(net.input("input", "N", 3, 6, 6), "stem", (c, 3, 1, 1))
+    y = net.conv(x, "a", (12, c // 3, 1, 1), group=3)
+    y = net.op("Transpose", net.reshape(y, 0, 3, 4, 6, 6), perm=[0, 2, 1, 3, 4])
+    y = net.conv(net.reshape(y, 0, 12, 6, 6), "b", (12, 1, 3, 3), group=12)
+    y = net.op("Add", x, net.conv(y, "o", (c, 4, 1, 1), group=3))
+    net.out(net.conv(y, "z", (3, c, 1, 1)))
+    return net.done(
+        ("stem.weight", 0), ("a.weight", 1), ("o.weight", 0), ("z.weight", 1), frozen=[("a.weight", 0)], exact=True
     )

@@ -79,7 +79,7 @@ def col2im(d: Draw, op: str) -> Built:
     return net.done(("a.weight", 0), ("z.weight", 1), exact=True)
 
 
-@case("TensorScatter", examples=3, reference=True)
+@case("TensorScatter", examples=2, reference=True)
 def tensor_scatter(d: Draw, op: str) -> Built:
     """New tokens written into a cache that is a weight; its heads and features follow."""
     net = Net(d, 24)
@@ -109,7 +109,7 @@ def ms_matrices(d: Draw, op: str) -> Built:
     return net.done(("a.weight", 0), ("z.weight", 1), exact=True)
 
 
-@case("DFT", examples=4)
+@case("DFT", examples=3)
 def dft(d: Draw, op: str) -> Built:
     """Spectra of each channel's rows; along the channels themselves they are frozen."""
     net = Net(d, d.pick(17, 20))

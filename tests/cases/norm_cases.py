@@ -218,7 +218,7 @@ def norm_over_prunable_positions(d: Draw, op: str) -> Built:
     return net.done(("a.weight", 1), ("z.weight", 0), exact=False)
 
 
-@case("SkipGroupNorm", domain=MS, examples=4, reference=True)
+@case("SkipGroupNorm", domain=MS, examples=3, reference=True)
 def skip_group_norm(d: Draw, op: str) -> Built:
     """Stable Diffusion's: the skip is an image, or a time embedding [N, c] for all of its positions."""
     net = Net(d, 17, ms=True)
@@ -232,7 +232,7 @@ def skip_group_norm(d: Draw, op: str) -> Built:
     return net.done(m.made, ("skip.weight", 0), ("gn.scale", 0), ("b", 0), ("z.weight", 0), groups=2)
 
 
-@case("GatedRMSNorm", domain=MS, examples=3)
+@case("GatedRMSNorm", domain=MS, examples=2)
 def gated_rms_norm(d: Draw, op: str) -> Built:
     net = Net(d, 17, ms=True)
     h, c = d.int(1, 3), d.int(2, 4)
@@ -241,7 +241,7 @@ def gated_rms_norm(d: Draw, op: str) -> Built:
     return m.end(y, groups=2 if h > 1 else 1)
 
 
-@case("EmbedLayerNormalization", "QEmbedLayerNormalization", domain=MS, examples=3)
+@case("EmbedLayerNormalization", "QEmbedLayerNormalization", domain=MS, examples=2)
 def embed_layer_norm(d: Draw, op: str) -> Built:
     net = Net(d, 17, ms=True)
     e, segments = d.int(4, 6), d.flag()

@@ -91,7 +91,7 @@ def _scales(net: Net, name: str, *shape: int) -> str:
     return net.init(name, (np.abs(net.rng.standard_normal(shape)) * 0.01 + 0.002).astype(F32))
 
 
-@case("QLinearAdd", "QLinearMul", domain=MS, examples=4)
+@case("QLinearAdd", "QLinearMul", domain=MS, examples=3)
 def two_integer_operands(d: Draw, op: str) -> Built:
     net = Net(d, 13, ms=True)
     m = any_mid(net, "image", "tokens")
@@ -100,7 +100,7 @@ def two_integer_operands(d: Draw, op: str) -> Built:
     return m.end(_dq(net, net.op(op, *a, *b, *a[1:], domain=MS), a), exact=True)
 
 
-@case("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearGlobalAveragePool", domain=MS, examples=4)
+@case("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QLinearGlobalAveragePool", domain=MS, examples=2)
 def one_integer_operand(d: Draw, op: str) -> Built:
     net = Net(d, 13, ms=True)
     m = any_mid(net, "image")
@@ -136,7 +136,7 @@ def integer_concat(d: Draw, op: str) -> Built:
     return net.done(m.made, ("b.weight", m.made[1]), m.used, exact=True)
 
 
-@case("QLinearConv", "QLinearAveragePool", "QLinearGlobalAveragePool", "NhwcMaxPool", domain=MS, examples=4)
+@case("QLinearConv", "QLinearAveragePool", "QLinearGlobalAveragePool", "NhwcMaxPool", domain=MS, examples=3)
 def channels_last(d: Draw, op: str) -> Built:
     """Integer convolutions and pools between two Transposes, or not."""
     net = Net(d, 13, ms=True)
@@ -160,7 +160,7 @@ def channels_last(d: Draw, op: str) -> Built:
     return net.done(m.made, m.used, exact=True)
 
 
-@case("NhwcConv", "NhwcFusedConv", domain=MS, examples=4, reference=True)
+@case("NhwcConv", "NhwcFusedConv", domain=MS, examples=3, reference=True)
 def convolution_of_channels_last(d: Draw, op: str) -> Built:
     net = Net(d, 17, ms=True)
     m = any_mid(net, "image", c=4)
@@ -174,7 +174,7 @@ def convolution_of_channels_last(d: Draw, op: str) -> Built:
     return net.done(m.made, ("b.weight", 0), ("b.bias", 0), ("z.weight", 0), exact=True)
 
 
-@case("QGemm", domain=MS, examples=6)
+@case("QGemm", domain=MS, examples=4)
 def integer_gemm(d: Draw, op: str) -> Built:
     net = Net(d, 13, ms=True)
     m = any_mid(net, "flat")
@@ -186,7 +186,7 @@ def integer_gemm(d: Draw, op: str) -> Built:
     return net.done(m.made, ("b.weight", 0), ("b.weight", 1), m.used, groups=2, exact=True)
 
 
-@case("MatMulIntegerToFloat", "DynamicQuantizeMatMul", domain=MS, examples=5)
+@case("MatMulIntegerToFloat", "DynamicQuantizeMatMul", domain=MS, examples=3)
 def integer_product_to_float(d: Draw, op: str) -> Built:
     net = Net(d, 13, ms=True)
     m = any_mid(net, "tokens", "flat")
@@ -201,7 +201,7 @@ def integer_product_to_float(d: Draw, op: str) -> Built:
     return net.done(m.made, ("b.weight", 0), ("b.weight", 1), m.used, groups=2)
 
 
-@case("DequantizeLinear", "QuantizeLinear", domain=MS, examples=3)
+@case("DequantizeLinear", "QuantizeLinear", domain=MS, examples=2)
 def wide_integers(d: Draw, op: str) -> Built:
     """16-bit tensors, which the standard operators have only since opset 21."""
     net = Net(d, 13, ms=True)
@@ -214,7 +214,7 @@ def _packed(net: Net, name: str, *shape: int) -> str:
     return net.init(name, net.rng.integers(0, 256, shape).astype(np.uint8))
 
 
-@case("MatMulNBits", domain=MS, examples=8)
+@case("MatMulNBits", domain=MS, examples=6)
 def matmul_in_blocks(d: Draw, op: str) -> Built:
     """Blocks of 16 inputs go as a whole; two zero points share a byte; a count that blocks do not divide is frozen."""
     net = Net(d, 17, ms=True)
@@ -235,7 +235,7 @@ def matmul_in_blocks(d: Draw, op: str) -> Built:
     return net.done(*inputs, ("b.weight", 0), m.used, groups=2 if inputs else 1, exact=True)
 
 
-@case("GatherBlockQuantized", domain=MS, examples=6)
+@case("GatherBlockQuantized", domain=MS, examples=4)
 def embedding_in_blocks(d: Draw, op: str) -> Built:
     net = Net(d, 21, ms=True)
     blocks, packed = d.pick(2, 4), d.flag()
