@@ -122,10 +122,13 @@ class Analysis:
 
     @cached_property
     def statistics(self) -> set[str]:
-        """Running means and variances: state, which the field does not count among the parameters."""
-        return {
-            n for node in self.flat.proto.graph.node if node.op_type == "BatchNormalization" for n in node.input[3:]
+        """Running means and variances that are nothing else: state, which the field does not count among the parameters."""
+        reads = {
+            (name, node.op_type == "BatchNormalization" and slot > 2)
+            for node in self.flat.proto.graph.node
+            for slot, name in enumerate(node.input)
         }
+        return {name for name, as_state in reads if as_state and (name, False) not in reads}
 
     def param_count(self, name: str) -> int:
         w = self.coupling.weights[name]

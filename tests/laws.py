@@ -18,7 +18,7 @@ import onnx
 import onnxruntime as ort
 from contrib_ops import CONTRIB
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import onnxprune
@@ -38,11 +38,25 @@ Runner = Callable[[ModelProto, Sequence[Feeds]], list[list[Array]]]
 
 LAWS = ("identity", "permutation", "removal", "shapes", "composition", "accounting", "determinism")
 TOLERANCE = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
-ZERO_POINTS = {  # integer weights and their zero points
-    "DequantizeLinear": (0, 2), "QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5), "ConvInteger": (1, 3),
-    "MatMulInteger": (1, 3), "DynamicQuantizeMatMul": (1, 3), "MatMulIntegerToFloat": (1, 5), "QAttention": (1, 7),
+ZERO_POINTS = {  # integer inputs, each with the input that holds its zero point
+    "ConvInteger": {1: 3}, "QLinearConv": {3: 5}, "MatMulInteger": {0: 2, 1: 3}, "QLinearMatMul": {0: 2, 3: 5},
+    "QGemm": {0: 2, 3: 5}, "DynamicQuantizeMatMul": {1: 3}, "MatMulIntegerToFloat": {0: 4, 1: 5}, "QAttention": {1: 7},
+    "DynamicQuantizeLSTM": {1: 9, 2: 11},
 }  # fmt: skip
 UNCOUNTED = {  # products that `_Counts` leaves out
+    "Einsum", "LSTM", "GRU", "RNN", "MatMulNBits", "NhwcConv", "NhwcFusedConv", *ZERO_POINTS,
+}  # fmt: skip
+RECURRENT = ((1, 2), (2, 2))
+SUMMED = {  # inputs that may be weights which sum over channels, each with the axis summed over
+    "Conv": [(1, 1)], "FusedConv": [(1, 1)], "DeformConv": [(1, 1)], "NhwcConv": [(1, 1)], "NhwcFusedConv": [(1, 1)],
+    "ConvInteger": [(1, 1)], "QLinearConv": [(3, 1)], "ConvTranspose": [(1, 0)],
+    "LSTM": RECURRENT, "GRU": RECURRENT, "RNN": RECURRENT,
+    "DynamicQuantizeLSTM": [(1, 1), (2, 1)], "QLinearMatMul": [(0, -1), (3, -2)], "DynamicQuantizeMatMul": [(0, -1), (1, -2)],
+    "MatMulIntegerToFloat": [(0, -1), (1, -2)], "QAttention": [(1, 0)], "com.microsoft.Attention": [(1, 0)],
+    "MoE": [(2, 2), (4, 2), (6, 2)], "QMoE": [(2, 2), (5, 2), (8, 2)],
+    "MatMulNBits": [(2, 1)],  # a block whose scale is 0
+}  # fmt: skip
+COUNTED = {  # products that `_Counts` leaves out
     "Einsum", "LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "MatMulNBits", "NhwcConv", "NhwcFusedConv",
     *(ZERO_POINTS.keys() - {"DequantizeLinear"}),
 }  # fmt: skip
@@ -151,36 +165,47 @@ class Checker:
                 self._equal(want, self.run(self.prune({g.name: keep}), self.feeds))
 
     def _zeroed(self, group: Group, keep: Sequence[int]) -> ModelProto:
-        gone = np.setdiff1d(np.arange(group.size), keep)
-        flat, weights = self.analysis.flat, self.analysis.coupling.weights
-        editor = Editor(flat)
-        zero_points = {
-            n.input[ZERO_POINTS[n.op_type][0]]: n.input[ZERO_POINTS[n.op_type][1]]
-            for n in flat.proto.graph.node
-            if n.op_type in ZERO_POINTS and len(n.input) > ZERO_POINTS[n.op_type][1]
-        }
-        bits = {n.output[0]: a.i for n in flat.proto.graph.node for a in n.attribute if a.name == "expert_weight_bits"}
-        nothing = {i: {4: 0x88, 8: 0x80}[bits[n.output[0]]] for n in flat.proto.graph.node if n.output and n.output[0] in bits
-                    for i in (n.input[2], n.input[5])}  # fmt: skip
-        arrays: dict[str, Array] = {}
-        for m in group.members:
-            if m.role != "in":
-                continue
-            array = arrays.setdefault(m.tensor, weights[m.tensor].array().copy())
-            zero: Any = nothing.get(m.tensor, 0)
-            if zero_points.get(m.tensor):
-                points = weights[zero_points[m.tensor]].array()
-                assert np.all(points == points.flat[0]), "this helper knows one zero point for a whole tensor"
-                zero = points.flat[0]
-            at = 0
-            for v in group.vars:
-                owns = owner(m.dim, v)
-                positions = np.flatnonzero((owns >= 0) & np.isin(owns + at, gone))
-                array[(slice(None),) * m.axis + (positions,)] = zero
-                at += _static(v)
-        for name, array in arrays.items():
-            editor.replace_constant(name, ArrayWeight(array, weights[name].data_type))
+        """The original, with nothing in the removed channels of the weights that sum over them.
+
+        A node gets a weight of its own for that, also where the weight is computed from others: whoever reads it elsewhere,
+        or along another axis, reads all of it.
+        """
+        flat, c = self.analysis.flat, self.analysis.coupling
+        counts, editor = _Counts(self.analysis, {group.name: keep}), Editor(flat)
+        for index, node in enumerate(flat.proto.graph.node):
+            for slot, axis in _summed(node):
+                name = node.input[slot] if slot < len(node.input) else ""
+                axes = c.use(name, index, slot)
+                if axes is None or (name not in c.weights and c.roles.get((name, -1)) != "const"):
+                    continue
+                axis = 0 if len(axes) == 1 else axis % len(axes)
+                stays = np.array(counts.positions(axes[axis]) if leaves(axes[axis]) else True)
+                if not stays.all():
+                    self._mask(editor, index, slot, stays.reshape([-1 if a == axis else 1 for a in range(len(axes))]))
         return full_proto(nest(editor.finish(), self.analysis.model))
+
+    def _mask(self, editor: Editor, index: int, slot: int, stays: Array) -> None:
+        """Put zeros (zero points) into a node's input where `stays` is false: a new initializer, or a product before the node."""
+        node, c = editor.nodes[index], self.analysis.coupling
+        name = node.input[slot]
+        weight = editor.weights.get(name) or c.weights.get(name)
+        if weight is None:
+            mask = stays.astype(helper.tensor_dtype_to_np_dtype(c.trace.dtype(name)))
+            editor.rescale(index, slot, mask, np.ones_like(mask), np.ones_like(stays), mask)
+            return
+        zero, array = np.zeros((), np.int64), weight.array()
+        at = ZERO_POINTS.get(node.op_type, {}).get(slot, len(node.input))
+        if at < len(node.input) and node.input[at]:
+            zero = c.weights[node.input[at]].array()
+            if "Conv" in node.op_type or any(a.name == "transB" and a.i for a in node.attribute):  # of each row
+                zero = zero.reshape(-1, *[1] * (array.ndim - 1))
+            elif "LSTM" in node.op_type:  # of each direction, or each of its gates
+                zero = zero.reshape(len(zero), 1, -1)
+        elif node.op_type == "QMoE":  # halfway, in each of the numbers of a byte
+            bits = next((a.i for a in node.attribute if a.name == "expert_weight_bits"), 4)
+            zero = np.array({4: 0x88, 8: 0x80}[bits])
+        masked = ArrayWeight(np.where(stays, array, zero.astype(array.dtype)), weight.data_type)
+        editor.set_input(index, slot, editor.add_constant(name, masked))
 
     def shapes(self) -> None:
         """Whatever is kept, the result is valid, runs at every dynamic size, and has the same inputs and outputs."""
@@ -321,6 +346,32 @@ def _canonical(proto: ModelProto) -> bytes:
     return bytes(copy.SerializeToString(deterministic=True))
 
 
+def _summed(node: onnx.NodeProto) -> Sequence[tuple[int, int]]:
+    """The inputs of a node that may be weights which sum over channels, each with the axis summed over."""
+    flags = {a.name: a.i for a in node.attribute}
+    ta, tb = (int(bool(flags.get(t))) for t in ("transA", "transB"))
+    if node.op_type == "Einsum":
+        equation = next(helper.get_attribute_value(a) for a in node.attribute if a.name == "equation").decode()
+        return _summed_letters(equation.replace(" ", ""))
+    if node.op_type in ("Gemm", "FusedGemm", "QGemm"):
+        return [(0, 1 - ta), (3 if node.op_type == "QGemm" else 1, tb)]
+    if node.op_type in ("MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger"):
+        return [(0, -1 - ta), (1, tb - 2)]
+    return SUMMED.get(f"{node.domain}.{node.op_type}", SUMMED.get(node.op_type, []))
+
+
+def _summed_letters(equation: str) -> list[tuple[int, int]]:
+    left, arrow, right = equation.partition("->")
+    if not arrow:
+        right = "".join(c for c in set(left) if left.count(c) == 1)
+    out = []
+    for slot, term in enumerate(left.split(",")):
+        for at, c in enumerate(term):
+            if c not in right + ".":
+                out.append((slot, at if "." not in term[:at] else at - len(term)))
+    return out
+
+
 class _Counts:
     """Parameters and MACs that a plan leaves, from sizes alone; kept positions are worked out here, not asked for."""
 
@@ -357,11 +408,13 @@ class _Counts:
     def params(self) -> int:
         c = self.analysis.coupling
         uses: dict[str, set[tuple[tuple[bool, ...], ...]]] = defaultdict(set)
-        for use, axes in c.uses.items():
-            uses[_name(use)].add(tuple(self.positions(d) for d in axes))
-        total = 0
         nodes = self.analysis.flat.proto.graph.node
-        running = {n for node in nodes if node.op_type == "BatchNormalization" for n in node.input[3:]}
+        for use, axes in c.uses.items():
+            if use[1] < 0 or not _is_statistic(nodes[use[1]], use[2]):
+                uses[_name(use)].add(tuple(self.positions(d) for d in axes))
+        reads = {(name, _is_statistic(node, slot)) for node in nodes for slot, name in enumerate(node.input)}
+        running = {name for name, _ in reads if (name, True) in reads and (name, False) not in reads}
+        total = 0
         for name, w in c.weights.items():
             if w.data_type in COUNTED and w.shape and name not in running:
                 cuts = uses.get(name)
@@ -403,6 +456,11 @@ class _law:
         if isinstance(error, Exception):
             text = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
             raise AssertionError(f"{self.label}: {text}") from error
+
+
+def _is_statistic(node: onnx.NodeProto, slot: int) -> bool:
+    """A running mean or variance, which is no parameter."""
+    return node.op_type == "BatchNormalization" and slot > 2
 
 
 def _name(use: Use) -> str:

@@ -1,0 +1,1 @@
+"""The parts of the fuzzer: productions that grow random graphs, the judge, the shrinker."""
