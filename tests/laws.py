@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from onnx.reference import ReferenceEvaluator
 import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
 from onnxprune.coupling import Use
+from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import nest
 from onnxprune.graph.io import full_proto
+from onnxprune.graph.weights import ArrayWeight
 from onnxprune.layout import Dim, find, leaves, owner
 from onnxprune.plans import fingerprint
 
@@ -36,9 +38,23 @@ Runner = Callable[[ModelProto, Sequence[Feeds]], list[list[Array]]]
 
 LAWS = ("identity", "permutation", "removal", "shapes", "composition", "accounting", "determinism")
 TOLERANCE = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
+ZERO_POINTS = {  # integer inputs, each with the input that holds its zero point
+    "ConvInteger": {1: 3}, "QLinearConv": {3: 5}, "MatMulInteger": {0: 2, 1: 3}, "QLinearMatMul": {0: 2, 3: 5},
+    "QGemm": {0: 2, 3: 5}, "DynamicQuantizeMatMul": {1: 3}, "MatMulIntegerToFloat": {0: 4, 1: 5}, "QAttention": {1: 7},
+    "DynamicQuantizeLSTM": {1: 9, 2: 11},
+}  # fmt: skip
 UNCOUNTED = {  # products that `_Counts` leaves out
-    "Einsum", "LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "MatMulNBits", "NhwcConv", "NhwcFusedConv", "QLinearConv", "QGemm",
-    "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention",
+    "Einsum", "LSTM", "GRU", "RNN", "MatMulNBits", "NhwcConv", "NhwcFusedConv", *ZERO_POINTS,
+}  # fmt: skip
+RECURRENT = ((1, 2), (2, 2))
+SUMMED = {  # inputs that may be weights which sum over channels, each with the axis summed over
+    "Conv": [(1, 1)], "FusedConv": [(1, 1)], "DeformConv": [(1, 1)], "NhwcConv": [(1, 1)], "NhwcFusedConv": [(1, 1)],
+    "ConvInteger": [(1, 1)], "QLinearConv": [(3, 1)], "ConvTranspose": [(1, 0)],
+    "LSTM": RECURRENT, "GRU": RECURRENT, "RNN": RECURRENT,
+    "DynamicQuantizeLSTM": [(1, 1), (2, 1)], "QLinearMatMul": [(0, -1), (3, -2)], "DynamicQuantizeMatMul": [(0, -1), (1, -2)],
+    "MatMulIntegerToFloat": [(0, -1), (1, -2)], "QAttention": [(1, 0)], "com.microsoft.Attention": [(1, 0)],
+    "MoE": [(2, 2), (4, 2), (6, 2)], "QMoE": [(2, 2), (5, 2), (8, 2)],
+    "MatMulNBits": [(2, 1)],  # a block whose scale is 0
 }  # fmt: skip
 COUNTED = {  # element types that count as parameters
     v
@@ -150,27 +166,42 @@ class Checker:
         A node gets a weight of its own for that, also where the weight is computed from others: whoever reads it elsewhere,
         or along another axis, reads all of it.
         """
-        proto = full_proto(self.analysis.flat)
-        counts, c = _Counts(self.analysis, {group.name: keep}), self.analysis.coupling
-        before: dict[int, list[onnx.NodeProto]] = defaultdict(list)
-        for index, node in enumerate(proto.graph.node):
-            for slot, axis in _contracted(node):
-                name = node.input[slot].partition(".zeroed.")[0]
+        flat, c = self.analysis.flat, self.analysis.coupling
+        counts, editor = _Counts(self.analysis, {group.name: keep}), Editor(flat)
+        for index, node in enumerate(flat.proto.graph.node):
+            for slot, axis in _summed(node):
+                name = node.input[slot] if slot < len(node.input) else ""
                 axes = c.use(name, index, slot)
                 if axes is None or (name not in c.weights and c.roles.get((name, -1)) != "const"):
                     continue
                 axis = 0 if len(axes) == 1 else axis % len(axes)
-                if not leaves(axes[axis]):
-                    continue
-                stays = np.array(counts.positions(axes[axis]))
+                stays = np.array(counts.positions(axes[axis]) if leaves(axes[axis]) else True)
                 if not stays.all():
-                    stays = stays.reshape([-1 if a == axis else 1 for a in range(len(axes))])
-                    before[index].extend(_masked(proto, node, slot, stays, f"{name}.zeroed.{index}.{slot}"))
-        nodes = [n for index, node in enumerate(proto.graph.node) for n in (*before[index], node)]
-        nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
-        del proto.graph.node[:]
-        proto.graph.node.extend(nodes)
-        return nest(replace(self.analysis.flat, proto=proto, weights={}), self.analysis.model).proto
+                    self._mask(editor, index, slot, stays.reshape([-1 if a == axis else 1 for a in range(len(axes))]))
+        return full_proto(nest(editor.finish(), self.analysis.model))
+
+    def _mask(self, editor: Editor, index: int, slot: int, stays: Array) -> None:
+        """Put zeros (zero points) into a node's input where `stays` is false: a new initializer, or a product before the node."""
+        node, c = editor.nodes[index], self.analysis.coupling
+        name = node.input[slot]
+        weight = editor.weights.get(name) or c.weights.get(name)
+        if weight is None:
+            mask = stays.astype(helper.tensor_dtype_to_np_dtype(c.trace.dtype(name)))
+            editor.rescale(index, slot, mask, np.ones_like(mask), np.ones_like(stays), mask)
+            return
+        zero, array = np.zeros((), np.int64), weight.array()
+        at = ZERO_POINTS.get(node.op_type, {}).get(slot, len(node.input))
+        if at < len(node.input) and node.input[at]:
+            zero = c.weights[node.input[at]].array()
+            if "Conv" in node.op_type or any(a.name == "transB" and a.i for a in node.attribute):  # of each row
+                zero = zero.reshape(-1, *[1] * (array.ndim - 1))
+            elif "LSTM" in node.op_type:  # of each direction, or each of its gates
+                zero = zero.reshape(len(zero), 1, -1)
+        elif node.op_type == "QMoE":  # halfway, in each of the numbers of a byte
+            bits = next((a.i for a in node.attribute if a.name == "expert_weight_bits"), 4)
+            zero = np.array({4: 0x88, 8: 0x80}[bits])
+        masked = ArrayWeight(np.where(stays, array, zero.astype(array.dtype)), weight.data_type)
+        editor.set_input(index, slot, editor.add_constant(name, masked))
 
     def shapes(self) -> None:
         """Whatever is kept, the result is valid, runs at every dynamic size, and has the same inputs and outputs."""
@@ -311,35 +342,21 @@ def _canonical(proto: ModelProto) -> bytes:
     return bytes(copy.SerializeToString(deterministic=True))
 
 
-def _contracted(node: onnx.NodeProto) -> list[tuple[int, int]]:
-    """The inputs of a node that may be weights which sum over channels, with the axis summed over (packed: of their scales)."""
+def _summed(node: onnx.NodeProto) -> Sequence[tuple[int, int]]:
+    """The inputs of a node that may be weights which sum over channels, each with the axis summed over."""
     flags = {a.name: a.i for a in node.attribute}
     ta, tb = (int(bool(flags.get(t))) for t in ("transA", "transB"))
     if node.op_type == "Einsum":
         equation = next(helper.get_attribute_value(a) for a in node.attribute if a.name == "equation").decode()
-        return _contracted_letters(equation.replace(" ", ""))
-    fixed = {"LSTM": [(1, 2), (2, 2)], "GRU": [(1, 2), (2, 2)], "RNN": [(1, 2), (2, 2)], "ConvTranspose": [(1, 0)]}
-    fixed |= {"Conv": [(1, 1)], "FusedConv": [(1, 1)], "ConvInteger": [(1, 1)], "QLinearConv": [(3, 1)]}
-    fixed |= {
-        "Gemm": [(0, 1 - ta), (1, tb)],
-        "FusedGemm": [(0, 1 - ta), (1, tb)],
-        "Attention": [(1, 0)] if node.domain else [],
-    }
-    fixed |= {op: [(0, -1 - ta), (1, tb - 2)] for op in ("MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger")}
-    fixed |= {"QLinearMatMul": [(0, -1), (3, -2)], "QGemm": [(0, 1 - ta), (3, tb)], "QAttention": [(1, 0)]}
-    fixed |= {op: [(0, -1), (1, -2)] for op in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")}
-    fixed |= {
-        "MatMulNBits": [(2, 1)],
-        "NhwcFusedConv": [(1, 1)],
-        "NhwcConv": [(1, 1)],
-        "DeformConv": [(1, 1)],
-        "DynamicQuantizeLSTM": [(1, 1), (2, 1)],
-    }
-    fixed |= {"MoE": [(2, 2), (4, 2), (6, 2)], "QMoE": [(2, 2), (5, 2), (8, 2)]}
-    return [(slot, axis) for slot, axis in fixed.get(node.op_type, []) if slot < len(node.input) and node.input[slot]]
+        return _summed_letters(equation.replace(" ", ""))
+    if node.op_type in ("Gemm", "FusedGemm", "QGemm"):
+        return [(0, 1 - ta), (3 if node.op_type == "QGemm" else 1, tb)]
+    if node.op_type in ("MatMul", "FusedMatMul", "TransposeMatMul", "MatMulInteger"):
+        return [(0, -1 - ta), (1, tb - 2)]
+    return SUMMED.get(f"{node.domain}.{node.op_type}", SUMMED.get(node.op_type, []))
 
 
-def _contracted_letters(equation: str) -> list[tuple[int, int]]:
+def _summed_letters(equation: str) -> list[tuple[int, int]]:
     left, arrow, right = equation.partition("->")
     if not arrow:
         right = "".join(c for c in set(left) if left.count(c) == 1)
@@ -349,38 +366,6 @@ def _contracted_letters(equation: str) -> list[tuple[int, int]]:
             if c not in right + ".":
                 out.append((slot, at if "." not in term[:at] else at - len(term)))
     return out
-
-
-ZERO_POINTS = {  # of an operator's integer input: the input that holds its zero point
-    ("ConvInteger", 1): 3, ("QLinearConv", 3): 5, ("MatMulInteger", 0): 2, ("MatMulInteger", 1): 3, ("QLinearMatMul", 0): 2,
-    ("QLinearMatMul", 3): 5, ("QGemm", 0): 2, ("QGemm", 3): 5, ("DynamicQuantizeMatMul", 1): 3, ("MatMulIntegerToFloat", 0): 4,
-    ("MatMulIntegerToFloat", 1): 5, ("QAttention", 1): 7, ("DynamicQuantizeLSTM", 1): 9, ("DynamicQuantizeLSTM", 2): 11,
-}  # fmt: skip
-
-
-def _masked(proto: ModelProto, node: onnx.NodeProto, slot: int, stays: Array, name: str) -> list[onnx.NodeProto]:
-    """Give a node's input zeros (zero points) where `stays` is false: a new initializer, or a product before the node."""
-    tensors = {t.name: t for t in proto.graph.initializer}
-    tensors |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant"}
-    old, node.input[slot] = node.input[slot], name
-    if old not in tensors:
-        proto.graph.initializer.append(numpy_helper.from_array(stays.astype(np.float32), f"{name}.mask"))
-        return [helper.make_node("Mul", [old, f"{name}.mask"], [name])]
-    array, zero = numpy_helper.to_array(tensors[old]), np.zeros((), np.int64)
-    bits = next((a.i for a in node.attribute if a.name == "expert_weight_bits"), 0)
-    if node.op_type == "QMoE":  # integers around the middle of their range, 4-bit ones two a byte
-        zero = np.asarray(0x88 if bits == 4 else 0x80)
-    at = ZERO_POINTS.get((node.op_type, slot), len(node.input))
-    if at < len(node.input) and node.input[at]:
-        zero = numpy_helper.to_array(tensors[node.input[at]])
-        if "Conv" in node.op_type or (
-            node.op_type == "QGemm" and any(a.name == "transB" and a.i for a in node.attribute)
-        ):
-            zero = zero.reshape(-1, *[1] * (array.ndim - 1))
-    tensor = numpy_helper.from_array(np.where(stays, array, zero.astype(array.dtype)), name)
-    tensor.data_type = tensors[old].data_type
-    proto.graph.initializer.append(tensor)
-    return []
 
 
 class _Counts:
@@ -421,23 +406,16 @@ class _Counts:
         uses: dict[str, set[tuple[tuple[bool, ...], ...]]] = defaultdict(set)
         nodes = self.analysis.flat.proto.graph.node
         for use, axes in c.uses.items():
-            if use[1] < 0 or nodes[use[1]].op_type != "BatchNormalization" or use[2] < 3:
+            if use[1] < 0 or not _is_statistic(nodes[use[1]], use[2]):
                 uses[_name(use)].add(tuple(self.positions(d) for d in axes))
+        reads = {(name, _is_statistic(node, slot)) for node in nodes for slot, name in enumerate(node.input)}
+        running = {name for name, _ in reads if (name, True) in reads and (name, False) not in reads}
         total = 0
-        running = self._statistics()
         for name, w in c.weights.items():
             if w.data_type in COUNTED and w.shape and name not in running:
                 cuts = uses.get(name)
                 total += sum(math.prod(map(sum, cut)) for cut in cuts) if cuts else math.prod(w.shape)
         return total
-
-    def _statistics(self) -> set[str]:
-        """What nobody reads but as a running mean or variance: it is no parameter."""
-        reads = defaultdict(set)
-        for node in self.analysis.flat.proto.graph.node:
-            for slot, name in enumerate(node.input):
-                reads[name].add(node.op_type == "BatchNormalization" and slot > 2)
-        return {name for name, as_statistic in reads.items() if as_statistic == {True}}
 
     def macs(self) -> int | None:
         c, total = self.analysis.coupling, 0
@@ -474,6 +452,11 @@ class _law:
         if isinstance(error, Exception):
             text = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
             raise AssertionError(f"{self.label}: {text}") from error
+
+
+def _is_statistic(node: onnx.NodeProto, slot: int) -> bool:
+    """A running mean or variance, which is no parameter."""
+    return node.op_type == "BatchNormalization" and slot > 2
 
 
 def _name(use: Use) -> str:

@@ -140,9 +140,7 @@ class InvertedResidual(nn.Module):
     def __init__(self, i: int, hidden: int, o: int, stride: int = 1) -> None:
         super().__init__()
         self.widen = nn.Sequential(*conv_bn(i, hidden, 1), nn.Hardswish())
-        self.depthwise = nn.Sequential(
-            *conv_bn(hidden, hidden, 3, stride, groups=hidden), nn.Hardswish()
-        )
+        self.depthwise = nn.Sequential(*conv_bn(hidden, hidden, 3, stride, groups=hidden), nn.Hardswish())
         self.se = SqueezeExcite(hidden, hidden // 8)
         self.project = nn.Sequential(*conv_bn(hidden, o, 1))
         self.residual = stride == 1 and i == o
@@ -404,9 +402,7 @@ def write_data(data: Digits, out: Path) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="networks to make (default: all)")
     parser.add_argument("--out", type=Path, default=MODELS, help="where to (default: models/)")
     parser.add_argument("--seed", type=int, default=0, help="weights and batches (default: 0)")

@@ -14,7 +14,7 @@ from cases.base import CASES, MS, SIZES, Built, Net
 from laws import run_ort
 from onnx import TensorProto, helper
 
-from fuzzing import indexing, linear, pointwise, sequences, shapes  # noqa: F401  (register their productions)
+from fuzzing import control, indexing, linear, pointwise, sequences, shapes  # noqa: F401  (register their productions)
 from fuzzing.linear import project
 from fuzzing.observe import observe
 from fuzzing.pool import Dice, Pool, Skip, Value, grow, static
@@ -84,7 +84,7 @@ def build(seed: str, size: int | None = None) -> Built:
     pool = case_pool(dice) if dice.chance(0.4) else input_pool(dice)
     grow(pool, size or dice.int(2, 12))
     finish(pool)
-    built = pool.net.done()
+    built = pool.net.done(functions=pool.functions)
     built.tolerance = pool.tolerance
     return built
 
@@ -104,11 +104,12 @@ def case_pool(dice: Dice) -> Pool:
     """Starts from a registered case, or two of one opset; everything inside it is offered."""
     one = dice.pick(*CASES)
     built = one.build(dice, one.op[1])
-    if one.reference or built.proto.functions:
+    if one.reference:
         raise Skip
     opsets = {o.domain: o.version for o in built.proto.opset_import}
     pool = Pool(Chain(dice, opsets[""], ms=MS in opsets), dice)
     pool.tolerance = built.tolerance
+    pool.functions = built.proto.functions
     pool.net.count = 1000  # the case's own names have smaller numbers
     adopt(pool, built, "")
     if dice.chance(0.4):

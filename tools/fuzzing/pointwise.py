@@ -191,6 +191,17 @@ def layer_norm(p: Pool) -> None:
     p.add(p.make("Add", [y, weight(p, c)], v.shape, v.axis) if p.dice.flag() else Value(y, v.shape, v.axis))
 
 
+@production(1, since=17)
+def layer_norm_of_two_axes(p: Pool) -> None:
+    v = p.draw(lambda v: v.rank >= 3 and static(v.shape[-1], 2) and static(v.shape[-2]))
+    t, c = (int(n) for n in v.shape[-2:])  # type: ignore[arg-type]
+    p.add(
+        p.like(
+            "LayerNormalization", v, positive(p, t, c), weight(p, t, c), axis=p.dice.pick(-2, v.rank - 2), epsilon=1e-2
+        )
+    )
+
+
 @production(2)
 def softmax(p: Pool) -> None:
     v = p.draw(lambda v: v.rank > 1)

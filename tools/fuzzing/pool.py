@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from cases.base import SIZES, Draw, Net
+from onnx import FunctionProto
 
 from onnxprune.layout import Size, pair, size_of
 
@@ -92,6 +93,7 @@ class Pool:
         net.rng = np.random.default_rng(dice.rng.getrandbits(32))
         self.values: list[Value] = []
         self.weights: list[tuple[str, tuple[int, ...]]] = []
+        self.functions: Sequence[FunctionProto] = ()
         self.tolerance: float | None = None
 
     # values

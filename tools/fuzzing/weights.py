@@ -173,6 +173,15 @@ def normalised(p: Pool, shape: tuple[int, ...]) -> str:
     return p.net.op("Sub", w, p.net.mean(w, list(range(1, len(shape)))))
 
 
+def low_rank(p: Pool, shape: tuple[int, ...]) -> str:
+    """A matrix plus a product of two thin ones, or that product alone."""
+    if len(shape) != 2:
+        raise Skip
+    r = p.dice.pick(1, 2, 3)
+    y = p.net.op("MatMul", plain(p, (shape[0], r)), plain(p, (r, shape[1])))
+    return p.net.op("Add", plain(p, shape), y) if p.dice.flag() else y
+
+
 def gathered(p: Pool, shape: tuple[int, ...]) -> str:
     """Rows of a table, by constant indices."""
     axis = p.dice.int(0, len(shape) - 1)
@@ -183,5 +192,5 @@ def gathered(p: Pool, shape: tuple[int, ...]) -> str:
 
 SPELLINGS: list[Spelling] = [
     shared, shared, shared, other_way_round, other_way_round, transposed, cast, reshaped, reshaped, identity, constant, scaled,
-    joined, sliced, split, unsqueezed, quantised, quantised, normalised, gathered,
+    joined, sliced, split, unsqueezed, quantised, quantised, normalised, gathered, low_rank,
 ]  # fmt: skip
