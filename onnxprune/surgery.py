@@ -44,6 +44,7 @@ class _Surgery:
     analysis: Analysis
     keep: Mapping[Dim, np.ndarray]
     edits: dict[int, Edits] = field(default_factory=dict)
+    tainted: set[str] = field(default_factory=set)
 
     def run(self) -> Model:
         self.c = self.analysis.coupling
@@ -139,14 +140,23 @@ class _Surgery:
             if index in self.edits or _is_edge(node, old):
                 self._restore_values(index, node, trace)
             trace.step(self.nodes[index])
+            self._taint(index, node)
             self._check_shapes(node, trace)
+
+    def _taint(self, index: int, node: NodeProto) -> None:
+        """Remember what weights that lost channels have a part in: such a value changes, and means to."""
+        if node.op_type in ("Shape", "Size"):
+            return
+        moved = (n in self.c.weights and self._moved(self.c.use(n, index, i) or []) for i, n in enumerate(node.input))
+        if any(n in self.tainted for n in node.input) or any(moved):
+            self.tainted.update(node.output)
 
     def _restore_values(self, index: int, node: NodeProto, trace: Trace) -> None:
         """Where a node reads a small computed value: let it follow the plan, or keep what it was."""
         e = self.edits.get(index) or Edits()
         original = self.analysis.flat.proto.graph.node[index]
         for slot, name in enumerate(original.input):
-            if not name or slot in e.inputs or name in self.c.weights:
+            if not name or slot in e.inputs or name in self.c.weights or name in self.tainted:
                 continue
             old = self.c.trace.values(name)
             axes = self.c.layouts.get(name)

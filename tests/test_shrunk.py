@@ -146,6 +146,21 @@ def a_size_that_is_returned() -> Case:
     return proto, feeds((1, 6), (2, 6))
 
 
+def a_constant_computed_from_channels() -> Case:
+    """A row of the table through the second layer: no activation, but it changes with the channels all the same."""
+    nodes = [
+        op("MatMul", ["x", "w1"], ["a"]),
+        op("Add", ["a", "table"], ["b"]),
+        op("MatMul", ["b", "w2"], ["c"]),
+        op("MatMul", ["table", "w2"], ["d"]),
+        op("Shape", ["d"], ["s"]),
+        op("ConstantOfShape", ["s"], ["zeros"]),
+        op("Sub", ["d", "zeros"], ["e"]),
+        op("Add", ["c", "e"], ["y"]),
+    ]
+    return model(nodes, ["n", 6], [w("w1", 6, 8), w("table", 1, 8), w("w2", 8, 3)]), feeds((1, 6), (2, 6))
+
+
 def a_slope_that_fits_two_axes() -> Case:
     nodes = [op("Conv", ["x", "w1"], ["a"]), op("PRelu", ["a", "s"], ["b"]), op("Conv", ["b", "w2"], ["y"])]
     return model(nodes, ["n", 4, 8], [w("w1", 8, 4, 1), w("s", 8), w("w2", 5, 8, 1)], 8), feeds((2, 4, 8), (3, 4, 8))
@@ -293,7 +308,7 @@ CASES: list[Callable[[], Case]] = [
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
     a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple,
     a_gather_that_counts_up, a_size_that_two_plans_rescale, a_size_that_is_compared,
-    a_zero_that_copies_channels, channels_on_the_height_axis, a_table_shorter_than_the_samples, a_size_that_is_returned,
+    a_constant_computed_from_channels, a_zero_that_copies_channels, channels_on_the_height_axis, a_table_shorter_than_the_samples, a_size_that_is_returned,
 ]  # fmt: skip
 
 
