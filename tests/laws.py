@@ -25,6 +25,7 @@ import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
 from onnxprune.coupling import Use
 from onnxprune.graph.io import full_proto
+from onnxprune.groups import Member
 from onnxprune.layout import Dim, find, leaves, owner
 from onnxprune.plans import fingerprint
 
@@ -167,17 +168,14 @@ class Checker:
         gone = np.setdiff1d(np.arange(group.size), keep)
         proto = ModelProto()
         proto.CopyFrom(self.proto)
-        tensors = {t.name: t for t in proto.graph.initializer}
-        for node in proto.graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                tensors[node.output[0]] = node.attribute[0].t
+        tensors = _tensors(proto)
         zero_points = {
             n.input[0]: n.input[2] for n in proto.graph.node if n.op_type == "DequantizeLinear" and len(n.input) > 2
         }
         for m in group.members:
             if m.role != "in":
                 continue
-            tensor = tensors[m.tensor]
+            tensor = _consumed(proto, tensors, m)
             array = numpy_helper.to_array(tensor).copy()
             zero: Any = 0
             if m.tensor in zero_points:
@@ -368,11 +366,14 @@ class _Counts:
     def params(self) -> int:
         c = self.analysis.coupling
         uses: dict[str, set[tuple[tuple[bool, ...], ...]]] = defaultdict(set)
-        for use, axes in c.uses.items():
-            uses[_name(use)].add(tuple(self.positions(d) for d in axes))
         total = 0
         nodes = self.analysis.model.proto.graph.node
-        running = {n for node in nodes if node.op_type == "BatchNormalization" for n in node.input[3:]}
+        slots = [(n, i, s) for i, node in enumerate(nodes) for s, n in enumerate(node.input)]
+        state = {use for use in slots if nodes[use[1]].op_type == "BatchNormalization" and use[2] > 2}
+        running = {n for n, _, _ in state} - {n for n, i, s in slots if (n, i, s) not in state}
+        for use, axes in c.uses.items():
+            if use not in state or _name(use) in running:
+                uses[_name(use)].add(tuple(self.positions(d) for d in axes))
         for name, w in c.weights.items():
             if w.data_type in COUNTED and w.shape and name not in running:
                 cuts = uses.get(name)
@@ -399,6 +400,27 @@ class _Counts:
             else:
                 total += math.prod(y) * (x[-2] if flags.get("transA") and len(x) > 1 else x[-1])
         return total
+
+
+def _tensors(proto: ModelProto) -> dict[str, TensorProto]:
+    tensors = {t.name: t for t in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+    return tensors
+
+
+def _consumed(proto: ModelProto, tensors: dict[str, TensorProto], m: Member) -> TensorProto:
+    """The weight as its consumers see it: a copy of their own where it has another part elsewhere (a tied embedding)."""
+    name = f"{m.tensor}/in"
+    if name not in tensors:
+        copy = proto.graph.initializer.add()
+        copy.CopyFrom(tensors[m.tensor])
+        copy.name = name
+        tensors[name] = copy
+    for node, slot in m.sites:
+        proto.graph.node[node].input[slot] = name
+    return tensors[name]
 
 
 class _law:
