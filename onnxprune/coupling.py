@@ -26,6 +26,7 @@ from onnxprune.ops.registry import Axes, Edit, Op, Quantised, lookup
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
 SHARED = (-1, -1)
+Site = tuple[int, int]  # node index, input slot
 
 
 @dataclass
@@ -39,7 +40,8 @@ class Coupling:
     uses: dict[Use, Axes] = field(default_factory=dict)  # weights
     edits: dict[int, list[Edit]] = field(default_factory=dict)  # node index -> deferred edits
     mixed: list[tuple[Dim, str]] = field(default_factory=list)
-    roles: dict[tuple[str, int], str] = field(default_factory=dict)
+    roles: dict[tuple[str, int], list[tuple[Site, str]]] = field(default_factory=dict)  # tensor, axis -> who reads it
+    computed: set[str] = field(default_factory=set)  # from weights alone
     kinds: list[tuple[Dim, str, str]] = field(default_factory=list)  # layout, kind, node
     integers: dict[str, Quantised] = field(default_factory=dict)  # weights that stand for other numbers
 
@@ -165,11 +167,10 @@ def _axes(c: Coupling, name: str, index: int, slot: int, vectors: set[str]) -> A
 def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
     axes = [_axes(c, n, index, i, vectors) if n else None for i, n in enumerate(node.input)]
     scope = flat_id(node) is not None  # what a loop starts with is no constant in its body
-    const = [not scope and (n in c.weights or c.roles.get((n, -1)) == "const") for n in node.input]
+    const = [not scope and (n in c.weights or n in c.computed) for n in node.input]
     op = Op(node, c.trace, axes, const)
     if node.input and all(k or not n for k, n in zip(const, node.input, strict=True)):
-        for name in node.output:
-            c.roles[name, -1] = "const"
+        c.computed.update(node.output)
     rule = lookup(op.domain, op.type, op.version)
     names = captured(node)
     try:
@@ -185,8 +186,8 @@ def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
         c.mixed.extend(op.mixed)
         c.integers.update(op.integers)
         c.kinds.extend((d, k, op.label) for d, k in op.kinds)
-        for name, axis, role in op.roles:
-            c.roles.setdefault((name, axis), role)
+        for slot, axis, role in op.roles:
+            c.roles.setdefault((node.input[slot], axis), []).append(((index, slot), role))
     except LayoutError as e:
         _freeze_all(c, op, str(e))
     for slot, name in enumerate(sorted(names)):
@@ -284,14 +285,15 @@ def _inherit_roles(c: Coupling, graph: GraphProto) -> None:
     """A weight behind Transpose, Cast, Reshape, DequantizeLinear .. plays the part that the result plays."""
     for index in range(len(graph.node) - 1, -1, -1):
         node = graph.node[index]
-        if not node.input or not node.output or c.roles.get((node.output[0], -1)) != "const":
+        if not node.output or node.output[0] not in c.computed:
             continue
         after = c.layouts.get(node.output[0]) or []
         for slot, name in enumerate(node.input):
             for axis, to in enumerate(_axis_map(node, c.use(name, index, slot) or [], after)):
-                role = c.roles.get((node.output[0], to))
-                if role and to >= 0:
-                    c.roles.setdefault((name, axis), role)
+                known = c.roles.setdefault((name, axis), [])
+                if not any(site == (index, slot) for site, _ in known):
+                    parts = dict.fromkeys(role for _, role in c.roles.get((node.output[0], to), ()))
+                    known.extend(((index, slot), role) for role in parts)
 
 
 def _axis_map(node: NodeProto, before: Axes, after: Axes) -> list[int]:

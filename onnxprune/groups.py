@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from onnx import TensorProto
 
-from onnxprune.coupling import Coupling, Use, couple_graph
+from onnxprune.coupling import SHARED, Coupling, Site, Use, couple_graph
 from onnxprune.graph.flat import flatten
 from onnxprune.graph.io import Model
 from onnxprune.layout import (
@@ -50,13 +50,14 @@ Footprint = list[
 
 @dataclass(frozen=True)
 class Member:
-    """One axis of one weight that a group's channels live on."""
+    """One axis of one weight that a group's channels live on, in one of the parts that it plays."""
 
     tensor: str
     axis: int
     role: str
     use: Use
     dim: Dim
+    sites: tuple[Site, ...]  # the node inputs that read it so
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,14 @@ class Analysis:
 
     @cached_property
     def statistics(self) -> set[str]:
-        """Running means and variances that are nothing else: state, which the field does not count among the parameters."""
-        reads = {
-            (name, node.op_type == "BatchNormalization" and slot > 2)
-            for node in self.flat.proto.graph.node
-            for slot, name in enumerate(node.input)
-        }
-        return {name for name, as_state in reads if as_state and (name, False) not in reads}
+        """Running means and variances: state, which the field does not count among the parameters; not what else reads."""
+        state: set[str] = set()
+        read: set[str] = set()
+        for node in self.flat.proto.graph.node:
+            at = 3 if node.op_type == "BatchNormalization" else len(node.input)
+            state.update(node.input[at:])
+            read.update(node.input[:at])
+        return state - read
 
     def param_count(self, name: str) -> int:
         w = self.coupling.weights[name]
@@ -173,8 +175,11 @@ def _members(c: Coupling) -> dict[Dim, list[Member]]:
         name = use[0]
         default = "out" if len(axes) > 1 else "bias"
         for axis, d in enumerate(axes):
+            read = [(site, role) for site, role in c.roles.get((name, axis), ()) if use[1:] in (SHARED, site)]
+            roles = dict.fromkeys(role for _, role in read) or (default,)
+            parts = [Member(name, axis, r, use, d, tuple(s for s, role in read if role == r)) for r in roles]
             for v in leaves(d):
-                where[v].append(Member(name, axis, c.roles.get((name, axis), default), use, d))
+                where[v].extend(parts)
     return where
 
 
@@ -244,10 +249,10 @@ def _owned_at(axes: Sequence[Dim], sizes: Mapping[Dim, int]) -> dict[Dim, Footpr
 
 
 def _merge(c: Coupling, vs: list[Dim], where: dict[Dim, list[Member]], mixed: dict[Dim, str]) -> Group:
-    members: dict[tuple[Use, int], Member] = {}
+    members: dict[tuple[Use, int, str], Member] = {}
     for v in vs:
         for m in where[v]:
-            members.setdefault((m.use, m.axis), m)
+            members.setdefault((m.use, m.axis, m.role), m)
     why = next((mixed[v] for v in vs if v in mixed), "")
     return Group("", "", vs, list(members.values()), why)
 

@@ -20,11 +20,11 @@ def score_group(a: Analysis, group: Group, criterion: str, reduce: str | None, s
 def slices(a: Analysis, group: Group) -> list[Slice]:
     """Each member as [n, k] float rows; the first is the one that the group is named after."""
     out: list[Slice] = []
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int, str]] = set()
     for m in sorted(group.members, key=lambda m: m.role != "out"):
-        if (m.tensor, m.axis) in seen or a.coupling.weights[m.tensor].data_type not in PARAM_TYPES:
+        if (m.tensor, m.axis, m.role) in seen or a.coupling.weights[m.tensor].data_type not in PARAM_TYPES:
             continue
-        seen.add((m.tensor, m.axis))
+        seen.add((m.tensor, m.axis, m.role))
         out.append(Slice(m.tensor, m.role, _rows(a, group, m)))
     return out
 

@@ -172,7 +172,7 @@ class Checker:
             for slot, axis in _summed(node):
                 name = node.input[slot] if slot < len(node.input) else ""
                 axes = c.use(name, index, slot)
-                if axes is None or (name not in c.weights and c.roles.get((name, -1)) != "const"):
+                if axes is None or (name not in c.weights and name not in c.computed):
                     continue
                 axis = 0 if len(axes) == 1 else axis % len(axes)
                 stays = np.array(counts.positions(axes[axis]) if leaves(axes[axis]) else True)

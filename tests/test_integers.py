@@ -34,7 +34,7 @@ def both(x: Array, weights: dict[str, Array], *nodes: onnx.NodeProto) -> tuple[A
     imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     proto = helper.make_model(graph, opset_imports=imports, ir_version=10)
     channels = var(len(weights["w"]))
-    group = Group("w", "", [channels], [Member("w", 0, "out", ("w", -1, -1), channels)])
+    group = Group("w", "", [channels], [Member("w", 0, "out", ("w", -1, -1), channels, ())])
     (rows,) = slices(onnxprune.analyze(onnxprune.load(proto)), group)
     return run_ort(proto, [{"x": x}])[0][0], rows.array
 

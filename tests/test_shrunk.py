@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
+from onnxprune.scoring import slices
 
 RNG = np.random.default_rng(0)
 Feeds = list[dict[str, Any]]
@@ -300,6 +301,18 @@ def rows_across_rows() -> Case:
     return model(nodes, ["n", 3, "l"], inits), feeds((1, 3, 4), (2, 3, 5))
 
 
+def a_vector_in_two_parts() -> Case:
+    """One tensor is a Conv's bias and a BatchNorm's mean: a parameter in the one, state in the other."""
+    nodes = [
+        op("Conv", ["x", "w1", "v"], ["a"]),
+        op("BatchNormalization", ["a", "scale", "shift", "v", "var"], ["b"]),
+        op("Conv", ["b", "w2"], ["y"]),
+    ]
+    ones = numpy_helper.from_array(np.ones(8, np.float32), "var")
+    inits = [w("w1", 8, 3, 1), w("v", 8), w("scale", 8), w("shift", 8), ones, w("w2", 4, 8, 1)]
+    return model(nodes, ["n", 3, "l"], inits), feeds((1, 3, 4), (2, 3, 5))
+
+
 CUT: list[Callable[[], Case]] = [
     groups_that_interleave, heads_that_a_gather_cuts_apart, channels_of_a_grid, rows_that_a_plan_makes_whole,
     rows_across_rows,
@@ -307,8 +320,9 @@ CUT: list[Callable[[], Case]] = [
 CASES: list[Callable[[], Case]] = [
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
     a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple,
-    a_gather_that_counts_up, a_size_that_two_plans_rescale, a_size_that_is_compared,
-    a_constant_computed_from_channels, a_zero_that_copies_channels, channels_on_the_height_axis, a_table_shorter_than_the_samples, a_size_that_is_returned,
+    a_gather_that_counts_up, a_vector_in_two_parts, a_size_that_two_plans_rescale, a_size_that_is_compared,
+    a_constant_computed_from_channels, a_zero_that_copies_channels, channels_on_the_height_axis,
+    a_table_shorter_than_the_samples, a_size_that_is_returned,
 ]  # fmt: skip
 
 
@@ -329,3 +343,18 @@ def test_heads_with_one_footprint_are_one_group() -> None:
     proto, _ = heads_that_a_gather_cuts_apart()
     sizes = sorted(g.size for g in onnxprune.analyze(proto).groups)
     assert sizes == [3, 3, 3]  # gathered heads, other heads, features
+
+
+def test_each_use_of_a_vector_has_its_own_role() -> None:
+    proto, _ = a_vector_in_two_parts()
+    a = onnxprune.analyze(proto)
+    (group,) = a.groups
+    assert {(m.sites, m.role) for m in group.members if m.tensor == "v"} == {(((0, 2),), "bias"), (((1, 3),), "stat")}
+    assert a.param_count("v") == 8 and a.param_count("var") == 0
+
+
+def test_a_weight_that_makes_and_consumes_is_scored_on_both_sides() -> None:
+    nodes = [op("MatMul", ["x", "w"], ["a"]), op("Transpose", ["w"], ["t"]), op("MatMul", ["a", "t"], ["y"])]
+    a = onnxprune.analyze(model(nodes, ["n", 6], [w("w", 6, 8)]))
+    (group,) = a.groups
+    assert [(s.name, s.role) for s in slices(a, group)] == [("w", "out"), ("w", "in")]

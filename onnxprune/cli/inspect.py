@@ -130,8 +130,8 @@ def _group(a: "Analysis", g: "Group", verbose: bool) -> list["RenderableType"]:
 
 def _members(a: "Analysis", g: "Group") -> list[tuple[str, str, str]]:
     """Role, name and whole layout of each weight of the group."""
-    seen: dict[tuple[str, str], tuple[str, str, str]] = {}
+    seen: dict[tuple[str, str, str], None] = {}
     for m in g.members:
         layout = "[" + ", ".join(a.layout(d) for d in a.coupling.uses[m.use]) + "]"
-        seen.setdefault((m.tensor, layout), (m.role, m.tensor, layout))
-    return list(seen.values())
+        seen[m.role, m.tensor, layout] = None
+    return list(seen)

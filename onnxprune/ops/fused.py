@@ -26,7 +26,7 @@ class View(Op):
             layouts = [_first(a) if i in (0, 3) and a else a for i, a in enumerate(layouts)]
         super().__init__(node, op.trace, layouts, [op.has(s) and op.is_const[s] for s in slots])
         self.whole, self.slots, self.last = op, slots, last
-        self.mixed, self.roles, self.kinds = op.mixed, op.roles, op.kinds
+        self.mixed, self.kinds = op.mixed, op.kinds
         self.version = op.attr("opset", self.version)  # QLinearSoftmax
 
     def out_shape(self, j: int = 0) -> tuple[Size, ...]:
@@ -35,6 +35,9 @@ class View(Op):
 
     def reason(self, text: str, structural: bool = False) -> Reason:
         return self.whole.reason(text, structural)
+
+    def role(self, i: int, axis: int, role: str) -> None:
+        self.whole.role(self.slots[i], axis, role)
 
     def outputs(self) -> list[Axes | None]:
         """What the rule of the operator says that the node is seen as."""

@@ -126,7 +126,7 @@ class Op:
         self.is_const = is_const
         self.edits: list[Edit] = []
         self.mixed: list[tuple[Dim, str]] = []
-        self.roles: list[tuple[str, int, str]] = []
+        self.roles: list[tuple[int, int, str]] = []
         self.kinds: list[tuple[Dim, str]] = []
         self.integers: dict[str, Quantised] = {}  # by the name of the weight
         self.related: set[int] = set()  # inputs whose layout the rule asked for
@@ -248,7 +248,7 @@ class Op:
 
     def role(self, i: int, axis: int, role: str) -> None:
         """Name the part that axis `axis` of input `i` plays if it is a weight: in, out, scale, bias, stat."""
-        self.roles.append((self.node.input[i], axis, role))
+        self.roles.append((i, axis, role))
 
     def kind(self, d: Dim, kind: str) -> None:
         """What a user calls the channels of `d`: filters, neurons, heads, ..."""

@@ -73,9 +73,9 @@ def _group(a: Analysis, g: Group) -> dict[str, Any]:
 
 
 def _distinct(g: Group) -> list[Any]:
-    seen: dict[tuple[str, int], Any] = {}
+    seen: dict[tuple[str, int, str], Any] = {}
     for m in g.members:
-        seen.setdefault((m.tensor, m.axis), m)
+        seen.setdefault((m.tensor, m.axis, m.role), m)
     return list(seen.values())
 
 

@@ -284,17 +284,24 @@ def rotary_embedding(d: Draw, op: str) -> Built:
     return net.done(("q.weight", 1), ("v.weight", 1), ("z.weight", 0), groups=2)
 
 
-@case("Gather", examples=3)
+@case("Gather", examples=6)
 def tied_embedding(d: Draw, op: str) -> Built:
-    """The embedding table is also the output's projection."""
+    """The embedding table is also the output's projection: it makes the width and consumes it, and its parts differ."""
     net = Net(d)
     c = d.int(3, 6)
     table = net.weight("table", 9, c, scale=1.0)
     x = net.op(op, table, net.input("ids", "N", "T", ids=9), axis=0)
     y = net.op("Add", x, net.linear(net.op("Relu", net.linear(x, "a", c, 4)), "b", 4, c))
-    y = net.op("LayerNormalization", y, net.weight("ln.scale", c), axis=-1)
-    net.out(net.op("MatMul", y, net.op("Transpose", table, perm=[1, 0])))
-    return net.done(("table", 1), ("a.weight", 0), ("b.weight", 1), ("ln.scale", 0), groups=2)
+    norm = d.flag()
+    if norm:
+        y = net.op("LayerNormalization", y, net.weight("ln.scale", c), axis=-1)
+    net.out(
+        net.op("MatMul", y, net.op("Transpose", table, perm=[1, 0]))
+        if d.flag()
+        else net.op("Einsum", y, table, equation="nte,ve->ntv")
+    )
+    ends = [("table", 1), ("a.weight", 0), ("b.weight", 1)]
+    return net.done(*ends, *([("ln.scale", 0)] if norm else []), exact=None if norm else True, groups=2)
 
 
 @case("Slice", examples=3)
