@@ -17,6 +17,7 @@ A dynamic size only ever belongs to a Fixed term.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -302,14 +303,10 @@ def _align(x: Dim, y: Dim) -> Iterator[tuple[Dim, Dim]]:
             yield f, g
             continue
         try:
-            if div(f.size, g.size) is not None:
-                outer, inner = factor(f, g.size)
-                xs.append(outer)
-                yield inner, g
-            else:
-                outer, inner = factor(g, f.size)
-                ys.append(outer)
-                yield f, inner
+            (outer_f, inner_f), (outer_g, inner_g) = (factor(t, _common(f.size, g.size)) for t in (f, g))
+            xs.extend([outer_f] if find(outer_f).size != 1 else [])
+            ys.extend([outer_g] if find(outer_g).size != 1 else [])
+            yield inner_f, inner_g
         except LayoutError:
             why = Reason(f"factorisations {show(x)} and {show(y)} do not nest")
             for t in (f, g, *xs, *ys):
@@ -317,6 +314,15 @@ def _align(x: Dim, y: Dim) -> Iterator[tuple[Dim, Dim]]:
             return
     for t in (*xs, *ys):
         freeze(t, Reason("a single channel tied to a frozen factor"))
+
+
+def _common(a: Size, b: Size) -> Size:
+    """The largest rows that both sizes divide into. Raises LayoutError where those are single positions."""
+    if div(a, b) is not None or div(b, a) is not None:
+        return b if div(a, b) is not None else a
+    if not isinstance(a, int) or not isinstance(b, int) or math.gcd(a, b) == 1:
+        raise LayoutError("no common rows")
+    return math.gcd(a, b)
 
 
 def split(d: Dim, k: int) -> tuple[Dim, Dim]:

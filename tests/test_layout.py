@@ -42,6 +42,19 @@ def test_any_refinements_keep_the_size(steps: list[tuple[str, int]]) -> None:
     assert kept(d, {}).tolist() == list(range(24))
 
 
+def test_factorisations_that_do_not_nest_share_their_innermost_rows() -> None:
+    x, y = prod(var(2), var(6)), prod(var(3), var(4))
+    unify(x, y)
+    (v,) = leaves(x)
+    assert leaves(y) == [v] and owner(x, v).tolist() == owner(y, v).tolist() == [0, 1] * 6
+
+
+def test_coprime_factors_are_frozen() -> None:
+    x, y = prod(var(5), var(3)), prod(var(3), var(5))
+    unify(x, y)
+    assert not leaves(x) and not leaves(y)
+
+
 def test_cutting_and_factoring_commute() -> None:
     first, last = var(12), var(12)
     factor(first, 3)
