@@ -9,7 +9,7 @@ keeps one channel, what is left at --ratio by L2 norm in local scope, nodes, sec
 stays whole, by parameters. The original and the pruned file are run in ONNX Runtime on the same inputs.
 
 The peers get the same figures where they run: onnxsim from the file, torch-pruning from the live module (by the file's
-name, see `network`; its share is that of the parameters whose shape changed). Every measurement has a process of its own
+name, see `builder`; its share is that of the parameters whose shape changed). Every measurement has a process of its own
 and a time limit. `--write FILE` puts the table between the two markers of a Markdown file.
 """
 
@@ -23,7 +23,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,16 +95,17 @@ def onnxsim(path: Path, ratio: float) -> Result:
         out = Path(folder, "pruned.onnx")
         onnx.save(smaller, out)
         wrong = compared(path, out)
-    return {**shrunk(*({t.name: tuple(t.dims) for t in m.graph.initializer} for m in (onnx.load(path), smaller))),
-            "seconds": seconds, "wrong": wrong}  # fmt: skip
+    before, after = ({t.name: tuple(t.dims) for t in m.graph.initializer} for m in (onnx.load(path), smaller))
+    return {**shrunk(before, after), "seconds": seconds, "wrong": wrong}
 
 
 def torch_pruning(name: str, ratio: float) -> Result:
     import torch
 
-    net = network(name)
-    if net is None:
-        return {}
+    make = builder(name)
+    assert make is not None
+    net = make()
+    net.module.eval()
     before = {n: tuple(p.shape) for n, p in net.module.named_parameters()}
     with torch.no_grad():
         wanted = shapes(net.module(*net.inputs.values()))
@@ -128,31 +130,33 @@ def shapes(outputs: Any) -> list[list[int]]:
     return [s for v in values for s in shapes(v)]
 
 
-def network(name: str) -> Any:
-    """The live module that an exported file came from, by the file's name; None for other files."""
+def builder(name: str) -> Callable[[], Any] | None:
+    """What makes the live module that an exported file came from, by the file's name; None for other files."""
     import export_models as make
 
-    name = name.removesuffix(".onnx").removesuffix(".ts").removesuffix(".dy")
+    name = network_name(name)
     family, _, rest = name.partition("_")
     torchvision, named = make.torchvision_models(), rest if family in ("tv", "timm", "hf") else name
     if named in make.MODELS:
-        return make.build(named)
+        return partial(make.build, named)
     if family == "tv" and named in torchvision.list_models():
         known = inspect.signature(torchvision.get_model_builder(named)).parameters
-        net = make.picture(torchvision.get_model(named, **dict.fromkeys({"weights", "weights_backbone"} & set(known))))
-    elif family == "timm":
-        net = make.timm_net(named)
-    else:
-        return None
-    net.module.eval()
-    return net
+        options = dict.fromkeys({"weights", "weights_backbone"} & set(known))
+        return lambda: make.picture(torchvision.get_model(named, **options))
+    return (lambda: make.timm_net(named)) if family == "timm" else None
+
+
+def network_name(name: str) -> str:
+    """`tv_resnet50` for `tv_resnet50.ts.onnx`: all exports of a network have one name."""
+    return name.removesuffix(".onnx").removesuffix(".ts").removesuffix(".dy")
 
 
 def shrunk(before: Shapes, after: Shapes) -> Result:
-    """Shares of the parameters before: in tensors that another shape, and left."""
-    size = sum(map(math.prod, before.values()))
+    """Shares of the parameters before: in tensors of another shape now, and left."""
+    size = max(sum(map(math.prod, before.values())), 1)  # a file may keep all its weights in Constant nodes
     changed = sum(math.prod(s) for n, s in before.items() if tuple(after.get(n, s)) != tuple(s))
-    return {"prunable": changed / size, "left": sum(map(math.prod, after.values())) / size}
+    left = sum(map(math.prod, after.values())) / size if before else 1.0
+    return {"prunable": changed / size, "left": left}
 
 
 def run_job(tool: str, path: str, ratio: str) -> Result:
@@ -173,14 +177,19 @@ def measure(path: Path, peers: Sequence[str], ratio: float, timeout_s: float, kn
     """All tools on one file. torch-pruning never sees the file, so one run does for every export of a network."""
     row: Result = {"model": path.name.removesuffix(".onnx")}
     for tool in ("onnxprune", *peers):
-        key = row["model"].rpartition(".")[0] or row["model"] if tool == "torch-pruning" else ""
-        if key in known:
-            row[tool] = known[key]
-            continue
-        row[tool] = bench.job(tool, path, ratio, script=__file__, timeout_s=timeout_s)
-        if key:
-            known[key] = row[tool]
+        key = f"{tool} {network_name(path.name) if tool == 'torch-pruning' else row['model']}"
+        if key not in known:
+            skip = tool == "torch-pruning" and builder(path.name) is None
+            known[key] = {} if skip else bench.job(tool, path, ratio, script=__file__, timeout_s=timeout_s)
+        row[tool] = known[key]
     return row
+
+
+def earlier(path: Path | None) -> dict[str, Result]:
+    """The peers' results of an earlier run, which no change of ours changes."""
+    rows = json.loads(path.read_text(encoding="utf-8")) if path else []
+    names = {"torch-pruning": network_name, "onnxsim": str}
+    return {f"{tool} {name(row['model'])}": row[tool] for row in rows for tool, name in names.items() if tool in row}
 
 
 def table(rows: Sequence[Result], peers: Sequence[str], ratio: float) -> str:
@@ -212,7 +221,8 @@ def _peer(result: Result) -> str:
     if "error" in result:
         return f"fails: {_plain(result['error'])}"
     said = f"{_percent(result['prunable'])} / {_percent(result['left'])}"
-    return f"{said}, wrong: {_plain(result['wrong'])}" if result["wrong"] else said
+    wrong = result["wrong"].removeprefix("candidate: ").partition(": [ONNXRuntimeError]")[0]
+    return f"{said}, wrong: {_plain(wrong)}" if wrong else said
 
 
 def _whole(mine: Result) -> str:
@@ -255,10 +265,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--peers", nargs="*", choices=[*PEERS, "none"], default=PEERS, help="which others to run")
     parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds for one tool on one model")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    parser.add_argument(
+        "--peers-from", type=Path, metavar="FILE", help="take the peers' figures from an earlier --json"
+    )
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="put the table between the markers of this file")
     args = parser.parse_args(argv)
     peers = [p for p in args.peers if p != "none"]
-    rows, known, start = [], {}, time.perf_counter()  # type: ignore[var-annotated]
+    rows, known, start = [], earlier(args.peers_from), time.perf_counter()
     for path in files(args.places):
         rows.append(measure(path, peers, args.ratio, args.timeout, known))
         print(_row(rows[-1], peers), flush=True)

@@ -36,6 +36,7 @@ TARGETS = {  # millions of parameters left at ratio 0.5, l2, local
     "convnext_tiny": 7.5,
     "vit_b_16": 22.5,
     "bert_base": 33.6,
+    "shufflenet_v2_x1_0": 1.2,
 }
 
 
