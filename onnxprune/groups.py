@@ -40,6 +40,7 @@ PARAM_TYPES = {
     for name in TensorProto.DataType.keys()
     if name.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2"))
 }
+COPIED = re.compile(r"(_pruned_\d+)+$")  # what surgery adds to the name of a copy
 ANONYMOUS = re.compile(r"^(onnx::.*|_?v?a?l?_?\d+|const_.*|.*::.*_\d+)$")
 
 
@@ -293,7 +294,7 @@ def _kind(found: dict[str, list[str]]) -> str:
 
 def _base(c: Coupling, g: Group, found: dict[str, list[str]]) -> str:
     first = next((m for m in g.members if m.role == "out"), g.members[0])
-    name = first.tensor.removesuffix(".weight")
+    name = COPIED.sub("", first.tensor).removesuffix(".weight")
     if not ANONYMOUS.match(name):
         return name
     node = next(

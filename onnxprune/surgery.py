@@ -140,6 +140,9 @@ class _Surgery:
             if index in self.edits or _is_edge(node, old):
                 self._restore_values(index, node, trace)
             trace.step(self.nodes[index])
+            if any(self._misses(name, trace) for name in node.output if name):
+                self._restore_values(index, node, trace)  # a Range or the like: its shape is made from values
+                trace.step(self.nodes[index])
             self._taint(index, node)
             self._check_shapes(node, trace)
 
@@ -220,19 +223,24 @@ class _Surgery:
         trace.set(new, weight.data_type, array.shape)
         trace.seed(new, array)
 
+    def _want(self, name: str) -> tuple[Size, ...] | None:
+        axes = self.c.layouts.get(name)
+        return None if axes is None else tuple(size_after(d, self.keep) for d in axes)
+
+    def _misses(self, name: str, trace: Trace) -> bool:
+        """Does a tensor come out in another shape than its layout predicts?"""
+        want, got = self._want(name), trace.shape(name)
+        return want is not None and got is not None and got != want
+
     def _check_shapes(self, node: NodeProto, trace: Trace) -> None:
         for name in node.output:
-            axes = self.c.layouts.get(name) if name else None
-            if axes is None:
-                continue
-            want = tuple(size_after(d, self.keep) for d in axes)
-            got = trace.shape(name)
-            if got is None:
+            want = self._want(name) if name else None
+            if want is not None and trace.shape(name) is None:
                 trace.set(name, self.c.trace.dtype(name), want)
-            elif got != want:
+            elif name and self._misses(name, trace):
                 raise OnnxPruneError(
-                    f"{node.op_type} '{node.name or node.output[0]}': the plan predicts shape {want}, shape inference says {got}; "
-                    "this is a defect of onnxprune, please report the model"
+                    f"{node.op_type} '{node.name or node.output[0]}': the plan predicts shape {want}, shape inference says "
+                    f"{trace.shape(name)}; this is a defect of onnxprune, please report the model"
                 )
 
     def _declare_shapes(self) -> None:

@@ -162,6 +162,25 @@ def a_constant_computed_from_channels() -> Case:
     return model(nodes, ["n", 6], [w("w1", 6, 8), w("table", 1, 8), w("w2", 8, 3)]), feeds((1, 6), (2, 6))
 
 
+def a_range_over_channels() -> Case:
+    """Positions counted in channels: the range keeps its length, also where nothing else reads the channels."""
+    nodes = [
+        op("MatMul", ["x", "w1"], ["a"]),
+        op("Shape", ["a"], ["s"], start=1, end=2),
+        op("Squeeze", ["s"], ["c"]),
+        op("Range", ["two", "c", "one"], ["r"]),
+        op("Gather", ["table", "r"], ["t"]),
+        op("ReduceSum", ["t", "zero"], ["u"], keepdims=1),
+        op("MatMul", ["x", "w2"], ["b"]),
+        op("Relu", ["b"], ["d"]),
+        op("MatMul", ["d", "w3"], ["e"]),
+        op("Add", ["e", "u"], ["y"]),
+    ]
+    scalars = [numpy_helper.from_array(np.array(v), n) for n, v in (("two", 2), ("one", 1))]
+    inits = [w("w1", 6, 8), w("table", 20, 3), ints("zero", 0), w("w2", 6, 5), w("w3", 5, 3), *scalars]
+    return model(nodes, ["n", 6], inits), feeds((1, 6), (2, 6))
+
+
 def a_slope_that_fits_two_axes() -> Case:
     nodes = [op("Conv", ["x", "w1"], ["a"]), op("PRelu", ["a", "s"], ["b"]), op("Conv", ["b", "w2"], ["y"])]
     return model(nodes, ["n", 4, 8], [w("w1", 8, 4, 1), w("s", 8), w("w2", 5, 8, 1)], 8), feeds((2, 4, 8), (3, 4, 8))
@@ -321,7 +340,7 @@ CASES: list[Callable[[], Case]] = [
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
     a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple,
     a_gather_that_counts_up, a_vector_in_two_parts, a_size_that_two_plans_rescale, a_size_that_is_compared,
-    a_constant_computed_from_channels, a_zero_that_copies_channels, channels_on_the_height_axis,
+    a_range_over_channels, a_constant_computed_from_channels, a_zero_that_copies_channels, channels_on_the_height_axis,
     a_table_shorter_than_the_samples, a_size_that_is_returned,
 ]  # fmt: skip
 

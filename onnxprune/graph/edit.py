@@ -182,7 +182,8 @@ class Editor:
             self.nodes = [n if id(n) not in gone else NodeProto() for n in self.nodes]
             left = _inputs(n for n in self.nodes) | {x for ns in self._inserted.values() for n in ns for x in n.input}
             left |= {o.name for o in self.proto.graph.output}
-            orphans = {i for n in dead for i in n.input if i and i not in left}
+            sized = ("Shape", "Size")  # what they only took the size of is a part of the network, read or not
+            orphans = {i for n in dead if n.op_type not in sized for i in n.input if i and i not in left}
         self._drop_constants(before)
 
     def _drop_constants(self, before: set[str]) -> None:
