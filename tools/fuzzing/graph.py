@@ -128,21 +128,28 @@ def adopt(pool: Pool, built: Built, prefix: str) -> None:
         feeds = [{prefix + n: x for n, x in f.items()} for f in feeds]
         pool.tolerance = max((t for t in (pool.tolerance, built.tolerance) if t), default=None)
     seen = observe(proto, feeds)
-    again = observe(proto, feeds) if RANDOM & {n.op_type for n in proto.graph.node} else seen
+    noisy = noise(proto.graph.node)
     chained = chain(pool, proto, feeds) if prefix else set()
     assert isinstance(pool.net, Chain)
     pool.net.absorb(proto, feeds)
     keep = [o for o in proto.graph.output if pool.dice.chance(0.7)]
     pool.net.outputs.extend(keep)
     for name, (a, b) in seen.items():
-        if a.dtype == np.float32 and a.ndim == b.ndim > 0 and np.isfinite(a).all() and name not in chained:
-            if not np.array_equal(a, again[name][0]):  # noise, which a case multiplies by zero later on
-                continue
+        if a.dtype == np.float32 and a.ndim == b.ndim > 0 and np.isfinite(a).all() and name not in chained | noisy:
             shape = [size_of(m, n) for m, n in zip(a.shape, b.shape, strict=True)]
             axis = next((k for k in (1, len(shape) - 1) if k < len(shape) and static(shape[k], 2)), 0)
             pool.add(Value(name, shape, axis))
     constant = {t.name: tuple(t.dims) for t in proto.graph.initializer if t.data_type == TensorProto.FLOAT and t.dims}
     pool.weights.extend(constant.items())
+
+
+def noise(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """What random numbers reach before a case multiplies them by zero."""
+    noisy: set[str] = set()
+    for node in nodes:
+        if node.op_type in RANDOM or (noisy & set(node.input) and node.op_type != "Mul"):
+            noisy |= set(node.output)
+    return noisy
 
 
 def chain(pool: Pool, proto: onnx.ModelProto, feeds: list[dict[str, Any]]) -> set[str]:
