@@ -93,7 +93,23 @@ class MultiHeadAttention(OpRun):
         return (y.transpose(0, 2, 1, 3).reshape(n, t, -1).astype(q.dtype),)
 
 
+class Quant(OpRun):
+    """QONNX's fake quantisation, which has a runtime of its own."""
+
+    op_domain = "qonnx.custom_op.general"
+
+    def _run(self, x: Array, scale: Array, zero: Array, bits: Array, signed: int = 1, narrow: int = 0, **_: Any) -> tuple[Array]:
+        low, high = (-(2.0 ** (bits - 1)) + narrow, 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1 - narrow)
+        return (((np.clip(np.rint(x / scale + zero), low, high) - zero) * scale).astype(x.dtype),)
+
+
+class BrevitasQuant(Quant):
+    op_domain = "onnx.brevitas"
+
+
+BrevitasQuant.__name__ = "Quant"  # what onnx's evaluator looks operators up by
+
 CONTRIB = [
     GroupNorm, SimplifiedLayerNormalization, NhwcConv, NhwcFusedConv, BiasAdd, BiasSplitGelu, SkipGroupNorm,
-    MultiHeadAttention,
+    MultiHeadAttention, Quant, BrevitasQuant,
 ]  # fmt: skip

@@ -174,3 +174,16 @@ def embedding_in_blocks(op: Op) -> list[Axes | None]:
     op.kind(blocks, "embedding")
     op.quantised(0, 2, 3, 1, bits, 1 << (bits - 1) if packed else 0, size * bits // 8)
     return [[*op.x(1), prod(blocks, op.plain(size))]]
+
+
+@couple("Quant", domain="onnx.brevitas")
+@couple("Quant", domain="qonnx.custom_op.general")
+def quant(op: Op) -> list[Axes | None]:
+    """QONNX: x rounded to the grid of scale, zero point and bit width, all of which broadcast against x.
+
+    Source: https://github.com/fastmachinelearning/qonnx/blob/main/docs/qonnx-custom-ops/quant_op.md
+    """
+    for i in (1, 2, 3):
+        for a in range(op.rank(i)):
+            op.role(i, a, "stat")
+    return [op.broadcast(*(op.x(i) for i in range(4)))]
