@@ -98,7 +98,9 @@ class Quant(OpRun):
 
     op_domain = "qonnx.custom_op.general"
 
-    def _run(self, x: Array, scale: Array, zero: Array, bits: Array, signed: int = 1, narrow: int = 0, **_: Any) -> tuple[Array]:
+    def _run(
+        self, x: Array, scale: Array, zero: Array, bits: Array, signed: int = 1, narrow: int = 0, **_: Any
+    ) -> tuple[Array]:
         low, high = (-(2.0 ** (bits - 1)) + narrow, 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1 - narrow)
         return (((np.clip(np.rint(x / scale + zero), low, high) - zero) * scale).astype(x.dtype),)
 

@@ -224,7 +224,8 @@ class Net:
         return self.op("Gemm", x, self.weight(f"{name}.weight", o, i), self.weight(f"{name}.bias", o), transB=1)
 
     def done(self, *prunable: tuple[str, int], functions: Sequence[onnx.FunctionProto] = (), **more: Any) -> Built:
-        domains = [MS] * self.ms + [f.domain for f in functions]
+        used = [n.domain for n in self.nodes if n.domain]
+        domains = dict.fromkeys([MS] * self.ms + [f.domain for f in functions] + used)
         imports = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(n, 1) for n in domains)]
         graph = helper.make_graph(self.nodes, "g", self.inputs, self.outputs, self.inits, doc_string="a case")
         proto = helper.make_model(graph, opset_imports=imports, functions=functions, producer_name="cases")

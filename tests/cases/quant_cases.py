@@ -257,3 +257,30 @@ def embedding_in_blocks(d: Draw, op: str) -> Built:
     pairs = packed and more["bits"] == 4 and zero
     inputs = [] if pairs and blocks == 2 else [("table", 1), ("scale", 1), ("z.weight", 0)]
     return net.done(*inputs, groups=len(inputs) // 3)
+
+
+@case("Quant", domain="onnx.brevitas", examples=1, reference=True)
+def fake_quantised_by_brevitas(d: Draw, op: str) -> Built:
+    return _fake_quantised(d, op, "onnx.brevitas")
+
+
+@case("Quant", domain="qonnx.custom_op.general", examples=3, reference=True)
+def fake_quantised(d: Draw, op: str) -> Built:
+    return _fake_quantised(d, op, "qonnx.custom_op.general")
+
+
+def _fake_quantised(d: Draw, op: str, domain: str) -> Built:
+    """QONNX: weights and activations on a grid, for each channel or for the tensor."""
+    net = Net(d, 13)
+    c = d.int(3, 5)
+    zero, bits = net.real(0.0), net.real(4.0)
+
+    def grid(x: str, *shape: int) -> str:
+        scale = net.init(net.name("scale"), np.asarray(np.abs(net.rng.standard_normal(shape)) * 0.1 + 0.05, F32))
+        return net.op(op, x, scale, zero, bits, domain=domain, signed=1, narrow=d.pick(0, 1))
+
+    a, z = net.init("a.weight", net.matrix(6, c)), net.init("z.weight", net.matrix(c, 3))
+    y = net.op("Relu", net.op("MatMul", net.input("input", "N", 6), grid(a, *d.pick((1, c), ()))))
+    y = grid(y, *d.pick((c,), ()))
+    net.out(net.op("MatMul", y, grid(z)))
+    return net.done(("a.weight", 1), ("z.weight", 0))
