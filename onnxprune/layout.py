@@ -418,7 +418,7 @@ def _factor_sum(d: Dim, inner: Size) -> tuple[Dim, Dim]:
     outers: list[Dim] = []
     inners: list[Dim] = []
     run: list[Dim] = []
-    for p in d.parts:
+    for p in _whole(d):
         run.append(p)
         size = find(concat(*run)).size
         assert isinstance(size, int)
@@ -447,6 +447,17 @@ def _rows(d: Dim, size: int) -> list[Dim]:
     return rows
 
 
+def _whole(d: Dim) -> list[Dim]:
+    """The parts of a sum, those that share one row put together: (r a) + (r b) + c is (r (a + b)) + c."""
+    out: list[Dim] = []
+    for p in map(find, d.parts if d.kind == SUM else (d,)):
+        head = find(p.parts[0]) if p.kind == PROD else None
+        if out and head is not None and head.size == 1 and out[-1].kind == PROD and find(out[-1].parts[0]) is head:
+            p = prod(head, concat(prod(*out.pop().parts[1:]), prod(*p.parts[1:])))
+        out.append(p)
+    return out
+
+
 def _heads(row: Dim) -> set[Dim]:
     """The outermost factors of the products that a row consists of."""
     return {find(find(p).parts[0]) for p in (row.parts if row.kind == SUM else (row,)) if find(p).kind == PROD}
@@ -454,8 +465,11 @@ def _heads(row: Dim) -> set[Dim]:
 
 def _lone(row: Dim, size: int) -> tuple[Dim, Dim]:
     """See one row as (r, inner) with a channel of its own, as if an axis had been factored first and then cut."""
-    row = find(row)
-    if row.kind in (PROD, FIXED) or any(h.size != 1 for h in _heads(row)) or len(_heads(row)) > 1:
+    row = concat(*_whole(row))
+    heads = _heads(row)
+    if row.kind == PROD and find(row.parts[0]).size == 1:
+        return find(row.parts[0]), prod(*row.parts[1:])
+    if row.kind in (PROD, FIXED) or any(h.size != 1 for h in heads) or len(heads) > 1:
         return fixed(1), row
     r, inner = var(1), var(size)
     unify(row, prod(r, inner))
