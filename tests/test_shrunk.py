@@ -238,11 +238,11 @@ def a_gather_that_counts_up() -> Case:
         op("Gather", ["b", "i"], ["c"], axis=0),
         op("MatMul", ["c", "w2"], ["y"]),
     ]
-    index = numpy_helper.from_array(np.arange(96).reshape(1, 12, 8), "i")
+    index = numpy_helper.from_array(np.arange(96, dtype=np.int32).reshape(1, 12, 8), "i")
     proto = model(nodes, [1, 3, 12], [w("w1", 8, 3, 1), ints("flat", -1), index, w("w2", 8, 5)])
     proto.graph.node[1].input[0] = "t"
     proto.graph.node.insert(1, op("Transpose", ["a"], ["t"], perm=[0, 2, 1]))
-    proto.graph.value_info.append(helper.make_tensor_value_info("i", TensorProto.INT64, [1, 12, 8]))
+    proto.graph.value_info.append(helper.make_tensor_value_info("i", TensorProto.INT32, [1, 12, 8]))
     return proto, feeds((1, 3, 12), (1, 3, 12))
 
 

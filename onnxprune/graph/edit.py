@@ -120,6 +120,13 @@ class Editor:
         array = constant_of(self._constants[name]) if name in self._constants else None
         return None if array is None else list(array.shape)
 
+    def _constant_type(self, name: str) -> int:
+        """The element type of an initializer or a Constant node's tensor as it stands; 0 of anything else."""
+        if name in self._initializers:
+            return self._initializers[name].data_type
+        node = self._constants.get(name)
+        return next((a.t.data_type for a in node.attribute if a.name == "value"), 0) if node else 0
+
     def rescale(
         self, index: int, slot: int, times: np.ndarray, by: np.ndarray, use: np.ndarray, fill: np.ndarray
     ) -> list[NodeProto]:
@@ -154,10 +161,9 @@ class Editor:
             dims = v.type.tensor_type.shape.dim
             if new is None or not v.type.tensor_type.HasField("shape"):
                 continue
-            if len(dims) != len(new):  # a constant that plays another part now
-                v.CopyFrom(
-                    helper.make_tensor_value_info(v.name, v.type.tensor_type.elem_type, [_symbol(s) for s in new])
-                )
+            elem = self._constant_type(v.name) or v.type.tensor_type.elem_type
+            if len(dims) != len(new) or elem != v.type.tensor_type.elem_type:  # a constant that plays another part now
+                v.CopyFrom(helper.make_tensor_value_info(v.name, elem, [_symbol(s) for s in new]))
                 continue
             for d, size in zip(dims, new, strict=True):
                 if d.HasField("dim_value") and isinstance(size, int) and d.dim_value != size:
