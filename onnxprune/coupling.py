@@ -203,6 +203,9 @@ def _store(c: Coupling, op: Op, outs: list[Axes | None]) -> None:
             continue
         axes = outs[j] if j < len(outs) else None
         shape = c.trace.shape(name)
+        if axes is None and shape is None and flat_id(op.node) is None:
+            for d in (d for known in op.layouts for d in known or ()):
+                freeze(d, op.reason(f"{op.type} makes '{name}' of it, whose shape is unknown"))
         if axes is None:
             c.layouts[name] = None if shape is None else [fixed(s, op.reason("opaque", True)) for s in shape]
             continue

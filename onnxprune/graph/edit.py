@@ -123,7 +123,7 @@ class Editor:
     def _constant_type(self, name: str) -> int:
         """The element type of an initializer or a Constant node's tensor as it stands; 0 of anything else."""
         if name in self._initializers:
-            return self._initializers[name].data_type
+            return int(self._initializers[name].data_type)
         node = self._constants.get(name)
         return next((a.t.data_type for a in node.attribute if a.name == "value"), 0) if node else 0
 

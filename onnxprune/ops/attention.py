@@ -149,9 +149,16 @@ def _past(op: Op, i: int, heads: Dim, features: Dim) -> None:
 
 
 def _present(op: Op, batch: Dim, heads: Dim, *features: Dim) -> list[Axes | None]:
-    """The caches that come out, as far as the file says how long they are."""
-    shapes = [op.trace.shape(n) if n else None for n in op.node.output[1:3]]
-    return [[batch, heads, op.plain(s[2]), d] if s else None for s, d in zip(shapes, features, strict=False)]
+    """The caches that come out [B, h, t, d]; how long they are the file may say."""
+    out: list[Axes | None] = []
+    for name, d in zip(op.node.output[1:3], features, strict=False):
+        if name and op.trace.shape(name) is None:
+            op.trace.set_partial(
+                name, op.trace.dtype(op.node.input[0]), [*(find(t).size for t in (batch, heads)), None, find(d).size]
+            )
+        shape = op.trace.shape(name) if name else None
+        out.append([batch, heads, op.plain(shape[2]), d] if shape else None)
+    return out
 
 
 def _weigh(op: Op, heads: Dim, d: Dim, e: Dim) -> None:
