@@ -36,6 +36,7 @@ class Coupling:
     trace: Trace
     weights: dict[str, Weight]  # initializers and Constant nodes
     live: list[NodeProto] = field(default_factory=list)  # the nodes that were walked
+    unread: set[str] = field(default_factory=set)  # weights that only branches which are never taken read
     layouts: dict[str, Axes | None] = field(default_factory=dict)  # activations
     uses: dict[Use, Axes] = field(default_factory=dict)  # weights
     edits: dict[int, list[Edit]] = field(default_factory=dict)  # node index -> deferred edits
@@ -137,6 +138,7 @@ def _couple(model: Model, small: bool) -> Coupling:
                 if trace.shape(name) is None and (any(True for _ in subgraphs(node)) or node.domain in functions):
                     trace.ask(name, proto)
         _apply(c, index, node, vectors)
+    _leave_unread(c, graph)
     _freeze_outputs(c, graph)
     _freeze_returned_sizes(c, graph)
     _freeze_repeats(c)
@@ -241,6 +243,14 @@ def _freeze_outputs(c: Coupling, graph: GraphProto) -> None:
                         freeze(d, why)
         for d in c.layouts.get(v.name) or ():
             freeze(d, why)
+
+
+def _leave_unread(c: Coupling, graph: GraphProto) -> None:
+    """Weights that no node which runs reads are none of the model's, if only a branch that is never taken reads them."""
+    live = {i for n in c.live for i in (*n.input, *captured(n))} | {v.name for v in graph.output}
+    c.unread = {i for n in graph.node for i in n.input if i in c.weights and i not in live}
+    for name in c.unread:
+        del c.weights[name]
 
 
 def _freeze_returned_sizes(c: Coupling, graph: GraphProto) -> None:

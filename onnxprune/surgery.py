@@ -19,7 +19,7 @@ from onnx import NodeProto, TensorProto
 from onnxprune.coupling import live_nodes, start_trace
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
-from onnxprune.graph.flat import FLAT, flat_id, nest
+from onnxprune.graph.flat import FLAT, flat_id, nest, take_branches
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights, captured
 from onnxprune.graph.trace import Trace, Values
@@ -36,7 +36,7 @@ Slot = tuple[int, int]  # node index, input slot
 def apply_plan(analysis: Analysis, plan: Plan) -> Model:
     """A new model with the plan's channels gone. The original is not changed; weights are sliced when they are read."""
     keep = keep_of(plan, analysis)
-    return nest(_Surgery(analysis, keep).run(), analysis.model) if keep else Editor(analysis.model).finish()
+    return _Surgery(analysis, keep).run() if keep else Editor(analysis.model).finish()
 
 
 @dataclass
@@ -55,7 +55,8 @@ class _Surgery:
         self._retrace()
         self._declare_shapes()
         self.editor.drop_dead()
-        return self.editor.finish()
+        flat = take_branches(self.editor.finish(), self.c.trace.taken, set(self.c.unread))
+        return nest(flat, self.analysis.model)
 
     def _moved(self, axes: Axes) -> bool:
         return any(v in self.keep for d in axes for v in leaves(d))
@@ -253,8 +254,7 @@ class _Surgery:
             axes = self.c.layouts.get(name)
             return [size_after(d, self.keep) for d in axes] if axes is not None else None
 
-        made = {o for n in self.nodes for o in n.output if o}
-        self.editor.declare_shapes(new_shape, made - set(self.c.layouts) - set(self.c.weights))
+        self.editor.declare_shapes(new_shape)
 
 
 def _is_edge(node: NodeProto, old: Trace) -> bool:

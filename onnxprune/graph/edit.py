@@ -151,12 +151,10 @@ class Editor:
         self.set_input(index, slot, current)
         return made
 
-    def declare_shapes(self, shape_of: Callable[[str], list[Size] | None], forget: set[str]) -> None:
-        """Update the static sizes in value_info and in inputs that are initializers; drop those of values to `forget`."""
+    def declare_shapes(self, shape_of: Callable[[str], list[Size] | None]) -> None:
+        """Update the static sizes in value_info and in inputs that are initializers."""
         g = self.proto.graph
         for v in (*g.value_info, *(v for v in g.input if v.name in self.weights)):
-            if v.name in forget and v.type.tensor_type.HasField("shape"):  # made in a branch that is never taken
-                v.type.tensor_type.ClearField("shape")
             new = shape_of(v.name)
             dims = v.type.tensor_type.shape.dim
             if new is None or not v.type.tensor_type.HasField("shape"):

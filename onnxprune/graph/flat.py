@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
@@ -210,7 +211,7 @@ class _Flattener:
         body = [_bound(n, {**defaults, **given}) for n in f.node]
         self.nodes.append(_marker(CALL_OPEN, call.name, ident, (), (), call=call.SerializeToString()))
         at = len(self.nodes)
-        self._emit(body, inner, f"{call.name or f.name}/")
+        self._emit(body, inner, f"{call.name or self._claim(f.name)}/")
         seen = digest(self.nodes[at:])
         self.nodes.append(_marker(CALL_CLOSE, call.name, ident, (), (), digest=seen))
 
@@ -243,8 +244,8 @@ def renamed(node: NodeProto, names: Mapping[str, str], prefix: str = "") -> Node
     """A copy of a node that reads and makes other names; what its bodies capture follows."""
     out = NodeProto()
     out.CopyFrom(node)
-    if prefix:
-        out.name = prefix + (node.name or node.op_type)
+    if prefix and node.name:
+        out.name = prefix + node.name
     if not names:
         return out
     for kind in (out.input, out.output):
@@ -316,7 +317,7 @@ class _Nester:
             i += 1
             if n.domain == FLAT and n.op_type == CALL_OPEN:
                 end = ends[flat_id(n)]
-                if digest(nodes[i:end]) == _bytes(nodes[end], "digest"):
+                if self._untouched(nodes[i:end], _bytes(nodes[end], "digest")):
                     frames[-1].nodes.append(NodeProto.FromString(_bytes(n, "call")))
                     i = end + 1
             elif n.domain == FLAT and n.op_type == CLOSE:
@@ -328,10 +329,20 @@ class _Nester:
                 frames[-1].nodes.append(n if flat_id(n) is None else self._owner(n))
         return frames[0].nodes
 
+    def _untouched(self, nodes: Sequence[NodeProto], before: bytes) -> bool:
+        """Is an inlined call as it was? Then what its bodies hold goes with it."""
+        shells = [_shell(n) for n in nodes if _opens(n)]
+        own = {t.name for g in shells for t in g.initializer}
+        if digest(nodes) != before or not all(isinstance(self.weights.get(t), TensorWeight) for t in own):
+            return False
+        self.moved |= own
+        self.inner |= _declared(shells)
+        return True
+
     def _close(self, frame: _Frame, close: NodeProto) -> None:
         opener = frame.opener
         assert opener is not None
-        shell = GraphProto.FromString(_bytes(opener, "shell"))
+        shell = _shell(opener)
         g = GraphProto()
         g.CopyFrom(shell)
         del g.initializer[:]
@@ -381,6 +392,68 @@ class _Nester:
         kept = [f for f in self.source.proto.functions if _key(f) in after or _key(f) not in before]
         del self.proto.functions[:]
         self.proto.functions.extend(kept)
+
+
+def take_branches(flat: Model, taken: Mapping[int, bool | None], unread: set[str]) -> Model:
+    """Where the condition of an If is known, its branch takes its place; the other goes with the weights `unread` but by it.
+
+    What that other branch reads need not fit it any more, and a runtime checks also what it never runs.
+    """
+    known = {ident: then for ident, then in taken.items() if then is not None}
+    if not known:
+        return flat
+    nodes: list[NodeProto] = []
+    ends: dict[int, list[str]] = {}
+    shells: list[GraphProto] = []
+    gone: int | None = None
+    for n in flat.proto.graph.node:
+        ident = flat_id(n) or 0
+        if gone is not None or ident in known:
+            if n.domain == FLAT and n.op_type == CLOSE and ident == gone:
+                gone = None
+            elif gone is None and n.domain == FLAT and n.op_type == CLOSE:
+                ends[ident] = list(n.input)
+            elif gone is None and n.domain == FLAT:
+                shells.append(_shell(n))
+                live = (_bytes(n, "branch") == b"then_branch") == known[ident]
+                unread |= set() if live else {t.name for t in shells[-1].initializer}
+                gone = None if live else ident
+            elif gone is None:
+                nodes += [_identity(a, b) for a, b in zip(ends[ident], n.output, strict=True) if b]
+            continue
+        nodes.append(n)
+    proto = ModelProto()
+    proto.CopyFrom(flat.proto)
+    forget = _declared(shells)
+    _refill(proto.graph.node, nodes)
+    _refill(proto.graph.value_info, [v for v in flat.proto.graph.value_info if v.name not in forget])
+    _refill(proto.graph.initializer, [t for t in flat.proto.graph.initializer if t.name not in unread])
+    _refill(proto.graph.input, [v for v in flat.proto.graph.input if v.name not in unread])
+    return replace(flat, proto=proto, weights={n: w for n, w in flat.weights.items() if n not in unread})
+
+
+def _identity(a: str, b: str) -> NodeProto:
+    return helper.make_node("Identity", [a], [b], name=b)
+
+
+def _refill(field: Any, values: Iterable[Any]) -> None:
+    kept = [type(v).FromString(v.SerializeToString()) for v in values]
+    del field[:]
+    field.extend(kept)
+
+
+def _opens(node: NodeProto) -> bool:
+    return node.domain == FLAT and any(a.name == "shell" for a in node.attribute)
+
+
+def _shell(opener: NodeProto) -> GraphProto:
+    shell = GraphProto()
+    shell.ParseFromString(_bytes(opener, "shell"))
+    return shell
+
+
+def _declared(shells: Iterable[GraphProto]) -> set[str]:
+    return {v.name for g in shells for kind in (g.input, g.output, g.value_info) for v in kind}
 
 
 def _bytes(node: NodeProto, name: str) -> bytes:
