@@ -19,7 +19,7 @@ from onnxprune.graph.flat import CLOSE, FLAT, flat_id
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights, captured, subgraphs
 from onnxprune.graph.scopes import is_dead
-from onnxprune.graph.trace import Trace, sample_sizes
+from onnxprune.graph.trace import MAX_FLOAT_SEED, Trace, sample_sizes
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
 from onnxprune.ops.registry import Axes, Edit, Op, Quantised, lookup
@@ -62,8 +62,11 @@ def start_trace(model: Model, weights: dict[str, Weight], small: bool) -> Trace:
         trace.set(name, elems[name], shape)
     for name, w in weights.items():
         trace.set(name, w.data_type, w.shape)
-        small = int(np.prod(w.shape)) <= 64
-        if small or w.data_type in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL):
+        if int(np.prod(w.shape)) <= MAX_FLOAT_SEED or w.data_type in (
+            TensorProto.INT64,
+            TensorProto.INT32,
+            TensorProto.BOOL,
+        ):
             trace.seed(name, w.array())
     return trace
 
@@ -192,6 +195,10 @@ def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
             c.roles.setdefault((node.input[slot], axis), []).append(((index, slot), role))
     except LayoutError as e:
         _freeze_all(c, op, str(e))
+    except (IndexError, TypeError, ValueError, ArithmeticError):
+        if not op.domain:  # onnx.checker has seen to it that the node is as it should be
+            raise
+        _freeze_all(c, op, f"{op.type} lacks inputs or attributes that its rule knows")
     for slot, name in enumerate(sorted(names)):
         outer = _axes(c, name, index, 1000 + slot, vectors)
         for d in outer or ():

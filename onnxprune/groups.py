@@ -44,9 +44,8 @@ COPIED = re.compile(r"(_pruned_\d+)+$")  # what surgery adds to the name of a co
 ANONYMOUS = re.compile(r"^(onnx::.*|_?v?a?l?_?\d+|const_.*|.*::.*_\d+)$")
 
 
-Footprint = list[
-    tuple[int, tuple[int, int]]
-]  # axes, and how many of their positions a channel owns at each sample size
+# axes, and how many of their positions a channel owns at each sample size
+Footprint = list[tuple[int, tuple[int, int]]]
 
 
 @dataclass(frozen=True)

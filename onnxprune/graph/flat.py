@@ -9,7 +9,7 @@
 
 so that whoever walks the nodes in order, ties layouts, or edits an input needs to know nothing of scopes. A name that two
 scopes define is made unique, and initializers of bodies become the graph's. `nest` puts everything back. A call of a local
-function is written as its nodes between CallOpen and CallClose; `nest` restores the call where they are as they were.
+function is written as its nodes between CallOpen and CallClose; `nest` writes the call again where nothing in them changed.
 """
 
 from __future__ import annotations
@@ -56,12 +56,14 @@ def _key(node: NodeProto | FunctionProto) -> tuple[str, str, str]:
 def _inlinable(proto: ModelProto) -> dict[tuple[str, str, str], FunctionProto]:
     """Local functions whose operators mean inside what they mean outside."""
     have = {_default(o.domain): o.version for o in proto.opset_import}
-    return {
-        _key(f): f
-        for f in proto.functions
-        if all(have.get(_default(o.domain), o.version) == o.version for o in f.opset_import)
-        and set(f.output) <= {o for n in f.node for o in n.output}
-    }
+    out = {}
+    for f in proto.functions:
+        wanted = {_default(o.domain): o.version for o in f.opset_import}
+        makes = {o for n in f.node for o in n.output}
+        if set(f.output) <= makes and all(have.get(d, v) == v for d, v in wanted.items()):
+            have |= wanted
+            out[_key(f)] = f
+    return out
 
 
 def _can_open(node: NodeProto, opset: int) -> bool:
@@ -69,9 +71,16 @@ def _can_open(node: NodeProto, opset: int) -> bool:
         _default(node.domain) == ""
         and node.op_type in CONTROL
         and (node.op_type != "Scan" or opset >= 9)  # the first Scan runs over a batch of sequences
+        and all(_fits(node, g) for g in subgraphs(node))
         and not any(g.sparse_initializer for g in subgraphs(node))
         and not any({t.name for t in g.initializer} & {v.name for v in g.input} for g in subgraphs(node))
     )
+
+
+def _fits(node: NodeProto, body: GraphProto) -> bool:
+    """Does a body take and return what its operator gives and makes? The checker does not ask."""
+    ins, outs = (0, 0) if node.op_type == "If" else (len(node.input), int(node.op_type == "Loop"))
+    return len(body.input) == ins and len(body.output) == len(node.output) + outs
 
 
 def digest(nodes: Iterable[NodeProto]) -> bytes:
@@ -306,6 +315,7 @@ class _Nester:
         for name in self.moved:
             del self.weights[name]
         self._drop_functions()
+        self._drop_imports()
         return replace(self.flat, proto=self.proto, weights=self.weights)
 
     def _fill(self, nodes: list[NodeProto]) -> list[NodeProto]:
@@ -385,6 +395,16 @@ class _Nester:
         del out.output[:]
         out.output.extend(node.output)
         return out
+
+    def _drop_imports(self) -> None:
+        """Domains that only inlined functions needed are imported no more where none of their nodes is left."""
+        had = {o.domain for o in self.source.proto.opset_import}
+        used, todo = set(), list(self.proto.graph.node)
+        while todo:
+            n = todo.pop()
+            used.add(n.domain)
+            todo.extend(m for g in subgraphs(n) for m in g.node)
+        _refill(self.proto.opset_import, [o for o in self.proto.opset_import if o.domain in had | used])
 
     def _drop_functions(self) -> None:
         """Remove the local functions that nobody calls any more."""

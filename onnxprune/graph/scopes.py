@@ -88,7 +88,7 @@ def _open(trace: Trace, node: NodeProto) -> None:
     axes = scan_axes(node, "scan_input_axes", scan_inputs(node))
     for a, b, axis in zip(node.input[states:], outs[states:], axes, strict=True) if not loop else ():
         shape = trace.shape(a)
-        if shape is not None:
+        if shape:
             at = axis % len(shape)
             size = shape[at]
             trace.trips[ident] = size if isinstance(size, tuple) else (size, size)

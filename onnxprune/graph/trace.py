@@ -57,9 +57,8 @@ class Trace:
         self._guessed_sizes: set[Size] = set()
         self.small = small  # the samples are small ones
         self.clashes = 0  # operators that the samples, or the model itself, do not fit
-        self.varying: dict[
-            str, set[int] | None
-        ] = {}  # axes of a value that a loop carries whose size changes (None: all)
+        # axes of a value that a loop carries whose size changes (None: all)
+        self.varying: dict[str, set[int] | None] = {}
         self.trips: dict[int, tuple[int, int] | None] = {}  # how often the body of a scope runs at most
         self.taken: dict[int, bool | None] = {}  # does the If of a scope always take its then branch, or never?
         self.guesses: set[str] = set()  # tensors with a size that is known only when the model runs
@@ -344,29 +343,44 @@ class Trace:
             return None
 
 
+# What is equal at both samples after these is equal at any: they move entries, or the dynamic parts cancel.
+EXACT = {
+    "Add", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Mul", "Neg",
+    "Range", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze", "Sub", "Tile", "Transpose",
+    "Unsqueeze",
+}  # fmt: skip
+INDEXED = {"Gather": 1, "GatherElements": 1, "GatherND": 1, "Slice": 1}  # the first input that says which entries
+
+
 def _by_chance(node: NodeProto, ins: list[Values | None]) -> bool:
-    """Is a result that is equal at both samples equal at no matter which? Not where a dynamic size is compared or rounded."""
-    if node.op_type in (
-        "Mod",
-        "Max",
-        "Min",
-        "Clip",
-        "Less",
-        "LessOrEqual",
-        "Greater",
-        "GreaterOrEqual",
-        "Floor",
-        "Ceil",
-    ):
+    """Is a result that is equal at both samples equal at these only? So it may be where dynamic sizes are compared or rounded."""
+    dynamic = [v is not None and not _same(*v) for v in ins]
+    if node.op_type in INDEXED:
+        return any(dynamic[INDEXED[node.op_type] :])
+    if node.op_type == "Where":
+        return dynamic[0]
+    if node.op_type == "Cast" and ins[0] is not None:
+        to = next(a.i for a in node.attribute if a.name == "to")
+        wide = (
+            TensorProto.FLOAT,
+            TensorProto.DOUBLE,
+            *([] if ins[0][0].dtype.kind == "f" else [TensorProto.INT64, TensorProto.INT32]),
+        )
+        return dynamic[0] and to not in wide
+    if node.op_type == "Div" and ins[0] is not None:
+        return ins[0][0].dtype.kind in "iu" and dynamic[0] and not dynamic[1]
+    if node.op_type == "Equal":
+        return _may_meet(*ins)
+    return any(dynamic) and node.op_type not in EXACT
+
+
+def _may_meet(x: Values | None, y: Values | None) -> bool:
+    """Could a dynamic size be equal to what it is compared with, at another size? Not to a negative number."""
+    if x is None or y is None:
         return True
-    if node.op_type not in ("Div", "Equal") or len(ins) != 2 or ins[0] is None or ins[1] is None:
-        return False
-    (a, b), (c, d) = ins[0], ins[1]
-    if node.op_type == "Div":
-        return a.dtype.kind in "iu" and not _same(a, b) and _same(c, d)
-    try:  # no size is negative, so a dynamic one is never equal to -1
-        sizes, others = (a != b), (c != d)
-        return bool(np.any((sizes & ~others & (c >= 0)) | (others & ~sizes & (a >= 0))))
+    (a, b), (c, d) = x, y
+    try:
+        return bool(np.any(((a != b) & ~((c == d) & (c < 0))) | ((c != d) & ~((a == b) & (a < 0)))))
     except ValueError:
         return True
 
@@ -417,6 +431,6 @@ def _samples(axis: int, rank: int, nth: int, small: bool) -> tuple[int, int]:
         return (1, 3)
     if small:
         return (5 + 2 * (nth % 4), 8 + 3 * (nth % 4))
-    if rank >= 4 and axis >= 1:
+    if rank >= 4:
         return (224, 288) if axis % 2 == 0 else (192, 320)
     return (64 + 16 * (nth % 4), 96 + 32 * (nth % 4))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, CLOSE, FLAT, flat_id
 from onnxprune.graph.scopes import carried, scan_axes, scan_inputs
-from onnxprune.layout import Dim, LayoutError, find
+from onnxprune.layout import Dim, LayoutError, Size, find
 from onnxprune.ops.registry import Axes, Op, couple
 
 
@@ -62,12 +62,11 @@ def _agree(op: Op, a: int, b: int, j: int) -> Axes | None:
     return [_either(op, d, e, size) for d, e, size in zip(x, y, op.out_shape(j), strict=True)]
 
 
-def _either(op: Op, d: Dim, e: Dim, size: object) -> Dim:
+def _either(op: Op, d: Dim, e: Dim, size: Size) -> Dim:
     if find(d).size == find(e).size == size:
         return op.tie(d, e)
     for t in (d, e):
         op.freeze(t, f"{op.type} makes it of another size elsewhere")
-    assert isinstance(size, int | tuple)
     return op.plain(size)
 
 

@@ -14,6 +14,8 @@ def batch_norm(op: Op) -> list[Axes | None]:
     Source: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
     """
     x = op.x(0)
+    if op.version < 9 and not op.attr("spatial", 1):
+        raise LayoutError("statistics for every position")
     for i, role in enumerate(("scale", "bias", "stat", "stat"), start=1):
         op.tie(op.x(i)[0], x[1] if len(x) > 1 else x[0])
         op.role(i, 0, role)

@@ -152,7 +152,7 @@ class Op:
         """The axes of input `i`. Raises Unknown where its rank is not known."""
         axes = self.layouts[i] if i < len(self.layouts) else None
         if axes is None:
-            raise Unknown(f"the shape of '{self.node.input[i]}' is unknown")
+            raise Unknown(f"the shape of '{self.node.input[i]}' is unknown" if self.has(i) else f"it has no input {i}")
         self.related.add(i)
         return axes
 
