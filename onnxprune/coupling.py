@@ -293,12 +293,11 @@ def _freeze_repeats(c: Coupling) -> None:
 
 
 def _freeze_unread(c: Coupling) -> None:
-    """What one of several readers of a vector leaves out is no channel: the others read it."""
-    readers = Counter(name for name, _, _ in c.uses)
+    """Entries of a vector that nothing else is tied to are no channels: a part that is not read, or numbers to be summed."""
     found = Counter(v for axes in (*c.uses.values(), *c.layouts.values()) for d in axes or () for v in leaves(d))
-    for (name, _, _), axes in c.uses.items():
-        for v in (v for d in axes for v in leaves(d) if readers[name] > 1 and found[v] == 1):
-            freeze(v, Reason("a part of a shared vector that this reader leaves out", structural=True))
+    for (_, node, _), axes in c.uses.items():
+        for v in (v for d in axes for v in leaves(d) if node >= 0 and found[v] == 1):
+            freeze(v, Reason("a vector whose entries belong to no other tensor's channels", structural=True))
 
 
 def _inherit_roles(c: Coupling, graph: GraphProto) -> None:

@@ -181,6 +181,17 @@ def a_range_over_channels() -> Case:
     return model(nodes, ["n", 6], inits), feeds((1, 6), (2, 6))
 
 
+def a_vector_and_its_mean() -> Case:
+    """The mean keeps all of the vector in a copy of its own, which is no group in the smaller model either."""
+    nodes = [
+        op("ReduceMean", ["v"], ["m"]),
+        op("Sub", ["v", "m"], ["b"]),
+        op("Gemm", ["x", "w1", "b"], ["a"]),
+        op("MatMul", ["a", "w2"], ["y"]),
+    ]
+    return model(nodes, ["n", 6], [w("v", 1, 8), w("w1", 6, 8), w("w2", 8, 3)]), feeds((1, 6), (2, 6))
+
+
 def a_slope_that_fits_two_axes() -> Case:
     nodes = [op("Conv", ["x", "w1"], ["a"]), op("PRelu", ["a", "s"], ["b"]), op("Conv", ["b", "w2"], ["y"])]
     return model(nodes, ["n", 4, 8], [w("w1", 8, 4, 1), w("s", 8), w("w2", 5, 8, 1)], 8), feeds((2, 4, 8), (3, 4, 8))
@@ -340,7 +351,7 @@ CASES: list[Callable[[], Case]] = [
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
     a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple,
     a_gather_that_counts_up, a_vector_in_two_parts, a_size_that_two_plans_rescale, a_size_that_is_compared,
-    a_range_over_channels, a_constant_computed_from_channels, a_zero_that_copies_channels, channels_on_the_height_axis,
+    a_vector_and_its_mean, a_range_over_channels, a_constant_computed_from_channels, a_zero_that_copies_channels, channels_on_the_height_axis,
     a_table_shorter_than_the_samples, a_size_that_is_returned,
 ]  # fmt: skip
 
