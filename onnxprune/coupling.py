@@ -42,7 +42,7 @@ class Coupling:
     edits: dict[int, list[Edit]] = field(default_factory=dict)  # node index -> deferred edits
     mixed: list[tuple[Dim, str]] = field(default_factory=list)
     roles: dict[tuple[str, int], list[tuple[Site, str]]] = field(default_factory=dict)  # tensor, axis -> who reads it
-    computed: set[str] = field(default_factory=set)  # from weights alone
+    computed: set[str] = field(default_factory=set)  # from weights and static sizes alone
     kinds: list[tuple[Dim, str, str]] = field(default_factory=list)  # layout, kind, node
     integers: dict[str, Quantised] = field(default_factory=dict)  # weights that stand for other numbers
 
@@ -172,7 +172,7 @@ def _axes(c: Coupling, name: str, index: int, slot: int, vectors: set[str]) -> A
 def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
     axes = [_axes(c, n, index, i, vectors) if n else None for i, n in enumerate(node.input)]
     scope = flat_id(node) is not None  # what a loop starts with is no constant in its body
-    const = [not scope and (n in c.weights or n in c.computed) for n in node.input]
+    const = [not scope and (n in c.weights or n in c.computed or c.trace.value(n) is not None) for n in node.input]
     op = Op(node, c.trace, axes, const)
     if node.input and all(k or not n for k, n in zip(const, node.input, strict=True)):
         c.computed.update(node.output)
