@@ -8,16 +8,31 @@ onnxprune.save(smaller, "smaller.onnx")
 print(onnxprune.validate("model.onnx", "smaller.onnx").overall)
 """
 
-from onnxprune.allocate import Options
-from onnxprune.api import Pruned, analyze, apply, plan, prune, validate
-from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError
-from onnxprune.graph.io import Model, load, save
-from onnxprune.groups import Analysis, Group
-from onnxprune.plans import Choice, Plan
-from onnxprune.validation import Result
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from onnxprune.version import __version__
+
+if TYPE_CHECKING:
+    from onnxprune.allocate import Options
+    from onnxprune.api import Pruned, analyze, apply, plan, prune, validate
+    from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError
+    from onnxprune.graph.io import Model, load, save
+    from onnxprune.groups import Analysis, Group
+    from onnxprune.plans import Choice, Plan
+    from onnxprune.validation import Result
 
 __all__ = [
     "Analysis", "Choice", "DataError", "Group", "Model", "ModelError", "OnnxPruneError", "Options", "OutputError", "Plan",
     "PlanError", "Pruned", "Result", "__version__", "analyze", "apply", "load", "plan", "prune", "save", "validate",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """What is public, imported when it is first asked for: the command line must be able to catch Ctrl-C by then."""
+    if name in __all__:
+        for home in ("errors", "api", "groups", "plans"):  # between them they import or define it all
+            module = import_module(f"onnxprune.{home}")
+            if name in vars(module):
+                return globals().setdefault(name, vars(module)[name])
+    raise AttributeError(f"module 'onnxprune' has no attribute '{name}'")

@@ -44,7 +44,8 @@ class Options:
         given = [(f"group-ratio '{glob}'", r) for glob, r in self.group_ratio.items()]
         for name, r in (("ratio", self.ratio), ("max-ratio", self.max_ratio), *given):
             if not 0.0 <= r <= 1.0:
-                raise OnnxPruneError(f"{name} is {r:g}; it is the fraction of channels to remove, from 0 to 1")
+                top = "below 1" if name == "ratio" else "1"
+                raise OnnxPruneError(f"{name} is {r:g}; it is the fraction of channels to remove, from 0 to {top}")
         if self.ratio == 1.0 and self.max_ratio == 1.0:
             raise OnnxPruneError("ratio 1 would remove every channel; choose a fraction below 1")
         if self.scope not in SCOPES:

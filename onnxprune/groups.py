@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -42,6 +42,7 @@ PARAM_TYPES = {
 }
 COPIED = re.compile(r"(_pruned_\d+)+$")  # what surgery adds to the name of a copy
 ANONYMOUS = re.compile(r"^(onnx::.*|_?v?a?l?_?\d+|const_.*|.*::.*_\d+)$")
+ALONE = "a single channel owns all of it, and the last of a group always stays"
 
 
 # axes, and how many of their positions a channel owns at each sample size
@@ -67,7 +68,7 @@ class Frozen:
     tensor: str
     axis: int
     size: int
-    layout: str
+    use: Use  # the one whose layout is frozen
     reason: Reason
 
 
@@ -106,7 +107,11 @@ class Analysis:
         return {g.name: g for g in self.groups}
 
     def layout(self, d: Dim) -> str:
-        return show(d, self.letters)
+        """A layout in the letters of the groups; channels that no group holds are a number, as frozen ones are."""
+        names = {v: self.letters.get(v, str(v.size)) for v in leaves(d)}
+        if names and names.keys().isdisjoint(self.letters):
+            return show(fixed(find(d).size))
+        return show(d, names)
 
     @cached_property
     def readers(self) -> dict[str, list[str]]:
@@ -156,9 +161,8 @@ def analyze(model: Model) -> Analysis:
     where = _members(c)
     groups = _name(c, [_merge(c, vs, where, mixed) for vs in _footprints(c) if any(v in where for v in vs)])
     groups = [g for g in groups if g.size > 1 and any(c.weights[m.tensor].data_type in PARAM_TYPES for m in g.members)]
-    a = Analysis(model, flat, c, groups, _frozen(c))
-    a.letters = _letters(groups)
-    return a
+    letters = _letters(groups)
+    return Analysis(model, flat, c, groups, _frozen(c, letters), letters)
 
 
 def _mixed_vars(c: Coupling) -> dict[Dim, str]:
@@ -302,16 +306,17 @@ def _base(c: Coupling, g: Group, found: dict[str, list[str]]) -> str:
     return node or name
 
 
-def _frozen(c: Coupling) -> list[Frozen]:
+def _frozen(c: Coupling, grouped: Container[Dim]) -> list[Frozen]:
+    """Every axis of parameters that no group reaches, and every one that stays in part; once, however many uses it has."""
     out: dict[tuple[str, int], Frozen] = {}
     for use, axes in c.uses.items():
         w = c.weights[use[0]]
         if w.data_type not in PARAM_TYPES:
             continue
         for axis, d in enumerate(axes):
-            reason = _first_reason(d)
+            reason = _first_reason(d) or (None if any(v in grouped for v in leaves(d)) else Reason(ALONE))
             if reason is not None and w.shape[axis] > 1:
-                out.setdefault((use[0], axis), Frozen(use[0], axis, w.shape[axis], show(d), reason))
+                out.setdefault((use[0], axis), Frozen(use[0], axis, w.shape[axis], use, reason))
     return list(out.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,10 +47,14 @@ class Plan:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON, by write-then-rename."""
+        """Write the plan as JSON, by write-then-rename; each list of kept channels on a line of its own."""
         from onnxprune.graph.io import write_text
 
-        write_text(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
+        text = json.dumps(self.to_json(), indent=1)
+        text = re.sub(
+            r"\[\n[^]]*]", lambda m: json.dumps(json.loads(m[0])), text
+        )  # no string of JSON holds a line break
+        write_text(Path(path), text + "\n")
 
     @staticmethod
     def from_json(data: Any) -> Plan:

@@ -6,16 +6,19 @@ import pty
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from test_explain import build, rolled
 from typer.testing import CliRunner, Result
 
 import onnxprune
-from onnxprune.cli import app
+from onnxprune.cli import commands
+from onnxprune.cli.summary import INSPECTED, LISTED, top, why_nothing
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
@@ -25,7 +28,7 @@ INSPECT_KEYS = {"model", "opset", "producer", "params", "macs", "prunable_params
 
 
 def call(*args: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in args], prog_name="onnxprune")
+    return CliRunner().invoke(commands(), [str(a) for a in args], prog_name="onnxprune")
 
 
 def shell(*args: object, **environ: str) -> subprocess.CompletedProcess[bytes]:
@@ -162,13 +165,43 @@ def test_a_model_that_does_not_run_is_written_and_said_to_be_uncompared(tmp_path
     assert json.loads(result.stdout)["error"] is None
 
 
+def test_a_plan_is_a_line_for_each_list(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    for path in (first, second):
+        assert call("prune", CNN, "--dry-run", "--include", "conv1", "--plan-out", path).exit_code == 0
+    text = first.read_text()
+    assert text == second.read_text() and text.endswith("}\n")
+    keep = [c["keep"] for c in json.loads(text)["groups"].values()]
+    lines = [line.strip() for line in text.splitlines()]
+    assert len(keep) == 4 and all(f'"keep": {k}' in [line.rstrip(",") for line in lines] for k in keep)
+    odd = onnxprune.Plan("m", {'a[\n1]"]': onnxprune.Choice(3, (2, 0), "[\n0"), "b": onnxprune.Choice(1, ())})
+    odd.save(first)
+    assert onnxprune.Plan.load(first) == odd
+
+
+def test_a_report_that_does_not_fit_says_that_the_model_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, out, report = iter([None]), tmp_path / "o.onnx", tmp_path / "r.json"
+
+    def fsync(_: int) -> None:
+        if next(room, "full"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("onnxprune.graph.wire.os.fsync", fsync)
+    result = call("prune", CNN, "-o", out, "--report", report)
+    fails(result, f"{report}: No space left on device; it was not written", f"{out} is there")
+    assert sorted(tmp_path.iterdir()) == [out]
+
+
 # what stops a command
 
 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--ratio", 1.5), "ratio is 1.5"),
+        (("--ratio", 1.5), "ratio is 1.5; it is the fraction of channels to remove, from 0 to below 1"),
+        (("--max-ratio", 1.5), "max-ratio is 1.5; it is the fraction of channels to remove, from 0 to 1"),
         (("--ratio", "nan"), "ratio is nan"),
         (("--ratio", "much"), "--ratio"),
         (("--ratio", 1), "every channel"),
@@ -184,7 +217,7 @@ def test_a_model_that_does_not_run_is_written_and_said_to_be_uncompared(tmp_path
         (("--group-ratio", "=0.5"), "expected GLOB=R"),
         (("--group-ratio", "conv1=half"), "expected GLOB=R"),
         (("--no-such-option",), "no such option: --no-such-option"),
-        (("--data", MODELS / "nowhere.npz"), "nowhere.npz"),
+        (("--data", MODELS / "nowhere.npz"), "nowhere.npz': there is no such file"),
         (("--data", CNN), "digits_cnn.onnx"),
         (("--plan", "nowhere.json"), "nowhere.json"),
         (("--plan", CNN), "not JSON"),
@@ -308,6 +341,22 @@ def test_inspect_names_the_route_to_an_unknown_operator(tmp_path: Path) -> None:
     assert "w1[1]  [4, 6] <- MatMul 'fc1' <- Mystery 'act'" in said
 
 
+def test_inspect_shows_the_layout_of_the_use_that_is_frozen(tmp_path: Path) -> None:
+    nodes = "a = MatMul(x, w1) y = Add(a, b) c = MatMul(x, v1) d = Add(c, b) e = Relu(d) z = MatMul(e, w2)"
+    onnx.save(build(nodes, "y z", w1=(4, 8), v1=(4, 8), w2=(8, 3), b=(8,)), tmp_path / "m.onnx")
+    said = " ".join(call("inspect", tmp_path / "m.onnx").stdout.split())
+    assert "bias b [a]" in said and "b[0] [8] <- Add 'y' <- graph output 'y'" in said
+
+
+def test_inspect_tells_of_an_axis_that_a_single_channel_owns(tmp_path: Path) -> None:
+    onnx.save(rolled(), tmp_path / "m.onnx")
+    said = " ".join(call("inspect", tmp_path / "m.onnx").stdout.split())
+    assert "a single channel owns all of it, and the last of a group always stays 2 axes, 2 weights whole" in said
+    assert "w1[1] [4, 8] w2[0] [8, 3]" in said
+    frozen = json.loads(call("inspect", tmp_path / "m.onnx", "--json").stdout)["frozen"]
+    assert {(f["tensor"], f["axis"], f["layout"]) for f in frozen} >= {("w1", 1, "8"), ("w2", 0, "8")}
+
+
 def test_long_lists_are_cut_and_verbose_shows_them_all() -> None:
     vit = MODELS / "digits_vit.onnx"
     short, full = call("inspect", vit).stdout, call("inspect", vit, "--verbose").stdout
@@ -356,6 +405,14 @@ def test_validate_refuses_what_is_no_number() -> None:
     fails(call("validate", CNN), "missing argument 'CANDIDATE'")
 
 
+def test_reasons_that_are_left_out_are_where_it_says() -> None:
+    whole = Counter(f"because of {i}" for i in range(5))
+    assert top(whole, LISTED).endswith("; 2 more reasons, see --verbose")
+    assert top(whole, INSPECTED).endswith("; 2 more reasons, see 'onnxprune inspect'")
+    groups = [{"size": 4, "kept": 4, "reason": reason} for reason in whole]
+    assert why_nothing({"groups": groups, "frozen": []}).endswith("see --verbose")
+
+
 # lists and help
 
 
@@ -378,6 +435,9 @@ def test_help_version_and_no_command() -> None:
         assert command in call("--help").stdout
         assert call(command, "--help").exit_code == 0
     assert "onnxprune prune model.onnx -o smaller.onnx" in call("--help").stdout
+    assert "0 done, 1 a check failed, 2 an error, 130 interrupted, 141 closed pipe" in " ".join(
+        call("--help").stdout.split()
+    )
     assert call().exit_code == 2
     fails(call("frobnicate"), "no such command 'frobnicate'", "see 'onnxprune --help'")
 
@@ -401,6 +461,13 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environ, check=False)
     assert done.stderr == "" and done.stdout.split()[-1] in ("0", "141")
+
+
+@pytest.mark.parametrize("module", ["typer", "numpy", "onnx", "onnxruntime"])
+def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path: Path, module: str) -> None:
+    (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt\n")
+    done = shell("prune", CNN, "-o", tmp_path / "o.onnx", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"error: interrupted\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

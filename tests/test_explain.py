@@ -7,6 +7,7 @@ from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.explain import FIRST, LAST, Route, explain
+from onnxprune.groups import ALONE
 
 
 def build(nodes: str, outputs: str = "y", **weights: tuple[int, ...]) -> onnx.ModelProto:
@@ -16,6 +17,16 @@ def build(nodes: str, outputs: str = "y", **weights: tuple[int, ...]) -> onnx.Mo
     model: onnx.ModelProto = onnx.parser.parse_model(f"{opsets} g (float[N, 4] x) => ({declared}) {{ {nodes} }}")
     for name, shape in weights.items():
         model.graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
+    return model
+
+
+def rolled() -> onnx.ModelProto:
+    """Channels that are added to themselves three places on: all eight are one."""
+    model = build(
+        "a = MatMul(x, w1) l, r = Split<axis = 1>(a, cuts) b = Concat<axis = 1>(r, l) c = Add(a, b) y = MatMul(c, w2)",
+        w1=(4, 8), w2=(8, 3),
+    )  # fmt: skip
+    model.graph.initializer.append(numpy_helper.from_array(np.array([3, 5]), "cuts"))
     return model
 
 
@@ -117,3 +128,17 @@ def test_a_long_route_is_cut_in_the_middle() -> None:
     names = [s.name for s in route.stops]
     assert names == ["fc", *(f"n{i}" for i in range(FIRST - 1)), *(f"n{i}" for i in range(n - LAST + 1, n)), "odd"]
     assert len(names) + route.left_out == n + 2
+
+
+def test_an_axis_that_a_single_channel_owns_is_frozen_without_a_route() -> None:
+    a = onnxprune.analyze(rolled())
+    assert not a.groups
+    assert {(f.tensor, f.axis) for f in a.frozen if f.reason.text == ALONE} == {("w1", 1), ("w2", 0)}
+    assert explain(a)["w1", 1] == Route()
+
+
+def test_a_frozen_axis_names_the_use_that_is_frozen() -> None:
+    nodes = "a = MatMul(x, w1) c = Add(a, b) e = Relu(c) z = MatMul(e, w2) d = MatMul(x, v1) y = Add(d, b)"
+    a = onnxprune.analyze(build(nodes, "y z", w1=(4, 8), v1=(4, 8), w2=(8, 3), b=(8,)))
+    (use,) = (f.use for f in a.frozen if f.tensor == "b")
+    assert a.flat.proto.graph.node[use[1]].output[0] == "y"

@@ -8,7 +8,7 @@ import pytest
 import typer.main
 
 import onnxprune
-from onnxprune.cli import app
+from onnxprune.cli import commands
 from onnxprune.criteria import TableRow, table
 from onnxprune.report.result import inspect_report
 
@@ -17,9 +17,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def options() -> set[str]:
-    group: Any = typer.main.get_command(app)
-    commands = [group, *group.commands.values()]
-    return {o for c in commands for p in c.params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")} | {
+    group: Any = typer.main.get_command(commands())
+    all_of_them = [group, *group.commands.values()]
+    return {o for c in all_of_them for p in c.params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")} | {
         "--help"
     }
 
@@ -31,7 +31,7 @@ def test_every_criterion_is_in_the_table_with_its_source(row: TableRow) -> None:
 
 
 def test_every_command_is_named() -> None:
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(commands())
     for name in group.commands:
         assert re.search(rf"^onnxprune {name}\b", README, re.MULTILINE), f"the README lacks 'onnxprune {name}'"
 

@@ -1,24 +1,40 @@
 """The command line, one file a command; the only package that imports typer and rich.
 
-A command is a function under `@app.command()` in any module of this folder: every module is imported here, so nothing
-is listed by hand. Modules import what is heavy (numpy, onnx, ONNX Runtime) inside their functions: help is instant.
+A command is a function under `@app.command()` in any module of this folder: `commands` imports every one, so nothing is
+listed by hand. Modules import what is heavy (numpy, onnx, ONNX Runtime) inside their functions.
 
 Exit status: 0 done; 1 a check that was asked for failed (`validate --max-error`); 2 anything that stopped the command,
 with one line on stderr; 130 interrupted; 141 the reader of stdout went away.
 """
 
-import importlib
-import pkgutil
+from __future__ import annotations
 
-from onnxprune.cli.app import app
+import sys
+from typing import TYPE_CHECKING
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+if TYPE_CHECKING:
+    import typer
+
+
+def commands() -> typer.Typer:
+    """The application with all its commands."""
+    import importlib
+    import pkgutil
+
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    from onnxprune.cli.app import app
+
+    return app
 
 
 def main() -> None:
-    """The entry point of `onnxprune`."""
-    app(prog_name="onnxprune")
+    """The entry point of `onnxprune`. Ctrl-C is caught here while modules are imported, later by the application."""
+    try:
+        commands()(prog_name="onnxprune")
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
-__all__ = ["app", "main"]
+__all__ = ["commands", "main"]

@@ -133,5 +133,6 @@ def onnxprune(
 ) -> None:
     """Make an exported ONNX model smaller by removing whole channels, and measure how far its outputs move.
 
-    Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 a check failed, 2 an error.
+    Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 a check failed, 2 an error,
+    130 interrupted, 141 closed pipe.
     """

@@ -10,10 +10,10 @@ from rich.text import Text
 from onnxprune import Analysis
 from onnxprune.cli.console import clean, count, indented, more, percent, plural, text
 from onnxprune.explain import FIRST, general, whole_weights
+from onnxprune.groups import ALONE
 
 Axis = Mapping[str, Any]  # an entry of the report's `frozen`
 FEW_REASONS, FEW_AXES = 10, 3
-ALONE = "a single channel owns it, and the last of a group always stays"
 
 
 def stays(a: Analysis, frozen: Sequence[Axis], verbose: bool) -> list[RenderableType]:
@@ -68,10 +68,10 @@ def _axes(a: Analysis, axes: Sequence[Axis], whole: Mapping[str, int], verbose: 
     """The axes, those of weights that stay whole first."""
     listed = sorted(axes, key=lambda f: -whole.get(f["tensor"], 0))
     shown = listed if verbose else listed[:FEW_AXES]
-    uses = {use[0]: dims for use, dims in a.coupling.uses.items()}
+    uses = {(f.tensor, f.axis): a.coupling.uses[f.use] for f in a.frozen}
     parts: list[RenderableType] = []
     for f in shown:
-        layout = ", ".join(map(a.layout, uses[f["tensor"]]))
+        layout = ", ".join(map(a.layout, uses[f["tensor"], f["axis"]]))
         name = f"{clean(f['tensor'])}[{f['axis']}]"
         parts.append(indented(Text.assemble(name, f"  [{layout}]", (clean(_route(f)), "dim"), overflow="fold")))
     rest = len(listed) - len(shown)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxprune.cli.app import app
-from onnxprune.errors import OnnxPruneError
+from onnxprune.errors import OnnxPruneError, OutputError
 
 if TYPE_CHECKING:
     from onnxprune import Options
@@ -212,12 +212,21 @@ def _tell(report: dict[str, Any], how: str, path: Path | None, json: bool, verbo
     from onnxprune.cli.summary import pruned, why_nothing
 
     if path:
-        from onnxprune.graph.io import write_text
-
-        write_text(path, json_text(report))
+        _write(path, json_text(report), report["files"])
     if json:
         emit_json(report)
     else:
         emit(pruned(report, how, verbose))
     if nothing := why_nothing(report):
         warn(nothing)
+
+
+def _write(path: Path, text: str, models: list[str]) -> None:
+    """Write the report; where that fails, say that the model is there all the same."""
+    from onnxprune.graph.io import write_text
+
+    try:
+        write_text(path, text)
+    except OutputError as e:
+        there = f"; {' and '.join(models)} is there" if models else ""
+        raise OutputError(f"{e}{there}") from e

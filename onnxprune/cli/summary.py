@@ -12,6 +12,7 @@ from onnxprune.cli.console import count, facts, more, percent, plural, relative,
 Report = Mapping[str, Any]
 Facts = list[tuple[str, object]]
 FEW_GROUPS, FEW_OUTPUTS, FEW_REASONS = 24, 8, 3
+LISTED, INSPECTED = "see --verbose", "see 'onnxprune inspect'"  # which tells of groups left whole, of frozen axes
 
 
 def pruned(report: Report, how: str, verbose: bool) -> Group:
@@ -72,22 +73,22 @@ def _notes(report: Report) -> Facts:
     rows: Facts = []
     whole = Counter(g["reason"] or "no reason given" for g in groups if g["kept"] == g["size"])
     if whole:
-        rows.append(("left whole", f"{plural(whole.total(), 'group')}: {top(whole)}"))
+        rows.append(("left whole", f"{plural(whole.total(), 'group')}: {top(whole, LISTED)}"))
     if any(not g["exact"] and g["kept"] < g["size"] for g in groups):
         rows.append(
             ("approximate", "an operator mixes along these channels (a norm's mean, say): valid, but not neutral")
         )
     frozen = Counter(f["reason"] for f in report["frozen"] if not f["structural"])
     if frozen:
-        rows.append(("frozen", f"{plural(frozen.total(), 'weight axis', 'weight axes')}: {top(frozen)}"))
+        rows.append(("frozen", f"{plural(frozen.total(), 'weight axis', 'weight axes')}: {top(frozen, INSPECTED)}"))
     return rows
 
 
-def top(reasons: Counter[str], most: int = FEW_REASONS) -> str:
-    """The most frequent reasons with their counts."""
+def top(reasons: Counter[str], where: str, most: int = FEW_REASONS) -> str:
+    """The most frequent reasons with their counts, and where the others are."""
     said = [f"{reason} ({n})" if n > 1 else reason for reason, n in reasons.most_common(most)]
     rest = len(reasons) - len(said)
-    return "; ".join(said + ([f"{plural(rest, 'more reason')}, see inspect"] if rest else []))
+    return "; ".join(said + ([f"{plural(rest, 'more reason')}, {where}"] if rest else []))
 
 
 def why_nothing(report: Report) -> str:
@@ -96,9 +97,9 @@ def why_nothing(report: Report) -> str:
     if any(g["kept"] < g["size"] for g in groups):
         return ""
     if groups:
-        return "nothing was removed: " + top(Counter(g["reason"] or "no reason given" for g in groups))
+        return "nothing was removed: " + top(Counter(g["reason"] or "no reason given" for g in groups), LISTED)
     frozen = Counter(f["reason"] for f in report["frozen"] if not f["structural"])
-    why = top(frozen) if frozen else "it has no weights with channels that both a producer and a consumer share"
+    why = top(frozen, INSPECTED) or "it has no weights with channels that both a producer and a consumer share"
     return f"nothing was removed, the model has no group that could be pruned: {why}; see 'onnxprune inspect'"
 
 

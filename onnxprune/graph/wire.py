@@ -239,7 +239,7 @@ def write_all(writers: Mapping[Path, Writer]) -> None:
                 os.fsync(file.fileno())
         _rename_all(list(zip(temps, writers, strict=True)))
     except OSError as e:
-        raise OutputError(f"{target}: {why(e)}; nothing was written, make room or choose another place") from e
+        raise OutputError(f"{target}: {why(e)}; it was not written, make room or choose another place") from e
     finally:
         for temp in temps:
             with suppress(OSError):

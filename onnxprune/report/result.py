@@ -40,7 +40,7 @@ def _frozen(a: Analysis) -> list[dict[str, Any]]:
             "tensor": f.tensor,
             "axis": f.axis,
             "size": f.size,
-            "layout": f.layout,
+            "layout": a.layout(a.coupling.uses[f.use][f.axis]),
             "reason": f.reason.text,
             "node": f.reason.node,
             "operator": f.reason.op,

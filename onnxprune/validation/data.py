@@ -216,6 +216,8 @@ def _bad(path: Path, why: str) -> DataError:
 
 
 def _read(path: Path) -> dict[str, Array]:
+    if not path.exists():
+        raise _bad(path, "there is no such file; give an .npz with one array an input, or a folder of .npy")
     try:
         if path.is_dir():
             return {f.stem: np.load(f, mmap_mode="r", allow_pickle=False) for f in sorted(path.glob("*.npy"))}
