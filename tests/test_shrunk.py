@@ -349,10 +349,10 @@ CUT: list[Callable[[], Case]] = [
 ]  # fmt: skip
 CASES: list[Callable[[], Case]] = [
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
-    a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple,
-    a_gather_that_counts_up, a_vector_in_two_parts, a_size_that_two_plans_rescale, a_size_that_is_compared,
-    a_vector_and_its_mean, a_range_over_channels, a_constant_computed_from_channels, a_zero_that_copies_channels, channels_on_the_height_axis,
-    a_table_shorter_than_the_samples, a_size_that_is_returned,
+    a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple, a_gather_that_counts_up,
+    a_vector_in_two_parts, a_size_that_two_plans_rescale, a_size_that_is_compared, a_vector_and_its_mean,
+    a_range_over_channels, a_constant_computed_from_channels, a_zero_that_copies_channels,
+    channels_on_the_height_axis, a_table_shorter_than_the_samples, a_size_that_is_returned,
 ]  # fmt: skip
 
 
