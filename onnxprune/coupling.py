@@ -144,6 +144,7 @@ def _couple(model: Model, small: bool) -> Coupling:
     _leave_unread(c, graph)
     _freeze_outputs(c, graph)
     _freeze_returned_sizes(c, graph)
+    _freeze_asserted(c, graph)
     _freeze_repeats(c)
     _freeze_unread(c)
     _inherit_roles(c, graph)
@@ -274,6 +275,30 @@ def _freeze_returned_sizes(c: Coupling, graph: GraphProto) -> None:
             for d in (d for axes in (*weights, c.layouts.get(node.input[0]) or []) for d in axes):
                 freeze(d, Reason("its size is a graph output", node.name, node.op_type))
         todo.extend(node.input)
+
+
+def _freeze_asserted(c: Coupling, graph: GraphProto) -> None:
+    """Where the data decide how long an axis is, and a Split takes its pieces for granted, what it comes from stays as it is.
+
+    So a traced mixture of experts says which experts its tokens use: with other values it may not run.
+    """
+    makers = {o: i for i, n in enumerate(graph.node) for o in n.output}
+    splits = [n for n in c.live if n.op_type == "Split" and n.output[0] in c.trace.asserted]
+    why = {
+        n.input[0]: Reason("it decides how many pieces there are, which the file fixes", n.name, n.op_type)
+        for n in splits
+    }
+    todo, seen = list(why), set()
+    while todo:
+        name = todo.pop()
+        index = makers.get(name)
+        if index is None or index in seen or graph.node[index].op_type in ("Shape", "Size"):
+            continue
+        seen.add(index)
+        for slot, i in enumerate(graph.node[index].input):
+            for d in c.use(i, index, slot) or [] if i in c.weights else []:
+                freeze(d, Reason("it decides how many pieces there are, which the file fixes", splits[0].name, "Split"))
+            todo.append(i)
 
 
 def _freeze_repeats(c: Coupling) -> None:

@@ -425,23 +425,29 @@ def take_branches(flat: Model, taken: Mapping[int, bool | None], unread: set[str
     nodes: list[NodeProto] = []
     ends: dict[int, list[str]] = {}
     shells: list[GraphProto] = []
+    inside: list[
+        str
+    ] = []  # the names of the Ifs around a node, which its own name gets in front: outside it may be taken
     gone: int | None = None
     for n in flat.proto.graph.node:
         ident = flat_id(n) or 0
-        if gone is not None or ident in known:
-            if n.domain == FLAT and n.op_type == CLOSE and ident == gone:
-                gone = None
-            elif gone is None and n.domain == FLAT and n.op_type == CLOSE:
-                ends[ident] = list(n.input)
-            elif gone is None and n.domain == FLAT:
-                shells.append(_shell(n))
-                live = (_bytes(n, "branch") == b"then_branch") == known[ident]
-                unread |= set() if live else {t.name for t in shells[-1].initializer}
-                gone = None if live else ident
-            elif gone is None:
-                nodes += [_identity(a, b) for a, b in zip(ends[ident], n.output, strict=True) if b]
-            continue
-        nodes.append(n)
+        closes = n.domain == FLAT and n.op_type == CLOSE
+        if gone is not None:
+            gone = None if closes and ident == gone else gone
+        elif ident not in known:
+            nodes.append(_within(n, inside))
+        elif closes:
+            ends[ident] = list(n.input)
+            inside.pop()
+        elif n.domain == FLAT:
+            shells.append(_shell(n))
+            if (_bytes(n, "branch") == b"then_branch") == known[ident]:
+                inside.append(n.name or f"If{ident}")
+            else:
+                unread |= {t.name for t in shells[-1].initializer}
+                gone = ident
+        else:
+            nodes += [_identity(a, b) for a, b in zip(ends[ident], n.output, strict=True) if b]
     proto = ModelProto()
     proto.CopyFrom(flat.proto)
     forget = _declared(shells)
@@ -450,6 +456,14 @@ def take_branches(flat: Model, taken: Mapping[int, bool | None], unread: set[str
     _refill(proto.graph.initializer, [t for t in flat.proto.graph.initializer if t.name not in unread])
     _refill(proto.graph.input, [v for v in flat.proto.graph.input if v.name not in unread])
     return replace(flat, proto=proto, weights={n: w for n, w in flat.weights.items() if n not in unread})
+
+
+def _within(node: NodeProto, names: Sequence[str]) -> NodeProto:
+    out = NodeProto()
+    out.CopyFrom(node)
+    if names and node.name:
+        out.name = "/".join((*names, node.name))
+    return out
 
 
 def _identity(a: str, b: str) -> NodeProto:

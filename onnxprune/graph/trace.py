@@ -55,6 +55,7 @@ class Trace:
         self.from_shapes: set[str] = set()  # values that a Shape or Size node had a part in
         self._whole: tuple[dict[str, TypeProto], ...] | None = None
         self._guessed_sizes: set[Size] = set()
+        self.asserted: set[str] = set()  # pieces of an axis whose size only the data know
         self.small = small  # the samples are small ones
         self.clashes = 0  # operators that the samples, or the model itself, do not fit
         # axes of a value that a loop carries whose size changes (None: all)
@@ -229,6 +230,7 @@ class Trace:
         axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % len(shape)
         if shape[axis] not in self._guessed_sizes:
             return False
+        self.asserted.update(node.output)
         for name, size in zip(node.output, sizes.tolist(), strict=True):
             self.set(name, self.dtype(node.input[0]), (*shape[:axis], int(size), *shape[axis + 1 :]))
         return True
