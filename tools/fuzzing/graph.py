@@ -50,7 +50,7 @@ class Chain(Net):
     def _declare_outputs(self, proto: onnx.ModelProto) -> None:
         """Sizes that are equal in both runs are static; ONNX Runtime's complaint where the graph does not run."""
         for value, a, b in zip(proto.graph.output, *run_ort(proto, self.feeds), strict=True):
-            if not all(np.isfinite(y).all() and np.ptp(y) for y in (a, b) if y.dtype.kind == "f"):
+            if not all(y.size and np.isfinite(y).all() and np.ptp(y) for y in (a, b) if y.dtype.kind == "f"):
                 raise Rejected("an output that is constant or not finite")
             dims = [n if n == k else f"{value.name}_{i}" for i, (n, k) in enumerate(zip(a.shape, b.shape, strict=True))]
             value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, dims))
