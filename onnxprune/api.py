@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from onnxprune.allocate import Options, make_plan
+from onnxprune.calibration import Batches, input_specs, load_data
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto, load, save
 from onnxprune.groups import Analysis
@@ -20,7 +21,7 @@ from onnxprune.groups import analyze as _analyze
 from onnxprune.plans import Plan
 from onnxprune.report.result import prune_report
 from onnxprune.surgery import apply_plan
-from onnxprune.validation import Batches, Result, input_specs, load_data
+from onnxprune.validation import Result
 from onnxprune.validation import validate as _validate
 
 Source = str | PathLike[str] | onnx.ModelProto | Model
@@ -61,7 +62,7 @@ def validate(
 ) -> Result:
     """Run both models on the same inputs in ONNX Runtime and measure how far the outputs moved.
 
-    `data` is an .npz or a folder of .npy (see `validate.data.load_data`); without it, seeded random inputs.
+    `data` is an .npz or a folder of .npy (see `calibration.load_data`); without it, seeded random inputs.
     """
     a, b = _runnable(original), _runnable(candidate)
     if data is not None and not isinstance(data, Batches):
