@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.criteria import Slice, score
 from onnxprune.groups import PARAM_TYPES, Analysis, Group, Member
-from onnxprune.layout import owner
+from onnxprune.signals import by_channel, channel_order
 
 
 def score_group(a: Analysis, group: Group, criterion: str, reduce: str | None, seed: int) -> np.ndarray:
@@ -30,19 +30,12 @@ def slices(a: Analysis, group: Group) -> list[Slice]:
 
 
 def _rows(a: Analysis, group: Group, m: Member) -> np.ndarray:
-    array = np.moveaxis(_float(a, m.tensor), m.axis, 0)
-    order = np.full(len(array), -1)
-    at = 0
-    for v in group.vars:
-        mine = owner(m.dim, v)
-        order = np.where(mine >= 0, mine + at, order)
-        assert isinstance(v.size, int)
-        at += v.size
-    if at == len(array) and np.array_equal(order, np.arange(at)):
-        return array.reshape(at, -1)
-    positions = np.flatnonzero(order >= 0)
-    positions = positions[np.argsort(order[positions], kind="stable")]
-    return array[positions].reshape(at, -1)
+    array: np.ndarray = np.moveaxis(_float(a, m.tensor), m.axis, 0)
+    order = channel_order(group, m.dim)
+    if np.array_equal(order, np.arange(group.size)):
+        return array.reshape(group.size, -1)
+    owned: np.ndarray = array[by_channel(order)]
+    return owned.reshape(group.size, -1)
 
 
 def _float(a: Analysis, name: str) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
 
 from onnxprune.calibration.inputs import InputSpec, random_inputs
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.io import Model, fits_message, full_proto, save
 from onnxprune.graph.weights import Array
 
 Source = str | Path | onnx.ModelProto | bytes
@@ -52,6 +54,15 @@ def open_session(model: Source, role: str, threads: int | None = None) -> Any:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # ONNX Runtime's exceptions share no base class
         raise OnnxPruneError(f"{role}: ONNX Runtime does not load the model: {_first_line(e)}") from e
+
+
+def open_model(model: Model, proto: onnx.ModelProto, role: str, threads: int | None = None) -> Any:
+    """A session for `proto`, a variant of the model's graph whose weights are the model's."""
+    variant = replace(model, proto=proto)
+    if fits_message(variant):
+        return open_session(full_proto(variant), role, threads)
+    with tempfile.TemporaryDirectory() as folder:
+        return open_session(save(variant, Path(folder) / "model.onnx", external=True)[0], role, threads)
 
 
 def _serialised(model: onnx.ModelProto | bytes, role: str) -> bytes:

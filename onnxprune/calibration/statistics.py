@@ -1,0 +1,193 @@
+"""What activations are like, channel by channel: gathered inside ONNX Runtime, so that small vectors leave it.
+
+A statistic of a tensor's axis of n positions is a vector [n]. Every row of axis 0 (a sample, as a rule) counts alike: the
+mean over all rows of the mean over a row's positions. A new one is a line in STATISTICS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxprune.calibration import probes
+from onnxprune.calibration.data import Batches
+from onnxprune.calibration.probes import Build, Net, Probe
+from onnxprune.calibration.run import open_model, run_as
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.weights import Array, dtype_of, is_float
+from onnxprune.groups import Analysis
+from onnxprune.layout import pair
+
+Want = tuple[str, int, str]  # tensor, axis, statistic
+Progress = Callable[[int, int], None]  # samples done, samples in all (0: unknown)
+MEMORY_BYTES = 1 << 30  # of activations that one pass may keep from being freed
+
+
+class Mean:
+    """The mean of the rows, in float64."""
+
+    def __init__(self) -> None:
+        self.sum: Array | float = 0.0
+        self.rows = 0
+
+    def add(self, x: Array) -> None:
+        self.sum = self.sum + x.sum(axis=0, dtype=np.float64)
+        self.rows += len(x)
+
+    def result(self) -> Array:
+        return np.asarray(self.sum / self.rows)
+
+
+class Zeros(Mean):
+    """What is left of 1."""
+
+    def result(self) -> Array:
+        return 1.0 - super().result()
+
+
+class Greatest:
+    """The largest of the rows."""
+
+    def __init__(self) -> None:
+        self.so_far: Array | float = -np.inf
+
+    def add(self, x: Array) -> None:
+        self.so_far = np.maximum(self.so_far, x.max(axis=0))
+
+    def result(self) -> Array:
+        return np.asarray(self.so_far, np.float64)
+
+
+class Least(Greatest):
+    """The smallest of the rows."""
+
+    def add(self, x: Array) -> None:
+        super().add(-x)
+
+    def result(self) -> Array:
+        return -super().result()
+
+
+class Rows:
+    """The rows themselves, [samples, n]."""
+
+    def __init__(self) -> None:
+        self.parts: list[Array] = []
+
+    def add(self, x: Array) -> None:
+        self.parts.append(x)
+
+    def result(self) -> Array:
+        return np.concatenate(self.parts)
+
+
+Fold = type[Mean] | type[Greatest] | type[Rows]
+STATISTICS: dict[str, tuple[Build, Fold]] = {
+    "mean": (probes.mean, Mean),
+    "mean_abs": (probes.mean_abs, Mean),
+    "mean_sq": (probes.mean_sq, Mean),
+    "zeros": (probes.nonzero, Zeros),
+    "max": (probes.greatest, Greatest),
+    "min": (probes.least, Least),
+    "pooled": (probes.mean, Rows),
+}
+"""Name -> the nodes that make [N, n] of a batch, and what the batches' rows become."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was wanted, [n] float64 (`pooled`: [samples, n] float32), how many samples it is from, and where they came from."""
+
+    values: Mapping[Want, Array]
+    samples: int
+    source: str
+
+    def __getitem__(self, want: Want) -> Array:
+        return self.values[want]
+
+    def __contains__(self, want: object) -> bool:
+        return want in self.values
+
+
+def gather(
+    analysis: Analysis,
+    batches: Batches,
+    wants: Iterable[Want],
+    *,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> Statistics:
+    """Run the model over the batches and gather the statistics that are wanted, in one pass where memory allows.
+
+    The tensors are activations of floats and of known rank, outside bodies and local functions.
+    Raises OnnxPruneError where the model does not run on the data, or there are none.
+    """
+    wants = list(dict.fromkeys(wants))
+    values: dict[Want, Array] = {}
+    samples = 0
+    passes = _passes(analysis, wants, next((len(x) for x in batches.first().values() if x.ndim), 1))
+    for i, chunk in enumerate(passes):
+        found, samples = _one_pass(analysis, batches, chunk, _share(progress, i, len(passes)), threads)
+        values |= found
+    return Statistics(values, samples, batches.source)
+
+
+def _share(progress: Progress | None, index: int, of: int) -> Progress:
+    """Progress of one pass as a part of all."""
+    return lambda done, total: progress(done + index * total, total * of) if progress else None
+
+
+def _one_pass(
+    analysis: Analysis, batches: Batches, wants: Sequence[Want], progress: Progress, threads: int | None
+) -> tuple[dict[Want, Array], int]:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(analysis.model.proto)
+    net = Net(proto)
+    names = {want: STATISTICS[want[2]][0](_probe(analysis, net, want)) for want in wants}
+    for name in names.values():
+        net.output(name)
+    session = open_model(analysis.model, net.proto, "original", threads)
+    folds = {want: STATISTICS[want[2]][1]() for want in wants}
+    samples = 0
+    for feeds in batches:
+        outputs = run_as("original", session, feeds)
+        for want, name in names.items():
+            x = outputs[name]
+            folds[want].add(x.reshape(len(x), -1) if want[1] else x.reshape(1, -1))
+        samples += next((len(x) for x in feeds.values() if x.ndim), 1)
+        progress(samples, batches.samples or 0)
+    return {want: fold.result() for want, fold in folds.items()}, samples
+
+
+def _probe(analysis: Analysis, net: Net, want: Want) -> Probe:
+    tensor, axis, _ = want
+    shape, elem = analysis.coupling.trace.shape(tensor), analysis.coupling.trace.dtype(tensor)
+    if shape is None or not elem or not is_float(dtype_of(elem)):
+        raise OnnxPruneError(f"activation '{tensor}' is no tensor of floats of known rank; exclude its group")
+    return Probe(net, tensor, len(shape), axis, elem)
+
+
+def _passes(analysis: Analysis, wants: Sequence[Want], batch: int) -> list[list[Want]]:
+    """The wants cut into passes: what a pass probes may be kept alive until its end, and all that must fit."""
+    out: list[list[Want]] = [[]]
+    held, left = set[str](), MEMORY_BYTES
+    for want in wants:
+        size = 0 if want[0] in held else _bytes(analysis, want[0], batch)
+        if size > left and out[-1]:
+            out.append([])
+            held, left = set(), MEMORY_BYTES
+            size = _bytes(analysis, want[0], batch)
+        out[-1].append(want)
+        held.add(want[0])
+        left -= size
+    return [chunk for chunk in out if chunk]
+
+
+def _bytes(analysis: Analysis, tensor: str, batch: int) -> int:
+    """Bytes of an activation, dynamic axes at the first of the trace's sample sizes."""
+    first, *others = analysis.coupling.trace.shape(tensor) or (1,)
+    return 4 * (first if isinstance(first, int) else batch) * math.prod(pair(s)[0] for s in others)
