@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from onnxprune.criteria import Slice, score
+from onnxprune.criteria import Signal, Slice, resolve, score, score_signals
+from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import PARAM_TYPES, Analysis, Group, Member
-from onnxprune.signals import by_channel, channel_order
+from onnxprune.signals import READ, Want, by_channel, channel_order, channel_rows, taps, wants
 
 
-def score_group(a: Analysis, group: Group, criterion: str, reduce: str | None, seed: int) -> np.ndarray:
-    """The importance of each channel of a group, float64 [n]; higher stays longer."""
+def score_group(
+    a: Analysis,
+    group: Group,
+    criterion: str,
+    reduce: str | None,
+    seed: int,
+    statistics: Mapping[Want, np.ndarray] | None = None,
+) -> np.ndarray:
+    """The importance of each channel of a group, float64 [n]; higher stays longer.
+
+    A criterion of activations takes the `statistics` that `needed` asks for; where the group's activations cannot be
+    watched, its fallback scores the weights. Raises OnnxPruneError where there are no statistics at all.
+    """
+    c, _ = resolve(criterion)
+    if c.statistics:
+        if statistics is None:
+            raise OnnxPruneError(
+                f"criterion '{criterion}' watches activations; give calibration data, as in --calib FILE"
+            )
+        found = signals(a, group, c.statistics, statistics)
+        if found:
+            return score_signals(found, criterion, reduce=reduce)
+        criterion, reduce = c.fallback or "l2", None
     mixed = zlib.crc32(f"{seed}/{group.name}".encode())
     return score(slices(a, group), criterion, reduce=reduce, seed=mixed)
+
+
+def needed(a: Analysis, groups: Iterable[Group], criterion: str) -> list[Want]:
+    """What has to be gathered to score the groups: nothing for a criterion of weights."""
+    c, _ = resolve(criterion)
+    return wants(a, groups, c.statistics)
+
+
+def signals(a: Analysis, group: Group, names: Sequence[str], statistics: Mapping[Want, np.ndarray]) -> list[Signal]:
+    """The group's activations, with the statistics `names` by channel, and the weights that read them."""
+    out = []
+    for tap in taps(a, group):
+        values = {n: channel_rows(group, tap.dim, statistics[tap.tensor, tap.axis, n]) for n in names}
+        read = tap.role == READ and a.coupling.weights[tap.member.tensor].data_type in PARAM_TYPES
+        weights = _rows(a, group, tap.member) if read else np.empty((group.size, 0), np.float32)
+        out.append(Signal(tap.tensor, tap.role, values, weights))
+    return out
 
 
 def slices(a: Analysis, group: Group) -> list[Slice]:
@@ -50,4 +90,4 @@ def _float(a: Analysis, name: str) -> np.ndarray:
     return q.numbers(array, scale, weights[q.zero].array() if q.zero else None)
 
 
-__all__ = ["score_group", "slices"]
+__all__ = ["needed", "score_group", "signals", "slices"]

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.arrays import read_arrays
-from onnxprune.calibration.inputs import InputSpec, dynamic_axes, label, random_inputs
+from onnxprune.calibration.inputs import InputSpec, dynamic_axes, input_specs, label, random_inputs
 from onnxprune.calibration.pictures import Pictures, Preprocess, find_pictures
-from onnxprune.calibration.run import Feeds, Guess
+from onnxprune.calibration.run import Feeds, Guess, open_model, runnable_inputs
 from onnxprune.errors import DataError
+from onnxprune.graph.io import Model
 from onnxprune.graph.weights import Array
 
+RANDOM_SAMPLES, RANDOM_BATCH = 64, 8
 Column = Array | Pictures  # all the samples of one input
 Axes = Mapping[str, int | None]  # on which axis of each input the samples lie; None: every batch has all of it
 
@@ -171,6 +173,13 @@ def _stream(source: Iterable[Any] | Callable[[], Iterable[Any]], specs: Sequence
     return Streamed(source=what, start=source, specs=specs, step=step)
 
 
+def random_batches(model: Model, seed: int, samples: int = RANDOM_SAMPLES) -> Batches:
+    """Seeded random inputs that the model runs on, for want of data. Raises OnnxPruneError where it runs on none."""
+    specs = input_specs(model.proto)
+    session = open_model(model, model.proto, "original")
+    return random_data(runnable_inputs(session, specs, seed, batch=RANDOM_BATCH), specs, seed, samples)
+
+
 def random_data(guess: Guess, specs: Sequence[InputSpec], seed: int, samples: int | None = None) -> Batches:
     """Random inputs like those of `guess`, which the model runs on: that one batch, or as many as `samples` need."""
     step = next((x.shape[0] for x in guess.feeds.values() if x.ndim), 1)
@@ -184,7 +193,7 @@ def random_data(guess: Guess, specs: Sequence[InputSpec], seed: int, samples: in
     made = Streamed(
         source=f"random seed {seed}", samples=count * step, sizes=guess.sizes, start=start, specs=specs, step=step
     )
-    return made if samples is None else made.limit(samples)
+    return made if samples is None else made.limit(max(samples, step))
 
 
 def _named(item: Any, specs: Sequence[InputSpec], source: str) -> dict[str, Column]:

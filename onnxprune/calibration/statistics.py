@@ -7,7 +7,7 @@ mean over all rows of the mean over a row's positions. A new one is a line in ST
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,8 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.layout import pair
+from onnxprune.signals import Want
 
-Want = tuple[str, int, str]  # tensor, axis, statistic
 Progress = Callable[[int, int], None]  # samples done, samples in all (0: unknown)
 MEMORY_BYTES = 1 << 30  # of activations that one pass may keep from being freed
 
@@ -99,18 +99,21 @@ STATISTICS: dict[str, tuple[Build, Fold]] = {
 
 
 @dataclass(frozen=True)
-class Statistics:
+class Statistics(Mapping[Want, Array]):
     """What was wanted, [n] float64 (`pooled`: [samples, n] float32), how many samples it is from, and where they came from."""
 
-    values: Mapping[Want, Array]
+    found: Mapping[Want, Array]
     samples: int
     source: str
 
     def __getitem__(self, want: Want) -> Array:
-        return self.values[want]
+        return self.found[want]
 
-    def __contains__(self, want: object) -> bool:
-        return want in self.values
+    def __iter__(self) -> Iterator[Want]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
 
 
 def gather(
