@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.criteria import Signal, Slice, resolve, score, score_signals
 from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import PARAM_TYPES, Analysis, Group, Member
-from onnxprune.signals import READ, Want, by_channel, channel_order, channel_rows, taps, wants
+from onnxprune.signals import READ, Want, by_channel, by_statistic, channel_order, fitting, named, wants
 
 
 def score_group(
@@ -28,13 +28,11 @@ def score_group(
     """
     c, _ = resolve(criterion)
     if c.statistics:
-        if statistics is None:
-            raise OnnxPruneError(
-                f"criterion '{criterion}' watches activations; give calibration data, as in --calib FILE"
-            )
-        found = signals(a, group, c.statistics, statistics)
-        if found:
-            return score_signals(found, criterion, reduce=reduce)
+        if fitting(a, group, c.statistics):
+            if statistics is None:
+                why = f"criterion '{criterion}' watches activations; give calibration data, as in --calib FILE"
+                raise OnnxPruneError(why)
+            return score_signals(signals(a, group, c.statistics, statistics), criterion, reduce=reduce)
         criterion, reduce = c.fallback or "l2", None
     mixed = zlib.crc32(f"{seed}/{group.name}".encode())
     return score(slices(a, group), criterion, reduce=reduce, seed=mixed)
@@ -49,8 +47,8 @@ def needed(a: Analysis, groups: Iterable[Group], criterion: str) -> list[Want]:
 def signals(a: Analysis, group: Group, names: Sequence[str], statistics: Mapping[Want, np.ndarray]) -> list[Signal]:
     """The group's activations, with the statistics `names` by channel, and the weights that read them."""
     out = []
-    for tap in taps(a, group):
-        values = {n: channel_rows(group, tap.dim, statistics[tap.tensor, tap.axis, n]) for n in names}
+    for tap in fitting(a, group, names):
+        values = {n: by_statistic(group, tap, n, statistics[w]) for n, w in named(a, tap, names).items()}
         read = tap.role == READ and a.coupling.weights[tap.member.tensor].data_type in PARAM_TYPES
         weights = _rows(a, group, tap.member) if read else np.empty((group.size, 0), np.float32)
         out.append(Signal(tap.tensor, tap.role, values, weights))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.coupling import Site
+from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.layout import Dim, leaves, owner
@@ -43,14 +44,39 @@ def taps(a: Analysis, group: Group) -> list[Tap]:
 
 def wants(a: Analysis, groups: Iterable[Group], statistics: Sequence[str]) -> list[Want]:
     """All that has to be gathered for the groups."""
-    found = ((t.tensor, t.axis, name) for g in groups for t in taps(a, g) for name in statistics)
+    found = (want for g in groups for t in fitting(a, g, statistics) for want in named(a, t, statistics).values())
     return list(dict.fromkeys(found))
 
 
-def channel_rows(group: Group, dim: Dim, array: np.ndarray) -> np.ndarray:
-    """The positions [.., size of `dim`] of an axis as [.., n, k]: k positions a channel, in their order."""
-    order = channel_order(group, dim)
-    return array[..., by_channel(order)].reshape(*array.shape[:-1], group.size, -1)
+def fitting(a: Analysis, group: Group, statistics: Sequence[str]) -> list[Tap]:
+    """The group's taps, for the rank of feature maps [N, C, H, W] only those that are such."""
+    found = taps(a, group)
+    if "rank" not in statistics:
+        return found
+    return [t for t in found if t.axis == 1 and len(a.coupling.layouts[t.tensor] or ()) == 4]
+
+
+def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, Want]:
+    """What has to be gathered for each statistic of a tap. `classes` are the network's own scores, [samples, classes]."""
+    return {n: (_scores(a), 1, "pooled") if n == "classes" else (tap.tensor, tap.axis, n) for n in statistics}
+
+
+def _scores(a: Analysis) -> str:
+    for v in a.model.proto.graph.output:
+        axes = a.coupling.layouts.get(v.name) or ()
+        if len(axes) == 2 and axes[1].size != 1 and is_float(dtype_of(a.coupling.trace.dtype(v.name) or 7)):
+            return str(v.name)
+    raise OnnxPruneError("no output looks like class scores [N, C]; choose a criterion that does not ask for classes")
+
+
+def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.ndarray:
+    """A statistic of a tap's axis, channel by channel: [.., n, k], k positions a channel; `gram` [n * k, n * k]."""
+    if name == "classes":
+        return array
+    mine = by_channel(channel_order(group, tap.dim))
+    if name == "gram":
+        return np.asarray(array[np.ix_(mine, mine)])
+    return np.asarray(array[..., mine]).reshape(*array.shape[:-1], group.size, -1)
 
 
 def channel_order(group: Group, dim: Dim) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,24 +28,37 @@ from onnxprune.signals import taps
 Array = np.ndarray[Any, np.dtype[Any]]
 ALL = [row.name for row in table() if row.needs_data]
 
-# Formulas: acts [S, P, n, k] (samples, positions), weights [n, k, m]
+# Formulas: acts [S, P, n, k] (samples, positions), weights [n, k, m], classes [S, C]
 
 
-def moments(acts: Array) -> dict[str, Array]:
+def moments(acts: Array, classes: Array) -> dict[str, Array]:
     """The statistics that a Signal may be asked for, from whole activations."""
     flat = acts.reshape(-1, *acts.shape[2:])
+    side = math.isqrt(acts.shape[1])
+    maps = acts.transpose(0, 2, 3, 1).reshape(*acts.shape[:1], *acts.shape[2:], side, side)
+    rows = flat.reshape(len(flat), -1)
     return {
         "mean": flat.mean(0),
         "mean_abs": np.abs(flat).mean(0),
         "mean_sq": (flat**2).mean(0),
         "zeros": (flat == 0).mean(0),
+        "pooled": acts.mean(1),
+        "gram": rows.T @ rows / len(rows),
+        "rank": np.linalg.matrix_rank(maps).mean(0),
+        "independence": np.mean([fall(sample.reshape(len(sample), -1).T) for sample in acts], axis=0).reshape(
+            flat.shape[1:]
+        ),
+        "classes": classes,
     }
 
 
-def channels(acts: Array, weights: Array) -> list[tuple[list[list[float]], list[list[float]]]]:
-    """For each channel its values at each of its k positions, and the consumer's weights there."""
-    n, k = acts.shape[2:]
-    return [([acts[..., c, j].ravel().tolist() for j in range(k)], weights[c].tolist()) for c in range(n)]
+def fall(a: Array) -> list[float]:
+    """|A|_* less that with a row zeroed, for each row."""
+    return (
+        [np.linalg.norm(a, "nuc") - np.linalg.norm(np.delete(a, c, 0), "nuc") for c in range(len(a))]
+        if len(a) > 1
+        else [float(np.linalg.norm(a, "nuc"))]
+    )
 
 
 def mean_of(x: list[float]) -> float:
@@ -56,37 +70,165 @@ def variance_of(x: list[float]) -> float:
     return mean_of([(v - m) ** 2 for v in x])
 
 
-FORMULAS: dict[str, Callable[[list[list[float]], list[list[float]]], float]] = {
-    "mean_abs": lambda a, w: mean_of([mean_of([abs(v) for v in x]) for x in a]),
-    "apoz": lambda a, w: mean_of([mean_of([float(v != 0) for v in x]) for x in a]),
-    "variance": lambda a, w: mean_of([variance_of(x) for x in a]),
-    "wanda": lambda a, w: sum(
-        abs(v) * math.sqrt(mean_of([u * u for u in x])) for x, ws in zip(a, w, strict=True) for v in ws
+Channel = Callable[[list[list[float]], list[list[float]]], float]
+Formula = Callable[[Array, Array, Array], Any]
+
+
+def alone(one: Channel) -> Formula:
+    """A formula of a channel's values at each of its k positions and the consumer's weights there."""
+
+    def each(acts: Array, weights: Array, classes: Array) -> list[float]:
+        n, k = acts.shape[2:]
+        return [one([acts[..., c, j].ravel().tolist() for j in range(k)], weights[c].tolist()) for c in range(n)]
+
+    return each
+
+
+def loop_entropy(acts: Array, weights: Array, classes: Array) -> list[float]:
+    pooled = acts.mean((1, 3))
+    low, width = pooled.min(), (pooled.max() - pooled.min()) / 32 or 1.0
+    out = []
+    for c in range(pooled.shape[1]):
+        counts = Counter(min(31, int((v - low) / width)) for v in pooled[:, c])
+        out.append(-sum(v / len(pooled) * math.log(v / len(pooled)) for v in counts.values()))
+    return out
+
+
+def loop_correlation(acts: Array, weights: Array, classes: Array) -> list[float]:
+    n, k = acts.shape[2:]
+    x = acts.reshape(-1, n, k)
+
+    def corr(c: int, d: int, j: int) -> float:
+        a, b = x[:, c, j] - x[:, c, j].mean(), x[:, d, j] - x[:, d, j].mean()
+        size = math.sqrt(a @ a) * math.sqrt(b @ b)
+        return abs(a @ b) / size if size > 1e-9 else 0.0
+
+    alive = [bool(np.ptp(x[:, c]) > 0) for c in range(n)]
+    best = [
+        max((mean_of([corr(c, d, j) for j in range(k)]) for d in range(n) if d != c), default=0.0) for c in range(n)
+    ]
+    return [1 - b if live else 0.0 for b, live in zip(best, alive, strict=True)]
+
+
+def loop_mutual_info(acts: Array, weights: Array, classes: Array) -> list[float]:
+    pooled, y = acts.mean((1, 3)), [int(np.argmax(row)) for row in classes]
+    n = len(pooled)
+    bins = min(32, max(2, int(math.sqrt(n))))
+    out = []
+    for column in pooled.T:
+        edges = [np.quantile(column, i / bins) for i in range(1, bins)]
+        x = [sum(v > e for e in edges) for v in column]
+        px, py, pxy = Counter(x), Counter(y), Counter(zip(x, y, strict=True))
+        out.append(sum(m / n * math.log(m * n / (px[a] * py[b])) for (a, b), m in pxy.items()))
+    return out
+
+
+def contributions(acts: Array, weights: Array) -> Array:
+    """What each channel adds to the consumer's results, [n, S * P, m], less its mean."""
+    x = acts.reshape(-1, *acts.shape[2:])
+    return np.einsum("rck,ckm->crm", x - x.mean(0), weights)
+
+
+def loop_thinet(acts: Array, weights: Array, classes: Array) -> list[float]:
+    z = contributions(acts, weights)
+    gone: list[int] = []
+    score = [0.0] * len(z)
+    while len(gone) < len(z):
+        left = [c for c in range(len(z)) if c not in gone]
+        cost = {c: float(np.sum(z[[*gone, c]].sum(0) ** 2)) for c in left}
+        best = min(left, key=cost.__getitem__)
+        score[best] = max(cost[best], max((score[c] for c in gone), default=0.0))
+        gone.append(best)
+    return [s / float(np.sum(z.sum(0) ** 2)) for s in score]
+
+
+def loop_lasso(acts: Array, weights: Array, classes: Array) -> Array:
+    """Proximal gradient descent."""
+    z = contributions(acts, weights).reshape(acts.shape[2], -1)
+    inner, target = z @ z.T, z @ z.sum(0)
+    top, step = np.abs(target).max(), 1.0 / np.linalg.norm(inner, 2)
+    beta, score = np.zeros(len(z)), np.zeros(len(z))
+    for level in np.geomspace(1, 1e-4, 40):
+        for _ in range(1000):
+            last = beta
+            beta = beta - step * (inner @ beta - target)
+            beta = np.sign(beta) * np.maximum(np.abs(beta) - step * level * top, 0.0)
+            if np.abs(beta - last).max() < 1e-9:
+                break
+        score[(np.abs(beta) > 1e-9) & (score == 0)] = level
+    return score
+
+
+def loop_obs(acts: Array, weights: Array, classes: Array) -> list[float]:
+    """Greedy, each candidate's error from the Schur complement of what stays."""
+    n, k = acts.shape[2:]
+    x = acts.reshape(-1, n * k)
+    cov, w = np.cov(x.T, bias=True).reshape(n * k, n * k), weights.reshape(n * k, -1)
+    h = cov + np.eye(n * k) * 1e-3 * np.trace(cov) / (n * k)
+    gone: list[int] = []
+    score = np.zeros(n)
+
+    def error(channels: list[int]) -> float:
+        r = [c * k + j for c in channels for j in range(k)]
+        s = [i for i in range(n * k) if i not in r]
+        rest = h[np.ix_(r, r)] - h[np.ix_(r, s)] @ np.linalg.solve(h[np.ix_(s, s)], h[np.ix_(s, r)])
+        return float(np.trace(w[r].T @ rest @ w[r]))
+
+    while len(gone) < n:
+        cost = {c: error([*gone, c]) for c in range(n) if c not in gone}
+        best = min(cost, key=cost.__getitem__)
+        score[best] = cost[best]
+        gone.append(best)
+    return list(score / np.trace(w.T @ cov @ w))
+
+
+FORMULAS: dict[str, Formula] = {
+    "mean_abs": alone(lambda a, w: mean_of([mean_of([abs(v) for v in x]) for x in a])),
+    "apoz": alone(lambda a, w: mean_of([mean_of([float(v != 0) for v in x]) for x in a])),
+    "variance": alone(lambda a, w: mean_of([variance_of(x) for x in a])),
+    "wanda": alone(
+        lambda a, w: sum(
+            abs(v) * math.sqrt(mean_of([u * u for u in x])) for x, ws in zip(a, w, strict=True) for v in ws
+        )
     ),
-    "flap": lambda a, w: sum(variance_of(x) * v * v for x, ws in zip(a, w, strict=True) for v in ws),
+    "flap": alone(lambda a, w: sum(variance_of(x) * v * v for x, ws in zip(a, w, strict=True) for v in ws)),
+    "entropy": loop_entropy,
+    "correlation": loop_correlation,
+    "mutual_info": loop_mutual_info,
+    "hrank": lambda acts, w, y: moments(acts, y)["rank"].mean(1),
+    "chip": lambda acts, w, y: moments(acts, y)["independence"].sum(1),
+    "thinet": loop_thinet,
+    "lasso": loop_lasso,
+    "obs": loop_obs,
 }
 
 
-def activations(seed: int, n: int, k: int, samples: int = 5, positions: int = 4) -> tuple[Array, Array]:
+def close(name: str, got: Array, expected: Array, rtol: float = 1e-6) -> None:
+    """A LASSO channel comes in at some step of a grid, 0.79 apart; where exactly is a matter of rounding."""
+    rtol, atol = (0.4, 3e-4) if name == "lasso" else (rtol, 1e-9)
+    np.testing.assert_allclose(got, expected, rtol=rtol, atol=max(atol, rtol * float(np.max(expected)) * 1e-2))
+
+
+def activations(seed: int, n: int, k: int, samples: int = 9, positions: int = 4) -> tuple[Array, Array, Array]:
     rng = np.random.default_rng(seed)
     acts = np.maximum(rng.normal(rng.normal(size=(n, k)), 1.0, size=(samples, positions, n, k)), 0)
-    return acts, rng.normal(size=(n, k, 3))
+    acts[0] += 0.1  # none is silent
+    return acts, rng.normal(size=(n, k, 3)), rng.normal(size=(samples, 4))
 
 
-def signal(acts: Array, weights: Array) -> Signal:
+def signal(acts: Array, weights: Array, classes: Array) -> Signal:
     n = acts.shape[2]
-    return Signal("t", "read", moments(acts), weights.reshape(n, -1))
+    return Signal("t", "read", moments(acts, classes), weights.reshape(n, -1))
 
 
 @pytest.mark.parametrize("name", ALL)
 @given(n=st.integers(1, 6), k=st.integers(1, 3), seed=st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)
 def test_formula(name: str, n: int, k: int, seed: int) -> None:
-    acts, weights = activations(seed, n, k)
-    expected = [FORMULAS[name](a, w) for a, w in channels(acts, weights)]
-    got = score_signals([signal(acts, weights)], name)
+    whole = activations(seed, n, k)
+    got = score_signals([signal(*whole)], name)
     assert got.dtype == np.float64
-    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
+    close(name, got, FORMULAS[name](*whole))
 
 
 def test_every_criterion_has_an_independent_formula() -> None:
@@ -100,26 +242,26 @@ def test_every_criterion_has_an_independent_formula() -> None:
 @given(n=st.integers(2, 9), k=st.integers(1, 3), seed=st.integers(0, 2**32))
 @settings(max_examples=15, deadline=None)
 def test_permutation(name: str, n: int, k: int, seed: int) -> None:
-    acts, weights = activations(seed, n, k)
+    acts, weights, classes = activations(seed, n, k)
     order = np.random.default_rng(seed).permutation(n)
-    before = score_signals([signal(acts, weights)], name)
-    after = score_signals([signal(acts[:, :, order], weights[order])], name)
-    np.testing.assert_allclose(after, before[order], rtol=1e-9, atol=1e-12)
+    before = score_signals([signal(acts, weights, classes)], name)
+    after = score_signals([signal(acts[:, :, order], weights[order], classes)], name)
+    close(name, after, before[order])
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_silent_channel_scores_lowest(name: str) -> None:
-    acts, weights = activations(3, 6, 2)
+    acts, weights, classes = activations(3, 6, 2)
     acts[:, :, 4] = 0.0
-    got = score_signals([signal(acts, weights)], name)
+    got = score_signals([signal(acts, weights, classes)], name)
     assert (np.delete(got, 4) > got[4]).all() and (got >= 0).all()
 
 
-@pytest.mark.parametrize("name", ["variance", "flap"])
+@pytest.mark.parametrize("name", ["variance", "flap", "correlation", "thinet", "lasso"])
 def test_a_constant_channel_scores_nothing(name: str) -> None:
-    acts, weights = activations(3, 6, 2)
+    acts, weights, classes = activations(3, 6, 2)
     acts[:, :, 4] = 1000.1
-    values = {k: v.astype(np.float32) for k, v in moments(acts).items()}
+    values = {k: v.astype(np.float32) for k, v in moments(acts, classes).items()}
     assert score_signals([Signal("t", "read", values, weights.reshape(6, -1))], name)[4] == 0.0
 
 
@@ -135,8 +277,8 @@ def test_several_activations(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_activations_that_are_not_finite_are_named(name: str) -> None:
-    acts, weights = activations(3, 4, 1)
-    values = {k: np.where(v == v.max(), np.nan, v) for k, v in moments(acts).items()}
+    acts, weights, classes = activations(3, 4, 1)
+    values = {k: np.where(v == v.max(), np.nan, v) for k, v in moments(acts, classes).items()}
     with pytest.raises(OnnxPruneError, match="activation 't': NaN or infinite"):
         score_signals([Signal("t", "read", values, weights.reshape(4, -1))], name)
 
@@ -197,10 +339,12 @@ def test_scores_of_a_network_are_the_formulas_of_what_its_consumers_read(name: s
     }
     assert set(a.by_name) == set(read)
     for g in a.groups:
-        each = [[FORMULAS[name](*c) for c in channels(*s)] for s in read[g.name]]
+        each = [FORMULAS[name](s.astype(np.float64), v.astype(np.float64), seen["y"]) for s, v in read[g.name]]
         how = registry.resolve(name)[0].reduce
         expected = np.sum(each, axis=0) if how == "sum" else np.mean(each, axis=0)
-        np.testing.assert_allclose(score_group(a, g, name, None, 0, statistics), expected, rtol=1e-4, atol=1e-6)
+        if name == "hrank" and g.name == "w2":  # read as a vector: there are no maps
+            expected = score_group(a, g, "l2", None, 0)
+        close(name, score_group(a, g, name, None, 0, statistics), expected, rtol=1e-3)
 
 
 def test_taps_are_inputs_of_consumers_and_else_outputs_of_producers() -> None:

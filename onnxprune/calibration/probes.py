@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxprune.layout import Size
+
 STEEP = 1e30  # HardSigmoid(x) = max(0, min(1, STEEP x)); exact for |x| above 1e-15 once x is squared
 NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softplus", "Softmax", "Abs", "Exp", "Sqrt"})
 
@@ -73,9 +75,13 @@ class Probe:
 
     net: Net
     tensor: str
-    rank: int
+    sizes: tuple[Size, ...]
     axis: int
     elem: int
+
+    @property
+    def rank(self) -> int:
+        return len(self.sizes)
 
     @property
     def x(self) -> str:
@@ -94,6 +100,15 @@ class Probe:
     @property
     def square(self) -> str:
         return self.net.node("Mul", self.x, self.x)
+
+    @property
+    def flat(self) -> str:
+        """As [N, n, positions]; [1, n, positions] where the channels are on axis 0."""
+        if self.axis == 0:
+            return self.net.node("Reshape", self.x, self.net.constant(np.array([1, self.sizes[0], -1])))
+        order = [0, self.axis, *(a for a in range(1, self.rank) if a != self.axis)]
+        x = self.x if order == sorted(order) else self.net.node("Transpose", self.x, perm=order)
+        return self.net.node("Reshape", x, self.net.constant(np.array([0, 0, -1])))
 
     def over_positions(self, pool: str, reduce: str, x: str) -> str:
         if self.blocked:
@@ -136,6 +151,25 @@ def nonzero(p: Probe) -> str:
 def greatest(p: Probe) -> str:
     """The maximum."""
     return p.over_positions("GlobalMaxPool", "ReduceMax", p.x)
+
+
+def gram(p: Probe) -> str:
+    """The mean of x_p x_q for all pairs of the axis's positions, [N, n, n]."""
+    flat = p.flat
+    turned = p.net.node("Transpose", flat, perm=[0, 2, 1])
+    count = p.net.node("Gather", p.net.node("Shape", flat), p.net.constant(np.array(2)))
+    products = p.net.node("MatMul", flat, turned)
+    return p.net.node("Div", products, p.net.node("Cast", count, to=TensorProto.FLOAT))
+
+
+def flattened(p: Probe) -> str:
+    """All of it, [N, n, positions]."""
+    return p.flat
+
+
+def maps(p: Probe) -> str:
+    """All of it, as it is."""
+    return p.x
 
 
 def least(p: Probe) -> str:

@@ -49,6 +49,9 @@ def open_session(model: Source, role: str, threads: int | None = None) -> Any:
     options.log_severity_level = 3
     options.use_deterministic_compute = True
     options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # threads that wait leave the cores to others
     source = str(model) if isinstance(model, str | Path) else _serialised(model, role)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -54,7 +54,8 @@ class Signal:
     """An activation that carries a group's channels, as a criterion sees it.
 
     `name` is the tensor, `role` whether a consumer reads it or a producer made it. `values` has what was gathered, [n, k]:
-    row c holds the k positions of channel c on the tensor's axis; or [samples, n, k] for what is kept sample by sample.
+    row c holds the k positions of channel c on the tensor's axis; `pooled` is [samples, n, k], `gram` [n * k, n * k], and
+    `classes` the network's own scores, [samples, classes].
     `weights` [n, k * m] are the consumer's, in the order of the positions; empty, [n, 0], for what a producer made.
     """
 
