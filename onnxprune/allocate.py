@@ -14,6 +14,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.scoring import score_group
+from onnxprune.signals import Want
 
 SCOPES = ("local", "global", "isomorphic")
 
@@ -56,14 +57,22 @@ class Options:
             raise OnnxPruneError(f"round-to is {self.round_to}; channel counts are kept at multiples of N >= 1")
 
 
-def make_plan(a: Analysis, options: Options, progress: Callable[[int, int], None] | None = None) -> Plan:
-    """Score the chosen groups, rank their channels within the scope, and say what stays of each."""
+def make_plan(
+    a: Analysis,
+    options: Options,
+    progress: Callable[[int, int], None] | None = None,
+    statistics: Mapping[Want, np.ndarray] | None = None,
+) -> Plan:
+    """Score the chosen groups, rank their channels within the scope, and say what stays of each.
+
+    `statistics` are those that a criterion of activations needs (see `scoring.needed`).
+    """
     options.check()
     why_not = _left_out(a, options)
     chosen = [g for g in a.groups if g.name not in why_not]
     scores: dict[str, np.ndarray] = {}
     for i, g in enumerate(chosen):
-        scores[g.name] = score_group(a, g, options.criterion, options.reduce, options.seed)
+        scores[g.name] = score_group(a, g, options.criterion, options.reduce, options.seed, statistics)
         if progress:
             progress(i + 1, len(chosen))
     ratios = _ratios(a, chosen, options)

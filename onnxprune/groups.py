@@ -123,6 +123,12 @@ class Analysis:
                     out.setdefault(name, []).append(node.name)
         return out
 
+    @cached_property
+    def outside(self) -> set[str]:
+        """The activations that the model as it was given has: none of bodies and local functions."""
+        graph = self.model.proto.graph
+        return {v.name for v in graph.input} | {o for n in graph.node for o in n.output}
+
     def params(self) -> int:
         return sum(self.param_count(n) for n in self.coupling.weights)
 

@@ -3,18 +3,56 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from onnxprune.criteria import Slice, score
+from onnxprune.criteria import Signal, Slice, resolve, score, score_signals
+from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import PARAM_TYPES, Analysis, Group, Member
-from onnxprune.layout import owner
+from onnxprune.signals import READ, Want, by_channel, by_statistic, channel_order, fitting, named, wants
 
 
-def score_group(a: Analysis, group: Group, criterion: str, reduce: str | None, seed: int) -> np.ndarray:
-    """The importance of each channel of a group, float64 [n]; higher stays longer."""
+def score_group(
+    a: Analysis,
+    group: Group,
+    criterion: str,
+    reduce: str | None,
+    seed: int,
+    statistics: Mapping[Want, np.ndarray] | None = None,
+) -> np.ndarray:
+    """The importance of each channel of a group, float64 [n]; higher stays longer.
+
+    A criterion of activations takes the `statistics` that `needed` asks for; where the group's activations cannot be
+    watched, its fallback scores the weights. Raises OnnxPruneError where there are no statistics at all.
+    """
+    c, _ = resolve(criterion)
+    if c.statistics:
+        if fitting(a, group, c.statistics):
+            if statistics is None:
+                why = f"criterion '{criterion}' watches activations; give calibration data, as in --calib FILE"
+                raise OnnxPruneError(why)
+            return score_signals(signals(a, group, c.statistics, statistics), criterion, reduce=reduce)
+        criterion, reduce = c.fallback or "l2", None
     mixed = zlib.crc32(f"{seed}/{group.name}".encode())
     return score(slices(a, group), criterion, reduce=reduce, seed=mixed)
+
+
+def needed(a: Analysis, groups: Iterable[Group], criterion: str) -> list[Want]:
+    """What has to be gathered to score the groups: nothing for a criterion of weights."""
+    c, _ = resolve(criterion)
+    return wants(a, groups, c.statistics)
+
+
+def signals(a: Analysis, group: Group, names: Sequence[str], statistics: Mapping[Want, np.ndarray]) -> list[Signal]:
+    """The group's activations, with the statistics `names` by channel, and the weights that read them."""
+    out = []
+    for tap in fitting(a, group, names):
+        values = {n: by_statistic(group, tap, n, statistics[w]) for n, w in named(a, tap, names).items()}
+        read = tap.role == READ and a.coupling.weights[tap.member.tensor].data_type in PARAM_TYPES
+        weights = _rows(a, group, tap.member) if read else np.empty((group.size, 0), np.float32)
+        out.append(Signal(tap.tensor, tap.role, values, weights))
+    return out
 
 
 def slices(a: Analysis, group: Group) -> list[Slice]:
@@ -30,19 +68,12 @@ def slices(a: Analysis, group: Group) -> list[Slice]:
 
 
 def _rows(a: Analysis, group: Group, m: Member) -> np.ndarray:
-    array = np.moveaxis(_float(a, m.tensor), m.axis, 0)
-    order = np.full(len(array), -1)
-    at = 0
-    for v in group.vars:
-        mine = owner(m.dim, v)
-        order = np.where(mine >= 0, mine + at, order)
-        assert isinstance(v.size, int)
-        at += v.size
-    if at == len(array) and np.array_equal(order, np.arange(at)):
-        return array.reshape(at, -1)
-    positions = np.flatnonzero(order >= 0)
-    positions = positions[np.argsort(order[positions], kind="stable")]
-    return array[positions].reshape(at, -1)
+    array: np.ndarray = np.moveaxis(_float(a, m.tensor), m.axis, 0)
+    order = channel_order(group, m.dim)
+    if np.array_equal(order, np.arange(group.size)):
+        return array.reshape(group.size, -1)
+    owned: np.ndarray = array[by_channel(order)]
+    return owned.reshape(group.size, -1)
 
 
 def _float(a: Analysis, name: str) -> np.ndarray:
@@ -57,4 +88,4 @@ def _float(a: Analysis, name: str) -> np.ndarray:
     return q.numbers(array, scale, weights[q.zero].array() if q.zero else None)
 
 
-__all__ = ["score_group", "slices"]
+__all__ = ["needed", "score_group", "signals", "slices"]

@@ -23,7 +23,7 @@ from onnxprune.cli.summary import INSPECTED, LISTED, top, why_nothing
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
 CNN, TEST = MODELS / "digits_cnn.onnx", MODELS / "digits_test.npz"
-REPORT_KEYS = {"params", "macs", "bytes", "groups", "error", "seconds", "frozen", "model", "output"}
+REPORT_KEYS = {"calibration", "params", "macs", "bytes", "groups", "error", "seconds", "frozen", "model", "output"}
 INSPECT_KEYS = {"model", "opset", "producer", "params", "macs", "prunable_params", "groups", "frozen"}
 
 
@@ -77,6 +77,21 @@ def test_prune_writes_a_smaller_model_and_says_what_it_did(tmp_path: Path) -> No
         assert said in result.stdout
     assert out.stat().st_size < CNN.stat().st_size
     assert sorted(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(("given", "seen"), [((TEST, 50), (50, str(TEST))), (None, (64, "random seed 0"))])
+def test_a_criterion_of_activations_says_what_it_watched(
+    tmp_path: Path, given: tuple[Path, int] | None, seen: tuple[int, str]
+) -> None:
+    options = ("--calib", given[0], "--samples", given[1]) if given else ()
+    said = call(
+        "prune", CNN, "-o", tmp_path / "o.onnx", "--criterion", "flap", *options, "--report", tmp_path / "r.json"
+    )
+    assert (said.exit_code, said.stderr) == (0, ""), said.output
+    assert f"{seen[0]} samples, {seen[1]}" in said.stdout
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["calibration"] == {"data": seen[1], "samples": seen[0]}
+    assert report["seconds"]["calibrate"] > 0
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet", "digits_vit"])
@@ -219,6 +234,11 @@ def test_a_report_that_does_not_fit_says_that_the_model_is_there(
         (("--no-such-option",), "no such option: --no-such-option"),
         (("--data", MODELS / "nowhere.npz"), "nowhere.npz': there is no such file"),
         (("--data", CNN), "digits_cnn.onnx"),
+        (("--calib", MODELS / "nowhere.npz"), "nowhere.npz"),
+        (("--preprocess", "imagnet"), "neither a preset"),
+        (("--samples", 5), "--samples is for --calib"),
+        (("--calib", TEST, "--samples", 0), "--samples"),
+        (("--plan", CNN, "--calib", TEST), "--calib"),
         (("--plan", "nowhere.json"), "nowhere.json"),
         (("--plan", CNN), "not JSON"),
         (("--plan", CNN, "--ratio", 0.5), "--plan already says what to remove, so --ratio"),

@@ -1,4 +1,4 @@
-"""validate: the metrics against independent formulas, the data loader's errors, and small models side by side."""
+"""validate: the metrics against independent formulas, and small models side by side."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from tiny import linear, model, saved, tensor
 
+from onnxprune.calibration import input_specs, load_data
+from onnxprune.calibration.run import open_session, run
 from onnxprune.errors import OnnxPruneError
-from onnxprune.validation import InputSpec, input_specs, load_data, random_inputs, validate
-from onnxprune.validation.compare import open_session, run
+from onnxprune.validation import validate
 from onnxprune.validation.metrics import ErrorSums, Metrics, class_scores, compare, top1_agreement
 
 F32 = np.dtype(np.float32)
@@ -144,225 +146,6 @@ def test_top1_agreement_counts_nan_as_a_miss() -> None:
     c = np.array([[0, 9], [0, 9], [math.nan, 2], [math.nan, 2]])
     assert top1_agreement(r, c) == 0.25
     assert top1_agreement(r[:, :1], c[:, :1]) is None
-
-
-# Inputs
-
-
-def spec(name: str, shape: tuple[int | str | None, ...], dtype: Any = np.float32) -> InputSpec:
-    return InputSpec(name, np.dtype(dtype), shape)
-
-
-def tensor(name: str, shape: Any, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def model(
-    nodes: list[onnx.NodeProto],
-    inputs: list[onnx.ValueInfoProto],
-    outputs: list[onnx.ValueInfoProto],
-    weights: dict[str, np.ndarray] | None = None,
-) -> onnx.ModelProto:
-    stored = [numpy_helper.from_array(w, name) for name, w in (weights or {}).items()]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, stored)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def linear(w: np.ndarray, batch: Any = "N") -> onnx.ModelProto:
-    """y [N, O] = x [N, I] @ w [I, O]"""
-    i, o = w.shape
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    return model([node], [tensor("x", [batch, i])], [tensor("y", [batch, o])], {"w": w.astype(np.float32)})
-
-
-def test_input_specs_leave_initializers_out() -> None:
-    m = linear(np.ones((3, 2)))
-    m.graph.input.append(tensor("w", [3, 2]))
-    m.graph.input.append(tensor("paddle", [-1, "?", "None", "h"], TensorProto.BFLOAT16))
-    assert input_specs(m) == [
-        spec("x", ("N", 3)),
-        spec("paddle", (None, None, None, "h"), ml_dtypes.bfloat16),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [
-        (tensor("s", [1], TensorProto.STRING), "strings"),
-        (helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, [1]), "sequence_type"),
-        (tensor("s", None), "declares no shape"),
-    ],
-)
-def test_inputs_that_cannot_be_fed(value: onnx.ValueInfoProto, why: str) -> None:
-    with pytest.raises(OnnxPruneError, match=f"input 's'.*{why}"):
-        input_specs(model([], [value], []))
-
-
-def test_one_symbol_one_size_and_batch_wins() -> None:
-    specs = [spec("state", (2, "k", 4)), spec("x", ("k", "t")), spec("y", ("k", "t + 1", None))]
-    arrays, sizes = random_inputs(specs, seed=0, batch=3)
-    assert sizes == {"k": 3, "t": 16, "t + 1": 17, "y[2]": 16}
-    assert [arrays[s.name].shape for s in specs] == [(2, 3, 4), (3, 16), (3, 17, 16)]
-
-
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [
-        (("N", 3, "h", "w"), (2, 3, 224, 224)),
-        ((None, None, None, None), (2, 3, 224, 224)),
-        (("N", "h", "w", 3), (2, 224, 224, 3)),
-        (("batch-size", 8, "past_sequence_length", 64), (2, 8, 16, 64)),
-        (("N", 1, "d", "h", "w"), (2, 1, 32, 32, 32)),
-        ((1, "time"), (1, 16)),
-        ((), ()),
-    ],
-)
-def test_sizes_of_dynamic_axes(shape: tuple[Any, ...], expected: tuple[int, ...]) -> None:
-    arrays, _ = random_inputs([spec("x", shape)], seed=0)
-    assert arrays["x"].shape == expected
-
-
-def test_given_sizes_win_and_unknown_ones_are_named() -> None:
-    specs = [spec("x", ("N", None))]
-    assert random_inputs(specs, seed=0, sizes={"N": 5, "x[1]": 7})[0]["x"].shape == (5, 7)
-    with pytest.raises(OnnxPruneError, match=r"'M' names no dynamic axis.*\['N', 'x\[1\]'\]"):
-        random_inputs(specs, seed=0, sizes={"M": 5})
-    with pytest.raises(OnnxPruneError, match="'N' is 0"):
-        random_inputs(specs, seed=0, sizes={"N": 0})
-
-
-def test_values_follow_types_and_names() -> None:
-    names = {"input_ids": np.int64, "attention_mask": np.int64, "token_type_ids": np.int32, "position_ids": np.int64}
-    specs = [spec(n, (2, 300), t) for n, t in names.items()]
-    specs += [spec("flags", (2, 300), np.bool_), spec("picture", (2, 300), np.uint8), spec("kind", (2, 300), np.int64)]
-    a, _ = random_inputs(specs, seed=0)
-    assert all(a[s.name].dtype == s.dtype for s in specs)
-    assert a["input_ids"].min() == 0 and 90 < a["input_ids"].max() < 100
-    assert (a["attention_mask"] == 1).all() and not a["token_type_ids"].any()
-    assert (a["position_ids"] == np.arange(300)).all()
-    assert set(np.unique(a["kind"])) == {0, 1} and a["picture"].max() > 200
-    assert a["flags"].any() and not a["flags"].all()
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
-def test_random_floats_are_seeded_and_normal(dtype: Any) -> None:
-    specs = [spec("x", (1000,), dtype)]
-    one, two, other = (random_inputs(specs, seed=s)[0]["x"] for s in (1, 1, 2))
-    assert one.dtype == dtype and one.tobytes() == two.tobytes() != other.tobytes()
-    assert abs(float(one.astype(float).mean())) < 0.2 and 0.8 < float(one.astype(float).std()) < 1.2
-
-
-# The user's data
-
-
-def saved(path: Path, **arrays: Any) -> Path:
-    np.savez(path / "data.npz", **arrays)
-    return path / "data.npz"
-
-
-def test_dynamic_batches_keep_the_remainder(tmp_path: Path) -> None:
-    x = np.arange(14, dtype=np.float32).reshape(7, 2)
-    b = load_data(saved(tmp_path, x=x, labels=np.arange(7)), [spec("x", ("N", 2))], batch_size=3)
-    assert [f["x"].tolist() for f in b] == [x[:3].tolist(), x[3:6].tolist(), x[6:].tolist()]
-    assert (b.samples, b.dropped, b.sizes, b.source) == (7, 0, {"N": 3}, str(tmp_path / "data.npz"))
-    assert b.labels is not None and b.labels.tolist() == list(range(7))
-
-
-def test_static_batches_drop_and_say_so(tmp_path: Path) -> None:
-    x = np.zeros((7, 2), np.float32)
-    b = load_data(saved(tmp_path, x=x, label=np.arange(7)), [spec("x", (3, 2))])
-    assert [f["x"].shape for f in b] == [(3, 2), (3, 2)]
-    assert (b.samples, b.dropped) == (6, 1)
-    assert b.labels is not None and b.labels.tolist() == list(range(6))
-
-
-def test_batch_axis_follows_its_symbol_and_states_are_shared(tmp_path: Path) -> None:
-    specs = [spec("x", ("k", 4)), spec("state", (2, "k", 3)), spec("rate", (), np.int64), spec("table", (5, 2))]
-    arrays = {"x": (6, 4), "state": (2, 6, 3), "table": (5, 2)}
-    data = {n: np.random.default_rng(0).random(s).astype(np.float32) for n, s in arrays.items()}
-    b = load_data(saved(tmp_path, rate=np.array(8), **data), specs, batch_size=4)
-    first, last = b
-    assert np.array_equal(last["state"], data["state"][:, 4:]) and np.array_equal(last["x"], data["x"][4:])
-    assert first["rate"] == 8 and last["rate"].shape == () and np.array_equal(last["table"], data["table"])
-
-
-def test_nodes_and_edges_stay_one_batch(tmp_path: Path) -> None:
-    specs = [spec("x", ("nodes", 3)), spec("edges", (2, "e"), np.int64)]
-    path = saved(tmp_path, x=np.zeros((50, 3), np.float32), edges=np.zeros((2, 80), np.int64))
-    (only,) = load_data(path, specs, batch_size=8)
-    assert only["x"].shape == (50, 3) and only["edges"].shape == (2, 80)
-
-
-def test_folder_of_npy(tmp_path: Path) -> None:
-    np.save(tmp_path / "a_b:0.npy", np.ones((4, 2), np.float32))
-    np.save(tmp_path / "s.npy", np.array(3.0, np.float32))
-    np.save(tmp_path / "labels.npy", np.arange(4))
-    b = load_data(tmp_path, [spec("a/b:0", ("N", 2)), spec("s", ())])
-    assert b.samples == 4 and b.labels is not None
-    assert {n: x.shape for n, x in b.feeds[0].items()} == {"a/b:0": (4, 2), "s": ()}
-
-
-def test_one_input_takes_an_array_of_any_name(tmp_path: Path) -> None:
-    x = np.ones((4, 2), np.float32)
-    np.save(tmp_path / "pictures.npy", x)
-    for path in (saved(tmp_path, images=x), tmp_path / "pictures.npy"):
-        assert np.array_equal(load_data(path, [spec("x", ("N", 2))]).feeds[0]["x"], x)
-
-
-def test_bfloat16_survives_a_file(tmp_path: Path) -> None:
-    x = np.arange(4).reshape(2, 2).astype(ml_dtypes.bfloat16)
-    b = load_data(saved(tmp_path, x=x), [spec("x", ("N", 2), ml_dtypes.bfloat16)])
-    assert b.feeds[0]["x"].dtype == ml_dtypes.bfloat16 and np.array_equal(b.feeds[0]["x"], x)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "why"),
-    [
-        ({"x": np.zeros((4, 2))}, r"'x' expects float32 \[N, 2\], got float64 \[4, 2\]; convert.*astype\('float32'\)"),
-        ({"x": np.zeros((4, 3), "f")}, r"expects float32 \[N, 2\], got float32 \[4, 3\]"),
-        ({"x": np.zeros(2, "f")}, r"got float32 \[2\]"),
-        ({"x": np.zeros((0, 2), "f")}, r"got float32 \[0, 2\]"),
-        ({"x": np.zeros((4, 2), "f"), "labels": np.arange(3)}, r"labels are int64 \[3\]; give 4 integers"),
-        ({"x": np.zeros((4, 2), "f"), "labels": np.zeros(4)}, "labels are float64"),
-        ({"x": np.zeros((4, 2), "f"), "z": np.zeros(1)}, r"missing \[\], not understood \['z'\]"),
-        ({"x": np.array([{}, 1], object)}, "cannot be read as plain numpy arrays"),
-        ({}, r"missing \['x'\]"),
-    ],
-)
-def test_wrong_data_of_one_input(tmp_path: Path, arrays: dict[str, Any], why: str) -> None:
-    with pytest.raises(OnnxPruneError, match=why):
-        load_data(saved(tmp_path, **arrays), [spec("x", ("N", 2))])
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "why"),
-    [
-        ((4, "t"), (4, "t"), None),
-        (("N", 5), ("N", 6), r"'N' is 6 on axis 0 of input 'b', but 5 before"),
-        ((1, 5), (1, 6), "the same number of samples"),
-        ((2, 6), (3, 6), "the same number of samples.*batches of"),
-    ],
-)
-def test_inputs_of_unequal_length(tmp_path: Path, a: Any, b: Any, why: str | None) -> None:
-    """Each case: the declared axis 0 of two inputs, and what the file holds there (a `t`: what is declared)."""
-    held = {name: np.zeros((d if n == "t" else n, 2), "f") for name, (d, n) in (("a", a), ("b", b))}
-    specs = [spec("a", (a[0], 2)), spec("b", (b[0], 2))]
-    path = saved(tmp_path, **held)
-    if why is None:
-        assert load_data(path, specs).samples == 4
-        return
-    with pytest.raises(OnnxPruneError, match=why):
-        load_data(path, specs)
-
-
-@pytest.mark.parametrize("content", [b"", b"not an array", b"PK\x03\x04 cut short"])
-def test_files_that_hold_no_arrays(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "data.npz"
-    path.write_bytes(content)
-    with pytest.raises(OnnxPruneError, match="cannot be read"):
-        load_data(path, [spec("x", ("N", 2))])
-    with pytest.raises(OnnxPruneError, match="there is no such file"):
-        load_data(tmp_path / "absent.npz", [spec("x", ("N", 2))])
 
 
 # Two models

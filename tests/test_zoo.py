@@ -21,7 +21,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxprune.validation import input_specs, random_inputs
+from onnxprune.calibration import input_specs, random_inputs
 
 ZOO = Path(os.environ.get("ONNXPRUNE_ZOO", "."))
 needs_zoo = pytest.mark.skipif(

@@ -23,7 +23,7 @@ import onnx
 import onnxruntime as ort
 
 import onnxprune
-from onnxprune.validation import input_specs, random_inputs
+from onnxprune.calibration import input_specs, random_inputs
 
 TARGETS = {  # millions of parameters left at ratio 0.5, l2, local
     "resnet50": 7.1,

@@ -17,4 +17,5 @@ def criteria(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
     if json:
         emit_json([row._asdict() for row in rows])
     else:
-        emit(table(("name", "formula", "source"), [(r.name, r.formula, r.source) for r in rows]))
+        listed = [(r.name, "--calib" if r.needs_data else "", r.formula, r.source) for r in rows]
+        emit(table(("name", "needs", "formula", "source"), listed))

@@ -11,11 +11,13 @@ Tell = Callable[[str, int, int], None]
 SAY = {
     "load": "reading the model",
     "analyze": "finding what can be pruned",
+    "calibrate": "watching the network",
     "plan": "scoring channels",
     "apply": "removing channels",
     "save": "writing",
     "validate": "comparing outputs in ONNX Runtime",
 }
+UNITS = {"calibrate": "samples", "plan": "groups"}
 
 
 @contextmanager
@@ -29,6 +31,7 @@ def progress() -> Iterator[Tell]:
         task = shown.add_task("starting", total=None)
 
         def tell(stage: str, done: int, of: int) -> None:
-            shown.update(task, description=SAY.get(stage, stage) + (f" {done}/{of} groups" if of else ""))
+            count = f" {done}/{of} {UNITS.get(stage, '')}" if of else ""
+            shown.update(task, description=SAY.get(stage, stage) + count)
 
         yield tell

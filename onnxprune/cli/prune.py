@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # The options that say what to remove: a plan has already decided all that.
 SELECTION = (
     "ratio", "criterion", "scope", "round_to", "max_ratio", "include", "exclude", "group_ratio", "reduce", "normalise",
-    "plan_out",
+    "plan_out", "calib", "samples",
 )  # fmt: skip
 
 
@@ -52,6 +52,10 @@ def _file(*names: str, metavar: str, help: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Files")
 
 
+def _calibrate(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="Calibration", **more)
+
+
 def _check(*names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel="Check", **more)
 
@@ -59,6 +63,7 @@ def _check(*names: str, help: str, **more: Any) -> Any:
 @app.command(
     epilog="Examples:\n\nonnxprune prune model.onnx -o smaller.onnx --ratio 0.3 --data test.npz\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --scope global --max-ratio 0.8 --round-to 8 --exclude 'head*'\n\n"
+    "onnxprune prune model.onnx -o smaller.onnx --criterion wanda --calib pictures/ --preprocess imagenet --samples 500\n\n"
     "onnxprune prune model.onnx --dry-run --plan-out plan.json\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --plan plan.json"
 )
@@ -111,13 +116,35 @@ def prune(
         _file("--plan-out", metavar="PLAN.json", help="Write the plan: the channels kept, group by group."),
     ] = None,
     report: Annotated[Path | None, _file("--report", metavar="REPORT.json", help="Write the report as JSON.")] = None,
+    calib: Annotated[
+        Path | None,
+        _calibrate(
+            "--calib",
+            metavar="FILE.npz|FOLDER",
+            help="Inputs to watch the network on, for criteria that need them: an .npz with one array an input, a folder of "
+            ".npy, or a folder of pictures. Labels are never used.",
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        _calibrate("--samples", min=1, metavar="N", help="Use so many of them, spread evenly (all, unless given)."),
+    ] = None,
+    preprocess: Annotated[
+        list[str] | None,
+        _calibrate(
+            "--preprocess",
+            metavar="imagenet|FILE.toml|NAME=VALUE",
+            help="How pictures, in --calib and --data, become inputs: a preset (imagenet, unit, raw), a TOML file, or one "
+            "of resize, crop, scale, mean, std, colour, layout, filter; repeatable, the later ones win.",
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         _check(
             "--data",
             metavar="FILE.npz|FOLDER",
-            help="Compare on these inputs: an .npz with one array an input, or a folder of .npy. With an array 'labels', "
-            "accuracy is measured too. Without, the inputs are random.",
+            help="Compare on these inputs: what --calib takes. With an array 'labels', accuracy is measured too. "
+            "Without, the inputs are random.",
         ),
     ] = None,
     no_validate: Annotated[bool, _check("--no-validate", help="Leave the comparison out.")] = False,
@@ -138,12 +165,15 @@ def prune(
 
     if out is None and not dry_run:
         raise OnnxPruneError("where should the smaller model go? give -o OUT (or --dry-run to write none)")
+    if samples is not None and calib is None:
+        raise OnnxPruneError("--samples is for --calib: it says how much of it to use; give both")
     if plan is not None:
         _refuse_selection(ctx)
-    check_outputs({"-o": out, "--plan-out": plan_out, "--report": report}, [model, plan, data])
+    check_outputs({"-o": out, "--plan-out": plan_out, "--report": report}, [model, plan, data, calib])
 
     import onnxprune
     from onnxprune.api import NotCompared
+    from onnxprune.calibration import read_preprocess
     from onnxprune.cli.progress import progress
 
     options = onnxprune.Options(
@@ -169,7 +199,10 @@ def prune(
                 options,
                 plan=onnxprune.Plan.load(plan) if plan else None,
                 plan_out=plan_out,
+                calib=calib,
+                samples=samples,
                 data=data,
+                preprocess=read_preprocess(preprocess) if preprocess else None,
                 check=not no_validate,
                 seed=seed,
                 stage=tell,

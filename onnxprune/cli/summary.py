@@ -21,6 +21,8 @@ def pruned(report: Report, how: str, verbose: bool) -> Group:
     if report["groups"]:
         parts += [*_groups(report["groups"], verbose), ""]
     rows: Facts = [("channels", _channels(report["groups"])), ("chosen by", how), *_notes(report)]
+    if seen := report["calibration"]:
+        rows.append(("calibrated on", f"{seen['samples']} samples, {seen['data']}"))
     rows += _comparison(report["error"]) if report["error"] else []
     outputs = _outputs(report["error"]) if report["error"] else []
     return Group(*parts, _sizes(report), "", facts(rows), *outputs, "", _done(report))

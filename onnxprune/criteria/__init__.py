@@ -1,16 +1,28 @@
-"""Weight-only importance criteria: one score a channel from a group's slices, higher = more important.
+"""Importance criteria: one score a channel from a group's weights or activations, higher = more important.
 
-A criterion is one function under `@criterion("name", ...)` in any module of this folder; every module is
-imported here, so nothing is listed by hand. A criterion sees arrays and roles, never operator types.
+A criterion is one function under `@criterion("name", ...)` or `@activation_criterion("name", ...)` in any module of this
+folder; every module is imported here, so nothing is listed by hand. It sees arrays and roles, never operator types.
 """
 
 import importlib
 import pkgutil
 
 from onnxprune.criteria.reduction import REDUCES
-from onnxprune.criteria.registry import ROLES, Criterion, Rows, Slice, TableRow, criterion, names, resolve, table
+from onnxprune.criteria.registry import (
+    ROLES,
+    Criterion,
+    Rows,
+    Signal,
+    Slice,
+    TableRow,
+    activation_criterion,
+    criterion,
+    names,
+    resolve,
+    table,
+)
 from onnxprune.criteria.scaling import NORMALISERS, normalise
-from onnxprune.criteria.scoring import note, score
+from onnxprune.criteria.scoring import note, score, score_signals
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -21,13 +33,16 @@ __all__ = [
     "ROLES",
     "Criterion",
     "Rows",
+    "Signal",
     "Slice",
     "TableRow",
+    "activation_criterion",
     "criterion",
     "names",
     "normalise",
     "note",
     "resolve",
     "score",
+    "score_signals",
     "table",
 ]

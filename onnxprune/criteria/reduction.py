@@ -18,15 +18,17 @@ within a side, entries count equally, so wide producers outweigh narrow ones, as
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from onnxprune.criteria.registry import Scores, Slice
+from onnxprune.criteria.registry import Scores
 
-Evaluate = Callable[[Sequence[Slice]], Scores]
+Members = Sequence[Any]  # Slices, or Signals
+Evaluate = Callable[[Any], Scores]
 
 
-def _each(members: Sequence[Slice], s: Evaluate) -> list[Scores]:
+def _each(members: Members, s: Evaluate) -> list[Scores]:
     return [s([m]) for m in members]
 
 
@@ -37,19 +39,19 @@ def _geometric(parts: Sequence[Scores]) -> Scores:
     return total
 
 
-def _sides(members: Sequence[Slice], s: Evaluate) -> Scores:
+def _sides(members: Members, s: Evaluate) -> Scores:
     roles = dict.fromkeys(m.role for m in members)
     return _geometric([s([m for m in members if m.role == role]) for role in roles])
 
 
-def _sum(members: Sequence[Slice], s: Evaluate) -> Scores:
+def _sum(members: Members, s: Evaluate) -> Scores:
     total = s(members[:1])
     for part in _each(members[1:], s):
         total = total + part
     return total
 
 
-_REDUCES: dict[str, Callable[[Sequence[Slice], Evaluate], Scores]] = {
+_REDUCES: dict[str, Callable[[Members, Evaluate], Scores]] = {
     "sides": _sides,
     "joint": lambda members, s: s(members),
     "sum": _sum,
@@ -63,6 +65,6 @@ REDUCES = tuple(_REDUCES)
 """The names that `reduce` takes."""
 
 
-def combine(members: Sequence[Slice], how: str, s: Evaluate) -> Scores:
+def combine(members: Members, how: str, s: Evaluate) -> Scores:
     """One score a channel [n] from the members of a group; `s` scores members laid side by side."""
     return _REDUCES[how](members, s)

@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -49,19 +49,54 @@ class Rows:
         return int(self.blocks[0].shape[0])
 
 
+@dataclass(frozen=True)
+class Signal:
+    """An activation that carries a group's channels, as a criterion sees it.
+
+    `name` is the tensor, `role` whether a consumer reads it or a producer made it. `values` has what was gathered, [n, k]:
+    row c holds the k positions of channel c on the tensor's axis; `pooled` is [samples, n, k], `gram` [n * k, n * k], and
+    `classes` the network's own scores, [samples, classes].
+    `weights` [n, k * m] are the consumer's, in the order of the positions; empty, [n, 0], for what a producer made.
+    """
+
+    name: str
+    role: str
+    values: Mapping[str, Array]
+    weights: Array
+
+    def __getitem__(self, statistic: str) -> Scores:
+        return np.asarray(self.values[statistic], np.float64)
+
+    def consumers(self, like: Scores) -> Scores:
+        """The consumer's weights [n, k, m] beside statistics [n, k]; ones where it is not known what consumes.
+
+        A grouped convolution reads several positions of a channel with one weight: then k of the result is 1.
+        """
+        n, k = like.shape
+        if not self.weights.size:
+            return np.ones((n, 1, 1))
+        fits = self.weights.shape[1] % k == 0
+        return np.asarray(self.weights, np.float64).reshape(n, k if fits else 1, -1)
+
+
 Function = Callable[[Rows], Scores]
+Watcher = Callable[[Signal], Scores]
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A registered criterion: its function, the roles it looks at, its default reduce, and its fallback."""
+    """A registered criterion: its function, the roles it looks at, its default reduce, and its fallback.
+
+    One of activations has no roles, but `statistics`: what has to be gathered for it.
+    """
 
     name: str
-    function: Function
+    function: Callable[[Any], Scores]
     roles: tuple[str, ...]
     reduce: str
     fallback: str | None
     short: str | None
+    statistics: tuple[str, ...] = ()
 
     @property
     def formula(self) -> str:
@@ -82,6 +117,7 @@ class TableRow(NamedTuple):
     formula: str
     source: str
     reduce: str
+    needs_data: bool
 
 
 _REGISTRY: dict[str, Criterion] = {}
@@ -103,15 +139,32 @@ def criterion(
     """
 
     def register(function: Function) -> Function:
-        made = Criterion(name, function, tuple(roles), reduce, fallback, short)
-        if name in _REGISTRY:
-            raise ValueError(f"criterion '{name}' is registered twice")
-        if not function.__doc__ or not made.source:
-            raise ValueError(f"criterion '{name}': the docstring needs its formula (line 1) and a 'Source:' line")
-        _REGISTRY[name] = made
+        _register(Criterion(name, function, tuple(roles), reduce, fallback, short))
         return function
 
     return register
+
+
+def activation_criterion(name: str, *, statistics: Sequence[str], reduce: str = "mean") -> Callable[[Watcher], Watcher]:
+    """Register a criterion of one activation: scores [n] from the `statistics` of a Signal, docstring as for `criterion`.
+
+    `reduce` says how the scores of the several activations that carry a group's channels become one. A group none of whose
+    activations can be watched is scored with l2.
+    """
+
+    def register(function: Watcher) -> Watcher:
+        _register(Criterion(name, function, (), reduce, "l2", None, tuple(statistics)))
+        return function
+
+    return register
+
+
+def _register(made: Criterion) -> None:
+    if made.name in _REGISTRY:
+        raise ValueError(f"criterion '{made.name}' is registered twice")
+    if not made.function.__doc__ or not made.source:
+        raise ValueError(f"criterion '{made.name}': the docstring needs its formula (line 1) and a 'Source:' line")
+    _REGISTRY[made.name] = made
 
 
 def names() -> list[str]:
@@ -120,8 +173,9 @@ def names() -> list[str]:
 
 
 def table() -> list[TableRow]:
-    """Name, formula, source and default reduce of every criterion, sorted by name."""
-    return [TableRow(c.name, c.formula, c.source, c.reduce) for c in map(_REGISTRY.__getitem__, names())]
+    """Name, formula, source and default reduce of every criterion, and whether it needs calibration data; by name."""
+    found = map(_REGISTRY.__getitem__, names())
+    return [TableRow(c.name, c.formula, c.source, c.reduce, bool(c.statistics)) for c in found]
 
 
 def resolve(text: str) -> tuple[Criterion, float]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.criteria.reduction import REDUCES, combine
-from onnxprune.criteria.registry import ROLES, Array, Criterion, Rows, Scores, Slice, resolve
+from onnxprune.criteria.registry import ROLES, Array, Criterion, Rows, Scores, Signal, Slice, resolve
 from onnxprune.errors import OnnxPruneError
 
 
@@ -28,6 +28,29 @@ def score(slices: Sequence[Slice], criterion: str = "l2", *, reduce: str | None 
     for m in members:
         _check_finite(m)
     return combine(members, how, lambda ms: c.function(Rows(tuple(m.array for m in ms), seed, p)))
+
+
+def score_signals(signals: Sequence[Signal], criterion: str, *, reduce: str | None = None) -> Scores:
+    """The importance of each channel of one group, [n] float64, by a criterion of activations; higher = more important.
+
+    Activations side by side (`reduce` sides and joint) count as the mean of their scores.
+    Raises OnnxPruneError for an unknown criterion or reduce, and for NaN or infinite activations.
+    """
+    c, _ = resolve(criterion)
+    how = reduce or c.reduce
+    if how not in REDUCES:
+        raise OnnxPruneError(f"unknown reduce '{how}'; choose one of {', '.join(REDUCES)}")
+    for s in signals:
+        _check_gathered(s)
+    return combine(signals, how, lambda some: np.mean([c.function(s) for s in some], axis=0))
+
+
+def _check_gathered(s: Signal) -> None:
+    for name, values in s.values.items():
+        if not np.isfinite(values).all():
+            raise OnnxPruneError(
+                f"activation '{s.name}': NaN or infinite {name}; calibrate on other data, or exclude the group"
+            )
 
 
 def note(slices: Sequence[Slice], criterion: str = "l2") -> str | None:

@@ -296,9 +296,14 @@ def write_text(path: Path, text: str) -> None:
     wire.write_all({path: lambda file: file.write(text.encode())})
 
 
+def fits_message(model: Model) -> bool:
+    """Can the model, with all its data, be one message of less than 2 GiB?"""
+    return _layout(model, None).size <= PROTOBUF_BYTES
+
+
 def full_proto(model: Model) -> onnx.ModelProto:
     """The model as one message, with all its data; raises OutputError where that would pass 2 GiB."""
-    if _layout(model, None).size > PROTOBUF_BYTES:
+    if not fits_message(model):
         raise OutputError("a model of more than 2 GiB does not fit one message; save it to a file and use that")
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)

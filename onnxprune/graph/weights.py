@@ -55,6 +55,11 @@ def dtype_of(data_type: int) -> np.dtype[Any]:
     return np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
 
 
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether `dtype` is a float of any width, bfloat16 and the 8 and 4 bit floats included."""
+    return dtype.name.startswith(("float", "bfloat"))  # ml_dtypes' types are no subtypes of np.floating
+
+
 def packed_bytes(data_type: int, shape: Sequence[int]) -> int:
     """Bytes of the `raw_data` form of a tensor; KeyError for a type that onnx does not know."""
     bits = BITS.get(data_type) or dtype_of(data_type).itemsize * 8

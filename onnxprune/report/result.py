@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.allocate import Options
+from onnxprune.calibration.statistics import Statistics
 from onnxprune.explain import Route, explain
 from onnxprune.graph.io import Model
 from onnxprune.groups import Analysis, Group, analyze
@@ -87,10 +88,11 @@ def prune_report(
     result: Result | None,
     seconds: Mapping[str, float],
     options: Options | None,
+    seen: Statistics | None = None,
 ) -> dict[str, Any]:
     """The report of `prune`. `error` is null where validation was left out; no `files`: a dry run.
 
-    `options` None says that a plan was given.
+    `options` None says that a plan was given; `seen` is what the criterion knew of the activations.
     """
     after = analyze(model)
     return {
@@ -98,6 +100,7 @@ def prune_report(
         "output": str(files[0]) if files else None,
         "files": [str(f) for f in files],
         "options": asdict(options) if options else None,
+        "calibration": {"data": seen.source, "samples": seen.samples} if seen else None,
         "params": _pair(before.params(), after.params()),
         "macs": _pair(before.macs(), after.macs()),
         "bytes": _pair(before.model.size_bytes, sum(f.stat().st_size for f in files) if files else None),

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
 
+from onnxprune.calibration.data import Batches, random_data
+from onnxprune.calibration.inputs import input_specs
+from onnxprune.calibration.run import Feeds, Source, open_session, proto_of, run_as, runnable_inputs
 from onnxprune.errors import OnnxPruneError
-from onnxprune.validation.data import Batches, InputSpec, input_specs, random_inputs
-from onnxprune.validation.metrics import Array, ErrorSums, Metrics, agreement, class_scores, is_float, predictions
-
-Model = str | Path | onnx.ModelProto | bytes
-Feeds = Mapping[str, Array]
-
-# What random inputs try on the original, in this order: (sequence, image), each with batch 2, then 1.
-_SIZES = ((16, 224), (8, 64), (32, 256), (128, 32), (512, 128), (1024, 320))
-_GUESSES = [
-    *({"batch": b, "sequence": s, "image": i, "tokens": 100, "integers": 2} for s, i in _SIZES for b in (2, 1)),
-    *({"batch": b, "tokens": 2, "integers": 2} for b in (2, 1)),  # a vocabulary under 100
-    *({"batch": b, "tokens": 100, "integers": 100} for b in (2, 1)),  # token ids under another name
-]
+from onnxprune.graph.weights import Array, is_float
+from onnxprune.validation.metrics import ErrorSums, Metrics, agreement, class_scores, predictions
 
 
 @dataclass(frozen=True)
@@ -50,8 +38,8 @@ class Result:
 
 
 def validate(
-    original: Model,
-    candidate: Model,
+    original: Source,
+    candidate: Source,
     *,
     data: Batches | None = None,
     seed: int = 0,
@@ -78,50 +66,15 @@ def validate(
     before = open_session(original, "original", threads)
     after = open_session(candidate, "candidate", threads)
     _check_names(before, after)
-    specs = input_specs(_proto(original, "original"))
-    data, pairs = (data, _pairs(before, data)) if data is not None else _random(before, specs, seed, sizes)
     comparison = _Comparison()
-    for feeds, reference in pairs:
-        comparison.add(reference, _run_as("candidate", after, feeds))
-    return comparison.result(data, data.feeds[0])
-
-
-def open_session(model: Model, role: str, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the CPU, deterministic; `role` names the model in errors.
-
-    Raises OnnxPruneError with ONNX Runtime's first line if it refuses the model.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.use_deterministic_compute = True
-    options.intra_op_num_threads = threads or 0
-    source = str(model) if isinstance(model, str | Path) else _serialised(model, role)
-    try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # ONNX Runtime's exceptions share no base class
-        raise OnnxPruneError(f"{role}: ONNX Runtime does not load the model: {_first_line(e)}") from e
-
-
-def _serialised(model: onnx.ModelProto | bytes, role: str) -> bytes:
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _proto(model, role).graph.initializer):
-        raise OnnxPruneError(f"{role}: its weights are in external files, so give the path of the model file instead")
-    try:
-        return model if isinstance(model, bytes) else model.SerializeToString()
-    except Exception as e:  # protobuf's EncodeError, or ValueError, by its version
-        raise OnnxPruneError(f"{role}: larger than 2 GB ({e}); save it with external data and give the path") from e
-
-
-def _proto(model: Model, role: str) -> onnx.ModelProto:
-    try:
-        if isinstance(model, bytes):
-            return onnx.load_from_string(model)
-        return onnx.load(model, load_external_data=False) if isinstance(model, str | Path) else model
-    except Exception as e:  # OSError, or protobuf's DecodeError
-        raise OnnxPruneError(f"{role}: cannot be read as an ONNX file: {_first_line(e)}") from e
-
-
-def _first_line(e: Exception) -> str:
-    return next(iter(str(e).splitlines()), type(e).__name__)
+    if data is None:
+        specs = input_specs(proto_of(original, "original"))
+        guess = runnable_inputs(before, specs, seed, sizes)
+        comparison.add(guess.feeds, guess.outputs, run_as("candidate", after, guess.feeds))
+        return comparison.result(random_data(guess, specs, seed))
+    for feeds in data:
+        comparison.add(feeds, run_as("original", before, feeds), run_as("candidate", after, feeds))
+    return comparison.result(data)
 
 
 def _check_names(before: Any, after: Any) -> None:
@@ -132,76 +85,6 @@ def _check_names(before: Any, after: Any) -> None:
         raise OnnxPruneError(
             f"candidate: {what} (inputs {sorted(wanted)}, now {sorted(found)}); give two versions of one model"
         )
-
-
-# Running
-
-
-def run(session: Any, feeds: Feeds) -> dict[str, Any]:
-    """The session's outputs by name, for types that numpy lacks (bfloat16, float8) too.
-
-    Raises OnnxPruneError with ONNX Runtime's first line if the model does not run on `feeds`.
-    """
-    names = [o.name for o in session.get_outputs()]
-    options = ort.RunOptions()
-    options.log_severity_level = 4  # the exception says it; ONNX Runtime would print it as well
-    types = [v.type for v in (*session.get_inputs(), *session.get_outputs())]
-    try:
-        if not any(t.startswith(("tensor(bfloat", "tensor(float8", "tensor(float4")) for t in types):
-            return dict(zip(names, session.run(names, dict(feeds), options), strict=True))
-        values = session.run_with_ort_values(names, {name: _to_ort(x) for name, x in feeds.items()}, options)
-        return dict(zip(names, map(_from_ort, values), strict=True))
-    except Exception as e:  # ONNX Runtime's exceptions share no base class
-        raise OnnxPruneError(_first_line(e)) from e
-
-
-def _to_ort(x: Array) -> Any:
-    kind = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.asarray(x, order="C"), kind)
-
-
-def _from_ort(value: Any) -> Any:
-    if not value.is_tensor() or value.element_type() == onnx.TensorProto.STRING:
-        return value
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.element_type())
-    shape = value.shape()
-    raw = ctypes.string_at(value.data_ptr(), int(np.prod(shape)) * dtype.itemsize)
-    return np.frombuffer(raw, dtype).reshape(shape)
-
-
-def _run_as(role: str, session: Any, feeds: Feeds) -> dict[str, Any]:
-    try:
-        return run(session, feeds)
-    except OnnxPruneError as e:
-        fed = ", ".join(f"{name} {x.dtype.name} {list(x.shape)}" for name, x in feeds.items())
-        raise OnnxPruneError(f"{role}: ONNX Runtime does not run the model on {fed}: {e}") from e
-
-
-def _pairs(before: Any, data: Batches) -> Iterator[tuple[Feeds, dict[str, Any]]]:
-    return ((feeds, _run_as("original", before, feeds)) for feeds in data)
-
-
-def _random(
-    before: Any, specs: list[InputSpec], seed: int, sizes: Mapping[str, int] | None
-) -> tuple[Batches, Iterator[tuple[Feeds, dict[str, Any]]]]:
-    """The first guess at inputs that the original runs on, and what it made of them."""
-    failures: dict[tuple[Any, ...], OnnxPruneError] = {}
-    for guess in _GUESSES:
-        feeds, chosen = random_inputs(specs, seed=seed, sizes=sizes, **guess)
-        key = (guess["tokens"], guess["integers"], *sorted(chosen.items()))
-        if key in failures:
-            continue
-        try:
-            outputs = _run_as("original", before, feeds)
-        except OnnxPruneError as e:
-            failures[key] = e
-            continue
-        samples = next((x.shape[0] for x in feeds.values() if x.ndim), 1)
-        return Batches([feeds], f"random seed {seed}", samples, chosen), iter([(feeds, outputs)])
-    first = next(iter(failures.values()))
-    raise OnnxPruneError(
-        f"{first} (nor with {len(failures) - 1} other guesses); give data that fit, or sizes for the dynamic axes"
-    ) from first
 
 
 # Comparing
@@ -251,10 +134,14 @@ class _Comparison:
         self.outputs: dict[str, _Output] = {}
         self.overall = ErrorSums()
         self.class_output: str | None = None
+        self.feeds: Feeds = {}
+        self.samples = 0
         self.before: list[Array] = []
         self.after: list[Array] = []
 
-    def add(self, reference: dict[str, Any], candidate: dict[str, Any]) -> None:
+    def add(self, feeds: Feeds, reference: dict[str, Any], candidate: dict[str, Any]) -> None:
+        self.feeds = self.feeds or feeds
+        self.samples += next((x.shape[0] for x in feeds.values() if x.ndim), 1)
         names = [self.class_output] if self.outputs else list(reference)  # the first batch chooses
         for name, r in reference.items():
             self.outputs.setdefault(name, _Output()).add(r, candidate[name], self.overall)
@@ -265,7 +152,7 @@ class _Comparison:
             self.before.append(predictions(r))
             self.after.append(predictions(c))
 
-    def result(self, data: Batches, feeds: Feeds) -> Result:
+    def result(self, data: Batches) -> Result:
         scored = self.class_output is not None
         before, after = (np.concatenate(p) if scored else None for p in (self.before, self.after))
         return Result(
@@ -274,9 +161,9 @@ class _Comparison:
             top1_agreement=None if before is None or after is None else agreement(before, after),
             class_output=self.class_output,
             accuracy=_accuracy(before, after, data.labels),
-            inputs={name: {"dtype": x.dtype.name, "shape": list(x.shape)} for name, x in feeds.items()},
+            inputs={name: {"dtype": x.dtype.name, "shape": list(x.shape)} for name, x in self.feeds.items()},
             dynamic_sizes=dict(data.sizes),
-            samples=data.samples,
+            samples=self.samples if data.samples is None else data.samples,
             dropped=data.dropped,
             data=data.source,
             nonfinite={"reference": self.overall.nonfinite_reference, "candidate": self.overall.nonfinite_candidate},

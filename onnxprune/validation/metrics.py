@@ -11,14 +11,9 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.weights import Array, is_float
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Metrics = dict[str, float | int | None]
-
-
-def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether `dtype` is a float of any width, bfloat16 and the 8 and 4 bit floats included."""
-    return dtype.name.startswith(("float", "bfloat"))  # ml_dtypes' types are no subtypes of np.floating
 
 
 class ErrorSums:

@@ -1,0 +1,23 @@
+"""Calibration: what to feed a model, how to run it, and what its activations are like.
+
+`data.load_data` reads inputs (files, pictures, Python iterables), `run` opens models in ONNX Runtime, `statistics` gathers
+what the network does with the inputs, channel by channel.
+"""
+
+from __future__ import annotations
+
+from onnxprune.calibration.data import Batches, load_data, random_batches, random_data
+from onnxprune.calibration.inputs import InputSpec, input_specs, random_inputs
+from onnxprune.calibration.pictures import Preprocess, read_preprocess
+
+__all__ = [
+    "Batches",
+    "InputSpec",
+    "Preprocess",
+    "input_specs",
+    "load_data",
+    "random_batches",
+    "random_data",
+    "random_inputs",
+    "read_preprocess",
+]

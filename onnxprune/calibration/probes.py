@@ -1,0 +1,177 @@
+"""Nodes that are added to a graph so that what leaves it is small: a vector a sample, not the feature maps.
+
+ONNX Runtime keeps convolutional networks in a blocked layout of its own, and every operator that does not know that layout
+costs a copy of the whole map. So for [N, C, *s] everything is written in operators that do know it: GlobalAveragePool,
+GlobalMaxPool, Mul, Relu and HardSigmoid. |x| is 2 relu(x) - x, and HardSigmoid with a steep slope says whether x^2 > 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxprune.layout import Size
+
+STEEP = 1e30  # HardSigmoid(x) = max(0, min(1, STEEP x)); exact for |x| above 1e-15 once x is squared
+NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softplus", "Softmax", "Abs", "Exp", "Sqrt"})
+
+
+def _never_negative(node: onnx.NodeProto, values: Mapping[str, onnx.TensorProto]) -> bool:
+    if node.op_type != "Clip":
+        return node.op_type in NEVER_NEGATIVE
+    least = next((a.f for a in node.attribute if a.name == "min"), -np.inf)  # an attribute before opset 11
+    if len(node.input) > 1 and node.input[1] in values:
+        least = float(onnx.numpy_helper.to_array(values[node.input[1]]).min(initial=np.inf))
+    return least >= 0
+
+
+@dataclass
+class Net:
+    """A copy of a model, to which nodes and outputs are added; its own outputs are gone."""
+
+    proto: onnx.ModelProto
+    opset: int = field(init=False)
+    never_negative: set[str] = field(init=False)
+    _known: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.opset = next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+        values = {t.name: t for t in self.proto.graph.initializer if not t.dims}
+        values |= {n.output[0]: n.attribute[0].t for n in self.proto.graph.node if n.op_type == "Constant"}
+        self.never_negative = {n.output[0] for n in self.proto.graph.node if _never_negative(n, values)}
+        del self.proto.graph.output[:]
+
+    def node(self, op: str, *ins: str, **attrs: Any) -> str:
+        """The output of such a node; equal ones are shared."""
+        key = (op, ins, tuple(sorted((k, str(v)) for k, v in attrs.items())))
+        if key not in self._known:
+            self._known[key] = f"onnxprune_probe_{len(self._known)}"
+            self.proto.graph.node.append(helper.make_node(op, ins, [self._known[key]], **attrs))
+        return self._known[key]
+
+    def constant(self, value: np.ndarray) -> str:
+        return self.node("Constant", value=onnx.numpy_helper.from_array(value))
+
+    def reduce(self, op: str, x: str, axes: list[int]) -> str:
+        if not axes:
+            return x
+        if self.opset >= 18:
+            return self.node(op, x, self.constant(np.array(axes)), keepdims=0)
+        return self.node(op, x, axes=axes, keepdims=0)
+
+    def output(self, name: str) -> None:
+        if all(o.name != name for o in self.proto.graph.output):
+            self.proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One axis of one activation. A reduction keeps axis 0 (the samples) and that axis: [N, n], or [N, n, 1, ..]."""
+
+    net: Net
+    tensor: str
+    sizes: tuple[Size, ...]
+    axis: int
+    elem: int
+
+    @property
+    def rank(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def x(self) -> str:
+        return (
+            self.tensor if self.elem == TensorProto.FLOAT else self.net.node("Cast", self.tensor, to=TensorProto.FLOAT)
+        )
+
+    @property
+    def blocked(self) -> bool:
+        return self.axis == 1 and self.rank >= 3
+
+    @property
+    def never_negative(self) -> bool:
+        return self.tensor in self.net.never_negative
+
+    @property
+    def square(self) -> str:
+        return self.net.node("Mul", self.x, self.x)
+
+    @property
+    def flat(self) -> str:
+        """As [N, n, positions]; [1, n, positions] where the channels are on axis 0."""
+        if self.axis == 0:
+            return self.net.node("Reshape", self.x, self.net.constant(np.array([1, self.sizes[0], -1])))
+        order = [0, self.axis, *(a for a in range(1, self.rank) if a != self.axis)]
+        x = self.x if order == sorted(order) else self.net.node("Transpose", self.x, perm=order)
+        return self.net.node("Reshape", x, self.net.constant(np.array([0, 0, -1])))
+
+    def over_positions(self, pool: str, reduce: str, x: str) -> str:
+        if self.blocked:
+            return self.net.node(pool, x)
+        return self.net.reduce(reduce, x, [a for a in range(self.rank) if a not in (0, self.axis)])
+
+    def mean(self, x: str) -> str:
+        return self.over_positions("GlobalAveragePool", "ReduceMean", x)
+
+
+Build = Callable[[Probe], str]
+
+
+def mean(p: Probe) -> str:
+    """The mean."""
+    return p.mean(p.x)
+
+
+def mean_abs(p: Probe) -> str:
+    """The mean of |x|."""
+    if p.never_negative:
+        return p.mean(p.x)
+    if not p.blocked:
+        return p.mean(p.net.node("Abs", p.x))
+    positive = p.mean(p.net.node("Relu", p.x))
+    return p.net.node("Add", positive, p.net.node("Sub", positive, p.mean(p.x)))
+
+
+def mean_sq(p: Probe) -> str:
+    """The mean of x^2."""
+    return p.mean(p.square)
+
+
+def nonzero(p: Probe) -> str:
+    """The share of positions that are not zero."""
+    x = p.x if p.never_negative else p.square
+    return p.mean(p.net.node("HardSigmoid", x, alpha=STEEP, beta=0.0))
+
+
+def greatest(p: Probe) -> str:
+    """The maximum."""
+    return p.over_positions("GlobalMaxPool", "ReduceMax", p.x)
+
+
+def gram(p: Probe) -> str:
+    """The mean of x_p x_q for all pairs of the axis's positions, [N, n, n]."""
+    flat = p.flat
+    turned = p.net.node("Transpose", flat, perm=[0, 2, 1])
+    count = p.net.node("Gather", p.net.node("Shape", flat), p.net.constant(np.array(2)))
+    products = p.net.node("MatMul", flat, turned)
+    return p.net.node("Div", products, p.net.node("Cast", count, to=TensorProto.FLOAT))
+
+
+def flattened(p: Probe) -> str:
+    """All of it, [N, n, positions]."""
+    return p.flat
+
+
+def maps(p: Probe) -> str:
+    """All of it, as it is."""
+    return p.x
+
+
+def least(p: Probe) -> str:
+    """The minimum."""
+    return p.net.reduce("ReduceMin", p.x, [a for a in range(p.rank) if a not in (0, p.axis)])

@@ -1,0 +1,154 @@
+"""Run models in ONNX Runtime: sessions, feeds of every type, and random inputs that a model turns out to run on."""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
+
+from onnxprune.calibration.inputs import InputSpec, random_inputs
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.io import Model, fits_message, full_proto, save
+from onnxprune.graph.weights import Array
+
+Source = str | Path | onnx.ModelProto | bytes
+Feeds = Mapping[str, Array]
+
+# What random inputs try on the original, in this order: (sequence, image), each with batch 2, then 1.
+_SIZES = ((16, 224), (8, 64), (32, 256), (128, 32), (512, 128), (1024, 320))
+_GUESSES = [
+    *({"batch": b, "sequence": s, "image": i, "tokens": 100, "integers": 2} for s, i in _SIZES for b in (2, 1)),
+    *({"batch": b, "tokens": 2, "integers": 2} for b in (2, 1)),  # a vocabulary under 100
+    *({"batch": b, "tokens": 100, "integers": 100} for b in (2, 1)),  # token ids under another name
+]
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Random inputs that a model ran on, what came out, and what they were drawn with."""
+
+    feeds: dict[str, Array]
+    outputs: dict[str, Any]
+    sizes: dict[str, int]  # of the dynamic axes
+    settings: dict[str, int]  # of `random_inputs`
+
+
+def open_session(model: Source, role: str, threads: int | None = None) -> Any:
+    """An ONNX Runtime session on the CPU, deterministic; `role` names the model in errors.
+
+    Raises OnnxPruneError with ONNX Runtime's first line if it refuses the model.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.use_deterministic_compute = True
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # threads that wait leave the cores to others
+    source = str(model) if isinstance(model, str | Path) else _serialised(model, role)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # ONNX Runtime's exceptions share no base class
+        raise OnnxPruneError(f"{role}: ONNX Runtime does not load the model: {_first_line(e)}") from e
+
+
+def open_model(model: Model, proto: onnx.ModelProto, role: str, threads: int | None = None) -> Any:
+    """A session for `proto`, a variant of the model's graph whose weights are the model's."""
+    variant = replace(model, proto=proto)
+    if fits_message(variant):
+        return open_session(full_proto(variant), role, threads)
+    with tempfile.TemporaryDirectory() as folder:
+        return open_session(save(variant, Path(folder) / "model.onnx", external=True)[0], role, threads)
+
+
+def _serialised(model: onnx.ModelProto | bytes, role: str) -> bytes:
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto_of(model, role).graph.initializer):
+        raise OnnxPruneError(f"{role}: its weights are in external files, so give the path of the model file instead")
+    try:
+        return model if isinstance(model, bytes) else model.SerializeToString()
+    except Exception as e:  # protobuf's EncodeError, or ValueError, by its version
+        raise OnnxPruneError(f"{role}: larger than 2 GB ({e}); save it with external data and give the path") from e
+
+
+def proto_of(model: Source, role: str) -> onnx.ModelProto:
+    try:
+        if isinstance(model, bytes):
+            return onnx.load_from_string(model)
+        return onnx.load(model, load_external_data=False) if isinstance(model, str | Path) else model
+    except Exception as e:  # OSError, or protobuf's DecodeError
+        raise OnnxPruneError(f"{role}: cannot be read as an ONNX file: {_first_line(e)}") from e
+
+
+def _first_line(e: Exception) -> str:
+    return next(iter(str(e).splitlines()), type(e).__name__)
+
+
+def run(session: Any, feeds: Feeds) -> dict[str, Any]:
+    """The session's outputs by name, for types that numpy lacks (bfloat16, float8) too.
+
+    Raises OnnxPruneError with ONNX Runtime's first line if the model does not run on `feeds`.
+    """
+    names = [o.name for o in session.get_outputs()]
+    options = ort.RunOptions()
+    options.log_severity_level = 4  # the exception says it; ONNX Runtime would print it as well
+    types = [v.type for v in (*session.get_inputs(), *session.get_outputs())]
+    try:
+        if not any(t.startswith(("tensor(bfloat", "tensor(float8", "tensor(float4")) for t in types):
+            return dict(zip(names, session.run(names, dict(feeds), options), strict=True))
+        values = session.run_with_ort_values(names, {name: _to_ort(x) for name, x in feeds.items()}, options)
+        return dict(zip(names, map(_from_ort, values), strict=True))
+    except Exception as e:  # ONNX Runtime's exceptions share no base class
+        raise OnnxPruneError(_first_line(e)) from e
+
+
+def _to_ort(x: Array) -> Any:
+    kind = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.asarray(x, order="C"), kind)
+
+
+def _from_ort(value: Any) -> Any:
+    if not value.is_tensor() or value.element_type() == onnx.TensorProto.STRING:
+        return value
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.element_type())
+    shape = value.shape()
+    raw = ctypes.string_at(value.data_ptr(), int(np.prod(shape)) * dtype.itemsize)
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def run_as(role: str, session: Any, feeds: Feeds) -> dict[str, Any]:
+    try:
+        return run(session, feeds)
+    except OnnxPruneError as e:
+        fed = ", ".join(f"{name} {x.dtype.name} {list(x.shape)}" for name, x in feeds.items())
+        raise OnnxPruneError(f"{role}: ONNX Runtime does not run the model on {fed}: {e}") from e
+
+
+def runnable_inputs(
+    session: Any, specs: Sequence[InputSpec], seed: int, sizes: Mapping[str, int] | None = None, batch: int = 2
+) -> Guess:
+    """The first guess at random inputs that the model runs on: `batch` samples, or one where it takes no more.
+
+    Raises OnnxPruneError where none of them runs.
+    """
+    failures: dict[tuple[Any, ...], OnnxPruneError] = {}
+    for settings in _GUESSES:
+        settings = settings | {"batch": min(batch, 1) if settings["batch"] == 1 else batch}
+        feeds, chosen = random_inputs(specs, seed=seed, sizes=sizes, **settings)
+        key = (settings["tokens"], settings["integers"], *sorted(chosen.items()))
+        if key in failures:
+            continue
+        try:
+            return Guess(feeds, run_as("original", session, feeds), chosen, settings)
+        except OnnxPruneError as e:
+            failures[key] = e
+    first = next(iter(failures.values()))
+    raise OnnxPruneError(
+        f"{first} (nor with {len(failures) - 1} other guesses); give data that fit, or sizes for the dynamic axes"
+    ) from first

@@ -1,0 +1,127 @@
+"""What the consumers' results lose without a channel, given what the other channels could say in its place.
+
+With C the covariance of an activation's positions and w_p the consumer's weights at position p, the consumer's results
+change by sum_p a_p w_p when positions go; their means go into the consumer's bias. So everything follows from
+Q_cd = sum over the positions p of c and q of d of C_pq (w_p . w_q), the inner product of what two channels contribute. The
+kernel positions of a convolution count as independent here: exact for Gemm, MatMul and 1 x 1 convolutions. Scores are
+relative to the energy of the consumer's results, so that several consumers can be summed.
+"""
+
+import numpy as np
+
+from onnxprune.criteria.registry import Scores, Signal, activation_criterion
+
+NEEDS = ("mean", "gram")
+DAMPING = 1e-3  # of the mean variance
+STEPS = 128  # of a greedy elimination, at most: channels go together where there are more
+LAMBDAS, LEAST_LAMBDA, SWEEPS = 40, 1e-4, 8
+
+
+@activation_criterion("thinet", statistics=NEEDS, reduce="sum")
+def thinet(s: Signal) -> Scores:
+    """s_c = |sum of what the channels gone so far and c contribute|^2 when c goes, greedily the least first
+
+    With Q as above and r the channels that are gone: Q_cc + 2 (Q r)_c + r^T Q r, over the energy of the results.
+    Source: Luo et al. 2017, ThiNet, arXiv 1707.06342, eq. 5 and algorithm 1
+    """
+    q = _contributions(s)
+    score, reach, total = np.empty(len(q)), np.zeros(len(q)), 0.0
+    left = np.ones(len(q), bool)
+    for _ in range(len(q)):
+        rise = np.where(left, np.diag(q) + 2.0 * reach, np.inf)
+        c = int(np.argmin(rise))
+        total, left[c] = total + max(float(rise[c]), 0.0), False
+        score[c] = total
+        reach += q[c]
+    return score
+
+
+@activation_criterion("lasso", statistics=NEEDS, reduce="sum")
+def lasso(s: Signal) -> Scores:
+    """s_c = the largest l at which b_c != 0 in argmin_b |Y - sum_c b_c X_c W_c|^2 / 2 + l |b|_1
+
+    Coordinate descent from Q along a falling l, as a fraction of the l at which all is zero.
+    Source: He et al. 2017, Channel Pruning for Accelerating Very Deep Neural Networks, arXiv 1707.06168, eq. 3
+    """
+    q = _contributions(s)
+    want, score, beta = q.sum(axis=1), np.zeros(len(q)), np.zeros(len(q))
+    top = float(np.abs(want).max())
+    if top == 0.0:
+        return score
+    own = np.diag(q)
+    live = np.flatnonzero(own > 0)
+    for level in np.geomspace(1.0, LEAST_LAMBDA, LAMBDAS):
+        for _ in range(SWEEPS):
+            before = beta.copy()
+            for c in live:
+                rest = want[c] - q[c] @ beta + own[c] * beta[c]
+                beta[c] = np.sign(rest) * max(abs(rest) - level * top, 0.0) / own[c]
+            if np.abs(beta - before).max() < 1e-4:
+                break
+        score[(beta != 0) & (score == 0)] = level
+    return score + LEAST_LAMBDA * np.minimum(np.abs(beta), 1.0) * (score > 0)  # of those that came in together
+
+
+@activation_criterion("obs", statistics=NEEDS, reduce="sum")
+def obs(s: Signal) -> Scores:
+    """s_c = sum of tr(W_c^T [H^-1]_cc^-1 W_c) over the channels gone so far and c, greedily the least first
+
+    H = C + damping; after each step the other weights take over what they can, W -= H^-1_:c [H^-1]_cc^-1 W_c. It is the
+    error that least squares over the channels that stay would leave.
+    Source: Kurtic et al. 2023, ZipLM, arXiv 2302.04089, eq. 3; Hassibi and Stork 1993, Optimal Brain Surgeon
+    """
+    covariance, products, k = _covariance(s), _products(s), s["mean"].shape[1]
+    n = len(covariance) // k
+    energy = float(np.sum(covariance * products)) or 1.0
+    damping = DAMPING * np.trace(covariance) / (n * k) or 1.0
+    inverse = np.asarray(np.linalg.inv(covariance + damping * np.eye(n * k)), np.float64)
+    score, total, left = np.empty(n), 0.0, np.arange(n)
+    while len(left):
+        cost = _saliency(inverse, products, left, k)
+        out = np.argsort(cost, kind="stable")[: max(1, n // STEPS)]
+        score[left[out]] = total + np.cumsum(cost[out])
+        gone = (left[out][:, None] * k + np.arange(k)).ravel()
+        block = np.linalg.inv(inverse[np.ix_(gone, gone)])
+        spread = inverse[:, gone] @ block  # what W loses for each w that goes
+        total += float(np.sum(block * products[np.ix_(gone, gone)]))
+        inverse = np.asarray(inverse - spread @ inverse[gone])
+        products = np.asarray(products - spread @ products[gone])
+        products = np.asarray(products - products[:, gone] @ spread.T)
+        left = np.delete(left, out)
+    return np.asarray(np.maximum(score, 0.0) / energy)
+
+
+def _saliency(inverse: Scores, products: Scores, left: Scores, k: int) -> Scores:
+    """tr([H^-1]_cc^-1 W_c W_c^T) for each channel that is left."""
+    rows = left[:, None] * k + np.arange(k)
+    blocks, mine = (a[rows[:, :, None], rows[:, None, :]] for a in (inverse, products))
+    return np.asarray(np.sum(np.linalg.inv(blocks) * mine, axis=(1, 2)))
+
+
+def _covariance(s: Signal) -> Scores:
+    mean, gram = s["mean"].ravel(), s["gram"]
+    covariance = (gram + gram.T) / 2.0 - np.outer(mean, mean)
+    dead = np.diag(covariance) < 1e-6 * np.diag(gram)  # constant: what is left of it is rounding
+    covariance[dead] = covariance[:, dead] = 0.0
+    return np.asarray(covariance)
+
+
+def _products(s: Signal) -> Scores:
+    """w_p . w_q of the consumer's weights at all pairs of positions, [n * k, n * k].
+
+    Each position is a result of its own where nothing consumes it.
+    """
+    n, k = s["mean"].shape
+    if not s.weights.size:
+        return np.eye(n * k)
+    w = s.consumers(s["mean"])
+    weights = np.broadcast_to(w, (n, k, w.shape[2])).reshape(n * k, -1)
+    return np.asarray(weights @ weights.T)
+
+
+def _contributions(s: Signal) -> Scores:
+    """Q [n, n], over the energy of the consumer's results."""
+    n, k = s["mean"].shape
+    q = np.asarray((_covariance(s) * _products(s)).reshape(n, k, n, k).sum(axis=(1, 3)))
+    energy = q.sum()
+    return q / energy if energy > 0 else q

@@ -1,0 +1,132 @@
+"""Where a group's channels can be watched at work: the activations that carry them into what consumes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.coupling import Site
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.weights import dtype_of, is_float
+from onnxprune.groups import Analysis, Group, Member
+from onnxprune.layout import Dim, leaves, owner
+
+Want = tuple[str, int, str]  # activation, axis, statistic
+READ, MADE = "read", "made"
+
+
+@dataclass(frozen=True)
+class Tap:
+    """An axis of an activation that carries a group's channels.
+
+    `role` says where: READ by a consumer, whose weight is `member`, or MADE by a producer. `node` is that node's index.
+    """
+
+    tensor: str
+    axis: int
+    dim: Dim
+    role: str
+    member: Member
+    node: int
+
+
+def taps(a: Analysis, group: Group) -> list[Tap]:
+    """The inputs of all that consumes the group's channels; where nothing does, the outputs of what makes them.
+
+    Inputs come after the activation function, which is what consumers see, and where a tap costs least: one between a
+    convolution and its Relu would keep ONNX Runtime from running both at once.
+    """
+    found = list(_taps(a, group, "in", READ)) or list(_taps(a, group, "out", MADE))
+    return list({(t.tensor, t.axis, t.member.tensor, t.node): t for t in found}.values())
+
+
+def wants(a: Analysis, groups: Iterable[Group], statistics: Sequence[str]) -> list[Want]:
+    """All that has to be gathered for the groups."""
+    found = (want for g in groups for t in fitting(a, g, statistics) for want in named(a, t, statistics).values())
+    return list(dict.fromkeys(found))
+
+
+def fitting(a: Analysis, group: Group, statistics: Sequence[str]) -> list[Tap]:
+    """The group's taps, for the rank of feature maps [N, C, H, W] only those that are such."""
+    found = taps(a, group)
+    if "rank" not in statistics:
+        return found
+    return [t for t in found if t.axis == 1 and len(a.coupling.layouts[t.tensor] or ()) == 4]
+
+
+def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, Want]:
+    """What has to be gathered for each statistic of a tap. `classes` are the network's own scores, [samples, classes]."""
+    return {n: (_scores(a), 1, "pooled") if n == "classes" else (tap.tensor, tap.axis, n) for n in statistics}
+
+
+def _scores(a: Analysis) -> str:
+    for v in a.model.proto.graph.output:
+        axes = a.coupling.layouts.get(v.name) or ()
+        if len(axes) == 2 and axes[1].size != 1 and is_float(dtype_of(a.coupling.trace.dtype(v.name) or 7)):
+            return str(v.name)
+    raise OnnxPruneError("no output looks like class scores [N, C]; choose a criterion that does not ask for classes")
+
+
+def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.ndarray:
+    """A statistic of a tap's axis, channel by channel: [.., n, k], k positions a channel; `gram` [n * k, n * k]."""
+    if name == "classes":
+        return array
+    mine = by_channel(channel_order(group, tap.dim))
+    if name == "gram":
+        return np.asarray(array[np.ix_(mine, mine)])
+    return np.asarray(array[..., mine]).reshape(*array.shape[:-1], group.size, -1)
+
+
+def channel_order(group: Group, dim: Dim) -> np.ndarray:
+    """For each position of an axis which channel of the group owns it, -1 where none does."""
+    assert isinstance(dim.size, int)
+    order, at = np.full(dim.size, -1), 0
+    for v in group.vars:
+        mine = owner(dim, v)
+        order = np.where(mine >= 0, mine + at, order)
+        assert isinstance(v.size, int)
+        at += v.size
+    return order
+
+
+def by_channel(order: np.ndarray) -> np.ndarray:
+    """The owned positions, channel by channel."""
+    positions = np.flatnonzero(order >= 0)
+    return positions[np.argsort(order[positions], kind="stable")]
+
+
+def _taps(a: Analysis, group: Group, part: str, role: str) -> Iterator[Tap]:
+    """Follow each weight that plays a part to the nodes that read it, through Transposes and the like."""
+    mine = set(group.vars)
+    for m in group.members:
+        if m.role != part:
+            continue
+        for index, _ in _readers(a, m.sites):
+            node = a.flat.proto.graph.node[index]
+            for name in dict.fromkeys(node.input if role == READ else node.output):
+                for axis, dim in enumerate(_watchable(a, name)):
+                    if mine & set(leaves(dim)):
+                        yield Tap(name, axis, dim, role, m, index)
+
+
+def _readers(a: Analysis, sites: Iterable[Site]) -> Iterator[Site]:
+    """The nodes that read a weight, or what is computed from it, beside an activation."""
+    c, todo = a.coupling, list(sites)
+    while todo:
+        site = todo.pop()
+        made = a.flat.proto.graph.node[site[0]].output[0]
+        if made in c.computed:
+            todo.extend(s for (name, _), known in c.roles.items() if name == made for s, _ in known)
+        else:
+            yield site
+
+
+def _watchable(a: Analysis, name: str) -> Sequence[Dim]:
+    """The axes of an activation of floats that exists in the model as it was given, outside bodies."""
+    c = a.coupling
+    if name in c.weights or name in c.computed or name not in a.outside:
+        return ()
+    elem = c.trace.dtype(name)
+    return c.layouts.get(name) or () if elem and is_float(dtype_of(elem)) else ()
