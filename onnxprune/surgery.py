@@ -36,7 +36,12 @@ Slot = tuple[int, int]  # node index, input slot
 def apply_plan(analysis: Analysis, plan: Plan) -> Model:
     """A new model with the plan's channels gone. The original is not changed; weights are sliced when they are read."""
     keep = keep_of(plan, analysis)
-    return nest(_Surgery(analysis, keep).run(), analysis.model) if keep else Editor(analysis.model).finish()
+    return nest(apply_flat(analysis, keep), analysis.model) if keep else Editor(analysis.model).finish()
+
+
+def apply_flat(analysis: Analysis, keep: Mapping[Dim, np.ndarray]) -> Model:
+    """What `apply_plan` makes before its bodies are put back: nodes outside bodies, in one line."""
+    return _Surgery(analysis, keep).run()
 
 
 @dataclass
