@@ -29,7 +29,7 @@ from onnxprune.validation.compare import open_session, run
 from onnxprune.validation.metrics import ErrorSums, is_float
 
 ROWS_PER_INPUT = 64  # rows for each number that a layer's output is a sum of
-LEAST_ROWS = 1 << 14
+LEAST_ROWS = 1 << 15
 ROWS_BYTES = 256 << 20
 Feeds = Mapping[str, Array]
 Progress = Callable[[int, int], None]

@@ -85,7 +85,7 @@ def solve(rows: Rows, w0: Array, tail: Tail, bias: bool) -> Solution:
         return np.asarray(np.where(alive, w, w0))
 
     def made(w: Array) -> Array:
-        return fixed.astype(np.float32) + rows.x @ (w * scale).astype(np.float32)
+        return np.asarray(fixed.astype(np.float32) + rows.x @ (w * scale).astype(np.float32))
 
     w = last = fit(rows.target)
     for _ in range(STEPS if tail.cuts else 0):
