@@ -41,7 +41,8 @@ def build(
         [helper.make_tensor_value_info(y, TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.asarray(a), n) for n, a in weights.items()],
     )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10, **more)
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("local", 1)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10, **more)
     return onnx.shape_inference.infer_shapes(model)
 
 
@@ -116,6 +117,11 @@ def conv_case(o: int, i: int, groups: int, kernel: Sequence[int], size: int, bia
     return op("Conv", ["x", *weights], ["y"], group=groups, **attrs), weights, [2, i, *[size] * len(kernel)]
 
 
+def deconv_case(i: int, o: int, groups: int, kernel: Sequence[int], size: int, **attrs: Any) -> Any:
+    weights = {"w": normal(i, o // groups, *kernel), "b": normal(o)}
+    return op("ConvTranspose", ["x", *weights], ["y"], group=groups, **attrs), weights, [2, i, *[size] * len(kernel)]
+
+
 LAYER_CASES: dict[str, tuple[NodeProto, dict[str, Array], list[int]]] = {
     "conv": conv_case(6, 4, 1, (3, 3), 7, pads=[1, 1, 1, 1]),
     "conv no bias": conv_case(6, 4, 1, (3, 3), 7, bias=False),
@@ -127,6 +133,15 @@ LAYER_CASES: dict[str, tuple[NodeProto, dict[str, Array], list[int]]] = {
     "same upper": conv_case(3, 4, 1, (2, 3), 8, auto_pad="SAME_UPPER", strides=[2, 1]),
     "same lower": conv_case(3, 4, 1, (2, 4), 8, auto_pad="SAME_LOWER", strides=[1, 2]),
     "valid": conv_case(3, 4, 1, (3, 3), 8, auto_pad="VALID"),
+    "transposed": deconv_case(4, 6, 1, (3, 3), 5),
+    "transposed, strided": deconv_case(4, 6, 1, (4, 3), 5, strides=[2, 3], pads=[1, 0, 1, 2], output_padding=[1, 0]),
+    "transposed, grouped": deconv_case(4, 6, 2, (3, 3), 5, strides=[2, 2], dilations=[2, 1]),
+    "transposed, same upper": deconv_case(4, 3, 1, (3, 4), 5, strides=[2, 2], auto_pad="SAME_UPPER"),
+    "transposed, output shape": deconv_case(4, 3, 1, (3, 3), 5, strides=[2, 2], output_shape=[10, 9]),
+    "norm": (
+        op("BatchNormalization", ["x", "w", "b", "m", "v"], ["y"], epsilon=0.01),
+        {"w": normal(4), "b": normal(4), "m": normal(4), "v": np.abs(normal(4))}, [3, 4, 5],
+    ),
     "gemm": (op("Gemm", ["x", "w", "b"], ["y"]), {"w": normal(5, 3), "b": normal(3)}, [4, 5]),
     "gemm turned": (
         op("Gemm", ["x", "w", "b"], ["y"], transB=1, alpha=0.5, beta=2.0), {"w": normal(3, 5), "b": normal(1)}, [4, 5],
@@ -203,7 +218,7 @@ def test_scale_shift_and_others_are_taken_into_account() -> None:
     t = (others + shift + scale * (x @ true)).astype(np.float32)
     w0 = np.full((1, 5, 4), 0.25)
     w = solve(Rows(x, t, others), w0, Tail("y", scale, shift), False).w
-    np.testing.assert_allclose(w[..., [0, 1, 3]], true[..., [0, 1, 3]], atol=1e-3)
+    np.testing.assert_allclose(w[..., [0, 1, 3]], true[..., [0, 1, 3]], atol=5e-3)
     np.testing.assert_array_equal(w[..., 2], w0[..., 2])  # it has no effect, so it stays
 
 
@@ -293,8 +308,8 @@ def test_trained_networks_come_closer(name: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.repair.run.LEAST_ROWS", 100)  # so that rows are sampled
-    monkeypatch.setattr("onnxprune.repair.run.ROWS_PER_INPUT", 1)
+    monkeypatch.setattr("onnxprune.repair.rows.LEAST_ROWS", 100)  # so that rows are sampled
+    monkeypatch.setattr("onnxprune.repair.rows.ROWS_PER_INPUT", 1)
     feeds = [{"x": normal(8, 3, 8, 8, seed=i)} for i in range(3)]
     first, second, other = (
         repaired(redundant(), 0.5, feeds, seed=seed)[0].SerializeToString(deterministic=True) for seed in (1, 1, 2)
@@ -320,3 +335,134 @@ def test_samples_take_the_first_batches() -> None:
     analysis = onnxprune.analyze(redundant())
     _, report = repair(analysis, onnxprune.plan(analysis, ratio=0.5), feeds, samples=6, threads=1)
     assert report.samples == 8
+
+
+@pytest.mark.parametrize("method", ["none", "bias", "affine", "obs", "lstsq"])
+def test_methods(method: str) -> None:
+    """What each recovers, on a network where all can be recovered."""
+    feeds = [{"x": normal(8, 3, 8, 8, seed=i)} for i in range(4)]
+    analysis = onnxprune.analyze(redundant())
+    (group,) = (g for g in analysis.groups if g.size == 8)
+    plan = plan_of(analysis, {group.name: range(4)})
+    model, report = repair(analysis, plan, feeds, method, threads=1)
+    _check_error(redundant(), full_proto(model), full_proto(onnxprune.apply(analysis, plan)), feeds, report)
+    left = report.error_after / report.error_before
+    limits = {"none": (1, 1), "bias": (0.1, 0.99), "affine": (0.1, 0.99), "obs": (0, 0.03), "lstsq": (0, 0.03)}
+    assert limits[method][0] <= left <= limits[method][1]
+
+
+def test_an_unknown_method_is_named() -> None:
+    analysis = onnxprune.analyze(redundant())
+    with pytest.raises(onnxprune.OnnxPruneError, match="'magic' is unknown"):
+        repair(analysis, onnxprune.plan(analysis, ratio=0.5), [{"x": normal(1, 3, 8, 8)}], "magic")
+
+
+def recurrent(kind: str, direction: str, layout: int, states: bool, **attrs: Any) -> ModelProto:
+    """A projection, a recurrent layer on it, and a classifier on its last state or on all of them."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    d = 2 if direction == "bidirectional" else 1
+    outs = ["hs"] if states else ["", "hs"]
+    weights = {
+        "p": normal(5, 8), "w": normal(d, gates * 6, 8) / 3, "r": normal(d, gates * 6, 6) / 3, "b": normal(d, 2 * gates * 6),
+        "c": normal(6, 4),
+    }  # fmt: skip
+    nodes = [
+        op("MatMul", ["x", "p"], ["e"]),
+        op(kind, ["e", "w", "r", "b"], outs, hidden_size=6, direction=direction, layout=layout, **attrs),
+        op("MatMul", ["hs", "c"], ["y"]),
+    ]
+    return build(nodes, weights, ["a", "b", 5])
+
+
+@pytest.mark.parametrize("states", [False, True], ids=["last", "all"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_recurrent_layers(kind: str, direction: str, states: bool) -> None:
+    proto = recurrent(kind, direction, 0, states)
+    feeds = [{"x": normal(7, 16, 5, seed=i)} for i in range(4)]
+    analysis = onnxprune.analyze(proto)
+    plan = onnxprune.plan(analysis, ratio=0.3)
+    model, report = repair(analysis, plan, feeds, threads=1)
+    _check_error(proto, full_proto(model), full_proto(onnxprune.apply(analysis, plan)), feeds, report)
+    assert report.error_after < report.error_before
+    fitted = {layer.op: layer for layer in report.layers}
+    assert kind in fitted and fitted[kind].after < fitted[kind].before
+    assert sum(layer.op == kind for layer in report.layers) == 2  # its inputs, and its hidden state
+
+
+def test_weights_behind_a_transpose() -> None:
+    nodes = [
+        op("Transpose", ["w1"], ["w1t"]), op("MatMul", ["x", "w1t"], ["h"]), op("Relu", ["h"], ["a"]),
+        op("Transpose", ["w2"], ["w2t"]), op("MatMul", ["a", "w2t"], ["b"], name="second"), op("Add", ["b", "c"], ["y"]),
+    ]  # fmt: skip
+    proto = build(nodes, {"w1": normal(12, 6), "w2": normal(4, 12), "c": normal(4)}, ["n", 6])
+    small, report = repaired(proto, 0.5, [{"x": normal(64, 6, seed=i)} for i in range(4)])
+    assert [layer.name for layer in report.layers] == ["second"]
+    assert report.error_after < 0.8 * report.error_before
+    assert [n.op_type for n in small.graph.node] == ["Transpose", "MatMul", "Relu", "MatMul", "Add"]
+
+
+def test_shared_weights_are_left_alone() -> None:
+    nodes = [
+        op("MatMul", ["x", "w1"], ["h"]), op("Relu", ["h"], ["a"]), op("MatMul", ["a", "w2"], ["b"], name="first"),
+        op("Neg", ["a"], ["n"]), op("MatMul", ["n", "w2"], ["d"], name="second"), op("Mul", ["b", "d"], ["y"]),
+    ]  # fmt: skip
+    _, report = repaired(
+        build(nodes, {"w1": normal(6, 12), "w2": normal(12, 4)}, ["n", 6]), 0.5, [{"x": normal(64, 6)}]
+    )
+    assert not report.layers
+    assert report.left_out == dict.fromkeys(("first", "second"), "its weight is shared with other nodes")
+
+
+def test_calls_and_branches_are_walked_through() -> None:
+    """A layer inside a local function is repaired; one inside an If is run as it is."""
+    body = helper.make_graph(
+        [op("MatMul", ["a", "v"], ["r"])],
+        "b",
+        [],
+        [helper.make_tensor_value_info("r", 1, None)],
+        [numpy_helper.from_array(normal(12, 4), "v")],
+    )
+    imports = [helper.make_opsetid("", 17)]
+    dense = helper.make_function(
+        "local",
+        "Dense",
+        ["x", "w", "b"],
+        ["y"],
+        [op("MatMul", ["x", "w"], ["h"]), op("Add", ["h", "b"], ["y"])],
+        imports,
+    )
+    nodes = [
+        op("Dense", ["x", "w1", "b1"], ["h"], domain="local"), op("Relu", ["h"], ["a"]),
+        op("Dense", ["a", "w2", "b2"], ["c"], domain="local", name="head"),
+        op("ReduceSum", ["x"], ["total"], keepdims=0), op("Greater", ["total", "b3"], ["flag"]),
+        op("If", ["flag"], ["i"], then_branch=body, else_branch=body), op("Add", ["c", "i"], ["y"]),
+    ]  # fmt: skip
+    weights = {
+        "w1": normal(6, 12),
+        "b1": normal(12),
+        "w2": normal(12, 4),
+        "b2": normal(4),
+        "b3": np.zeros((), np.float32),
+    }
+    proto = build(nodes, weights, ["n", 6], functions=[dense])
+    _, report = repaired(proto, 0.5, [{"x": normal(64, 6, seed=i)} for i in range(4)])
+    assert [layer.op for layer in report.layers] == ["MatMul"] and report.error_after < report.error_before
+
+
+def test_a_repair_that_does_harm_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that come out worse than they were: the first ones stay changed, if that helps, or none."""
+    import onnxprune.repair.solve as module
+
+    honest = module.solve
+    calls: list[int] = []
+
+    def harmful(*arguments: Any) -> Any:
+        calls.append(1)
+        found = honest(*arguments)
+        return found if len(calls) == 1 else module.Solution(found.w * 50, 0, 0, 0, 1)
+
+    monkeypatch.setitem(module.FITS, "lstsq", harmful)
+    feeds = [{"x": normal(8, 3, 8, 8, seed=i)} for i in range(4)]
+    _, report = repaired(redundant(), 0.5, feeds)
+    assert len(report.layers) == 2 and report.kept == 1 and report.error_after < report.error_before

@@ -23,11 +23,12 @@ class Unfit(Exception):
 
 @dataclass(frozen=True)
 class Change:
-    """New contents of a node's input."""
+    """New contents of a node's input, or of some columns of it."""
 
     node: int
     slot: int
     array: Array
+    columns: slice | None = None
 
 
 @dataclass
@@ -64,6 +65,10 @@ class Layer:
     w: Array
     b: Array | None = None  # None: there is none, and none can be added
 
+    @property
+    def outputs(self) -> int:
+        return int(self.w.shape[0] * self.w.shape[2])
+
     def places(self, y: Sequence[int]) -> tuple[int, int]:
         """For an output of shape `y` how many places there are to sample, and how many rows each gives."""
         raise NotImplementedError
@@ -95,13 +100,27 @@ def layer(op: str) -> Callable[[Make], Make]:
     return register
 
 
-class Convolution(Layer):
-    """x [N, (g i), *s], w [(g o), i, *k] -> y [N, (g o), *t]; a place is a position of the output, in every sample.
+class Spatial(Layer):
+    """y [N, (g o), *t]; a place is a position of the output, in every sample."""
+
+    axis = 1
+    groups: int
+
+    def places(self, y: Sequence[int]) -> tuple[int, int]:
+        return math.prod(y[2:]), y[0]
+
+    def made(self, y: Array, at: Array, keep: Array | None = None) -> Array:
+        found = y.reshape(*y.shape[:2], -1)[:, :, at]
+        found = found if keep is None else found[:, keep]
+        split = found.reshape(len(y), self.groups, -1, len(at))
+        return split.transpose(1, 0, 3, 2).reshape(self.groups, len(y) * len(at), -1)
+
+
+class Convolution(Spatial):
+    """x [N, (g i), *s], w [(g o), i, *k] -> y [N, (g o), *t].
 
     Source: https://onnx.ai/onnx/operators/onnx__Conv.html
     """
-
-    axis = 1
 
     def __init__(self, site: Site) -> None:
         self.site, self.weight = site, site.const(1)
@@ -123,9 +142,6 @@ class Convolution(Layer):
     def _unpack(self, w: Array) -> Array:
         g, _, o = w.shape
         return w.reshape(g, math.prod(self.kernel), -1, o).transpose(0, 3, 2, 1).reshape(self.weight.shape)
-
-    def places(self, y: Sequence[int]) -> tuple[int, int]:
-        return math.prod(y[2:]), y[0]
 
     def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
         n, c, size = x.shape[0], x.shape[1], math.prod(x.shape[2:])
@@ -162,12 +178,6 @@ class Convolution(Layer):
         ]
         return [(max(n, 0) + (auto == "SAME_LOWER")) // 2 for n in spans]
 
-    def made(self, y: Array, at: Array, keep: Array | None = None) -> Array:
-        found = y.reshape(*y.shape[:2], -1)[:, :, at]
-        found = found if keep is None else found[:, keep]
-        split = found.reshape(len(y), self.groups, -1, len(at))
-        return split.transpose(1, 0, 3, 2).reshape(self.groups, len(y) * len(at), -1)
-
     def changes(self, w: Array, b: Array | None) -> list[Change]:
         out = [Change(self.site.index, 1, self._unpack(w).astype(self.weight.dtype))]
         if b is not None and (self.site.has(2) or b.any()):
@@ -175,9 +185,75 @@ class Convolution(Layer):
         return out
 
 
+class Transposed(Convolution):
+    """x [N, (g i), *s], w [(g i), o, *k] -> y [N, (g o), *t]; the strides count positions of the output.
+
+    Source: https://onnx.ai/onnx/operators/onnx__ConvTranspose.html
+    """
+
+    def _pack(self, w: Array) -> Array:
+        """[(g i), o, *k] -> [g, (k i), o]"""
+        w = w.reshape(self.groups, -1, w.shape[1], math.prod(self.kernel))
+        return w.transpose(0, 3, 1, 2).reshape(self.groups, -1, w.shape[2])
+
+    def _unpack(self, w: Array) -> Array:
+        g, _, o = w.shape
+        return w.reshape(g, math.prod(self.kernel), -1, o).transpose(0, 2, 3, 1).reshape(self.weight.shape)
+
+    def _under(self, out: Array, kernel: Array, begin: Array, strides: Array) -> tuple[Array, Array]:
+        where = out + begin - kernel
+        return where // strides, where % strides == 0
+
+    def _begin(self, s: Sequence[int], t: Sequence[int]) -> list[int]:
+        auto = self.site.attr("auto_pad", b"NOTSET").decode()
+        rank = len(self.kernel)
+        if auto == "VALID" or (auto == "NOTSET" and self.site.attr("output_shape") is None):
+            return super()._begin(s, t)
+        more = self.site.attr("output_padding", [0] * rank)
+        reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        spans = [self.strides[a] * (s[a] - 1) + more[a] + reach[a] - t[a] for a in range(rank)]
+        return [max(n, 0) // 2 if auto == "SAME_UPPER" else max(n, 0) - max(n, 0) // 2 for n in spans]
+
+
 @layer("Conv")
 def conv(site: Site, _: Site | None) -> Layer:
     return Convolution(site)
+
+
+@layer("ConvTranspose")
+def conv_transpose(site: Site, _: Site | None) -> Layer:
+    return Transposed(site)
+
+
+class Scale(Spatial):
+    """BatchNormalization, a scale and a shift: each channel is a group of one input and one output.
+
+    Source: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site, self.x, self.y = site, site.node.input[0], site.node.output[0]
+        self.old = site.const(1), site.const(2)
+        gamma, beta, self.mean, var = (site.const(i).astype(np.float64) for i in range(1, 5))
+        if len(site.node.output) > 1:
+            raise Unfit("it takes its statistics from the batch")
+        self.deviation = np.sqrt(var + site.attr("epsilon", 1e-5))
+        self.groups = len(gamma)
+        self.w = (gamma / self.deviation).reshape(-1, 1, 1)
+        self.b = (beta - self.mean * gamma / self.deviation).reshape(-1, 1)
+
+    def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
+        return self.made(x, at)
+
+    def changes(self, w: Array, b: Array | None) -> list[Change]:
+        assert b is not None
+        new = w.ravel() * self.deviation, b.ravel() + self.mean * w.ravel()
+        return [Change(self.site.index, i + 1, new[i].astype(self.old[i].dtype)) for i in (0, 1)]
+
+
+@layer("BatchNormalization")
+def batch_norm(site: Site, _: Site | None) -> Layer:
+    return Scale(site)
 
 
 @dataclass

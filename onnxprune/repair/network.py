@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
@@ -16,30 +16,41 @@ from onnxprune.graph.weights import ArrayWeight
 from onnxprune.groups import Analysis
 from onnxprune.layout import Dim, Size, find, kept, leaves
 from onnxprune.repair.layers import Change, Site, Unfit
-from onnxprune.repair.segments import reads
+from onnxprune.repair.recurrent import RECURRENT
+from onnxprune.repair.segments import constants, reads
 from onnxprune.repair.store import Array
 
 
 def called(flat: Model, source: Model) -> Model:
-    """A flat model that ONNX Runtime can run: bodies put back, calls of local functions left as their nodes."""
+    """A flat model that ONNX Runtime can run: bodies put back, calls of local functions left as their nodes.
+
+    Recurrent layers make all of their hidden states, which their repair looks at.
+    """
     proto = ModelProto()
     proto.CopyFrom(flat.proto)
     del proto.graph.node[:]
     proto.graph.node.extend(
         n for n in flat.proto.graph.node if n.domain != FLAT or n.op_type not in (CALL_OPEN, CALL_CLOSE)
     )
+    for node in (n for n in proto.graph.node if n.op_type in RECURRENT and not n.output[0]):
+        node.output[0] = f"{next(filter(None, node.output))}/states"
     return nest(Model(proto, dict(flat.weights), flat.path, flat.size_bytes, flat.external, flat.data_files), source)
+
+
+MOVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 class Network:
     """A pruned model in the form of `called`, open for changes of its weights."""
 
-    def __init__(self, analysis: Analysis, keep: Mapping[Dim, np.ndarray], pruned: Model) -> None:
-        self.analysis, self.keep = analysis, keep
+    def __init__(self, analysis: Analysis, keep: Mapping[Dim, np.ndarray], original: Model, pruned: Model) -> None:
+        self.analysis, self.keep, self.original = analysis, keep, original
         self.editor = Editor(pruned)
         self.model = self.editor.peek()
         self.nodes = self.editor.nodes
         self.weights = all_weights(pruned)
+        self._flat = {o: i for i, n in enumerate(analysis.flat.proto.graph.node) for o in n.output if o}
+        self._moved: dict[str, Array] = {}
         self._inputs = [list(n.input) for n in self.nodes]  # as they were
         self.makers = {o: i for i, n in enumerate(self.nodes) for o in n.output if o}
         self.readers: dict[str, list[int]] = defaultdict(list)
@@ -63,10 +74,31 @@ class Network:
         axes = self.analysis.coupling.layouts.get(name) or ()
         return any(v in self.keep for d in axes for v in leaves(d))
 
-    def stays(self, name: str) -> list[tuple[int, np.ndarray]]:
-        """Of the original's value, the positions that the pruned one has: (axis, positions) where not all of them."""
-        axes = self.analysis.coupling.layouts.get(name) or ()
-        return [(a, kept(d, self.keep)) for a, d in enumerate(axes) if any(v in self.keep for v in leaves(d))]
+    def stays(self, name: str) -> dict[int, np.ndarray]:
+        """Of the original's value, the positions that the pruned one has, by axis; without axes that have all of them."""
+        return self._stays(self.analysis.coupling.layouts.get(name) or ())
+
+    def stays_of(self, index: int, slot: int) -> dict[int, np.ndarray]:
+        """The same for the weight that a node reads."""
+        at = self._flat[self._output(index)]
+        name = self.analysis.flat.proto.graph.node[at].input[slot]
+        return self._stays(self.analysis.coupling.use(name, at, slot) or ())
+
+    def _stays(self, axes: Iterable[Dim]) -> dict[int, np.ndarray]:
+        return {a: kept(d, self.keep) for a, d in enumerate(axes) if any(v in self.keep for v in leaves(d))}
+
+    def _output(self, index: int) -> str:
+        """An output of a node by which the original's node is known."""
+        found: str = next(o for o in self.nodes[index].output if o in self._flat)
+        return found
+
+    def original_site(self, index: int) -> Site:
+        node = self.analysis.flat.proto.graph.node[self._flat[self._output(index)]]
+        weights = self.analysis.coupling.weights
+        named = NodeProto()
+        named.CopyFrom(node)
+        named.output[0] = self.nodes[index].output[0]
+        return Site(-1, named, [weights[n].array() if n in weights else None for n in node.input])
 
     def sizes(self, name: str) -> tuple[Size, ...] | None:
         """The sizes of a value in the original."""
@@ -74,7 +106,23 @@ class Network:
         return None if axes is None else tuple(find(d).size for d in axes)
 
     def const(self, name: str) -> Array | None:
-        return self.weights[name].array() if name in self.weights else None
+        """The contents of a constant; of one that the graph only turns or reshapes too, if nobody else reads it."""
+        if name in self.weights:
+            return self.weights[name].array()
+        if name not in self.live and self._is_moved(name):
+            if name not in self._moved:
+                self._moved.update(constants(self.model, [name]))
+            return self._moved[name]
+        return None
+
+    def _is_moved(self, name: str) -> bool:
+        """Is a value a weight behind nodes that only move its elements, with no other reader on the way?"""
+        while name not in self.weights:
+            node = self.nodes[self.makers[name]] if name in self.makers else None
+            if node is None or node.op_type not in MOVES or self.only_reader(name) is None:
+                return False
+            name = node.input[0]
+        return self.only_reader(name) is not None
 
     def site(self, index: int) -> Site:
         node = self.nodes[index]
@@ -102,11 +150,16 @@ class Network:
 
 
 def put(editor: Editor, change: Change, shared: bool) -> None:
-    """Give a node's input new contents; a name of its own where it had none or others read it."""
-    node, weight = editor.nodes[change.node], ArrayWeight(change.array)
+    """Give a node's input new contents; a name of its own where it had none, others read it, or it is computed."""
+    node = editor.nodes[change.node]
     name = node.input[change.slot] if change.slot < len(node.input) else ""
-    if name and not shared:
-        editor.replace_constant(name, weight)
+    known = all_weights(editor.peek())
+    array = change.array
+    if change.columns is not None:
+        array = known[name].array().copy()
+        array[:, change.columns] = change.array
+    if name in known and not shared:
+        editor.replace_constant(name, ArrayWeight(array))
     else:
         base = name or f"{node.output[0]}_bias"
-        editor.set_input(change.node, change.slot, editor.add_constant(base, weight))
+        editor.set_input(change.node, change.slot, editor.add_constant(base, ArrayWeight(array)))

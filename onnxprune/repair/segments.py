@@ -20,6 +20,8 @@ from onnxprune.graph.nodes import captured
 from onnxprune.repair.store import Array, Store
 from onnxprune.validation.compare import open_session, run
 
+__all__ = ["Walk", "constants", "open_session", "reads", "run"]
+
 
 def reads(node: NodeProto) -> list[str]:
     """The values that a node reads, its bodies included."""
@@ -90,28 +92,46 @@ class Walk:
         return [o for index in sorted(i for i, p in self._piece.items() if p == at) for o in nodes[index].output if o]
 
     def _proto(self, at: int, wanted: Collection[str], store: Store) -> ModelProto:
-        """The piece as a model of its own."""
-        graph = self.model.proto.graph
         inside = {i for i, p in self._piece.items() if p == at}
-        todo = [name for i in inside for name in reads(graph.node[i])]
-        while todo:  # the constants that it computes
+        todo = [name for i in inside for name in reads(self.model.proto.graph.node[i])]
+        while todo:  # the constants that the graph computes
             name = todo.pop()
             index = self._maker.get(name)
             if index is not None and index not in inside and name not in self._live:
                 inside.add(index)
-                todo.extend(reads(graph.node[index]))
-        proto = ModelProto(ir_version=max(self.model.proto.ir_version, 4))  # before 4, initializers are inputs
-        proto.opset_import.extend(self.model.proto.opset_import)
-        proto.functions.extend(self.model.proto.functions)
-        proto.graph.name = "piece"
-        proto.graph.node.extend(graph.node[i] for i in sorted(inside))
-        read = {name for n in proto.graph.node for name in reads(n)}
-        proto.graph.initializer.extend(t for t in graph.initializer if t.name in read)
-        proto.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in read)
-        for name in sorted(self._reads[at]):
-            kind = helper.np_dtype_to_tensor_dtype(store.dtype(name))
-            proto.graph.input.append(helper.make_tensor_value_info(name, kind, store.shape(name)))
-        proto.graph.output.extend(ValueInfoProto(name=name) for name in sorted(wanted))
-        held = {t.name for t in proto.graph.initializer}
-        weights = {n: w for n, w in self.model.weights.items() if n in held}
-        return full_proto(replace(self.model, proto=proto, weights=weights))
+                todo.extend(reads(self.model.proto.graph.node[index]))
+        inputs = [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(store.dtype(n)), store.shape(n))
+            for n in sorted(self._reads[at])
+        ]
+        return _cut(self.model, sorted(inside), inputs, sorted(wanted))
+
+
+def _cut(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto], outputs: Sequence[str]) -> ModelProto:
+    """Some of a model's nodes as a model of their own."""
+    graph = model.proto.graph
+    proto = ModelProto(ir_version=max(model.proto.ir_version, 4))  # before 4, initializers are inputs
+    proto.opset_import.extend(model.proto.opset_import)
+    proto.functions.extend(model.proto.functions)
+    proto.graph.name = "piece"
+    proto.graph.node.extend(graph.node[i] for i in nodes)
+    read = {name for n in proto.graph.node for name in reads(n)}.union(outputs)
+    proto.graph.initializer.extend(t for t in graph.initializer if t.name in read)
+    proto.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in read)
+    proto.graph.input.extend(inputs)
+    proto.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
+    held = {t.name for t in proto.graph.initializer}
+    return full_proto(replace(model, proto=proto, weights={n: w for n, w in model.weights.items() if n in held}))
+
+
+def constants(model: Model, names: Sequence[str]) -> dict[str, Array]:
+    """Values that a model computes from its weights alone."""
+    maker = {o: i for i, n in enumerate(model.proto.graph.node) for o in n.output if o}
+    inside: set[int] = set()
+    todo = list(names)
+    while todo:
+        index = maker.get(todo.pop())
+        if index is not None and index not in inside:
+            inside.add(index)
+            todo.extend(reads(model.proto.graph.node[index]))
+    return run(open_session(_cut(model, sorted(inside), [], names), "calibration"), {})

@@ -5,6 +5,7 @@ Products are float32, sums of them and the solution float64. Groups come first: 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ STEPS = 3  # more of them fit the layers better, and the network's outputs no be
 MOMENTUM = 0.7
 WORST = 1e13  # a condition number beyond which float64 leaves too few digits
 LEAST = 1e-4  # damping, relative to the mean of the Gram matrix's diagonal
+FEW_ROWS = 0.03  # and at least so many times the inputs a row
 
 
 @dataclass
@@ -48,16 +50,15 @@ def products(x: Array, y: Array) -> Array:
     return out
 
 
-def inverse(gram: Array, bias: bool) -> tuple[Array, Array, float, float]:
+def inverse(gram: Array, rows: int, bias: bool) -> tuple[Array, Array, float, float]:
     """(G + D)^-1, the damping D [g, K], how much of the mean diagonal that is, and the condition number.
 
     The column of ones is not damped. Damping grows until the matrix can be inverted to some digits.
     """
     count = gram.shape[-1] - bias
     diagonal = np.einsum("gkk->gk", gram)
-    rows = float(diagonal[0, -1]) if bias else 0.0
     mean = diagonal[:, :count].mean(axis=1, keepdims=True)
-    damping = LEAST
+    damping = max(LEAST, FEW_ROWS * count / rows)
     while True:
         d = np.repeat(damping * np.where(mean > 0, mean, 1.0), gram.shape[-1], axis=1)
         if bias:
@@ -72,12 +73,9 @@ def inverse(gram: Array, bias: bool) -> tuple[Array, Array, float, float]:
 
 def solve(rows: Rows, w0: Array, tail: Tail, bias: bool) -> Solution:
     """The weights for these rows; each output keeps `w0` [g, K, O] where that is the better."""
-    groups, _, outputs = w0.shape
-    scale, shift = (np.reshape(v, (groups, 1, outputs)) for v in (tail.scale, tail.shift))
-    fixed = shift if rows.others is None else rows.others + shift.astype(np.float32)
-    alive = np.abs(scale) > 1e-8
-    undo = np.where(alive, 1 / np.where(alive, scale, 1), 0)
-    gram_inverse, d, damping, condition = inverse(products(rows.x, rows.x), bias)
+    scale, fixed, undo = _affine(rows, w0, tail)
+    alive = undo != 0
+    gram_inverse, d, damping, condition = inverse(products(rows.x, rows.x), rows.x.shape[1], bias)
     prior = d[:, :, None] * w0
 
     def fit(z: Array) -> Array:
@@ -96,6 +94,37 @@ def solve(rows: Rows, w0: Array, tail: Tail, bias: bool) -> Solution:
     return _better(rows, tail, w0, w, made(w0), made(w), damping, condition)
 
 
+def moments(rows: Rows, w0: Array, tail: Tail, bias: bool, spread: bool) -> Solution:
+    """No new directions: each output keeps its weights, and gets the mean (and with `spread` the deviation) it should have.
+
+    Without a bias there is no mean to set, and the deviation is taken about zero.
+    """
+    scale, fixed, undo = _affine(rows, w0, tail)
+    want = (rows.target - fixed) * undo
+    have = rows.x @ w0.astype(np.float32)
+    middle = [np.mean(v, axis=1, keepdims=True, dtype=np.float64) * bias for v in (want, have)]
+    factor = np.ones_like(middle[0])
+    if spread:
+        sizes = [
+            np.sqrt(np.mean(np.square(v - m), axis=1, keepdims=True)) for v, m in zip((want, have), middle, strict=True)
+        ]
+        factor = np.where(sizes[1] > 1e-6 * sizes[0], sizes[0] / np.maximum(sizes[1], 1e-30), 1.0)
+    w = w0 * np.where(undo != 0, factor, 1.0)
+    if bias:
+        w[:, -1:] += np.where(undo != 0, middle[0] - factor * middle[1], 0)
+    made = [(fixed + scale * (rows.x @ v.astype(np.float32))).astype(np.float32) for v in (w0, w)]
+    return _better(rows, tail, w0, w, made[0], made[1], 0.0, 1.0)
+
+
+def _affine(rows: Rows, w0: Array, tail: Tail) -> tuple[Array, Array, Array]:
+    """scale [g, 1, O], what is added to it [g, n or 1, O], and 1 / scale, 0 where an output has no effect."""
+    groups, _, outputs = w0.shape
+    scale, shift = (np.reshape(v, (groups, 1, outputs)) for v in (tail.scale, tail.shift))
+    fixed = shift if rows.others is None else rows.others + shift.astype(np.float32)
+    alive = np.abs(scale) > 1e-8
+    return scale, fixed, np.where(alive, 1 / np.where(alive, scale, 1), 0)
+
+
 def _better(
     rows: Rows, tail: Tail, w0: Array, w: Array, before: Array, after: Array, damping: float, condition: float
 ) -> Solution:
@@ -106,3 +135,12 @@ def _better(
     best = np.where(better, w, w0)
     left = np.where(better, errors[1], errors[0])
     return Solution(best, (errors[0].sum() / energy) ** 0.5, (left.sum() / energy) ** 0.5, damping, condition)
+
+
+Fit = Callable[[Rows, Array, Tail, bool], Solution]
+FITS: dict[str, Fit] = {
+    "bias": lambda rows, w0, tail, bias: moments(rows, w0, tail, bias, False),
+    "affine": lambda rows, w0, tail, bias: moments(rows, w0, tail, bias, True),
+    "lstsq": solve,
+    "obs": solve,
+}

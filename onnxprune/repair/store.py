@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +23,7 @@ class Store:
         self._shapes: dict[str, list[tuple[int, ...]]] = {}
         self._dtypes: dict[str, np.dtype[Any]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._files = 0
+        self._files = self._batches = 0
 
     def __enter__(self) -> Store:
         return self
@@ -36,6 +37,16 @@ class Store:
         fits = array.nbytes <= self.limit - self.bytes
         self._arrays.setdefault(name, {})[batch] = array if fits else self._spill(array)
         self.bytes += array.nbytes if fits else 0
+
+    def put_all(self, batch: int, arrays: Mapping[str, Array]) -> None:
+        """All arrays of a batch; batches come in order."""
+        self._batches = batch + 1
+        for name, array in arrays.items():
+            self.put(name, batch, array)
+
+    def __len__(self) -> int:
+        """How many batches `put_all` has seen."""
+        return self._batches
 
     def _spill(self, array: Array) -> Path:
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="onnxprune-")

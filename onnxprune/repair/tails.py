@@ -28,6 +28,7 @@ class Tail:
     others: list[str] = field(default_factory=list)
     low: float = -math.inf
     high: float = math.inf
+    passed: list[int] = field(default_factory=list)  # the nodes on the way
 
     @property
     def cuts(self) -> bool:
@@ -37,10 +38,14 @@ class Tail:
         return np.clip(y, self.low, self.high) if self.cuts else y
 
 
+def nothing(layer: Layer) -> Tail:
+    """The tail of a layer that is fitted to its own output."""
+    return Tail(layer.y, np.ones(layer.outputs), np.zeros(layer.outputs))
+
+
 def follow(layer: Layer, net: Network, ready: Callable[[str], bool]) -> Tail:
     """Walk down from a layer's output while a single node reads it, up to a Relu or a Clip."""
-    size = layer.w.shape[0] * layer.w.shape[2]
-    tail = Tail(layer.y, np.ones(size), np.zeros(size))
+    tail = nothing(layer)
     while (index := net.only_reader(tail.target)) is not None:
         node = net.nodes[index]
         if node.domain not in ("", "ai.onnx"):
@@ -50,6 +55,7 @@ def follow(layer: Layer, net: Network, ready: Callable[[str], bool]) -> Tail:
             break
         if not (_affine(tail, layer, node, net) or _sum(tail, node, net, ready)):
             break
+        tail.passed.append(index)
         tail.target = node.output[0]
     return tail
 
@@ -107,10 +113,9 @@ def _affine(tail: Tail, layer: Layer, node: NodeProto, net: Network) -> bool:
 
 def _per_channel(c: Array | None, layer: Layer, sizes: tuple[object, ...] | None) -> Array | None:
     """A constant as one number for each of a layer's outputs; None where it varies along another axis."""
-    size = layer.w.shape[0] * layer.w.shape[2]
     if c is None or sizes is None or c.ndim > len(sizes) or c.dtype.kind != "f":
         return None
     axis = layer.axis % len(sizes) - (len(sizes) - c.ndim)
-    if c.size != 1 and (axis < 0 or c.shape[axis] != size or c.size != size):
+    if c.size != 1 and (axis < 0 or c.shape[axis] != layer.outputs or c.size != layer.outputs):
         return None
-    return np.broadcast_to(c.astype(np.float64).ravel(), (size,))
+    return np.broadcast_to(c.astype(np.float64).ravel(), (layer.outputs,))
