@@ -17,7 +17,7 @@ from onnxprune.plans import fingerprint
 from onnxprune.repair import RepairReport, repair
 from onnxprune.repair.layers import LAYERS, Change, Site
 from onnxprune.repair.segments import Walk
-from onnxprune.repair.solve import Rows, solve
+from onnxprune.repair.solve import Ridge, Rows, solve
 from onnxprune.repair.store import Store
 from onnxprune.repair.tails import Tail
 from onnxprune.validation.compare import open_session, run
@@ -192,7 +192,7 @@ def _other_weights(layer: Any, node: NodeProto, weights: Mapping[str, Array], x:
 
 def test_the_solution_is_numpys() -> None:
     x, t = normal(1, 500, 7), normal(1, 500, 3)
-    found = solve(Rows(x, t, None), np.zeros((1, 7, 3)), Tail("y", np.ones(3), np.zeros(3)), False)
+    found = solve(Rows(x, t, None), np.zeros((1, 7, 3)), None, Tail("y", np.ones(3), np.zeros(3)))
     np.testing.assert_allclose(found.w[0], np.linalg.lstsq(x[0], t[0])[0], rtol=1e-2, atol=1e-3)
     assert found.after < found.before
 
@@ -203,13 +203,13 @@ def test_what_the_activation_cuts_off_is_not_fitted() -> None:
     hidden = np.concatenate([x[0], normal(2000, 4, seed=3)], axis=1)  # four inputs are gone
     t = (hidden @ normal(10, 5, seed=4) - 2)[None]
     plain, relu = (Tail("y", np.ones(5), np.zeros(5), low=low) for low in (-np.inf, 0.0))
-    x = np.concatenate([x, np.ones((1, 2000, 1), np.float32)], axis=2)
-    w0 = np.zeros((1, 7, 5))
 
-    def error(w: Array) -> float:
-        return float(np.square(np.maximum(x @ w, 0) - np.maximum(t, 0)).sum())
+    def error(tail: Tail) -> float:
+        found = solve(Rows(x.copy(), t, None), np.zeros((1, 6, 5)), np.zeros((1, 5)), tail)
+        assert found.b is not None
+        return float(np.square(np.maximum(x @ found.w + found.b, 0) - np.maximum(t, 0)).sum())
 
-    assert error(solve(Rows(x, t, None), w0, relu, True).w) < 0.95 * error(solve(Rows(x, t, None), w0, plain, True).w)
+    assert error(relu) < 0.95 * error(plain)
 
 
 def test_scale_shift_and_others_are_taken_into_account() -> None:
@@ -217,7 +217,7 @@ def test_scale_shift_and_others_are_taken_into_account() -> None:
     scale, shift = np.array([1.0, -2.0, 0.0, 0.5]), np.array([0.0, 1.0, 2.0, 3.0])
     t = (others + shift + scale * (x @ true)).astype(np.float32)
     w0 = np.full((1, 5, 4), 0.25)
-    w = solve(Rows(x, t, others), w0, Tail("y", scale, shift), False).w
+    w = solve(Rows(x, t, others), w0, None, Tail("y", scale, shift)).w
     np.testing.assert_allclose(w[..., [0, 1, 3]], true[..., [0, 1, 3]], atol=5e-3)
     np.testing.assert_array_equal(w[..., 2], w0[..., 2])  # it has no effect, so it stays
 
@@ -225,8 +225,32 @@ def test_scale_shift_and_others_are_taken_into_account() -> None:
 def test_inputs_that_say_the_same_are_damped() -> None:
     one = normal(1, 300, 1)
     x = np.concatenate([one, one, np.zeros_like(one)], axis=2)
-    found = solve(Rows(x, one, None), np.zeros((1, 3, 1)), Tail("y", np.ones(1), np.zeros(1)), False)
+    found = solve(Rows(x, one, None), np.zeros((1, 3, 1)), None, Tail("y", np.ones(1), np.zeros(1)))
     assert np.isfinite(found.w).all() and found.after < 1e-3 and found.condition > 1e3
+
+
+def test_few_rows_and_many_are_solved_alike() -> None:
+    """With fewer rows than inputs another, smaller matrix is inverted: the same solution."""
+    x, t, w0, b0 = normal(2, 10, 12), normal(2, 10, 3), normal(2, 12, 3).astype(np.float64), np.zeros((2, 3))
+    ridge = Ridge(x, w0)
+    assert ridge.dual and ridge.inverse.shape == (2, 10, 10)
+    gram = x.transpose(0, 2, 1) @ x + ridge.d * np.eye(12)
+    want = np.linalg.solve(gram.astype(np.float64), x.transpose(0, 2, 1) @ t + ridge.d * w0)
+    np.testing.assert_allclose(ridge.fit(t), want, rtol=1e-3, atol=1e-4)
+    found = solve(Rows(x, t, None), w0, b0, Tail("y", np.ones(6), np.zeros(6)))
+    assert found.b is not None and found.after < found.before
+
+
+def test_large_means_cost_no_digits() -> None:
+    x, w = normal(1, 600, 4) * 1e-2 + 100, normal(1, 4, 2, seed=1)
+    t = x.astype(np.float64) @ w + 3
+    found = solve(
+        Rows(x.copy(), t.astype(np.float32), None),
+        np.zeros((1, 4, 2)),
+        np.zeros((1, 2)),
+        Tail("y", np.ones(2), np.zeros(2)),
+    )
+    np.testing.assert_allclose(found.w, w, rtol=0.05, atol=0.02)
 
 
 # whole networks
@@ -460,7 +484,7 @@ def test_a_repair_that_does_harm_is_taken_back(monkeypatch: pytest.MonkeyPatch) 
     def harmful(*arguments: Any) -> Any:
         calls.append(1)
         found = honest(*arguments)
-        return found if len(calls) == 1 else module.Solution(found.w * 50, 0, 0, 0, 1)
+        return found if len(calls) == 1 else module.Solution(found.w * 50, found.b, 0, 0)
 
     monkeypatch.setitem(module.FITS, "lstsq", harmful)
     feeds = [{"x": normal(8, 3, 8, 8, seed=i)} for i in range(4)]

@@ -52,7 +52,7 @@ def _seen(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Draw) 
     at = draw(*layer.places(shape))
     read = _picked(original[layer.x], net.stays(layer.x)) if task.taught else pruned[layer.x]
     others = [_float(layer.made(pruned[name], at)) for name in task.tail.others]
-    return _ones(layer, layer.rows(read, shape, at)), _float(layer.made(target, at, channels)), others
+    return _float(layer.rows(read, shape, at)), _float(layer.made(target, at, channels)), others
 
 
 def _computed(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Draw) -> tuple[Array, Array, list[Array]]:
@@ -67,18 +67,13 @@ def _computed(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Dr
         rows = layer.rows(pruned[layer.x], x.shape, at)
     elif task.inputs is not None:
         rows = rows[..., task.inputs]
-    return _ones(layer, rows), target, []
+    return _float(rows), target, []
 
 
 def _picked(x: Array, positions: Mapping[int, Array]) -> Array:
     for axis, keep in positions.items():
         x = np.take(x, keep, axis)
     return x
-
-
-def _ones(layer: Layer, rows: Array) -> Array:
-    rows = _float(rows)
-    return rows if layer.b is None else np.concatenate([rows, np.ones((*rows.shape[:2], 1), np.float32)], axis=2)
 
 
 def _float(x: Array) -> Array:

@@ -129,16 +129,15 @@ class _Repair:
 
     def _fit(self, task: Task, rows: Rows, began: float) -> list[Change]:
         layer = task.layer
-        w0 = layer.w if layer.b is None else np.concatenate([layer.w, layer.b[:, None]], axis=1)
-        found = FITS[self.method](rows, w0, task.tail, layer.b is not None)
-        w, b = (found.w, None) if layer.b is None else (found.w[:, :-1], found.w[:, -1])
+        count = rows.x.shape[1]
+        found = FITS[self.method](rows, layer.w, layer.b, task.tail)
         self.report.layers.append(
             LayerRepair(
-                task.name, task.op, found.before, found.after, rows.x.shape[1], found.damping, found.condition,
+                task.name, task.op, found.before, found.after, count, found.damping, found.condition,
                 time.perf_counter() - began,
             )
         )  # fmt: skip
-        return layer.changes(w, b)
+        return layer.changes(found.w, found.b)
 
     def _compare(self, pairs: Iterable[tuple[Feeds, Feeds]]) -> None:
         errors = OutputError(), OutputError()
