@@ -50,7 +50,7 @@ class Site:
         """A float constant. Raises Unfit."""
         array = self.consts[slot] if self.has(slot) else None
         if array is None:
-            raise Unfit(f"input {slot} is not a constant that can be changed")
+            raise Unfit(f"input {slot} is computed, no weight of its own")
         if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
             raise Unfit(f"its weights are {array.dtype.name}")
         return array

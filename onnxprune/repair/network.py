@@ -106,23 +106,23 @@ class Network:
         return None if axes is None else tuple(find(d).size for d in axes)
 
     def const(self, name: str) -> Array | None:
-        """The contents of a constant; of one that the graph only turns or reshapes too, if nobody else reads it."""
+        """The contents of a constant, and of one behind nodes that only move its elements."""
         if name in self.weights:
             return self.weights[name].array()
-        if name not in self.live and self._is_moved(name):
-            if name not in self._moved:
-                self._moved.update(constants(self.model, [name]))
+        if name in self._moved:
             return self._moved[name]
-        return None
+        route = self._route(name)
+        if name in self.live or route[-1] not in self.weights:
+            return None
+        self._moved.update(constants(self.model, [name]))
+        return self._moved[name]
 
-    def _is_moved(self, name: str) -> bool:
-        """Is a value a weight behind nodes that only move its elements, with no other reader on the way?"""
-        while name not in self.weights:
-            node = self.nodes[self.makers[name]] if name in self.makers else None
-            if node is None or node.op_type not in MOVES or self.only_reader(name) is None:
-                return False
-            name = node.input[0]
-        return self.only_reader(name) is not None
+    def _route(self, name: str) -> list[str]:
+        """A value, and what it is before each of the nodes that only move its elements."""
+        route = [name]
+        while route[-1] in self.makers and (node := self.nodes[self.makers[route[-1]]]).op_type in MOVES:
+            route.append(node.input[0])
+        return route
 
     def site(self, index: int) -> Site:
         node = self.nodes[index]
@@ -142,7 +142,7 @@ class Network:
         """Do others read the constant that a change would replace?"""
         ins = self._inputs[change.node]
         name = ins[change.slot] if change.slot < len(ins) else ""
-        return len(self.readers.get(name, ())) > 1 or name in self.outputs
+        return bool(name) and any(self.only_reader(n) is None for n in self._route(name))
 
     def apply(self, changes: Iterable[Change]) -> None:
         for change in changes:

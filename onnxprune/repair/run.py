@@ -154,7 +154,9 @@ class _Repair:
         assert report.error_before is not None and report.error_after is not None
         while report.kept and not report.error_after <= report.error_before:
             report.kept //= 2
-            report.error_after = self._error(full_proto(self._model())) if report.kept else report.error_before
+            report.error_after = self._error(full_proto(self._model()))
+        if not report.kept:
+            report.error_after = report.error_before
         return self._model()
 
     def _model(self) -> Model:
