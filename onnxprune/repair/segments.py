@@ -100,8 +100,8 @@ class Walk:
             if index is not None and index not in inside and name not in self._live:
                 inside.add(index)
                 todo.extend(reads(self.model.proto.graph.node[index]))
-        inputs = [
-            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(store.dtype(n)), store.shape(n))
+        inputs = [  # without shapes: what is dynamic in the whole model must not become static in a piece
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(store.dtype(n)), None)
             for n in sorted(self._reads[at])
         ]
         return _cut(self.model, sorted(inside), inputs, sorted(wanted))

@@ -20,7 +20,6 @@ class Store:
     def __init__(self, limit: int = MEMORY_BYTES) -> None:
         self.limit, self.bytes = limit, 0
         self._arrays: dict[str, dict[int, Array | Path]] = {}
-        self._shapes: dict[str, list[tuple[int, ...]]] = {}
         self._dtypes: dict[str, np.dtype[Any]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files = self._batches = 0
@@ -32,7 +31,6 @@ class Store:
         self.close()
 
     def put(self, name: str, batch: int, array: Array) -> None:
-        self._shapes.setdefault(name, []).append(array.shape)
         self._dtypes[name] = array.dtype
         fits = array.nbytes <= self.limit - self.bytes
         self._arrays.setdefault(name, {})[batch] = array if fits else self._spill(array)
@@ -74,11 +72,6 @@ class Store:
 
     def dtype(self, name: str) -> np.dtype[Any]:
         return self._dtypes[name]
-
-    def shape(self, name: str) -> list[int | None]:
-        """The sizes of a tensor's axes; None where batches differ."""
-        sizes = zip(*self._shapes[name], strict=True)
-        return [s[0] if len(set(s)) == 1 else None for s in sizes]
 
     def close(self) -> None:
         self._arrays.clear()
