@@ -332,8 +332,7 @@ def test_trained_networks_come_closer(name: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.repair.rows.LEAST_ROWS", 100)  # so that rows are sampled
-    monkeypatch.setattr("onnxprune.repair.rows.ROWS_PER_INPUT", 1)
+    monkeypatch.setattr("onnxprune.repair.rows.ENOUGH_ROWS", 100)  # so that rows are sampled
     feeds = [{"x": normal(8, 3, 8, 8, seed=i)} for i in range(3)]
     first, second, other = (
         repaired(redundant(), 0.5, feeds, seed=seed)[0].SerializeToString(deterministic=True) for seed in (1, 1, 2)

@@ -12,8 +12,9 @@ from onnxprune.repair.solve import Rows
 from onnxprune.repair.store import Array
 from onnxprune.repair.tasks import Task
 
-ROWS_PER_INPUT = 64  # rows for each number that a layer's output is a sum of
-LEAST_ROWS = 1 << 15
+ROWS_PER_INPUT = 128  # rows for each number that an output is a sum of
+LEAST_ROWS, ENOUGH_ROWS = 1 << 12, 1 << 15
+LEAST_PER_INPUT = 16  # where those are not enough
 ROWS_BYTES = 256 << 20
 Feeds = Mapping[str, Array]
 Draw = Callable[[int, int], Array]
@@ -38,7 +39,8 @@ def gather(
 def _wanted(layer: Layer) -> int:
     groups, inputs, _ = layer.w.shape
     most = ROWS_BYTES // (4 * groups * (inputs + 1))
-    return int(min(max(LEAST_ROWS, ROWS_PER_INPUT * inputs), most))
+    want = max(min(max(ROWS_PER_INPUT * inputs, LEAST_ROWS), ENOUGH_ROWS), LEAST_PER_INPUT * inputs)
+    return int(min(want, most))
 
 
 def _seen(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Draw) -> tuple[Array, Array, list[Array]]:
