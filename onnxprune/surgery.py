@@ -36,7 +36,12 @@ Slot = tuple[int, int]  # node index, input slot
 def apply_plan(analysis: Analysis, plan: Plan) -> Model:
     """A new model with the plan's channels gone. The original is not changed; weights are sliced when they are read."""
     keep = keep_of(plan, analysis)
-    return _Surgery(analysis, keep).run() if keep else Editor(analysis.model).finish()
+    return nest(apply_flat(analysis, keep), analysis.model) if keep else Editor(analysis.model).finish()
+
+
+def apply_flat(analysis: Analysis, keep: Mapping[Dim, np.ndarray]) -> Model:
+    """What `apply_plan` makes before its bodies are put back: nodes outside bodies, in one line."""
+    return _Surgery(analysis, keep).run()
 
 
 @dataclass
@@ -55,8 +60,7 @@ class _Surgery:
         self._retrace()
         self._declare_shapes()
         self.editor.drop_dead()
-        flat = take_branches(self.editor.finish(), self.c.trace.taken, set(self.c.unread))
-        return nest(flat, self.analysis.model)
+        return take_branches(self.editor.finish(), self.c.trace.taken, set(self.c.unread))
 
     def _moved(self, axes: Axes) -> bool:
         return any(v in self.keep for d in axes for v in leaves(d))

@@ -27,7 +27,9 @@ def read_arrays(path: Path) -> dict[str, Array]:
     Raises DataError for files that are no plain arrays.
     """
     if not path.exists():
-        raise DataError(f"data '{path}': there is no such file; give an .npz with one array an input, or a folder of .npy")
+        raise DataError(
+            f"data '{path}': there is no such file; give an .npz with one array an input, or a folder of .npy"
+        )
     try:
         if path.is_dir():
             return {f.stem: np.load(f, mmap_mode="r", allow_pickle=False) for f in sorted(path.glob("*.npy"))}

@@ -1,0 +1,10 @@
+"""Repair what pruning broke, without training: the layers that stay are fitted to what the original made.
+
+`run.repair` is the way in. `segments` runs a model in pieces, so that weights can change between one piece and the next;
+`layers` writes operators as matrix products; `tails` finds what follows a layer; `solve` has the least squares.
+"""
+
+from onnxprune.repair.report import LayerRepair, RepairReport
+from onnxprune.repair.run import repair
+
+__all__ = ["LayerRepair", "RepairReport", "repair"]

@@ -1,0 +1,165 @@
+"""The pruned network while it is repaired: who makes and reads each value, what is constant, and changes of weights."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from onnxprune.graph.edit import Editor
+from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
+from onnxprune.graph.io import Model
+from onnxprune.graph.nodes import all_weights
+from onnxprune.graph.weights import ArrayWeight
+from onnxprune.groups import Analysis
+from onnxprune.layout import Dim, Size, find, kept, leaves
+from onnxprune.repair.layers import Change, Site, Unfit
+from onnxprune.repair.recurrent import RECURRENT
+from onnxprune.repair.segments import constants, reads
+from onnxprune.repair.store import Array
+
+
+def called(flat: Model, source: Model) -> Model:
+    """A flat model that ONNX Runtime can run: bodies put back, calls of local functions left as their nodes.
+
+    Recurrent layers make all of their hidden states, which their repair looks at.
+    """
+    proto = ModelProto()
+    proto.CopyFrom(flat.proto)
+    del proto.graph.node[:]
+    proto.graph.node.extend(
+        n for n in flat.proto.graph.node if n.domain != FLAT or n.op_type not in (CALL_OPEN, CALL_CLOSE)
+    )
+    for node in (n for n in proto.graph.node if n.op_type in RECURRENT and not n.output[0]):
+        node.output[0] = f"{next(filter(None, node.output))}/states"
+    return nest(Model(proto, dict(flat.weights), flat.path, flat.size_bytes, flat.external, flat.data_files), source)
+
+
+MOVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
+
+class Network:
+    """A pruned model in the form of `called`, open for changes of its weights."""
+
+    def __init__(self, analysis: Analysis, keep: Mapping[Dim, np.ndarray], original: Model, pruned: Model) -> None:
+        self.analysis, self.keep, self.original = analysis, keep, original
+        self.editor = Editor(pruned)
+        self.model = self.editor.peek()
+        self.nodes = self.editor.nodes
+        self.weights = all_weights(pruned)
+        self._flat = {o: i for i, n in enumerate(analysis.flat.proto.graph.node) for o in n.output if o}
+        self._moved: dict[str, Array] = {}
+        self._inputs = [list(n.input) for n in self.nodes]  # as they were
+        self.makers = {o: i for i, n in enumerate(self.nodes) for o in n.output if o}
+        self.readers: dict[str, list[int]] = defaultdict(list)
+        for i, node in enumerate(self.nodes):
+            for name in reads(node):
+                self.readers[name].append(i)
+        self.outputs = [v.name for v in pruned.proto.graph.output]
+        self.live = self._after(v.name for v in pruned.proto.graph.input if v.name not in self.weights)
+        self.touched = self._after(n for n in self.live if self.moves(n))
+
+    def _after(self, start: Iterable[str]) -> set[str]:
+        """Those values, and all that are computed from them."""
+        found = set(start)
+        for node in self.nodes:
+            if any(name in found for name in reads(node)):
+                found.update(filter(None, node.output))
+        return found
+
+    def moves(self, name: str) -> bool:
+        """Did a value lose channels, or get them in another order?"""
+        axes = self.analysis.coupling.layouts.get(name) or ()
+        return any(v in self.keep for d in axes for v in leaves(d))
+
+    def stays(self, name: str) -> dict[int, np.ndarray]:
+        """Of the original's value, the positions that the pruned one has, by axis; without axes that have all of them."""
+        return self._stays(self.analysis.coupling.layouts.get(name) or ())
+
+    def stays_of(self, index: int, slot: int) -> dict[int, np.ndarray]:
+        """The same for the weight that a node reads."""
+        at = self._flat[self._output(index)]
+        name = self.analysis.flat.proto.graph.node[at].input[slot]
+        return self._stays(self.analysis.coupling.use(name, at, slot) or ())
+
+    def _stays(self, axes: Iterable[Dim]) -> dict[int, np.ndarray]:
+        return {a: kept(d, self.keep) for a, d in enumerate(axes) if any(v in self.keep for v in leaves(d))}
+
+    def _output(self, index: int) -> str:
+        """An output of a node by which the original's node is known."""
+        found: str = next(o for o in self.nodes[index].output if o in self._flat)
+        return found
+
+    def original_site(self, index: int) -> Site:
+        node = self.analysis.flat.proto.graph.node[self._flat[self._output(index)]]
+        weights = self.analysis.coupling.weights
+        named = NodeProto()
+        named.CopyFrom(node)
+        named.output[0] = self.nodes[index].output[0]
+        return Site(-1, named, [weights[n].array() if n in weights else None for n in node.input])
+
+    def sizes(self, name: str) -> tuple[Size, ...] | None:
+        """The sizes of a value in the original."""
+        axes = self.analysis.coupling.layouts.get(name)
+        return None if axes is None else tuple(find(d).size for d in axes)
+
+    def const(self, name: str) -> Array | None:
+        """The contents of a constant, and of one behind nodes that only move its elements."""
+        if name in self.weights:
+            return self.weights[name].array()
+        if name in self._moved:
+            return self._moved[name]
+        route = self._route(name)
+        if name in self.live or route[-1] not in self.weights:
+            return None
+        self._moved.update(constants(self.model, [name]))
+        return self._moved[name]
+
+    def _route(self, name: str) -> list[str]:
+        """A value, and what it is before each of the nodes that only move its elements."""
+        route = [name]
+        while route[-1] in self.makers and (node := self.nodes[self.makers[route[-1]]]).op_type in MOVES:
+            route.append(node.input[0])
+        return route
+
+    def site(self, index: int) -> Site:
+        node = self.nodes[index]
+        return Site(index, node, [self.const(n) if n else None for n in node.input])
+
+    def only_reader(self, name: str) -> int | None:
+        """The node that reads a value, if it is the only one and the value is no output."""
+        found = self.readers.get(name, [])
+        return found[0] if len(found) == 1 and name not in self.outputs else None
+
+    def check(self, change: Change) -> None:
+        """Raises Unfit for a weight that others read too: they would need another one."""
+        if self.is_shared(change) and change.array.size > max(change.array.shape, default=1):
+            raise Unfit("its weight is shared with other nodes")
+
+    def is_shared(self, change: Change) -> bool:
+        """Do others read the constant that a change would replace?"""
+        ins = self._inputs[change.node]
+        name = ins[change.slot] if change.slot < len(ins) else ""
+        return bool(name) and any(self.only_reader(n) is None for n in self._route(name))
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            put(self.editor, change, self.is_shared(change))
+
+
+def put(editor: Editor, change: Change, shared: bool) -> None:
+    """Give a node's input new contents; a name of its own where it had none, others read it, or it is computed."""
+    node = editor.nodes[change.node]
+    name = node.input[change.slot] if change.slot < len(node.input) else ""
+    known = all_weights(editor.peek())
+    array = change.array
+    if change.columns is not None:
+        array = known[name].array().copy()
+        array[:, change.columns] = change.array
+    if name in known and not shared:
+        editor.replace_constant(name, ArrayWeight(array))
+    else:
+        base = name or f"{node.output[0]}_bias"
+        editor.set_input(change.node, change.slot, editor.add_constant(base, ArrayWeight(array)))

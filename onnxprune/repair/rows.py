@@ -1,0 +1,82 @@
+"""Rows for a task, sampled from what both networks make of each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from onnxprune.repair.layers import Layer
+from onnxprune.repair.network import Network
+from onnxprune.repair.solve import Rows
+from onnxprune.repair.store import Array
+from onnxprune.repair.tasks import Task
+
+ROWS_PER_INPUT = 128  # rows for each number that an output is a sum of
+LEAST_ROWS, ENOUGH_ROWS = 1 << 12, 1 << 15
+LEAST_PER_INPUT = 16  # where those are not enough
+ROWS_BYTES = 256 << 20
+Feeds = Mapping[str, Array]
+Draw = Callable[[int, int], Array]
+
+
+def gather(
+    task: Task, net: Network, pairs: Iterable[tuple[Feeds, Feeds]], batches: int, rng: np.random.Generator
+) -> Rows:
+    """About as many rows as the layer needs, at places drawn for each batch anew."""
+    want = _wanted(task.layer) / batches
+
+    def draw(count: int, each: int) -> Array:
+        return np.sort(rng.permutation(count)[: max(1, round(want / each))])
+
+    take = _computed if task.source is not None else _seen
+    parts = [take(task, net, original, pruned, draw) for original, pruned in pairs]
+    x, target = (np.concatenate([p[i] for p in parts], axis=1) for i in (0, 1))
+    others = np.concatenate([sum(p[2][1:], start=p[2][0]) for p in parts], axis=1) if task.tail.others else None
+    return Rows(x, target, others)
+
+
+def _wanted(layer: Layer) -> int:
+    groups, inputs, _ = layer.w.shape
+    most = ROWS_BYTES // (4 * groups * (inputs + 1))
+    want = max(min(max(ROWS_PER_INPUT * inputs, LEAST_ROWS), ENOUGH_ROWS), LEAST_PER_INPUT * inputs)
+    return int(min(want, most))
+
+
+def _seen(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Draw) -> tuple[Array, Array, list[Array]]:
+    """The target is a tensor of the original."""
+    layer, target = task.layer, original[task.tail.target]
+    stays = net.stays(task.tail.target)
+    channels = stays.pop(layer.axis % target.ndim, None)
+    target = _picked(target, stays)
+    shape = list(target.shape)
+    shape[layer.axis] = layer.outputs
+    at = draw(*layer.places(shape))
+    read = _picked(original[layer.x], net.stays(layer.x)) if task.taught else pruned[layer.x]
+    others = [_float(layer.made(pruned[name], at)) for name in task.tail.others]
+    return _float(layer.rows(read, shape, at)), _float(layer.made(target, at, channels)), others
+
+
+def _computed(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Draw) -> tuple[Array, Array, list[Array]]:
+    """The target is what the original's layer makes of the original's input."""
+    layer, source = task.layer, task.source
+    assert source is not None
+    x = original[source.x]
+    at = draw(*source.places(x.shape))
+    rows = _float(source.rows(x, x.shape, at))
+    target = source.product(rows)[..., task.outputs]
+    if not task.taught:
+        rows = layer.rows(pruned[layer.x], x.shape, at)
+    elif task.inputs is not None:
+        rows = rows[..., task.inputs]
+    return _float(rows), target, []
+
+
+def _picked(x: Array, positions: Mapping[int, Array]) -> Array:
+    for axis, keep in positions.items():
+        x = np.take(x, keep, axis)
+    return x
+
+
+def _float(x: Array) -> Array:
+    return x.astype(np.float32, copy=False)

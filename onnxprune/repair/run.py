@@ -1,0 +1,192 @@
+"""Repair a pruned model: the layers that stay take over what the removed channels did, one after the other.
+
+Original and pruned network walk through the calibration samples in lockstep, from one layer to the next. Each layer is fitted on
+what the network before it, pruned and repaired, makes of the samples, towards what the original makes of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.errors import DataError, OnnxPruneError
+from onnxprune.graph.edit import Editor
+from onnxprune.graph.flat import nest
+from onnxprune.graph.io import Model, full_proto
+from onnxprune.groups import Analysis
+from onnxprune.plans import Plan, keep_of
+from onnxprune.repair.errors import OutputError
+from onnxprune.repair.layers import Change
+from onnxprune.repair.network import Network, called, put
+from onnxprune.repair.report import LayerRepair, RepairReport
+from onnxprune.repair.rows import Feeds, gather
+from onnxprune.repair.segments import Walk, open_session, run
+from onnxprune.repair.solve import FITS, Rows
+from onnxprune.repair.store import Store
+from onnxprune.repair.tasks import Task, tasks
+from onnxprune.surgery import apply_flat
+
+METHODS = ("none", *FITS)
+Progress = Callable[[int, int], None]
+
+
+def repair(
+    analysis: Analysis,
+    plan: Plan,
+    batches: Iterable[Feeds],
+    method: str = "lstsq",
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Model, RepairReport]:
+    """Apply a plan, and let the layers that stay take over what the removed channels did.
+
+    none    the plan alone, with its error
+    bias    each output gets back the mean that it had (Nagel et al. 2019, Data-Free Quantization, arXiv 1906.04721, sec. 4.2)
+    affine  mean and deviation (Singh and Shrivastava 2019, BN statistics; He and Yin 2021, arXiv 2105.03193)
+    lstsq   least squares against the original's outputs, on inputs as the pruned network makes them
+            (He et al. 2017, Channel Pruning, arXiv 1707.06168, eq. 2), behind the activation that follows
+    obs     least squares on the original's inputs: Optimal Brain Surgeon's update, blockwise (Hassibi and Stork 1993; Kurtic et al.
+            2022, arXiv 2203.07259, eq. 5)
+
+    `batches` can be iterated more than once; `samples` takes the first batches only, until there are so many. The error of the
+    outputs on them is never raised: where all layers would raise it, fewer of the first ones are changed.
+    Raises OnnxPruneError for an unknown method, and where the model does not run.
+    """
+    if method not in METHODS:
+        raise OnnxPruneError(f"repair '{method}' is unknown; there are {', '.join(METHODS)}")
+    start = time.perf_counter()
+    with _Repair(analysis, plan, batches, method, samples, threads) as r:
+        r.lockstep(np.random.default_rng(seed), progress or (lambda *_: None))
+        model = r.result()
+    r.report.seconds = time.perf_counter() - start
+    return model, r.report
+
+
+@dataclass
+class _Repair:
+    analysis: Analysis
+    plan: Plan
+    batches: Iterable[Feeds]
+    method: str
+    samples: int | None
+    threads: int | None
+    changes: list[list[Change]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        keep = keep_of(self.plan, self.analysis)
+        self.flat = apply_flat(self.analysis, keep)
+        original = called(self.analysis.flat, self.analysis.model)
+        self.net = Network(self.analysis, keep, original, called(self.flat, self.analysis.model))
+        self.report = RepairReport(self.method, 0)
+        self.tasks = [] if self.method == "none" else tasks(self.net, self.method, self.report.left_out)
+        self.before, self.after, self.plain = Store(), Store(), Store()
+
+    def __enter__(self) -> _Repair:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for store in (self.before, self.after, self.plain):
+            store.close()
+
+    def lockstep(self, rng: np.random.Generator, progress: Progress) -> None:
+        """Fit each layer, then compare the outputs."""
+        names = self._read()
+        outputs, count = set(self.net.outputs), len(self.plain)
+        original = Walk(self.net.original, [*(t.original_stop() for t in self.tasks), outputs], names, count)
+        pruned = Walk(self.net.model, [*(t.pruned_stop() for t in self.tasks), outputs], names, count)
+        for at in range(len(self.tasks) + 1):
+            progress(at, len(self.tasks) + 1)
+            began = time.perf_counter()
+            pairs = zip(
+                original.run(at, self.before, self.threads), pruned.run(at, self.after, self.threads), strict=True
+            )
+            if at == len(self.tasks):
+                self._compare(pairs)
+                return
+            rows = gather(self.tasks[at], self.net, pairs, count, rng)
+            self.changes.append(self._fit(self.tasks[at], rows, began))
+            self.net.apply(self.changes[-1])
+
+    def _read(self) -> list[str]:
+        """Take the samples in, and run the pruned network as it is; the inputs' names."""
+        session = open_session(full_proto(self.net.model), "pruned", self.threads)
+        names: list[str] = []
+        for batch, feeds in enumerate(_first(self.batches, self.samples)):
+            names = list(feeds)
+            self.report.samples += _count(feeds)
+            for store in (self.before, self.after):
+                store.put_all(batch, feeds)
+            self.plain.put_all(batch, run(session, feeds))
+        if not names:
+            raise DataError("there are no samples to repair the model with")
+        return names
+
+    def _fit(self, task: Task, rows: Rows, began: float) -> list[Change]:
+        layer = task.layer
+        count = rows.x.shape[1]
+        found = FITS[self.method](rows, layer.w, layer.b, task.tail)
+        self.report.layers.append(
+            LayerRepair(
+                task.name, task.op, found.before, found.after, count, found.damping, found.condition,
+                time.perf_counter() - began,
+            )
+        )  # fmt: skip
+        return layer.changes(found.w, found.b)
+
+    def _compare(self, pairs: Iterable[tuple[Feeds, Feeds]]) -> None:
+        errors = OutputError(), OutputError()
+        for batch, (original, repaired) in enumerate(pairs):
+            for name, want in original.items():
+                errors[0].add(want, self.plain.get(name, batch))
+                errors[1].add(want, repaired[name])
+        self.report.error_before, self.report.error_after = (e.value for e in errors)
+        self.report.kept = len(self.changes)
+
+    def result(self) -> Model:
+        """The model with as many of the changes as do not raise the error."""
+        report = self.report
+        assert report.error_before is not None and report.error_after is not None
+        while report.kept and not report.error_after <= report.error_before:
+            report.kept //= 2
+            report.error_after = self._error(full_proto(self._model()))
+        if not report.kept:
+            report.error_after = report.error_before
+        return self._model()
+
+    def _model(self) -> Model:
+        """The changes, which name nodes of the network that was walked, in the flat model."""
+        editor = Editor(self.flat)
+        at = {o: i for i, n in enumerate(editor.nodes) for o in n.output if o}
+        for change in (c for some in self.changes[: self.report.kept] for c in some):
+            index = next(at[o] for o in self.net.nodes[change.node].output if o in at)
+            put(editor, Change(index, change.slot, change.array, change.columns), self.net.is_shared(change))
+        editor.drop_dead()
+        return nest(editor.finish(), self.analysis.model)
+
+    def _error(self, model: object) -> float:
+        sessions = [open_session(m, "repaired", self.threads) for m in (full_proto(self.net.original), model)]  # type: ignore[arg-type]
+        error = OutputError()
+        for feeds in _first(self.batches, self.samples):
+            want, got = (run(s, feeds) for s in sessions)
+            for name in want:
+                error.add(want[name], got[name])
+        return error.value
+
+
+def _first(batches: Iterable[Feeds], samples: int | None) -> Iterator[Feeds]:
+    seen = 0
+    for feeds in batches:
+        if samples is not None and seen >= samples:
+            return
+        seen += _count(feeds)
+        yield feeds
+
+
+def _count(feeds: Feeds) -> int:
+    return next((x.shape[0] for x in feeds.values() if x.ndim), 1)

@@ -1,0 +1,137 @@
+"""Run a model in pieces over all calibration batches, so that weights can be changed between one piece and the next.
+
+A *stop* is a set of tensors that somebody wants to see. The piece that leads to a stop has the nodes that these tensors
+depend on and that no earlier piece has run: over all stops each node runs once a batch. What a later piece reads is
+kept in a `Store` until its last reader has run. Nodes that depend on no input (constants that the graph computes) belong to
+no piece; they are repeated in each one that reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+
+from onnxprune.calibration.run import open_session, run
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.io import Model, full_proto
+from onnxprune.graph.nodes import captured
+from onnxprune.repair.store import Array, Store
+
+__all__ = ["Walk", "constants", "open_session", "reads", "run"]
+
+
+def reads(node: NodeProto) -> list[str]:
+    """The values that a node reads, its bodies included."""
+    return [*filter(None, node.input), *(sorted(captured(node)) if node.attribute else ())]
+
+
+class Walk:
+    """A model on its way from stop to stop. Its nodes and weights are looked up when a piece is run."""
+
+    def __init__(self, model: Model, stops: Sequence[Collection[str]], feeds: Collection[str], batches: int) -> None:
+        self.model, self.stops, self.batches = model, stops, batches
+        self._maker = {o: i for i, n in enumerate(model.proto.graph.node) for o in n.output if o}
+        self._live = self._depends_on(feeds)
+        self._piece: dict[int, int] = {}  # node -> the piece that runs it
+        self._last: dict[str, int] = {}  # tensor -> the last piece that reads it
+        for at, stop in enumerate(stops):
+            self._assign(at, stop)
+        self._reads = self._readers()
+
+    def _depends_on(self, feeds: Collection[str]) -> set[str]:
+        """The tensors that depend on an input."""
+        live = set(feeds)
+        for node in self.model.proto.graph.node:
+            if any(name in live for name in reads(node)):
+                live.update(filter(None, node.output))
+        return live
+
+    def _assign(self, at: int, stop: Collection[str]) -> None:
+        todo = [name for name in stop if name in self._live]
+        for name in todo:
+            self._last[name] = at
+        while todo:
+            index = self._maker.get(todo.pop())
+            if index is None or index in self._piece:
+                continue
+            self._piece[index] = at
+            todo.extend(name for name in reads(self.model.proto.graph.node[index]) if name in self._live)
+
+    def _readers(self) -> list[set[str]]:
+        """For each piece what it reads of others; `_last` learns of it."""
+        out: list[set[str]] = [set() for _ in self.stops]
+        for index, at in self._piece.items():
+            for name in reads(self.model.proto.graph.node[index]):
+                if name in self._live and self._piece.get(self._maker.get(name, -1)) != at:
+                    out[at].add(name)
+                    self._last[name] = max(at, self._last.get(name, 0))
+        return out
+
+    def run(self, at: int, store: Store, threads: int | None = None) -> Iterator[Mapping[str, Array]]:
+        """Run the piece that leads to stop `at`, and hand out the stop's tensors, batch after batch."""
+        made = self._made(at)
+        wanted = {n for n in made if n in self.stops[at] or self._last.get(n, -1) > at}
+        session = open_session(self._proto(at, wanted, store), "calibration", threads) if wanted else None
+        for batch in range(self.batches):
+            feeds = {n: store.get(n, batch) for n in self._reads[at]}
+            found = run(session, feeds) if session is not None else {}
+            for name, value in found.items():
+                if not isinstance(value, np.ndarray):
+                    raise OnnxPruneError(f"'{name}' is not a tensor, so the model cannot be cut there")
+                if self._last.get(name, -1) > at:
+                    store.put(name, batch, value)
+            yield {n: found[n] if n in found else store.get(n, batch) for n in self.stops[at] if n in self._live}
+            for name in [n for n in {*self._reads[at], *self.stops[at]} - wanted if self._last.get(n) == at]:
+                store.drop(name, batch)
+
+    def _made(self, at: int) -> list[str]:
+        nodes = self.model.proto.graph.node
+        return [o for index in sorted(i for i, p in self._piece.items() if p == at) for o in nodes[index].output if o]
+
+    def _proto(self, at: int, wanted: Collection[str], store: Store) -> ModelProto:
+        inside = {i for i, p in self._piece.items() if p == at}
+        todo = [name for i in inside for name in reads(self.model.proto.graph.node[i])]
+        while todo:  # the constants that the graph computes
+            name = todo.pop()
+            index = self._maker.get(name)
+            if index is not None and index not in inside and name not in self._live:
+                inside.add(index)
+                todo.extend(reads(self.model.proto.graph.node[index]))
+        inputs = [  # without shapes: what is dynamic in the whole model must not become static in a piece
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(store.dtype(n)), None)
+            for n in sorted(self._reads[at])
+        ]
+        return _cut(self.model, sorted(inside), inputs, sorted(wanted))
+
+
+def _cut(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto], outputs: Sequence[str]) -> ModelProto:
+    """Some of a model's nodes as a model of their own."""
+    graph = model.proto.graph
+    proto = ModelProto(ir_version=max(model.proto.ir_version, 4))  # before 4, initializers are inputs
+    proto.opset_import.extend(model.proto.opset_import)
+    proto.functions.extend(model.proto.functions)
+    proto.graph.name = "piece"
+    proto.graph.node.extend(graph.node[i] for i in nodes)
+    read = {name for n in proto.graph.node for name in reads(n)}.union(outputs)
+    proto.graph.initializer.extend(t for t in graph.initializer if t.name in read)
+    proto.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in read)
+    proto.graph.input.extend(inputs)
+    proto.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
+    held = {t.name for t in proto.graph.initializer}
+    return full_proto(replace(model, proto=proto, weights={n: w for n, w in model.weights.items() if n in held}))
+
+
+def constants(model: Model, names: Sequence[str]) -> dict[str, Array]:
+    """Values that a model computes from its weights alone."""
+    maker = {o: i for i, n in enumerate(model.proto.graph.node) for o in n.output if o}
+    inside: set[int] = set()
+    todo = list(names)
+    while todo:
+        index = maker.get(todo.pop())
+        if index is not None and index not in inside:
+            inside.add(index)
+            todo.extend(reads(model.proto.graph.node[index]))
+    return run(open_session(_cut(model, sorted(inside), [], names), "calibration"), {})

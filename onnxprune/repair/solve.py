@@ -1,0 +1,163 @@
+"""Damped least squares on rows: min |T - (others + shift + scale (X W + b))|^2 + damping |W - W0|^2, behind an activation.
+
+Products are float32, sums of them and the solution float64. Groups come first: X [g, n, K], W [g, K, O], b [g, O], T [g, n, O].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.repair.store import Array
+from onnxprune.repair.tails import Tail
+
+BLOCK_ROWS = 1 << 14
+STEPS = 3  # more of them fit the layers better, and the network's outputs no better
+MOMENTUM = 0.7
+LEAST = 1e-4  # damping, relative to the mean of the Gram matrix's diagonal
+FEW_ROWS = 0.03  # and at least so many times the inputs a row
+NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
+
+
+@dataclass
+class Rows:
+    """What a layer reads, x [g, n, K], and what there should be, each [g, n, O]. `solve` changes them."""
+
+    x: Array
+    target: Array
+    others: Array | None
+
+
+@dataclass
+class Solution:
+    """Weights [g, K, O] and bias [g, O], and the share of the output (before and after) that is wrong: |error| / |output|."""
+
+    w: Array
+    b: Array | None
+    before: float
+    after: float
+    damping: float = 0.0  # relative to the mean of the Gram matrix's diagonal
+    condition: float = 1.0  # of the damped Gram matrix, in the 1-norm
+
+
+def products(x: Array, y: Array) -> Array:
+    """x' y, [g, K, O], in float64 sums of float32 blocks; x' x, where both are the same, costs half."""
+    out = np.zeros((x.shape[0], x.shape[2], y.shape[2]))
+    for at in range(0, x.shape[1], BLOCK_ROWS):
+        part = x[:, at : at + BLOCK_ROWS]
+        out += part.transpose(0, 2, 1) @ (part if y is x else y[:, at : at + BLOCK_ROWS])
+    return out
+
+
+class Ridge:
+    """z = X W for many z, damped towards W0. With fewer rows than inputs, the matrix to invert is of the rows."""
+
+    def __init__(self, x: Array, w0: Array) -> None:
+        self.x, self.w0 = x, w0
+        _, rows, inputs = x.shape
+        self.dual = rows < inputs
+        turned = np.ascontiguousarray(x.transpose(0, 2, 1)) if self.dual else x
+        matrix = products(turned, turned)
+        self.damping = max(LEAST, FEW_ROWS * inputs / rows)
+        energy = np.trace(matrix, axis1=1, axis2=2) / inputs
+        self.d = (self.damping * np.where(energy > 0, energy, 1.0))[:, None, None]
+        matrix += self.d * np.eye(matrix.shape[1])
+        self.inverse = np.linalg.inv(matrix)
+        norms = [np.abs(m).sum(axis=1).max(axis=1) for m in (matrix, self.inverse)]
+        self.condition = float((norms[0] * norms[1]).max())
+
+    def fit(self, z: Array) -> Array:
+        if not self.dual:
+            return np.asarray(self.inverse @ (products(self.x, z) + self.d * self.w0))
+        left = z - self.x @ self.w0.astype(np.float32)
+        return np.asarray(self.w0 + self.x.transpose(0, 2, 1) @ (self.inverse @ left))
+
+
+class Frame:
+    """The rows with their means taken out, where there is a bias to hold them, and what `Tail` does to a layer's output."""
+
+    def __init__(self, rows: Rows, w0: Array, b0: Array | None, tail: Tail) -> None:
+        groups, _, outputs = w0.shape
+        self.x, self.target, self.tail, self.has_bias = rows.x, rows.target, tail, b0 is not None
+        self.mean = rows.x.mean(axis=1, keepdims=True, dtype=np.float64) * self.has_bias
+        self.x -= self.mean.astype(np.float32)
+        self.w0, self.c0 = w0, (0 if b0 is None else b0[:, None]) + self.mean @ w0
+        scale, shift = (np.reshape(v, (groups, 1, outputs)) for v in (tail.scale, tail.shift))
+        self.fixed = (shift if rows.others is None else rows.others + shift).astype(np.float32)
+        self.alive = np.abs(scale) > NO_EFFECT
+        self.scale = scale
+        self.undo = np.where(self.alive, 1 / np.where(self.alive, scale, 1), 0).astype(np.float32)
+
+    def wanted(self, target: Array) -> tuple[Array, Array]:
+        """What the layer itself should make, without its mean; and the mean [g, 1, O]."""
+        z = (target - self.fixed) * self.undo
+        c = z.mean(axis=1, keepdims=True, dtype=np.float64) * self.has_bias
+        return z - c.astype(np.float32), c
+
+    def made(self, w: Array, c: Array) -> Array:
+        """What the network has before the activation, with these weights."""
+        out = self.x @ (w * self.scale).astype(np.float32)
+        out += self.fixed
+        out += (c * self.scale).astype(np.float32)
+        return np.asarray(out)
+
+    def best(self, w: Array, c: Array, damping: float = 0.0, condition: float = 1.0) -> Solution:
+        """For each output the weights it had, or these, whichever are closer to the target behind the activation."""
+        want = self.tail.act(self.target)
+        energy = float(np.square(want, dtype=np.float64).sum()) or 1.0
+        before, after = self._error(self.w0, self.c0, want), self._error(w, c, want)
+        better = (after < before) & self.alive  # False where either is not finite
+        w, c = np.where(better, w, self.w0), np.where(better, c, self.c0)
+        b = (c - self.mean @ w)[:, 0] if self.has_bias else None
+        errors = [float(e.sum() / energy) ** 0.5 for e in (before, np.where(better, after, before))]
+        return Solution(w, b, errors[0], errors[1], damping, condition)
+
+    def _error(self, w: Array, c: Array, want: Array) -> Array:
+        return np.asarray(np.square(self.tail.act(self.made(w, c)) - want, dtype=np.float64).sum(axis=1, keepdims=True))
+
+
+def solve(rows: Rows, w0: Array, b0: Array | None, tail: Tail) -> Solution:
+    """The weights for these rows.
+
+    Where an activation follows, only what it lets through is fitted, in a few steps of majorisation: a target that it cuts off
+    may be anything on the far side of the cut, so it becomes what the layer makes already, if that is there.
+    """
+    f = Frame(rows, w0, b0, tail)
+    ridge = Ridge(f.x, w0)
+
+    def fit(target: Array) -> tuple[Array, Array]:
+        z, c = f.wanted(target)
+        return ridge.fit(z), c
+
+    (w, c) = last = fit(f.target)
+    for _ in range(STEPS if tail.cuts else 0):
+        p = f.made(*(new + MOMENTUM * (new - old) for new, old in zip((w, c), last, strict=True)))
+        z = np.where(f.target <= tail.low, np.minimum(p, tail.low), f.target)
+        z = np.where(f.target >= tail.high, np.maximum(p, tail.high), z)
+        (w, c), last = fit(z), (w, c)
+    return f.best(w, c, ridge.damping, ridge.condition)
+
+
+def moments(rows: Rows, w0: Array, b0: Array | None, tail: Tail, spread: bool) -> Solution:
+    """No new directions: each output keeps its weights, and gets the mean (and with `spread` the deviation) it should have.
+
+    Without a bias there is no mean to set, and the deviation is taken about zero.
+    """
+    f = Frame(rows, w0, b0, tail)
+    want, c = f.wanted(f.target)
+    factor = np.ones_like(c)
+    if spread:
+        sizes = [np.sqrt(np.square(v, dtype=np.float64).mean(axis=1, keepdims=True)) for v in (want, f.x @ w0)]
+        factor = np.where(sizes[1] > 1e-6 * sizes[0], sizes[0] / np.maximum(sizes[1], 1e-30), 1.0)
+    return f.best(w0 * factor, c)
+
+
+Fit = Callable[[Rows, Array, "Array | None", Tail], Solution]
+FITS: dict[str, Fit] = {
+    "bias": lambda rows, w0, b0, tail: moments(rows, w0, b0, tail, False),
+    "affine": lambda rows, w0, b0, tail: moments(rows, w0, b0, tail, True),
+    "lstsq": solve,
+    "obs": solve,
+}
