@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "onnxprune"
 # From the ground up. A module may import those before it, and its own package.
 FLOORS = [
     "version", "errors", "layout", "graph", "ops", "coupling", "macs", "groups", "explain", "criteria", "scoring", "plans",
-    "allocate", "surgery", "validation", "report", "api", "__init__", "cli", "__main__",
+    "surgery", "validation", "allocate", "report", "api", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {"typer": {"cli"}, "rich": {"cli"}, "onnxruntime": {"validation"}}
 MODULES = sorted(ROOT.rglob("*.py"))
