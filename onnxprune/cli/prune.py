@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 # The options that say what to remove: a plan has already decided all that.
 SELECTION = (
-    "ratio", "criterion", "scope", "round_to", "max_ratio", "include", "exclude", "group_ratio", "reduce", "normalise",
-    "plan_out",
+    "ratio", "macs", "params", "bytes", "allocation", "criterion", "scope", "round_to", "max_ratio", "include", "exclude",
+    "group_ratio", "reduce", "normalise", "plan_out",
 )  # fmt: skip
 
 
@@ -40,6 +41,10 @@ def _normalisers(incomplete: str) -> list[str]:
     return _names(incomplete, "NORMALISERS")
 
 
+def _allocations(incomplete: str) -> list[str]:
+    return [name for name in ("uniform", "global") if name.startswith(incomplete)]
+
+
 def _scopes(incomplete: str) -> list[str]:
     return [name for name in ("local", "global", "isomorphic") if name.startswith(incomplete)]
 
@@ -59,6 +64,7 @@ def _check(*names: str, help: str, **more: Any) -> Any:
 @app.command(
     epilog="Examples:\n\nonnxprune prune model.onnx -o smaller.onnx --ratio 0.3 --data test.npz\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --scope global --max-ratio 0.8 --round-to 8 --exclude 'head*'\n\n"
+    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --allocation global\n\n"
     "onnxprune prune model.onnx --dry-run --plan-out plan.json\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --plan plan.json"
 )
@@ -74,6 +80,21 @@ def prune(
             "(global), of the channels of all groups of one shape (isomorphic).",
         ),
     ] = 0.5,
+    macs: Annotated[
+        float | None, _what("F", "Instead of a ratio: keep at most this fraction of the multiply-accumulates.")
+    ] = None,
+    params: Annotated[
+        float | None, _what("F", "Instead of a ratio: keep at most this fraction of the parameters.")
+    ] = None,
+    bytes: Annotated[float | None, _what("F", "Instead of a ratio: keep at most this fraction of the file.")] = None,
+    allocation: Annotated[
+        str | None,
+        _what(
+            "uniform|global",
+            "How groups share what a budget takes: one ratio for all (uniform), or all channels ranked together (global).",
+            autocompletion=_allocations,
+        ),
+    ] = None,
     criterion: Annotated[
         str, _what("NAME", "What makes a channel important; see 'onnxprune criteria'.", autocompletion=_criteria)
     ] = "l2",
@@ -139,7 +160,11 @@ def prune(
     if out is None and not dry_run:
         raise OnnxPruneError("where should the smaller model go? give -o OUT (or --dry-run to write none)")
     if plan is not None:
-        _refuse_selection(ctx)
+        _refuse(ctx, SELECTION, "--plan already says what to remove")
+    if any(f is not None for f in (macs, params, bytes)):
+        _refuse(ctx, ["ratio"], "a budget says how much goes")
+    if allocation is not None:
+        _refuse(ctx, ["scope"], "--allocation says which channels compete")
     check_outputs({"-o": out, "--plan-out": plan_out, "--report": report}, [model, plan, data])
 
     import onnxprune
@@ -158,6 +183,10 @@ def prune(
         exclude=exclude or (),
         group_ratio=dict(map(_glob_ratio, group_ratio or ())),
         seed=seed,
+        macs=macs,
+        params=params,
+        bytes=bytes,
+        allocation=allocation,
     )
     options.check()
     how = f"plan {plan}" if plan else _how(options)
@@ -180,13 +209,12 @@ def prune(
     _tell(made.report, how, report, json, verbose)
 
 
-def _refuse_selection(ctx: typer.Context) -> None:
-    """A plan decides what goes: options that would decide it too are a mistake."""
-    for name in SELECTION:
+def _refuse(ctx: typer.Context, names: Sequence[str], why: str) -> None:
+    """Options that would decide again what is decided already are a mistake."""
+    for name in names:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            option = "--" + name.replace("_", "-")
-            raise OnnxPruneError(f"--plan already says what to remove, so {option} has no place beside it; drop one")
+            raise OnnxPruneError(f"{why}, so --{name.replace('_', '-')} has no place beside it; drop one")
 
 
 def _glob_ratio(text: str) -> tuple[str, float]:
@@ -198,9 +226,11 @@ def _glob_ratio(text: str) -> tuple[str, float]:
 
 
 def _how(o: Options) -> str:
-    said = [f"criterion {o.criterion}", f"ratio {o.ratio:g}", f"{o.scope} scope"]
+    said = [f"criterion {o.criterion}"]
+    said += [f"at most {o.budget[1]:g} of the {o.budget[0]}"] if o.budget else [f"ratio {o.ratio:g}"]
+    said += [f"{o.allocation} allocation"] if o.allocation else [f"{o.scope} scope"]
     said += [f"reduce {o.reduce}"] if o.reduce else []
-    said += [f"normalise {o.normalise}"] if o.scope != "local" else []
+    said += [f"normalise {o.normalise}"] if (o.allocation or o.scope) not in ("local", "uniform") else []
     said += [f"at most {o.max_ratio:g} of a group"] if o.max_ratio < 1 else []
     said += [f"multiples of {o.round_to}"] if o.round_to > 1 else []
     return ", ".join(said)
