@@ -8,8 +8,8 @@ onnxprune.save(smaller, "smaller.onnx")
 print(onnxprune.validate("model.onnx", "smaller.onnx").overall)
 """
 
-from onnxprune.allocate import Options
-from onnxprune.api import Pruned, analyze, apply, plan, prune, validate
+from onnxprune.allocate import Options, Table
+from onnxprune.api import Pruned, analyze, apply, plan, prune, sensitivity, validate
 from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError
 from onnxprune.graph.io import Model, load, save
 from onnxprune.groups import Analysis, Group
@@ -19,5 +19,6 @@ from onnxprune.version import __version__
 
 __all__ = [
     "Analysis", "Choice", "DataError", "Group", "Model", "ModelError", "OnnxPruneError", "Options", "OutputError", "Plan",
-    "PlanError", "Pruned", "Result", "__version__", "analyze", "apply", "load", "plan", "prune", "save", "validate",
+    "PlanError", "Pruned", "Result", "Table", "__version__", "analyze", "apply", "load", "plan", "prune", "save", "sensitivity",
+    "validate",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from onnxprune.allocate import Options, make_plan
+from onnxprune.allocate import RATIOS, Cache, Judge, Means, Options, Table, candidates, make_plan, measure
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto, load, save
 from onnxprune.groups import Analysis
@@ -24,6 +24,8 @@ from onnxprune.validation import Batches, Result, input_specs, load_data
 from onnxprune.validation import validate as _validate
 
 Source = str | PathLike[str] | onnx.ModelProto | Model
+Data = str | PathLike[str] | Iterable[Mapping[str, Any]]  # a file or folder, or batches: dictionaries of arrays
+SAMPLES = 256  # of the calibration data, for each measurement of an error
 Stage = Callable[[str, int, int], None]  # name of the stage, steps done, steps in all (0: unknown)
 
 
@@ -36,13 +38,69 @@ def analyze(source: Source) -> Analysis:
     return _analyze(_model(source))
 
 
-def plan(source: Source | Analysis, options: Options | None = None, **changes: Any) -> Plan:
+def plan(
+    source: Source | Analysis,
+    options: Options | None = None,
+    *,
+    calib: Data | None = None,
+    samples: int = SAMPLES,
+    cache: str | PathLike[str] | None = None,
+    **changes: Any,
+) -> Plan:
     """Score and rank: what stays of each group. `changes` are fields of `Options`: `plan(model, ratio=0.3)`.
 
+    With a budget, `calib` (inputs as `validate` takes them, the first `samples`) lets the allocation measure errors, and
+    `cache` names a file that keeps what was measured.
     Raises OnnxPruneError for an impossible ratio, an unknown criterion, a glob that matches nothing, NaN weights.
     """
     analysis = source if isinstance(source, Analysis) else analyze(source)
-    return make_plan(analysis, options or Options(**changes))
+    options = options or Options(**changes)
+    return make_plan(analysis, options, _means(analysis, options, calib, samples, cache, None))
+
+
+def sensitivity(
+    source: Source | Analysis,
+    calib: Data,
+    options: Options | None = None,
+    *,
+    samples: int = SAMPLES,
+    ratios: Sequence[float] = RATIOS,
+    cache: str | PathLike[str] | None = None,
+    stage: Stage | None = None,
+    **changes: Any,
+) -> dict[str, Table]:
+    """How far the outputs move where each group is pruned alone, at several ratios; a table for each group.
+
+    Of the options, those count that choose groups and rank channels. Every measurement is written to `cache` as soon as it
+    is made, and what is found there is not measured again.
+    """
+    analysis = source if isinstance(source, Analysis) else analyze(source)
+    options = options or Options(**changes)
+    judge = _judge(analysis, calib, samples)
+    progress = None if stage is None else lambda done, of: stage("measure", done, of)
+    return measure(candidates(analysis, options), judge, ratios, _cache(cache), progress)
+
+
+def _means(
+    analysis: Analysis,
+    options: Options,
+    calib: Data | None,
+    samples: int,
+    cache: str | PathLike[str] | None,
+    stage: Stage | None,
+) -> Means:
+    judge = _judge(analysis, calib, samples) if calib is not None and options.measures else None
+    return Means(judge, _cache(cache), stage or (lambda *_: None))
+
+
+def _judge(analysis: Analysis, calib: Data, samples: int) -> Judge:
+    if isinstance(calib, str | PathLike):
+        calib = load_data(Path(calib), input_specs(analysis.model.proto))
+    return Judge(analysis, calib, samples=samples)
+
+
+def _cache(path: str | PathLike[str] | None) -> Cache:
+    return Cache(None if path is None else Path(path))
 
 
 def apply(source: Source | Analysis, plan: Plan) -> Model:
@@ -117,6 +175,9 @@ def prune(
     *,
     plan: Plan | None = None,
     plan_out: str | PathLike[str] | None = None,
+    calib: Data | None = None,
+    samples: int = SAMPLES,
+    cache: str | PathLike[str] | None = None,
     data: str | PathLike[str] | None = None,
     check: bool = True,
     seed: int = 0,
@@ -126,7 +187,8 @@ def prune(
     """Load, analyze, plan (or take `plan`), apply, save, validate: the whole pipeline, as the command line runs it.
 
     `out` None is a dry run: the report predicts, nothing is saved or validated. `plan_out` is written as soon as the
-    plan is made. `check` False leaves validation out. `stage` is told of progress. `changes` are fields of `Options`.
+    plan is made. `calib`, `samples` and `cache` are those of `plan`. `check` False leaves validation out. `stage` is told
+    of progress. `changes` are fields of `Options`.
     Raises NotCompared where only the validation fails.
     """
     clock, tell = Clock(), stage or (lambda *_: None)
@@ -139,7 +201,7 @@ def prune(
     with clock.time("analyze"):
         analysis = _analyze(model)
     with clock.time("plan"):
-        used = plan or make_plan(analysis, options, lambda done, of: tell("plan", done, of))
+        used = plan or make_plan(analysis, options, _means(analysis, options, calib, samples, cache, tell))
         if plan_out is not None:
             used.save(Path(plan_out))
     tell("apply", 0, 0)

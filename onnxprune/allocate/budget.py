@@ -58,7 +58,7 @@ def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
         return at(0.0)
     low, high = 0.0, 1.0
     if not budget.fits(c.keeps(at(high))):
-        raise _out_of_reach(budget, c.keeps(at(high)))
+        raise out_of_reach(c, budget)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if budget.fits(c.keeps(at(middle))) else (middle, high)
@@ -74,9 +74,11 @@ def _filled(c: Candidates, counts: dict[str, int], more: Counts, budget: Budget)
     return counts
 
 
-def _out_of_reach(budget: Budget, least: Keeps) -> OnnxPruneError:
-    share = budget.of(least) / budget.whole
+def out_of_reach(c: Candidates, budget: Budget) -> OnnxPruneError:
+    """What to say where no plan is within the budget."""
+    least = c.keeps(c.settled({g.name: c.least(g) for g in c.groups}))
     return OnnxPruneError(
-        f"--{budget.kind} {budget.fraction:g}: {share:.3f} of the {WORDS[budget.kind]} stay even where every group keeps as "
-        "little as it may; ask for more than that, or loosen --max-ratio, --round-to, --exclude or --include"
+        f"--{budget.kind} {budget.fraction:g}: {budget.of(least) / budget.whole:.3g} of the {WORDS[budget.kind]} stay even "
+        "where every group keeps as little as it may; ask for more than that, or loosen --max-ratio, --round-to, --exclude "
+        "or --include"
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.allocate.poly import Compiled, Ints, Poly
+from onnxprune.allocate.poly import Compiled, Ints, Poly, Values
 from onnxprune.coupling import Use
 from onnxprune.graph.weights import BITS, dtype_of
 from onnxprune.groups import PARAM_TYPES, Analysis
@@ -41,13 +41,13 @@ class Cost:
         self.at_of = {g.name: i for i, g in enumerate(self.analysis.groups)}
         self.sizes: Ints = np.array([g.size for g in self.analysis.groups], np.int64)
 
-    def at(self, counts: Ints) -> Ints:
-        """The cost where the groups keep `counts [.., groups]` channels; int64 [..].
+    def at(self, counts: Values) -> Values:
+        """The cost where the groups keep `counts [.., groups]` channels, [..]; of their type.
 
         Exact but for vectors that unrelated nodes share (a bias of zeros, say), which are left out: what is stored of
         those depends on which channels stay.
         """
-        out = self.total(counts)
+        out: Values = self.total(counts)
         for elements, bits in self.packed:
             out = out + -(-elements(counts) * bits // 8)
         return out

@@ -10,7 +10,8 @@ from onnxprune.errors import OnnxPruneError
 
 SCOPES = ("local", "global", "isomorphic")
 BUDGETS = ("macs", "params", "bytes")
-ALLOCATIONS = {"uniform": "local", "global": "global"}  # with the scope that each ranks channels in
+ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
+MEASURED = ("sensitivity", "search", "netadapt")  # they need calibration data
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class Options:
 
     `ratio` is the fraction to remove: of each group's channels (local), of all channels ranked together (global), or of
     the channels of groups of one shape (isomorphic). `macs`, `params` or `bytes` instead is the fraction of those to keep;
-    the ratio is then found, and `allocation` says how the groups share it. `max_ratio` caps what one group loses.
-    `round_to` keeps counts at multiples of N. Globs match group names and the names of the initializers and nodes of a
-    group.
+    how much each group loses is then found, the way that `allocation` says (see `budget.py`, `search.py`). `max_ratio`
+    caps what one group loses. `round_to` keeps counts at multiples of N. Globs match group names and the names of the
+    initializers and nodes of a group.
     """
 
     ratio: float = 0.5
@@ -44,6 +45,11 @@ class Options:
     def budget(self) -> tuple[str, float] | None:
         """What is counted, and the fraction of it that may stay."""
         return next(((kind, f) for kind in BUDGETS if (f := getattr(self, kind)) is not None), None)
+
+    @property
+    def measures(self) -> bool:
+        """Does the allocation measure errors where it has calibration data?"""
+        return self.budget is not None and self.allocation in (None, *MEASURED)
 
     def check(self) -> None:
         """Raise OnnxPruneError for what cannot be."""
@@ -76,4 +82,4 @@ class Options:
             )
 
 
-__all__ = ["ALLOCATIONS", "BUDGETS", "SCOPES", "Options"]
+__all__ = ["ALLOCATIONS", "BUDGETS", "MEASURED", "SCOPES", "Options"]

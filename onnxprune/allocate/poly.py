@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Monomial = tuple[int, ...]  # the unknowns that are multiplied, sorted; one stands twice for its square
 Ints = npt.NDArray[np.int64]
+Values = npt.NDArray[Any]  # int64, or float64
 
 
 class Poly:
@@ -51,8 +53,8 @@ class Compiled:
         padded = [m + (unknowns,) * (degree - len(m)) for m in terms]  # one more unknown, which is always 1
         self.factors: Ints = np.array(padded, np.int64).reshape(len(padded), degree)
 
-    def __call__(self, at: Ints) -> Ints:
-        """The values at the points `at [.., unknowns]`; int64 [..]."""
-        one = np.ones((*at.shape[:-1], 1), np.int64)
-        values: Ints = np.concatenate([at, one], -1)[..., self.factors].prod(-1) @ self.coefficients
+    def __call__(self, at: Values) -> Values:
+        """The values at the points `at [.., unknowns]`, of their type."""
+        one = np.ones((*at.shape[:-1], 1), at.dtype)
+        values: Values = np.concatenate([at, one], -1)[..., self.factors].prod(-1) @ self.coefficients
         return values

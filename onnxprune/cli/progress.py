@@ -12,6 +12,8 @@ SAY = {
     "load": "reading the model",
     "analyze": "finding what can be pruned",
     "plan": "scoring channels",
+    "measure": "measuring errors of groups",
+    "search": "searching",
     "apply": "removing channels",
     "save": "writing",
     "validate": "comparing outputs in ONNX Runtime",
@@ -29,6 +31,6 @@ def progress() -> Iterator[Tell]:
         task = shown.add_task("starting", total=None)
 
         def tell(stage: str, done: int, of: int) -> None:
-            shown.update(task, description=SAY.get(stage, stage) + (f" {done}/{of} groups" if of else ""))
+            shown.update(task, description=SAY.get(stage, stage) + (f" {done}/{of}" if of else ""))
 
         yield tell

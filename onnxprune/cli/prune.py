@@ -14,6 +14,7 @@ from onnxprune.errors import OnnxPruneError
 if TYPE_CHECKING:
     from onnxprune import Options
 
+ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 # The options that say what to remove: a plan has already decided all that.
 SELECTION = (
     "ratio", "macs", "params", "bytes", "allocation", "criterion", "scope", "round_to", "max_ratio", "include", "exclude",
@@ -42,7 +43,7 @@ def _normalisers(incomplete: str) -> list[str]:
 
 
 def _allocations(incomplete: str) -> list[str]:
-    return [name for name in ("uniform", "global") if name.startswith(incomplete)]
+    return [name for name in ALLOCATIONS if name.startswith(incomplete)]
 
 
 def _scopes(incomplete: str) -> list[str]:
@@ -55,6 +56,10 @@ def _what(metavar: str, help: str, **more: Any) -> Any:
 
 def _file(*names: str, metavar: str, help: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Files")
+
+
+def _calib(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="Calibration", **more)
 
 
 def _check(*names: str, help: str, **more: Any) -> Any:
@@ -90,8 +95,10 @@ def prune(
     allocation: Annotated[
         str | None,
         _what(
-            "uniform|global",
-            "How groups share what a budget takes: one ratio for all (uniform), or all channels ranked together (global).",
+            "|".join(ALLOCATIONS),
+            "How groups share what a budget takes: one ratio for all (uniform), all channels ranked together (global); or by "
+            "errors measured on --calib: one tolerance for all (sensitivity), the least sum (search, the default with --calib), "
+            "in small steps (netadapt).",
             autocompletion=_allocations,
         ),
     ] = None,
@@ -124,6 +131,17 @@ def prune(
             autocompletion=_normalisers,
         ),
     ] = "mean",
+    calib: Annotated[
+        Path | None,
+        _calib("--calib", metavar="FILE.npz|FOLDER", help="Inputs (no labels) to measure errors on while planning."),
+    ] = None,
+    samples: Annotated[int, _calib("--samples", min=1, metavar="N", help="How many of them to use.")] = 256,
+    cache: Annotated[
+        Path | None,
+        _calib(
+            "--cache", metavar="FILE.jsonl", help="Keep measured errors here; what is found here is not measured again."
+        ),
+    ] = None,
     plan: Annotated[
         Path | None, _file("--plan", metavar="PLAN.json", help="Apply this plan instead of making one.")
     ] = None,
@@ -165,7 +183,7 @@ def prune(
         _refuse(ctx, ["ratio"], "a budget says how much goes")
     if allocation is not None:
         _refuse(ctx, ["scope"], "--allocation says which channels compete")
-    check_outputs({"-o": out, "--plan-out": plan_out, "--report": report}, [model, plan, data])
+    check_outputs({"-o": out, "--plan-out": plan_out, "--report": report}, [model, plan, calib, data])
 
     import onnxprune
     from onnxprune.api import NotCompared
@@ -189,7 +207,7 @@ def prune(
         allocation=allocation,
     )
     options.check()
-    how = f"plan {plan}" if plan else _how(options)
+    how = f"plan {plan}" if plan else _how(options, calib is not None)
     try:
         with progress() as tell:
             made = onnxprune.prune(
@@ -198,6 +216,9 @@ def prune(
                 options,
                 plan=onnxprune.Plan.load(plan) if plan else None,
                 plan_out=plan_out,
+                calib=calib,
+                samples=samples,
+                cache=cache,
                 data=data,
                 check=not no_validate,
                 seed=seed,
@@ -225,10 +246,11 @@ def _glob_ratio(text: str) -> tuple[str, float]:
         raise OnnxPruneError(f"--group-ratio '{text}': expected GLOB=R, as in --group-ratio 'layer4*=0.25'") from None
 
 
-def _how(o: Options) -> str:
+def _how(o: Options, calibrated: bool) -> str:
     said = [f"criterion {o.criterion}"]
     said += [f"at most {o.budget[1]:g} of the {o.budget[0]}"] if o.budget else [f"ratio {o.ratio:g}"]
-    said += [f"{o.allocation} allocation"] if o.allocation else [f"{o.scope} scope"]
+    shared = o.allocation or ("search" if o.measures and calibrated else None)
+    said += [f"{shared} allocation"] if shared else [f"{o.scope} scope"]
     said += [f"reduce {o.reduce}"] if o.reduce else []
     said += [f"normalise {o.normalise}"] if (o.allocation or o.scope) not in ("local", "uniform") else []
     said += [f"at most {o.max_ratio:g} of a group"] if o.max_ratio < 1 else []
