@@ -78,7 +78,7 @@ def sensitivity(
     options = options or Options(**changes)
     judge = _judge(analysis, calib, samples)
     progress = None if stage is None else lambda done, of: stage("measure", done, of)
-    return measure(candidates(analysis, options), judge, ratios, _cache(cache), progress)
+    return measure(candidates(analysis, options), judge, ratios, _cache(cache), progress=progress)
 
 
 def _means(
@@ -89,8 +89,9 @@ def _means(
     cache: str | PathLike[str] | None,
     stage: Stage | None,
 ) -> Means:
-    judge = _judge(analysis, calib, samples) if calib is not None and options.measures else None
-    return Means(judge, _cache(cache), stage or (lambda *_: None))
+    wanted = options.budget or options.limit
+    judge = _judge(analysis, calib, samples) if calib is not None and wanted else None
+    return Means(judge, _cache(cache), tell=stage or (lambda *_: None))
 
 
 def _judge(analysis: Analysis, calib: Data, samples: int) -> Judge:

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 from onnxprune.allocate.cost import COSTS, Cost, cost_of
 from onnxprune.allocate.error import Judge, Moved
-from onnxprune.allocate.options import ALLOCATIONS, BUDGETS, MEASURED, SCOPES, Options
-from onnxprune.allocate.planning import Means, make_plan
+from onnxprune.allocate.options import ALLOCATIONS, BUDGETS, LIMITS, MEASURED, SCOPES, Options
+from onnxprune.allocate.planning import make_plan
 from onnxprune.allocate.ratios import shape_of
 from onnxprune.allocate.selection import candidates
+from onnxprune.allocate.sharing import Means
+from onnxprune.allocate.steps import SCHEDULES
 from onnxprune.allocate.tables import RATIOS, Cache, Table, measure
 
 __all__ = [
-    "ALLOCATIONS", "BUDGETS", "COSTS", "MEASURED", "RATIOS", "SCOPES", "Cache", "Cost", "Judge", "Means", "Moved", "Options",
-    "Table", "candidates", "cost_of", "make_plan", "measure", "shape_of",
+    "ALLOCATIONS", "BUDGETS", "COSTS", "LIMITS", "MEASURED", "RATIOS", "SCHEDULES", "SCOPES", "Cache", "Cost", "Judge", "Means",
+    "Moved", "Options", "Table", "candidates", "cost_of", "make_plan", "measure", "shape_of",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxprune.allocate.cost import Cost, Keeps, cost_of
 from onnxprune.allocate.selection import Candidates, Counts
@@ -25,12 +25,17 @@ class Budget:
     cost: Cost
     whole: int
     constant: int  # what no plan changes: of a file's bytes, all but the weights
+    spare: int = 0  # to be left free
+
+    @property
+    def allowed(self) -> float:
+        return self.fraction * self.whole
 
     def of(self, keeps: Keeps) -> int:
         return self.cost.of(keeps) + self.constant
 
     def fits(self, keeps: Keeps) -> bool:
-        return self.of(keeps) <= self.fraction * self.whole
+        return self.of(keeps) <= self.allowed - self.spare
 
 
 def budget_of(analysis: Analysis, kind: str, fraction: float) -> Budget:
@@ -43,6 +48,11 @@ def budget_of(analysis: Analysis, kind: str, fraction: float) -> Budget:
     if kind != "bytes":
         return Budget(kind, fraction, cost, cost.whole, 0)
     return Budget(kind, fraction, cost, analysis.model.size_bytes, saved_bytes(analysis.model) - cost.whole)
+
+
+def of_smaller(budget: Budget, analysis: Analysis) -> Budget:
+    """The budget of a model, for what steps of pruning made of it by now."""
+    return replace(budget_of(analysis, budget.kind, budget.fraction), whole=budget.whole, spare=budget.spare)
 
 
 def fit(c: Candidates, family: Family, budget: Budget) -> Counts:

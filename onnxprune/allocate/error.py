@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,8 +22,6 @@ import numpy as np
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto
 from onnxprune.groups import Analysis
-from onnxprune.plans import Plan
-from onnxprune.surgery import apply_plan
 from onnxprune.validation.compare import open_session, run
 from onnxprune.validation.metrics import Array, ErrorSums, class_scores, is_float, predictions
 
@@ -54,13 +52,12 @@ class Judge:
         *,
         samples: int | None = None,
         threads: int | None = None,
-        make: Callable[[Analysis, Plan], Model] = apply_plan,
     ) -> None:
-        """`samples` takes the first so many; `make` makes a model of a plan (and repairs it, say).
+        """`samples` takes the first so many.
 
         Raises OnnxPruneError where there is no batch, or the original does not run on one.
         """
-        self.threads, self.make = threads, make
+        self.threads = threads
         self.feeds = list(_first(batches, samples))
         if not self.feeds:
             raise OnnxPruneError("calibration: there is no batch of inputs; give some")
@@ -75,9 +72,6 @@ class Judge:
                 if isinstance(x, np.ndarray):
                     h.update(f"{name} {x.dtype} {x.shape}".encode() + np.ascontiguousarray(x).tobytes())
         return h.hexdigest()[:32]
-
-    def of_plan(self, analysis: Analysis, plan: Plan) -> Moved:
-        return self.of(self.make(analysis, plan))
 
     def of(self, model: Model) -> Moved:
         """Run a model on the batches. Raises OnnxPruneError where ONNX Runtime does not."""

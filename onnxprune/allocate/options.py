@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from onnxprune.allocate.steps import SCHEDULES
 from onnxprune.criteria import NORMALISERS
 from onnxprune.errors import OnnxPruneError
 
 SCOPES = ("local", "global", "isomorphic")
 BUDGETS = ("macs", "params", "bytes")
+LIMITS = ("latency", "max_error", "min_agreement")
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 MEASURED = ("sensitivity", "search", "netadapt")  # they need calibration data
 
@@ -23,6 +25,11 @@ class Options:
     how much each group loses is then found, the way that `allocation` says (see `budget.py`, `search.py`). `max_ratio`
     caps what one group loses. `round_to` keeps counts at multiples of N. Globs match group names and the names of the
     initializers and nodes of a group.
+
+    Instead of those, `latency` is the fraction of the time that may be taken, `max_error` how far outputs may move
+    (relative L2) and `min_agreement` how often the same class must be preferred: the largest model that is so fast, or the
+    smallest that is so good, is found by bisection on the multiply-accumulates. With `steps` channels go bit by bit, and
+    those that are left are scored again each time; `schedule` says how much is gone after which step.
     """
 
     ratio: float = 0.5
@@ -40,6 +47,11 @@ class Options:
     params: float | None = None
     bytes: float | None = None
     allocation: str | None = None
+    latency: float | None = None
+    max_error: float | None = None
+    min_agreement: float | None = None
+    steps: int = 1
+    schedule: str = "linear"
 
     @property
     def budget(self) -> tuple[str, float] | None:
@@ -47,9 +59,14 @@ class Options:
         return next(((kind, f) for kind in BUDGETS if (f := getattr(self, kind)) is not None), None)
 
     @property
+    def limit(self) -> tuple[str, float] | None:
+        """What is measured, and the value that it may have."""
+        return next(((kind, f) for kind in LIMITS if (f := getattr(self, kind)) is not None), None)
+
+    @property
     def measures(self) -> bool:
         """Does the allocation measure errors where it has calibration data?"""
-        return self.budget is not None and self.allocation in (None, *MEASURED)
+        return (self.budget or self.limit) is not None and self.allocation in (None, *MEASURED)
 
     def check(self) -> None:
         """Raise OnnxPruneError for what cannot be."""
@@ -59,27 +76,36 @@ class Options:
                 raise OnnxPruneError(f"{name} is {r:g}; it is the fraction of channels to remove, from 0 to 1")
         if self.ratio == 1.0 and self.max_ratio == 1.0:
             raise OnnxPruneError("ratio 1 would remove every channel; choose a fraction below 1")
-        if self.scope not in SCOPES:
-            raise OnnxPruneError(f"unknown scope '{self.scope}'; choose one of {', '.join(SCOPES)}")
-        if self.normalise not in NORMALISERS:
-            raise OnnxPruneError(f"unknown normalise '{self.normalise}'; choose one of {', '.join(NORMALISERS)}")
+        for name, value, names in (
+            ("scope", self.scope, SCOPES),
+            ("normalise", self.normalise, NORMALISERS),
+            ("schedule", self.schedule, tuple(SCHEDULES)),
+            ("allocation", self.allocation or ALLOCATIONS[0], ALLOCATIONS),
+        ):
+            if value not in names:
+                raise OnnxPruneError(f"unknown {name} '{value}'; choose one of {', '.join(names)}")
         if self.round_to < 1:
             raise OnnxPruneError(f"round-to is {self.round_to}; channel counts are kept at multiples of N >= 1")
+        if self.steps < 1:
+            raise OnnxPruneError(f"steps is {self.steps}; pruning takes at least one")
         self._check_budget()
 
     def _check_budget(self) -> None:
-        given = {kind: f for kind in BUDGETS if (f := getattr(self, kind)) is not None}
+        given = {kind: f for kind in (*BUDGETS, *LIMITS) if (f := getattr(self, kind)) is not None}
+        names = [kind.replace("_", "-") for kind in given]
         if len(given) > 1:
-            raise OnnxPruneError(f"{' and '.join(given)}: give one budget, the others follow from it")
-        for kind, f in given.items():
-            if not 0.0 < f <= 1.0:
-                raise OnnxPruneError(f"{kind} is {f:g}; it is the fraction of them to keep, above 0 and up to 1")
-        if self.allocation is not None and self.allocation not in ALLOCATIONS:
-            raise OnnxPruneError(f"unknown allocation '{self.allocation}'; choose one of {', '.join(ALLOCATIONS)}")
+            raise OnnxPruneError(f"{' and '.join(names)}: give one, the others follow from it")
+        for name, (kind, f) in zip(names, given.items(), strict=True):
+            if kind == "max_error":
+                if f < 0:
+                    raise OnnxPruneError(f"max-error is {f:g}; it is a relative L2 error, 0 or more")
+            elif not 0.0 < f <= 1.0:
+                what = "of samples with the same class" if kind == "min_agreement" else "to keep"
+                raise OnnxPruneError(f"{name} is {f:g}; it is the fraction {what}, above 0 and up to 1")
         if self.allocation is not None and not given:
             raise OnnxPruneError(
-                f"allocation '{self.allocation}' shares out a budget; give one of {', '.join(BUDGETS)}"
+                f"allocation '{self.allocation}' shares out a budget; give one of {', '.join(BUDGETS)}, or a limit"
             )
 
 
-__all__ = ["ALLOCATIONS", "BUDGETS", "MEASURED", "SCOPES", "Options"]
+__all__ = ["ALLOCATIONS", "BUDGETS", "LIMITS", "MEASURED", "SCOPES", "Options"]

@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.allocate.selection import Candidates, Counts, matching, removed
+from onnxprune.allocate.selection import Candidates, Counts, removed
 from onnxprune.criteria import normalise
 from onnxprune.groups import Group
 
 
-def counts_at(c: Candidates, ratio: float, scope: str) -> Counts:
-    """What each candidate keeps when a fraction `ratio` of the channels goes, before the cap and the rounding.
+def counts_at(c: Candidates, ratio: float, scope: str, share: float = 1.0) -> Counts:
+    """What each candidate keeps when a fraction `ratio` of the channels has gone, before the cap and the rounding.
 
-    Groups that --group-ratio names have their own.
+    Groups that --group-ratio names have their own. Of all that goes a `share` is due by now.
     """
-    ratios = {g.name: ratio for g in c.groups} | _own(c)
+    ratios = {g.name: c.own.get(g.name, ratio) * share for g in c.groups}
     if scope == "local":
-        return {g.name: g.size - removed(g.size, ratios[g.name]) for g in c.groups}
+        return {g.name: g.size - _due(c, [g], ratios[g.name]) for g in c.groups}
     return _pooled(c, ratios, scope)
 
 
-def _own(c: Candidates) -> dict[str, float]:
-    """The ratios of the groups that have one of their own; a later glob overrules an earlier one."""
-    own: dict[str, float] = {}
-    for glob, r in c.options.group_ratio.items():
-        own |= {name: r for name in matching(c.analysis, [glob], "group-ratio") if name in c.scores}
-    return own
+def _due(c: Candidates, groups: Sequence[Group], ratio: float) -> int:
+    """How many more channels of some groups go for a ratio of their full sizes to be gone."""
+    full = sum(c.full[g.name] for g in groups)
+    return max(0, removed(full, ratio) - full + sum(g.size for g in groups))
 
 
 def _pooled(c: Candidates, ratios: dict[str, float], scope: str) -> Counts:
     """Rank all channels of a pool together; what one group may lose is capped, the rest is taken from the others."""
     pools: dict[object, list[Group]] = defaultdict(list)
-    own = _own(c)
     for g in c.groups:
-        pools[(g.name if g.name in own else None, shape_of(g) if scope == "isomorphic" else None)].append(g)
+        pools[(g.name if g.name in c.own else None, shape_of(g) if scope == "isomorphic" else None)].append(g)
     comparable = normalise(dict(c.scores), c.options.normalise)
     counts: dict[str, int] = {}
     for pool in pools.values():
         left = {g.name: g.size for g in pool}
-        budget = removed(sum(left.values()), ratios[pool[0].name])
+        budget = _due(c, pool, ratios[pool[0].name])
         names = np.concatenate([np.full(g.size, i) for i, g in enumerate(pool)])
         order = np.argsort(np.concatenate([comparable[g.name] for g in pool]), kind="stable")
         for i in order:

@@ -27,6 +27,8 @@ class Candidates:
     groups: Sequence[Group]
     why_not: Mapping[str, str]  # the groups that stay whole, and why
     scores: Mapping[str, np.ndarray]
+    own: Mapping[str, float]  # the ratios of groups that have one of their own
+    full: Mapping[str, int]  # how many channels each group had before the first step
 
     def keep(self, g: Group, count: int) -> tuple[int, ...]:
         """The best `count` channels of a group, in their order."""
@@ -38,7 +40,8 @@ class Candidates:
 
     def least(self, g: Group) -> int:
         """How many channels a group keeps whatever is asked of it."""
-        return max(1, g.size - removed(g.size, self.options.max_ratio))
+        full = self.full[g.name]
+        return min(g.size, max(1, full - removed(full, self.options.max_ratio)))
 
     def settle(self, g: Group, count: int) -> tuple[int, str]:
         """A count after the cap and the rounding, and what those changed in words."""
@@ -68,16 +71,23 @@ class Candidates:
         return Plan(fingerprint(self.analysis.model), choices)
 
 
-def candidates(a: Analysis, options: Options, progress: Progress | None = None) -> Candidates:
-    """Score the groups that the options let lose channels."""
-    why_not = _left_out(a, options)
+def candidates(
+    a: Analysis, options: Options, progress: Progress | None = None, first: Candidates | None = None
+) -> Candidates:
+    """Score the groups that the options let lose channels.
+
+    `first` has the candidates of the model from which steps of pruning made this one: the same groups, smaller by now.
+    """
+    why_not = first.why_not if first else _left_out(a, options)
+    own = first.own if first else _own_ratios(a, options)
     chosen = [g for g in a.groups if g.name not in why_not]
     scores: dict[str, np.ndarray] = {}
     for i, g in enumerate(chosen):
         scores[g.name] = score_group(a, g, options.criterion, options.reduce, options.seed)
         if progress:
             progress(i + 1, len(chosen))
-    return Candidates(a, options, chosen, why_not, scores)
+    full = first.full if first else {g.name: g.size for g in a.groups}
+    return Candidates(a, options, chosen, why_not, scores, own, full)
 
 
 def removed(n: int, ratio: float) -> int:
@@ -115,3 +125,11 @@ def _left_out(a: Analysis, options: Options) -> dict[str, str]:
         inside = matching(a, options.include, "include")
         out |= {g.name: "not among --include" for g in a.groups if g.name not in inside and g.name not in out}
     return out
+
+
+def _own_ratios(a: Analysis, options: Options) -> dict[str, float]:
+    """A later glob overrules an earlier one."""
+    own: dict[str, float] = {}
+    for glob, r in options.group_ratio.items():
+        own |= dict.fromkeys(matching(a, [glob], "group-ratio"), r)
+    return own

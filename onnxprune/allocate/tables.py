@@ -18,10 +18,13 @@ import numpy as np
 from onnxprune.allocate.error import Judge, Moved, model_key
 from onnxprune.allocate.selection import Candidates
 from onnxprune.errors import DataError
+from onnxprune.graph.io import Model
 from onnxprune.graph.weights import Array
-from onnxprune.groups import Group
+from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.surgery import apply_plan
 
+Make = Callable[[Analysis, Plan], Model]  # what makes a model of a plan (and repairs it, perhaps)
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
 HUGE = 1e6  # in place of an infinite error
 SQUARE = 2.0  # what an error grows with, where nothing else is known: twice the change, four times the error
@@ -103,12 +106,13 @@ def measure(
     judge: Judge,
     ratios: Sequence[float] = RATIOS,
     cache: Cache | None = None,
+    cut: Make = apply_plan,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Table]:
-    """The tables of all candidates, by group."""
+    """The tables of all candidates, by group. `cut` makes a model of a plan that cuts one group."""
     cache = cache or Cache()
     mine = fingerprint(c.analysis.model)
-    about = f"{model_key(c.analysis)}/{judge.key()}"
+    about = f"{cut.__module__}.{cut.__name__}/{model_key(c.analysis)}/{judge.key()}"
     asked = [(g, levels(c, g, ratios)) for g in c.groups]
     done, of = 0, sum(len(counts) for _, counts in asked)
     tables = {}
@@ -117,7 +121,7 @@ def measure(
         for n in counts:
             plan = Plan(mine, {g.name: Choice(g.size, c.keep(g, n))})
             key = hashlib.sha256(f"{about}/{g.name}/{plan.groups[g.name].keep}".encode()).hexdigest()[:32]
-            moved.append(cache.get(key, lambda plan=plan: judge.of_plan(c.analysis, plan)))  # type: ignore[misc]
+            moved.append(cache.get(key, lambda plan=plan: judge.of(cut(c.analysis, plan))))  # type: ignore[misc]
             done += 1
             if progress:
                 progress(done, of)

@@ -14,6 +14,7 @@ SAY = {
     "plan": "scoring channels",
     "measure": "measuring errors of groups",
     "search": "searching",
+    "limit": "trying budgets",
     "apply": "removing channels",
     "save": "writing",
     "validate": "comparing outputs in ONNX Runtime",

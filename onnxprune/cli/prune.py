@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 # The options that say what to remove: a plan has already decided all that.
 SELECTION = (
-    "ratio", "macs", "params", "bytes", "allocation", "criterion", "scope", "round_to", "max_ratio", "include", "exclude",
-    "group_ratio", "reduce", "normalise", "plan_out",
+    "ratio", "macs", "params", "bytes", "latency", "max_error", "min_agreement", "allocation", "steps", "schedule",
+    "criterion", "scope", "round_to", "max_ratio", "include", "exclude", "group_ratio", "reduce", "normalise", "plan_out",
 )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def _check(*names: str, help: str, **more: Any) -> Any:
 @app.command(
     epilog="Examples:\n\nonnxprune prune model.onnx -o smaller.onnx --ratio 0.3 --data test.npz\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --scope global --max-ratio 0.8 --round-to 8 --exclude 'head*'\n\n"
-    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --allocation global\n\n"
+    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib pictures.npz\n\n"
     "onnxprune prune model.onnx --dry-run --plan-out plan.json\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --plan plan.json"
 )
@@ -92,6 +92,21 @@ def prune(
         float | None, _what("F", "Instead of a ratio: keep at most this fraction of the parameters.")
     ] = None,
     bytes: Annotated[float | None, _what("F", "Instead of a ratio: keep at most this fraction of the file.")] = None,
+    latency: Annotated[
+        float | None,
+        _what("F", "Instead of a ratio: the largest model that takes at most this fraction of the time here."),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        _what("E", "Instead of a ratio: the smallest model whose relative L2 error on --calib is at most E."),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        _what(
+            "A",
+            "Instead of a ratio: the smallest model that prefers the original's class for this fraction of --calib.",
+        ),
+    ] = None,
     allocation: Annotated[
         str | None,
         _what(
@@ -102,6 +117,13 @@ def prune(
             autocompletion=_allocations,
         ),
     ] = None,
+    steps: Annotated[int, _what("N", "Remove channels in so many steps, and score what is left again after each.")] = 1,
+    schedule: Annotated[
+        str,
+        _what(
+            "linear|cubic|agp", "How much is gone after each step: as much each time, slowly at first, fast at first."
+        ),
+    ] = "linear",
     criterion: Annotated[
         str, _what("NAME", "What makes a channel important; see 'onnxprune criteria'.", autocompletion=_criteria)
     ] = "l2",
@@ -179,7 +201,7 @@ def prune(
         raise OnnxPruneError("where should the smaller model go? give -o OUT (or --dry-run to write none)")
     if plan is not None:
         _refuse(ctx, SELECTION, "--plan already says what to remove")
-    if any(f is not None for f in (macs, params, bytes)):
+    if any(f is not None for f in (macs, params, bytes, latency, max_error, min_agreement)):
         _refuse(ctx, ["ratio"], "a budget says how much goes")
     if allocation is not None:
         _refuse(ctx, ["scope"], "--allocation says which channels compete")
@@ -204,7 +226,12 @@ def prune(
         macs=macs,
         params=params,
         bytes=bytes,
+        latency=latency,
+        max_error=max_error,
+        min_agreement=min_agreement,
         allocation=allocation,
+        steps=steps,
+        schedule=schedule,
     )
     options.check()
     how = f"plan {plan}" if plan else _how(options, calib is not None)
@@ -248,14 +275,25 @@ def _glob_ratio(text: str) -> tuple[str, float]:
 
 def _how(o: Options, calibrated: bool) -> str:
     said = [f"criterion {o.criterion}"]
-    said += [f"at most {o.budget[1]:g} of the {o.budget[0]}"] if o.budget else [f"ratio {o.ratio:g}"]
+    said += [_goal(o)]
     shared = o.allocation or ("search" if o.measures and calibrated else None)
     said += [f"{shared} allocation"] if shared else [f"{o.scope} scope"]
+    said += [f"{o.steps} steps, {o.schedule}"] if o.steps > 1 else []
     said += [f"reduce {o.reduce}"] if o.reduce else []
     said += [f"normalise {o.normalise}"] if (o.allocation or o.scope) not in ("local", "uniform") else []
     said += [f"at most {o.max_ratio:g} of a group"] if o.max_ratio < 1 else []
     said += [f"multiples of {o.round_to}"] if o.round_to > 1 else []
     return ", ".join(said)
+
+
+def _goal(o: Options) -> str:
+    """What decides how much goes."""
+    if o.max_error is not None:
+        return f"relative L2 error at most {o.max_error:g}"
+    if o.min_agreement is not None:
+        return f"the same class for at least {o.min_agreement:g}"
+    kind, fraction = o.budget or o.limit or ("ratio", o.ratio)
+    return f"at most {fraction:g} of the {kind}" if kind != "ratio" else f"ratio {o.ratio:g}"
 
 
 def _tell(report: dict[str, Any], how: str, path: Path | None, json: bool, verbose: bool) -> None:
