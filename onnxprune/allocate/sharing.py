@@ -54,7 +54,7 @@ class Sharing:
     def counts(self, budget: Budget) -> Counts:
         """Counts within the budget. Raises OnnxPruneError where it is out of reach, or data are missing."""
         if self.how == "netadapt":
-            return netadapt(self.c, budget, self._error, self.means.progress("search"))
+            return netadapt(self.c, budget, self._error(self.means.cut), self.means.progress("search"))
         if self.how == "sensitivity":
             return fit(self.c, tolerant(self.c, self.curves), budget)
         if self.how == "search":
@@ -66,11 +66,13 @@ class Sharing:
         return fit(self.c, lambda ratio: counts_at(self.c, ratio, scope), budget)
 
     def refined(self, budget: Budget) -> Counts:
-        """The same, tried against the true error where sums of errors were searched."""
+        """The same, tried against the error of what `make` makes where sums of errors were searched."""
         counts = self.counts(budget)
         if self.how != "search":
             return counts
-        return refine(self.c, self.curves, budget, dict(counts), self._error, self.means.progress("search"))
+        return refine(
+            self.c, self.curves, budget, dict(counts), self._error(self.means.make), self.means.progress("search")
+        )
 
     @property
     def curves(self) -> dict[str, Array]:
@@ -86,8 +88,9 @@ class Sharing:
             raise OnnxPruneError(f"--allocation {self.how} measures errors on calibration data; give some with --calib")
         return self.means.judge
 
-    def _error(self, counts: Counts) -> float:
-        return self._judge.of(self.means.cut(self.c.analysis, self.c.plan(counts, lambda g: ""))).error
+    def _error(self, make: Make) -> Callable[[Counts], float]:
+        judge = self._judge
+        return lambda counts: judge.of(make(self.c.analysis, self.c.plan(counts, lambda g: ""))).error
 
 
 def how(options: Options, calibrated: bool) -> str:
