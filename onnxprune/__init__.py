@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
-    from onnxprune.allocate import Options
-    from onnxprune.api import Pruned, analyze, apply, plan, prune, validate
+    from onnxprune.allocate import Options, Table
+    from onnxprune.api import Pruned, analyze, apply, plan, prune, sensitivity, validate
     from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError
     from onnxprune.graph.io import Model, load, save
     from onnxprune.groups import Analysis, Group
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Analysis", "Choice", "DataError", "Group", "Model", "ModelError", "OnnxPruneError", "Options", "OutputError", "Plan",
-    "PlanError", "Pruned", "Result", "__version__", "analyze", "apply", "load", "plan", "prune", "save", "validate",
+    "PlanError", "Pruned", "Result", "Table", "__version__", "analyze", "apply", "load", "plan", "prune", "save", "sensitivity",
+    "validate",
 ]  # fmt: skip
 
 

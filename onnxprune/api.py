@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnxprune.allocate import Options, make_plan
+from onnxprune.allocate import JUDGED, RATIOS, Cache, Means, Options, Table, candidates, make_plan, measure
 from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, random_batches
-from onnxprune.calibration.statistics import Progress, Statistics, gather
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto, load, save
 from onnxprune.groups import Analysis
 from onnxprune.groups import analyze as _analyze
 from onnxprune.plans import Plan
+from onnxprune.repair import RepairReport
+from onnxprune.repair import repair as _repair
 from onnxprune.report.result import prune_report
-from onnxprune.scoring import needed
 from onnxprune.surgery import apply_plan
 from onnxprune.validation import Result
 from onnxprune.validation import validate as _validate
@@ -41,28 +41,90 @@ def analyze(source: Source) -> Analysis:
 
 
 def plan(
-    source: Source | Analysis, options: Options | None = None, *, calib: Data | None = None, **changes: Any
+    source: Source | Analysis,
+    options: Options | None = None,
+    *,
+    calib: Data | None = None,
+    samples: int | None = None,
+    cache: str | PathLike[str] | None = None,
+    **changes: Any,
 ) -> Plan:
     """Score and rank: what stays of each group. `changes` are fields of `Options`: `plan(model, ratio=0.3)`.
 
-    `calib` is what a criterion of activations watches the network on: whatever `calibration.load_data` takes, else seeded
-    random inputs.
+    `calib` is what the network is watched on, and what errors are measured on: whatever `calibration.load_data` takes, at
+    most `samples` of it; without, criteria of activations get seeded random inputs. `cache` names a file that keeps what was
+    measured.
     Raises OnnxPruneError for an impossible ratio, an unknown criterion, a glob that matches nothing, NaN weights.
     """
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = options or Options(**changes)
-    batches = None if calib is None else load_data(calib, input_specs(analysis.model.proto))
-    return make_plan(analysis, options, statistics=watch(analysis, options, batches))
+    batches = _calibration(calib, samples, analysis.model, None)
+    return make_plan(analysis, options, _means(analysis, options, batches, cache, None))
 
 
-def watch(
-    analysis: Analysis, options: Options, batches: Batches | None, progress: Progress | None = None
-) -> Statistics | None:
-    """What the criterion has to know of the activations: nothing, or statistics of `batches`, else of random inputs."""
-    wanted = needed(analysis, analysis.groups, options.criterion)
-    if not wanted:
-        return None
-    return gather(analysis, batches or random_batches(analysis.model, options.seed), wanted, progress=progress)
+def sensitivity(
+    source: Source | Analysis,
+    calib: Data,
+    options: Options | None = None,
+    *,
+    samples: int = JUDGED,
+    preprocess: Preprocess | None = None,
+    ratios: Sequence[float] = RATIOS,
+    cache: str | PathLike[str] | None = None,
+    stage: Stage | None = None,
+    **changes: Any,
+) -> dict[str, Table]:
+    """How far the outputs move where each group is pruned alone, at several ratios; a table for each group.
+
+    Of the options, those count that choose groups and rank channels. Every measurement is written to `cache` as soon as it
+    is made, and what is found there is not measured again.
+    """
+    analysis = source if isinstance(source, Analysis) else analyze(source)
+    options = (options or Options(**changes)).resolved(True)
+    batches = _calibration(calib, samples, analysis.model, preprocess)
+    means = replace(_means(analysis, options, batches, cache, stage), judged=samples)
+    chosen = candidates(analysis, options, means.watch(analysis, options))
+    return measure(chosen, means.judge, ratios, means.cache, progress=means.progress("measure"))
+
+
+def repair(
+    source: Source | Analysis,
+    plan: Plan,
+    calib: Data | None = None,
+    method: str = "lstsq",
+    *,
+    samples: int | None = None,
+    preprocess: Preprocess | None = None,
+    seed: int = 0,
+    stage: Stage | None = None,
+) -> tuple[Model, RepairReport]:
+    """Apply a plan, and let the layers that stay take over what the removed channels did, without training.
+
+    `method` and the report are those of `repair.repair`. Without `calib`, seeded random inputs.
+    """
+    analysis = source if isinstance(source, Analysis) else analyze(source)
+    batches = _calibration(calib, samples, analysis.model, preprocess) or random_batches(analysis.model, seed)
+    progress = None if stage is None else lambda done, of: stage("repair", done, of)
+    return _repair(analysis, plan, batches, method, seed=seed, progress=progress)
+
+
+def _means(
+    analysis: Analysis,
+    options: Options,
+    batches: Batches | None,
+    cache: str | PathLike[str] | None,
+    stage: Stage | None,
+) -> Means:
+    method = options.resolved(batches is not None).repair or "none"
+    kept = Cache(None if cache is None else Path(cache))
+    return Means(analysis, batches, method, kept, stage or (lambda *_: None), options.seed)
+
+
+def _calibration(
+    source: Data | None, samples: int | None, model: Model, preprocess: Preprocess | None
+) -> Batches | None:
+    batches = _data(source, model, preprocess)
+    return batches if batches is None or samples is None else batches.limit(samples)
 
 
 def apply(source: Source | Analysis, plan: Plan) -> Model:
@@ -142,6 +204,7 @@ def prune(
     plan_out: str | PathLike[str] | None = None,
     calib: Data | None = None,
     samples: int | None = None,
+    cache: str | PathLike[str] | None = None,
     data: Data | None = None,
     preprocess: Preprocess | None = None,
     check: bool = True,
@@ -149,12 +212,12 @@ def prune(
     stage: Stage | None = None,
     **changes: Any,
 ) -> Pruned:
-    """Load, analyze, plan (or take `plan`), apply, save, validate: the whole pipeline, as the command line runs it.
+    """Load, analyze, plan (or take `plan`), apply, repair, save, validate: the whole pipeline, as the command line runs it.
 
-    `out` None is a dry run: the report predicts, nothing is saved or validated. `plan_out` is written as soon as the
-    plan is made. `calib` is what a criterion of activations watches the network on, at most `samples` of it, else random
-    inputs; `data` is what the outputs are compared on. Both take what `calibration.load_data` takes; `preprocess` is for
-    pictures among them. `check` False leaves validation out. `stage` is told of progress. `changes` are fields of `Options`.
+    `out` None is a dry run: the report predicts, nothing is repaired, saved or validated. `plan_out` is written as soon as
+    the plan is made. `calib`, `samples` and `cache` are those of `plan`; `data` is what the outputs are compared on. Both
+    data take what `calibration.load_data` takes; `preprocess` is for pictures among them. `check` False leaves validation
+    out. `stage` is told of progress. `changes` are fields of `Options`, of which a given `plan` leaves but `repair`.
     Raises NotCompared where only the validation fails.
     """
     clock, tell = Clock(), stage or (lambda *_: None)
@@ -163,21 +226,25 @@ def prune(
     with clock.time("load"):
         model = load(source)
         batches = _data(data, model, preprocess) if check else None
-        calibration = _data(calib, model, preprocess)
-        if calibration is not None and samples is not None:
-            calibration = calibration.limit(samples)
+        calibration = _calibration(calib, samples, model, preprocess)
+    options = options.resolved(calibration is not None)
     tell("analyze", 0, 0)
     with clock.time("analyze"):
         analysis = _analyze(model)
-    with clock.time("calibrate"):
-        seen = None if plan else watch(analysis, options, calibration, lambda done, of: tell("calibrate", done, of))
     with clock.time("plan"):
-        used = plan or make_plan(analysis, options, lambda done, of: tell("plan", done, of), seen)
+        means = _means(analysis, options, calibration, cache, tell)
+        used = plan or make_plan(analysis, options, means)
         if plan_out is not None:
             used.save(Path(plan_out))
-    tell("apply", 0, 0)
-    with clock.time("apply"):
-        smaller = apply_plan(analysis, used)
+    repaired = None
+    if means.repair != "none" and out is not None:
+        tell("repair", 0, 0)
+        with clock.time("repair"):
+            smaller, repaired = means.finish(used)
+    else:
+        tell("apply", 0, 0)
+        with clock.time("apply"):
+            smaller = apply_plan(analysis, used)
     files: list[Path] = []
     if out is not None:
         tell("save", 0, 0)
@@ -191,7 +258,9 @@ def prune(
                 result = validate(source, files[0], data=batches, seed=seed)
             except OnnxPruneError as e:
                 failure = e
-    report = prune_report(analysis, used, smaller, files, result, clock.seconds, None if plan else options, seen)
+    report = prune_report(
+        analysis, used, smaller, files, result, clock.seconds, None if plan else options, means, repaired
+    )
     if failure:
         raise NotCompared(str(failure), Pruned(files, used, report)) from failure
     return Pruned(files, used, report)

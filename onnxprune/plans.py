@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,10 +112,18 @@ def _one(name: str, choice: Choice, group: Group, keep: dict[Dim, np.ndarray]) -
         raise PlanError(f"the plan empties group '{name}'; at least one channel must stay")
     if indices.min() < 0 or indices.max() >= group.size or len(set(choice.keep)) != len(choice.keep):
         raise PlanError(f"the plan keeps channels of group '{name}' that are repeated or outside [0, {group.size})")
-    if len(indices) == group.size and np.array_equal(indices, np.arange(group.size)):
-        return
+    keep |= vars_of(group, indices)
+
+
+def vars_of(group: Group, indices: Sequence[int] | np.ndarray) -> dict[Dim, np.ndarray]:
+    """The kept channels of a group as those of each of its Vars; empty where it stays as it is."""
+    stay = np.asarray(indices, np.int64)
+    if len(stay) == group.size and np.array_equal(stay, np.arange(group.size)):
+        return {}
+    keep: dict[Dim, np.ndarray] = {}
     at = 0
     for v in group.vars:
         assert isinstance(v.size, int)
-        keep[v] = indices[(indices >= at) & (indices < at + v.size)] - at
+        keep[v] = stay[(stay >= at) & (stay < at + v.size)] - at
         at += v.size
+    return keep

@@ -23,6 +23,7 @@ from onnx.reference import ReferenceEvaluator
 
 import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
+from onnxprune.allocate import cost_of
 from onnxprune.coupling import Use
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import nest
@@ -270,6 +271,11 @@ class Checker:
                 macs = counts.macs()
                 if macs is not None and self.analysis.macs() is not None:
                     assert after.macs() == macs, f"{after.macs()} MACs, {macs} predicted"
+                counted = {"macs": after.macs(), "params": after.params(), "bytes": stored_bytes(after)}
+                for kind, want in counted.items():
+                    cost = cost_of(self.analysis, kind)
+                    got = None if cost is None else cost.of(keeps)
+                    assert got == want, f"allocation: {want} {kind}, {got} predicted"
 
     def determinism(self) -> None:
         """The same model and plan give the same bytes."""
@@ -311,6 +317,12 @@ def plan_of(analysis: Analysis, keeps: Keeps) -> Plan:
     """A plan for the kept indices of each named group."""
     groups = {n: Choice(analysis.by_name[n].size, tuple(int(i) for i in k)) for n, k in keeps.items()}
     return Plan(fingerprint(analysis.model), groups)
+
+
+def stored_bytes(analysis: Analysis) -> int:
+    """The bytes of the weights whose type holds parameters, running statistics too."""
+    weights = analysis.coupling.weights.values()
+    return sum(w.nbytes for w in weights if w.data_type in COUNTED)
 
 
 def difference(x: Array, y: Array) -> float:

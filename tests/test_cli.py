@@ -91,7 +91,6 @@ def test_a_criterion_of_activations_says_what_it_watched(
     assert f"{seen[0]} samples, {seen[1]}" in said.stdout
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["calibration"] == {"data": seen[1], "samples": seen[0]}
-    assert report["seconds"]["calibrate"] > 0
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet", "digits_vit"])
@@ -238,7 +237,7 @@ def test_a_report_that_does_not_fit_says_that_the_model_is_there(
         (("--preprocess", "imagnet"), "neither a preset"),
         (("--samples", 5), "--samples is for --calib"),
         (("--calib", TEST, "--samples", 0), "--samples"),
-        (("--plan", CNN, "--calib", TEST), "--calib"),
+        (("--repair", "magic"), "unknown repair 'magic'"),
         (("--plan", "nowhere.json"), "nowhere.json"),
         (("--plan", CNN), "not JSON"),
         (("--plan", CNN, "--ratio", 0.5), "--plan already says what to remove, so --ratio"),

@@ -13,11 +13,16 @@ SAY = {
     "analyze": "finding what can be pruned",
     "calibrate": "watching the network",
     "plan": "scoring channels",
+    "measure": "measuring errors of groups",
+    "search": "searching",
+    "limit": "trying budgets",
+    "try": "repairing a try",
     "apply": "removing channels",
+    "repair": "repairing layers",
     "save": "writing",
     "validate": "comparing outputs in ONNX Runtime",
 }
-UNITS = {"calibrate": "samples", "plan": "groups"}
+UNITS = {"calibrate": "samples", "plan": "groups", "try": "layers", "repair": "layers"}
 
 
 @contextmanager

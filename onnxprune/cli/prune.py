@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +14,12 @@ from onnxprune.errors import OnnxPruneError, OutputError
 if TYPE_CHECKING:
     from onnxprune import Options
 
+METHODS = ("none", "bias", "affine", "lstsq", "obs")
+ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 # The options that say what to remove: a plan has already decided all that.
 SELECTION = (
-    "ratio", "criterion", "scope", "round_to", "max_ratio", "include", "exclude", "group_ratio", "reduce", "normalise",
-    "plan_out", "calib", "samples",
+    "ratio", "macs", "params", "bytes", "latency", "max_error", "min_agreement", "allocation", "steps", "schedule",
+    "criterion", "scope", "round_to", "max_ratio", "include", "exclude", "group_ratio", "reduce", "normalise", "plan_out",
 )  # fmt: skip
 
 
@@ -40,6 +43,14 @@ def _normalisers(incomplete: str) -> list[str]:
     return _names(incomplete, "NORMALISERS")
 
 
+def _allocations(incomplete: str) -> list[str]:
+    return [name for name in ALLOCATIONS if name.startswith(incomplete)]
+
+
+def _repairs(incomplete: str) -> list[str]:
+    return [name for name in METHODS if name.startswith(incomplete)]
+
+
 def _scopes(incomplete: str) -> list[str]:
     return [name for name in ("local", "global", "isomorphic") if name.startswith(incomplete)]
 
@@ -52,7 +63,7 @@ def _file(*names: str, metavar: str, help: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Files")
 
 
-def _calibrate(*names: str, help: str, **more: Any) -> Any:
+def _calib(*names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel="Calibration", **more)
 
 
@@ -63,6 +74,7 @@ def _check(*names: str, help: str, **more: Any) -> Any:
 @app.command(
     epilog="Examples:\n\nonnxprune prune model.onnx -o smaller.onnx --ratio 0.3 --data test.npz\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --scope global --max-ratio 0.8 --round-to 8 --exclude 'head*'\n\n"
+    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib pictures.npz\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --criterion wanda --calib pictures/ --preprocess imagenet --samples 500\n\n"
     "onnxprune prune model.onnx --dry-run --plan-out plan.json\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --plan plan.json"
@@ -79,9 +91,62 @@ def prune(
             "(global), of the channels of all groups of one shape (isomorphic).",
         ),
     ] = 0.5,
+    macs: Annotated[
+        float | None, _what("F", "Instead of a ratio: keep at most this fraction of the multiply-accumulates.")
+    ] = None,
+    params: Annotated[
+        float | None, _what("F", "Instead of a ratio: keep at most this fraction of the parameters.")
+    ] = None,
+    bytes: Annotated[float | None, _what("F", "Instead of a ratio: keep at most this fraction of the file.")] = None,
+    latency: Annotated[
+        float | None,
+        _what("F", "Instead of a ratio: the largest model that takes at most this fraction of the time here."),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        _what("E", "Instead of a ratio: the smallest model whose relative L2 error on --calib is at most E."),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        _what(
+            "A",
+            "Instead of a ratio: the smallest model that prefers the original's class for this fraction of --calib.",
+        ),
+    ] = None,
+    allocation: Annotated[
+        str | None,
+        _what(
+            "|".join(ALLOCATIONS),
+            "How groups share what a budget takes: one ratio for all (uniform), all channels ranked together (global); or by "
+            "errors measured on --calib: one tolerance for all (sensitivity), the least sum (search, the default with --calib), "
+            "in small steps (netadapt).",
+            autocompletion=_allocations,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        _what(
+            "N",
+            "Remove channels in so many steps, and score what is left again after each (1; with --calib and a budget as many "
+            "as it takes to leave about 84 % each time).",
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        _what(
+            "linear|cubic|agp|geometric",
+            "How much is gone after each step: as much each time, slowly at first, fast at first, the same part of what is "
+            "left.",
+        ),
+    ] = None,
     criterion: Annotated[
-        str, _what("NAME", "What makes a channel important; see 'onnxprune criteria'.", autocompletion=_criteria)
-    ] = "l2",
+        str | None,
+        _what(
+            "NAME",
+            "What makes a channel important; see 'onnxprune criteria' (obs with --calib, else l2).",
+            autocompletion=_criteria,
+        ),
+    ] = None,
     scope: Annotated[
         str, _what("local|global|isomorphic", "Which channels compete with each other.", autocompletion=_scopes)
     ] = "local",
@@ -118,24 +183,42 @@ def prune(
     report: Annotated[Path | None, _file("--report", metavar="REPORT.json", help="Write the report as JSON.")] = None,
     calib: Annotated[
         Path | None,
-        _calibrate(
+        _calib(
             "--calib",
             metavar="FILE.npz|FOLDER",
-            help="Inputs to watch the network on, for criteria that need them: an .npz with one array an input, a folder of "
-            ".npy, or a folder of pictures. Labels are never used.",
+            help="Inputs to watch the network on: an .npz with one array an input, a folder of .npy, or a folder of "
+            "pictures. What goes is then chosen by what the network does with them, and what stays is repaired. Labels are "
+            "never used.",
         ),
     ] = None,
     samples: Annotated[
         int | None,
-        _calibrate("--samples", min=1, metavar="N", help="Use so many of them, spread evenly (all, unless given)."),
+        _calib("--samples", min=1, metavar="N", help="Use so many of them, spread evenly (all, unless given)."),
+    ] = None,
+    repair: Annotated[
+        str | None,
+        _calib(
+            "--repair",
+            metavar="|".join(METHODS),
+            help="How the layers that stay take over what the removed channels did (lstsq with --calib, else none): means "
+            "into biases (bias), means and deviations (affine), least squares of every layer, one after the other (lstsq), "
+            "or all at once (obs).",
+            autocompletion=_repairs,
+        ),
     ] = None,
     preprocess: Annotated[
         list[str] | None,
-        _calibrate(
+        _calib(
             "--preprocess",
             metavar="imagenet|FILE.toml|NAME=VALUE",
             help="How pictures, in --calib and --data, become inputs: a preset (imagenet, unit, raw), a TOML file, or one "
             "of resize, crop, scale, mean, std, colour, layout, filter; repeatable, the later ones win.",
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        _calib(
+            "--cache", metavar="FILE.jsonl", help="Keep measured errors here; what is found here is not measured again."
         ),
     ] = None,
     data: Annotated[
@@ -168,8 +251,12 @@ def prune(
     if samples is not None and calib is None:
         raise OnnxPruneError("--samples is for --calib: it says how much of it to use; give both")
     if plan is not None:
-        _refuse_selection(ctx)
-    check_outputs({"-o": out, "--plan-out": plan_out, "--report": report}, [model, plan, data, calib])
+        _refuse(ctx, SELECTION, "--plan already says what to remove")
+    if any(f is not None for f in (macs, params, bytes, latency, max_error, min_agreement)):
+        _refuse(ctx, ["ratio"], "a budget says how much goes")
+    if allocation is not None:
+        _refuse(ctx, ["scope"], "--allocation says which channels compete")
+    check_outputs({"-o": out, "--plan-out": plan_out, "--report": report}, [model, plan, calib, data])
 
     import onnxprune
     from onnxprune.api import NotCompared
@@ -188,9 +275,19 @@ def prune(
         exclude=exclude or (),
         group_ratio=dict(map(_glob_ratio, group_ratio or ())),
         seed=seed,
+        macs=macs,
+        params=params,
+        bytes=bytes,
+        latency=latency,
+        max_error=max_error,
+        min_agreement=min_agreement,
+        allocation=allocation,
+        steps=steps,
+        schedule=schedule,
+        repair=repair,
     )
     options.check()
-    how = f"plan {plan}" if plan else _how(options)
+    how = _how(options.resolved(calib is not None), plan)
     try:
         with progress() as tell:
             made = onnxprune.prune(
@@ -201,6 +298,7 @@ def prune(
                 plan_out=plan_out,
                 calib=calib,
                 samples=samples,
+                cache=cache,
                 data=data,
                 preprocess=read_preprocess(preprocess) if preprocess else None,
                 check=not no_validate,
@@ -213,13 +311,12 @@ def prune(
     _tell(made.report, how, report, json, verbose)
 
 
-def _refuse_selection(ctx: typer.Context) -> None:
-    """A plan decides what goes: options that would decide it too are a mistake."""
-    for name in SELECTION:
+def _refuse(ctx: typer.Context, names: Sequence[str], why: str) -> None:
+    """Options that would decide again what is decided already are a mistake."""
+    for name in names:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            option = "--" + name.replace("_", "-")
-            raise OnnxPruneError(f"--plan already says what to remove, so {option} has no place beside it; drop one")
+            raise OnnxPruneError(f"{why}, so --{name.replace('_', '-')} has no place beside it; drop one")
 
 
 def _glob_ratio(text: str) -> tuple[str, float]:
@@ -230,13 +327,26 @@ def _glob_ratio(text: str) -> tuple[str, float]:
         raise OnnxPruneError(f"--group-ratio '{text}': expected GLOB=R, as in --group-ratio 'layer4*=0.25'") from None
 
 
-def _how(o: Options) -> str:
-    said = [f"criterion {o.criterion}", f"ratio {o.ratio:g}", f"{o.scope} scope"]
+def _how(o: Options, plan: Path | None) -> str:
+    said = [f"criterion {o.criterion}", _goal(o)]
+    said += [f"{o.allocation} allocation"] if o.allocation else [f"{o.scope} scope"]
+    said += [f"{o.steps} steps, {o.schedule}"] if o.steps != 1 else []
     said += [f"reduce {o.reduce}"] if o.reduce else []
-    said += [f"normalise {o.normalise}"] if o.scope != "local" else []
+    said += [f"normalise {o.normalise}"] if (o.allocation or o.scope) not in ("local", "uniform") else []
     said += [f"at most {o.max_ratio:g} of a group"] if o.max_ratio < 1 else []
     said += [f"multiples of {o.round_to}"] if o.round_to > 1 else []
-    return ", ".join(said)
+    said = [f"plan {plan}"] if plan else said
+    return ", ".join([*said, f"repair {o.repair}"] if o.repair != "none" else said)
+
+
+def _goal(o: Options) -> str:
+    """What decides how much goes."""
+    if o.max_error is not None:
+        return f"relative L2 error at most {o.max_error:g}"
+    if o.min_agreement is not None:
+        return f"the same class for at least {o.min_agreement:g}"
+    kind, fraction = o.budget or o.limit or ("ratio", o.ratio)
+    return f"at most {fraction:g} of the {kind}" if kind != "ratio" else f"ratio {o.ratio:g}"
 
 
 def _tell(report: dict[str, Any], how: str, path: Path | None, json: bool, verbose: bool) -> None:

@@ -171,3 +171,19 @@ def _measured(error: Report) -> str:
     hint = "; --data FILE.npz measures on yours" if random else ""
     dropped = f", {error['dropped']} left over" if error["dropped"] else ""
     return f"{plural(error['samples'], 'sample')}, {where}{sizes}{dropped}{hint}"
+
+
+# errors of groups
+
+
+def sensitivities(report: Report) -> Group:
+    """A line for each group, a column for each ratio; the most sensitive first."""
+    groups = sorted(report["groups"], key=lambda g: -max((p["error"] for p in g["points"]), default=0.0))
+    most = max((len(g["points"]) for g in groups), default=0)
+    rows = [
+        [text(g["name"]), g["size"], *(f"{p['error']:.4g} ({p['kept']})" for p in g["points"])]
+        + [""] * (most - len(g["points"]))
+        for g in groups
+    ]
+    columns = [">error (channels kept)" if not i else ">" for i in range(most)]
+    return Group(table(("group", ">channels", *columns), rows))

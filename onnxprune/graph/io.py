@@ -316,6 +316,11 @@ def full_proto(model: Model) -> onnx.ModelProto:
     return proto
 
 
+def saved_bytes(model: Model) -> int:
+    """The bytes of the one file that `save` would write, were there no limit to a message."""
+    return _layout(model, None).size
+
+
 def _layout(model: Model, data_name: str | None) -> wire.Layout:
     """Decide where every byte goes; with a `data_name`, initializers of 1 KiB and more go to that file."""
     parts: list[wire.Part] = []

@@ -5,6 +5,6 @@
 """
 
 from onnxprune.repair.report import LayerRepair, RepairReport
-from onnxprune.repair.run import repair
+from onnxprune.repair.run import METHODS, repair
 
-__all__ = ["LayerRepair", "RepairReport", "repair"]
+__all__ = ["METHODS", "LayerRepair", "RepairReport", "repair"]

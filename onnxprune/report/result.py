@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from onnxprune.allocate import Options
-from onnxprune.calibration.statistics import Statistics
+from onnxprune.allocate import Means, Options
 from onnxprune.explain import Route, explain
 from onnxprune.graph.io import Model
 from onnxprune.groups import Analysis, Group, analyze
 from onnxprune.plans import Plan
+from onnxprune.repair import RepairReport
 from onnxprune.validation import Result
 
 
@@ -88,11 +88,12 @@ def prune_report(
     result: Result | None,
     seconds: Mapping[str, float],
     options: Options | None,
-    seen: Statistics | None = None,
+    means: Means | None = None,
+    repaired: RepairReport | None = None,
 ) -> dict[str, Any]:
     """The report of `prune`. `error` is null where validation was left out; no `files`: a dry run.
 
-    `options` None says that a plan was given; `seen` is what the criterion knew of the activations.
+    `options` None says that a plan was given; `means` has the data that it was made or repaired with.
     """
     after = analyze(model)
     return {
@@ -100,15 +101,22 @@ def prune_report(
         "output": str(files[0]) if files else None,
         "files": [str(f) for f in files],
         "options": asdict(options) if options else None,
-        "calibration": {"data": seen.source, "samples": seen.samples} if seen else None,
+        "calibration": _calibration(means),
         "params": _pair(before.params(), after.params()),
         "macs": _pair(before.macs(), after.macs()),
         "bytes": _pair(before.model.size_bytes, sum(f.stat().st_size for f in files) if files else None),
         "groups": [_planned(g, plan) for g in before.groups],
         "frozen": _frozen(before),
+        "repair": repaired.to_json() if repaired else None,
         "error": error_report(result) if result else None,
         "seconds": {k: round(v, 4) for k, v in seconds.items()},
     }
+
+
+def _calibration(means: Means | None) -> dict[str, Any] | None:
+    """The data that were used, if any."""
+    used = means.used if means else None
+    return {"data": used.source, "samples": used.samples} if used else None
 
 
 def error_report(result: Result) -> dict[str, Any]:

@@ -1,0 +1,30 @@
+"""From scores and a ratio or a budget to a plan: how many channels each group keeps, and which.
+
+options.py    what a user may ask for
+selection.py  which groups may lose channels, and in which order
+cost.py       what a plan leaves (multiply-accumulates, parameters, bytes), counted without applying it
+ratios.py     a ratio becomes counts: of each group, or of all channels ranked together
+budget.py     the counts that keep most within a budget
+error.py      how far a smaller model's outputs are from the original's on calibration data
+tables.py     the error of each group pruned alone, at several ratios
+search.py     counts from such tables: dynamic programming, or one tolerance for all
+netadapt.py   counts from true errors, a small step at a time
+planning.py   all of it together
+"""
+
+from __future__ import annotations
+
+from onnxprune.allocate.cost import COSTS, Cost, cost_of
+from onnxprune.allocate.error import Judge, Moved
+from onnxprune.allocate.means import JUDGED, Means
+from onnxprune.allocate.options import ALLOCATIONS, BUDGETS, LIMITS, MEASURED, SCOPES, Options
+from onnxprune.allocate.planning import make_plan
+from onnxprune.allocate.ratios import shape_of
+from onnxprune.allocate.selection import candidates
+from onnxprune.allocate.steps import SCHEDULES
+from onnxprune.allocate.tables import RATIOS, Cache, Table, measure
+
+__all__ = [
+    "ALLOCATIONS", "BUDGETS", "COSTS", "JUDGED", "LIMITS", "MEASURED", "RATIOS", "SCHEDULES", "SCOPES", "Cache", "Cost",
+    "Judge", "Means", "Moved", "Options", "Table", "candidates", "cost_of", "make_plan", "measure", "shape_of",
+]  # fmt: skip

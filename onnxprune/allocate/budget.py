@@ -1,0 +1,94 @@
+"""The plan that keeps most within a budget, along a family of plans that lose more and more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from onnxprune.allocate.cost import Cost, Keeps, cost_of
+from onnxprune.allocate.selection import Candidates, Counts
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.io import saved_bytes
+from onnxprune.groups import Analysis
+
+Family = Callable[[float], Counts]  # counts at a ratio from 0 (all stays) to 1 (the least that can)
+HALVINGS = 40
+WORDS = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of a cost may stay."""
+
+    kind: str
+    fraction: float
+    cost: Cost
+    whole: int
+    constant: int  # what no plan changes: of a file's bytes, all but the weights
+    spare: int = 0  # to be left free
+
+    @property
+    def allowed(self) -> float:
+        return self.fraction * self.whole
+
+    def of(self, keeps: Keeps) -> int:
+        return self.cost.of(keeps) + self.constant
+
+    def fits(self, keeps: Keeps) -> bool:
+        return self.of(keeps) <= self.allowed - self.spare
+
+
+def budget_of(analysis: Analysis, kind: str, fraction: float) -> Budget:
+    """Raises OnnxPruneError where the model's own cost is unknown."""
+    cost = cost_of(analysis, kind)
+    if cost is None:
+        raise OnnxPruneError(
+            f"--{kind}: the {WORDS[kind]} of the model are unknown, a shape depends on the data; use --params"
+        )
+    if kind != "bytes":
+        return Budget(kind, fraction, cost, cost.whole, 0)
+    return Budget(kind, fraction, cost, analysis.model.size_bytes, saved_bytes(analysis.model) - cost.whole)
+
+
+def of_smaller(budget: Budget, analysis: Analysis) -> Budget:
+    """The budget of a model, for what steps of pruning made of it by now."""
+    return replace(budget_of(analysis, budget.kind, budget.fraction), whole=budget.whole, spare=budget.spare)
+
+
+def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
+    """The counts of the family that keep most and are within the budget, filled up where a step of it is coarse.
+
+    Raises OnnxPruneError where even the smallest plan is beyond the budget.
+    """
+
+    def at(ratio: float) -> dict[str, int]:
+        return c.settled(family(ratio))
+
+    if budget.fits(c.keeps(at(0.0))):
+        return at(0.0)
+    low, high = 0.0, 1.0
+    if not budget.fits(c.keeps(at(high))):
+        raise out_of_reach(c, budget)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if budget.fits(c.keeps(at(middle))) else (middle, high)
+    return _filled(c, at(high), at(low), budget)
+
+
+def _filled(c: Candidates, counts: dict[str, int], more: Counts, budget: Budget) -> Counts:
+    """Let one group after another have what the next larger plan gives it, as long as all stays within the budget."""
+    for g in sorted(c.groups, key=lambda g: counts[g.name] / g.size):
+        wanted = counts | {g.name: max(counts[g.name], more[g.name])}
+        if budget.fits(c.keeps(wanted)):
+            counts = wanted
+    return counts
+
+
+def out_of_reach(c: Candidates, budget: Budget) -> OnnxPruneError:
+    """What to say where no plan is within the budget."""
+    least = c.keeps(c.settled({g.name: c.least(g) for g in c.groups}))
+    return OnnxPruneError(
+        f"--{budget.kind} {budget.fraction:g}: {budget.of(least) / budget.whole:.3g} of the {WORDS[budget.kind]} stay even "
+        "where every group keeps as little as it may; ask for more than that, or loosen --max-ratio, --round-to, --exclude "
+        "or --include"
+    )

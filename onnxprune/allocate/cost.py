@@ -1,0 +1,181 @@
+"""What a plan leaves of a model's multiply-accumulates, parameters and bytes: counted from layouts, nothing is applied.
+
+The size of every axis is a polynomial in the sizes of the groups, and so is the sum over all nodes and weights. Worked
+out once, it is evaluated thousands of times a second. What sizes alone do not tell is kept apart: a vector that nodes of
+different groups share is stored once for each of its contents, and elements narrower than a byte are packed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.allocate.poly import Compiled, Ints, Poly, Values
+from onnxprune.coupling import Use
+from onnxprune.graph.weights import BITS, dtype_of
+from onnxprune.groups import PARAM_TYPES, Analysis
+from onnxprune.layout import PROD, VAR, Dim, find, kept, leaves, pair
+from onnxprune.macs import count_macs
+from onnxprune.ops.registry import Axes
+from onnxprune.plans import Plan, vars_of
+
+COSTS = ("macs", "params", "bytes")
+Number = Poly | int
+Keeps = Mapping[str, Sequence[int] | Ints]  # group -> the channels that stay; groups that are not named stay whole
+
+
+@dataclass
+class Cost:
+    """One number of a model as a function of what its groups keep."""
+
+    analysis: Analysis
+    total: Compiled
+    packed: list[tuple[Compiled, int]] = field(default_factory=list)  # elements of a weight, bits of one
+    parted: list[tuple[list[Axes], int]] = field(default_factory=list)  # layouts of a shared vector, bits of an element
+
+    def __post_init__(self) -> None:
+        self.at_of = {g.name: i for i, g in enumerate(self.analysis.groups)}
+        self.sizes: Ints = np.array([g.size for g in self.analysis.groups], np.int64)
+
+    def at(self, counts: Values) -> Values:
+        """The cost where the groups keep `counts [.., groups]` channels, [..]; of their type.
+
+        Exact but for vectors that unrelated nodes share (a bias of zeros, say), which are left out: what is stored of
+        those depends on which channels stay.
+        """
+        out: Values = self.total(counts)
+        for elements, bits in self.packed:
+            out = out + -(-elements(counts) * bits // 8)
+        return out
+
+    def of(self, keeps: Keeps) -> int:
+        """The cost of what stays, exactly."""
+        counts = self.sizes.copy()
+        for name, keep in keeps.items():
+            counts[self.at_of[name]] = len(keep)
+        return int(self.at(counts)) + self._parted(keeps)
+
+    def of_plan(self, plan: Plan) -> int:
+        return self.of({name: choice.keep for name, choice in plan.groups.items()})
+
+    @property
+    def whole(self) -> int:
+        """The cost of the model as it is."""
+        return self.of({})
+
+    def _parted(self, keeps: Keeps) -> int:
+        """What shared vectors take: each of their contents once."""
+        if not self.parted:
+            return 0
+        by_name = self.analysis.by_name
+        keep = {v: k for name, kept in keeps.items() for v, k in vars_of(by_name[name], kept).items()}
+        total = 0
+        for layouts, bits in self.parted:
+            contents = {tuple(_content(d, keep) for d in axes) for axes in layouts}
+            total += sum(-(-math.prod(n for n, _ in c) * bits // 8) for c in contents)
+        return total
+
+
+def _content(d: Dim, keep: Mapping[Dim, Ints]) -> tuple[int, bytes]:
+    """The length of an axis after a plan, and what tells its content from others."""
+    if any(v in keep for v in leaves(d)):
+        stay = kept(d, keep)
+        return len(stay), stay.tobytes()
+    size = find(d).size
+    assert isinstance(size, int)
+    return size, b"whole"
+
+
+def cost_of(analysis: Analysis, kind: str) -> Cost | None:
+    """How `kind` (macs, params or bytes) depends on what groups keep; None where the model's own count is unknown."""
+    sizes = _Sizes(analysis)
+    if kind == "macs":
+        macs = sizes.macs()
+        return None if macs is None else Cost(analysis, Compiled(macs, len(analysis.groups)))
+    return sizes.stored(in_bytes=kind == "bytes")
+
+
+class _Sizes:
+    """The sizes of axes as polynomials in the sizes of the groups."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis, self.c = analysis, analysis.coupling
+        # The channels of a group have one footprint, so its first Var may stand for all of them.
+        self.unknown: dict[Dim, Number] = {v: 0 for g in analysis.groups for v in g.vars}
+        self.unknown |= {g.vars[0]: Poly({(i,): 1}) for i, g in enumerate(analysis.groups)}
+        self.known: dict[Dim, Number] = {}
+
+    def size(self, d: Dim) -> Number:
+        """The size of an axis; that at the first sample where it is dynamic."""
+        d = find(d)
+        if d not in self.known:
+            if d.kind == VAR and d in self.unknown:
+                self.known[d] = self.unknown[d]
+            elif d.parts:
+                parts = [self.size(p) for p in d.parts]
+                self.known[d] = math.prod(parts) if d.kind == PROD else sum(parts)
+            else:
+                self.known[d] = pair(d.size)[0]
+        return self.known[d]
+
+    def shape(self, axes: Axes | None) -> tuple[Number, ...] | None:
+        return None if axes is None else tuple(self.size(d) for d in axes)
+
+    def macs(self) -> Number | None:
+        if self.c.trace.guesses:
+            return None
+        index = {o: i for i, n in enumerate(self.analysis.flat.proto.graph.node) for o in n.output if o}
+        macs: Number | None = count_macs(
+            self.c.live,
+            lambda node, slot: self.shape(self.c.use(node.input[slot], index[next(o for o in node.output if o)], slot)),
+            lambda name: self.shape(self.c.layouts.get(name)),
+        )
+        return macs
+
+    def stored(self, in_bytes: bool) -> Cost:
+        """Elements (of parameters) or bytes (of running statistics too) of all weights of the types that count."""
+        total: Number = 0
+        packed: list[tuple[Number, int]] = []
+        parted: list[tuple[list[Axes], int]] = []
+        for name, bits, layouts in self._weights(in_bytes):
+            if len(layouts) > 1:
+                parted.append((layouts, bits))
+                continue
+            shape = self.shape(layouts[0]) if layouts else self.c.weights[name].shape
+            elements: Number = math.prod(shape or ())
+            if bits % 8:
+                packed.append((elements, bits))
+            else:
+                total = elements * (bits // 8) + total
+        n = len(self.analysis.groups)
+        return Cost(self.analysis, Compiled(total, n), [(Compiled(p, n), bits) for p, bits in packed], parted)
+
+    def _weights(self, in_bytes: bool) -> Iterator[tuple[str, int, list[Axes]]]:
+        """Each weight that counts, the bits of an element (8 where elements are counted), and its different layouts."""
+        uses: dict[str, dict[object, Axes]] = defaultdict(dict)
+        for use, axes in self.c.uses.items():
+            if in_bytes or not self._is_statistic(use):
+                uses[use[0]].setdefault(tuple(_term(d) for d in axes), axes)
+        for name, w in self.c.weights.items():
+            counts = w.data_type in PARAM_TYPES and (in_bytes or (w.shape and name not in self.analysis.statistics))
+            if counts:
+                bits = (BITS.get(w.data_type) or dtype_of(w.data_type).itemsize * 8) if in_bytes else 8
+                yield name, bits, list(uses[name].values())
+
+    def _is_statistic(self, use: Use) -> bool:
+        """Does this use read a running mean or variance?"""
+        _, index, slot = use
+        return slot > 2 and self.analysis.flat.proto.graph.node[index].op_type == "BatchNormalization"
+
+
+def _term(d: Dim) -> object:
+    """What two axes have in common that hold the same channels at the same positions."""
+    d = find(d)
+    return (d.kind, *map(_term, d.parts)) if d.parts else (d.kind, id(d) if d.kind == VAR else d.size)
+
+
+__all__ = ["COSTS", "Cost", "Keeps", "cost_of"]

@@ -1,0 +1,149 @@
+"""Options become a plan: at once or in steps, by a ratio, within a budget, or as far as a limit lets it go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from onnxprune.allocate.budget import Budget, budget_of, of_smaller
+from onnxprune.allocate.cost import cost_of
+from onnxprune.allocate.latency import Stopwatch
+from onnxprune.allocate.means import Means
+from onnxprune.allocate.options import MEASURED, Options
+from onnxprune.allocate.ratios import counts_at
+from onnxprune.allocate.selection import Candidates, candidates
+from onnxprune.allocate.sharing import Sharing
+from onnxprune.allocate.steps import shares
+from onnxprune.calibration import random_batches
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.io import Model, saved_bytes
+from onnxprune.groups import Analysis, analyze
+from onnxprune.plans import Plan
+from onnxprune.surgery import apply_plan
+
+TRIES = 4  # a file may be some bytes larger than its weights say: names and shapes of copies
+HALVINGS = 7
+
+
+def make_plan(a: Analysis, options: Options, means: Means | None = None) -> Plan:
+    """Score the chosen groups, share out what is to go among them, and say what stays of each.
+
+    Raises OnnxPruneError for options that cannot be, and for a budget that is out of reach.
+    """
+    options.check()
+    means = means or Means(a)
+    options = options.resolved(means.batches is not None)
+    first = _Stage.of(a, options, means)
+    if options.limit is not None:
+        return _as_far_as(first, _limit(first))
+    if options.budget is None:
+        return _in_steps(first, 1 - options.ratio, lambda stage, share: stage.by_ratio(share))
+    return _within(first, budget_of(a, *options.budget))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A model that is to lose channels, be it the original or what earlier steps left of it."""
+
+    c: Candidates
+    sharing: Sharing
+
+    @staticmethod
+    def of(
+        a: Analysis, options: Options, means: Means, done: Plan | None = None, first: _Stage | None = None
+    ) -> _Stage:
+        statistics = means.watch(a, options)
+        c = candidates(a, options, statistics, means.progress("plan"), first.c if first else None)
+        measured = done is not None and options.measures and options.allocation in MEASURED
+        base = means.judge.of(a.model).error if measured else 0.0
+        return _Stage(c, Sharing(c, means, base, done))
+
+    def next(self, done: Plan) -> _Stage:
+        """What a plan leaves of this model, the original, scored again."""
+        means = self.sharing.means
+        return _Stage.of(analyze(means.make(done)), self.c.options, means, done, self)
+
+    def by_ratio(self, share: float) -> Plan:
+        o = self.c.options
+        local = "ratio {:g} of {} channels removes none"
+        ranked = f"its channels rank above the others ({o.scope} scope)"
+        return self.sharing.plan(
+            counts_at(self.c, o.ratio, o.scope, share),
+            lambda g: local.format(o.ratio, self.c.full[g.name]) if o.scope == "local" else ranked,
+        )
+
+    def within(self, budget: Budget, last: bool) -> Plan:
+        why = f"{budget.kind} {budget.fraction:g} leaves it whole"
+        return self.sharing.plan(self.sharing.counts(budget, last), lambda g: why)
+
+
+def _in_steps(first: _Stage, rest: float, plan_of: Callable[[_Stage, float], Plan]) -> Plan:
+    """A plan for the original, made by `plan_of(stage, share of all that is to go)` step by step; `rest` stays in the end."""
+    o = first.c.options
+    stage, done = first, None
+    for share in shares(o.steps or 1, o.schedule or "linear", rest):
+        if done is not None:
+            stage = first.next(done)
+        done = plan_of(stage, share)
+    assert done is not None
+    return done
+
+
+def _within(first: _Stage, budget: Budget) -> Plan:
+    """The plan that an allocation makes of a budget; the bytes of a file are looked at once more."""
+
+    def step(stage: _Stage, share: float) -> Plan:
+        mine = budget if stage is first else of_smaller(budget, stage.c.analysis)
+        return stage.within(replace(mine, fraction=1 - (1 - budget.fraction) * share), share == 1)
+
+    plan = _in_steps(first, budget.fraction, step)
+    for _ in range(TRIES if budget.kind == "bytes" else 0):
+        over = saved_bytes(apply_plan(first.c.analysis, plan)) - budget.allowed
+        if over <= 0:
+            break
+        budget = replace(budget, spare=budget.spare + int(over) + 1)
+        plan = _in_steps(first, budget.fraction, step)
+    return plan
+
+
+def _limit(first: _Stage) -> Callable[[Model], bool]:
+    """Is a model what --latency, --max-error or --min-agreement asks for?"""
+    o, means = first.c.options, first.sharing.means
+    if o.latency is not None:
+        model = first.c.analysis.model
+        feeds = (means.batches or random_batches(model, o.seed, 1)).first()
+        watch, most = Stopwatch(model, feeds), o.latency
+        return lambda smaller: watch.ratio(smaller) <= most
+    judge = means.judge
+    if o.max_error is not None:
+        worst = o.max_error
+        return lambda smaller: (judge.of(smaller).relative_l2 or 0.0) <= worst
+    least = o.min_agreement or 0.0
+    return lambda smaller: _agreement(judge.of(smaller).agreement) >= least
+
+
+def _agreement(share: float | None) -> float:
+    if share is None:
+        raise OnnxPruneError("--min-agreement: no output looks like class scores [N, C]; use --max-error")
+    return share
+
+
+def _as_far_as(first: _Stage, within: Callable[[Model], bool]) -> Plan:
+    """The smallest plan whose outputs are still good, or the largest that is fast: by bisection on another budget."""
+    a, o = first.c.analysis, first.c.options
+    budget = budget_of(a, "macs" if cost_of(a, "macs") else "params", 1.0)
+    smallest = {g.name: range(first.c.settle(g, 1)[0]) for g in first.c.groups}
+    low, high = budget.of(smallest) / budget.whole, 1.0
+    larger = o.latency is not None  # where a plan is what is asked for: look for a larger one, or for a smaller?
+    whole = first.c.plan({g.name: g.size for g in first.c.groups}, lambda g: "the limit leaves it whole")
+    best = None if larger else whole
+    for at in range(HALVINGS):
+        first.sharing.means.tell("limit", at + 1, HALVINGS)
+        middle = (low + high) / 2
+        plan = _within(first, replace(budget, fraction=middle))
+        good = within(first.sharing.means.make(plan))
+        best = plan if good else best
+        low, high = (middle, high) if good == larger else (low, middle)
+    if best is None:
+        raise OnnxPruneError(f"--latency {o.latency:g}: no plan that was tried is that fast; ask for less speed")
+    return best

@@ -1,0 +1,128 @@
+"""Counts from error curves: the least sum of errors within a budget, and tolerances that all groups share.
+
+Costs are products of groups' sizes (a layer's inputs times its outputs), so the cost of one more channel depends on the
+others. Dynamic programming needs a sum: each group's channels are priced at widths half way between what there is and what
+the last round found, and the nominal budget is moved until the exact count fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxprune.allocate.budget import Budget, Family
+from onnxprune.allocate.selection import Candidates, Counts
+from onnxprune.graph.weights import Array
+from onnxprune.groups import Group
+
+ROUNDS = 4  # of prices; they settle in two or three
+HALVINGS = 14
+UNITS = 1500  # that the nominal budget is divided into
+CHOICES = 64  # different counts that are considered for a group
+
+
+def tolerant(c: Candidates, curves: Mapping[str, Array]) -> Family:
+    """Every group loses as many channels as it can at one tolerated error, which grows with the ratio."""
+    finite = np.concatenate([np.empty(0), *(curve[1:-1] for curve in curves.values())])
+    low, high = (np.log(finite.min()), np.log(finite.max())) if finite.size else (0.0, 1.0)
+
+    def counts(ratio: float) -> Counts:
+        tolerance = np.exp(low + ratio * (high - low)) if ratio > 0 else 0.0
+        return {g.name: max(1, int(np.argmax(curves[g.name] <= tolerance))) for g in c.groups}
+
+    return counts
+
+
+def cheapest(
+    c: Candidates, curves: Mapping[str, Array], budget: Budget, fixed: Counts | None = None
+) -> dict[str, int] | None:
+    """Counts with the least sum of errors within the budget; `fixed` sets some groups'. None where nothing fits."""
+    fixed = fixed or {}
+    choices = {g.name: [fixed[g.name]] if g.name in fixed else allowed(c, g) for g in c.groups}
+    found: dict[str, int] | None = None
+    for _ in range(ROUNDS):
+        prices = _prices(c, budget, found)
+        better = _within(c, choices, curves, prices, budget)
+        if better is None or better == found:
+            break
+        found = better
+    return found
+
+
+def allowed(c: Candidates, g: Group) -> list[int]:
+    """The counts that a group may keep, rising; of many, CHOICES spread evenly."""
+    counts = sorted({c.settle(g, n)[0] for n in range(c.least(g), g.size + 1)})
+    if len(counts) <= CHOICES:
+        return counts
+    return [counts[i] for i in np.unique(np.linspace(0, len(counts) - 1, CHOICES).round().astype(int))]
+
+
+def _prices(c: Candidates, budget: Budget, found: Counts | None) -> dict[str, float]:
+    """What one channel of each group costs, at widths half way between all and what was found last."""
+    cost = budget.cost
+    widths = cost.sizes.astype(np.float64)
+    for g in c.groups:
+        widths[cost.at_of[g.name]] = (g.size + (found[g.name] if found else g.size)) / 2
+    mine = [cost.at_of[g.name] for g in c.groups]
+    more = np.tile(widths, (len(mine), 1))
+    more[np.arange(len(mine)), mine] += 1
+    return dict(zip((g.name for g in c.groups), (cost.at(more) - cost.at(widths)).tolist(), strict=True))
+
+
+def _within(
+    c: Candidates,
+    choices: Mapping[str, Sequence[int]],
+    curves: Mapping[str, Array],
+    prices: Mapping[str, float],
+    budget: Budget,
+) -> dict[str, int] | None:
+    """The least sum of errors at these prices, with the largest nominal budget whose solution fits exactly."""
+    low = sum(prices[g.name] * choices[g.name][0] for g in c.groups)
+    high = sum(prices[g.name] * choices[g.name][-1] for g in c.groups)
+    best = None
+    for nominal in (high, low):
+        counts = dynamic(choices, curves, prices, nominal)
+        if counts is not None and budget.fits(c.keeps(counts)):
+            best = counts
+            break
+    if best is None or nominal == high:
+        return best
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        counts = dynamic(choices, curves, prices, middle)
+        if counts is not None and budget.fits(c.keeps(counts)):
+            best, low = counts, middle
+        else:
+            high = middle
+    return best
+
+
+def dynamic(
+    choices: Mapping[str, Sequence[int]], curves: Mapping[str, Array], prices: Mapping[str, float], nominal: float
+) -> dict[str, int] | None:
+    """One count for each group: the least sum of errors whose prices sum to at most `nominal`; None where there is none.
+
+    The knapsack problem of many choices, by dynamic programming over the money left, in UNITS.
+    """
+    floor = {name: prices[name] * counts[0] for name, counts in choices.items()}
+    unit = max(nominal - sum(floor.values()), 0.0) / UNITS
+    best = np.zeros(UNITS + 1)  # the least error for at most so many units
+    picked: list[Array] = []
+    for name, counts in choices.items():
+        extra = [prices[name] * n - floor[name] for n in counts]
+        weights = [round(e / unit) if unit else (0 if not e else UNITS + 1) for e in extra]
+        options = np.full((len(counts), UNITS + 1), np.inf)
+        for i, (n, w) in enumerate(zip(counts, weights, strict=True)):
+            if w <= UNITS:
+                options[i, w:] = best[: UNITS + 1 - w] + curves[name][n]
+        picked.append(options.argmin(0))
+        best = options.min(0)
+    if sum(floor.values()) > nominal * (1 + 1e-9) or not np.isfinite(best[-1]):
+        return None
+    left, out = UNITS, {}
+    for name, pick in zip(reversed([*choices]), reversed(picked), strict=True):
+        n = choices[name][int(pick[left])]
+        out[name] = n
+        left -= round((prices[name] * n - floor[name]) / unit) if unit else 0
+    return {name: out[name] for name in choices}

@@ -1,0 +1,140 @@
+"""Which groups may lose channels, in which order each would lose them, and the plan that counts make of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from onnxprune.allocate.options import Options
+from onnxprune.errors import OnnxPruneError
+from onnxprune.groups import Analysis, Group
+from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.scoring import score_group
+from onnxprune.signals import Want
+
+Counts = Mapping[str, int]  # group -> how many channels it keeps
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The groups that may lose channels, with the scores that say which go first."""
+
+    analysis: Analysis
+    options: Options
+    groups: Sequence[Group]
+    why_not: Mapping[str, str]  # the groups that stay whole, and why
+    scores: Mapping[str, np.ndarray]
+    own: Mapping[str, float]  # the ratios of groups that have one of their own
+    full: Mapping[str, int]  # how many channels each group had before the first step
+
+    def keep(self, g: Group, count: int) -> tuple[int, ...]:
+        """The best `count` channels of a group, in their order."""
+        order = np.lexsort((np.arange(g.size), -self.scores[g.name]))
+        return tuple(int(i) for i in np.sort(order[:count]))
+
+    def keeps(self, counts: Counts) -> dict[str, tuple[int, ...]]:
+        return {g.name: self.keep(g, counts[g.name]) for g in self.groups}
+
+    def least(self, g: Group) -> int:
+        """How many channels a group keeps whatever is asked of it."""
+        full = self.full[g.name]
+        return min(g.size, max(1, full - removed(full, self.options.max_ratio)))
+
+    def settle(self, g: Group, count: int) -> tuple[int, str]:
+        """A count after the cap and the rounding, and what those changed in words."""
+        notes = []
+        if count < self.least(g):
+            most = f"max-ratio {self.options.max_ratio:g} keeps {self.least(g)} instead of {count}"
+            notes.append(most if self.least(g) > 1 else "")
+            count = self.least(g)
+        by = self.options.round_to
+        rounded = min(g.size, -(-count // by) * by)
+        if rounded != count:
+            notes.append(f"round-to {by} keeps {rounded} instead of {count}")
+        return rounded, "; ".join(filter(None, notes))
+
+    def settled(self, counts: Counts) -> dict[str, int]:
+        return {g.name: self.settle(g, counts[g.name])[0] for g in self.groups}
+
+    def plan(self, counts: Counts, why_whole: Callable[[Group], str]) -> Plan:
+        """The best channels of each group; `why_whole` says why a group that could lose some keeps all."""
+        choices = {}
+        for g in self.analysis.groups:
+            if g.name in self.why_not:
+                choices[g.name] = Choice(g.size, tuple(range(g.size)), self.why_not[g.name])
+            else:
+                count, note = self.settle(g, counts[g.name])
+                choices[g.name] = Choice(g.size, self.keep(g, count), note or (why_whole(g) if count == g.size else ""))
+        return Plan(fingerprint(self.analysis.model), choices)
+
+
+def candidates(
+    a: Analysis,
+    options: Options,
+    statistics: Mapping[Want, np.ndarray] | None = None,
+    progress: Progress | None = None,
+    first: Candidates | None = None,
+) -> Candidates:
+    """Score the groups that the options let lose channels; `statistics` are those of `scoring.needed`.
+
+    `first` has the candidates of the model from which steps of pruning made this one: the same groups, smaller by now.
+    """
+    why_not = first.why_not if first else _left_out(a, options)
+    own = first.own if first else _own_ratios(a, options)
+    chosen = [g for g in a.groups if g.name not in why_not and (first is None or g.name in first.full)]
+    scores: dict[str, np.ndarray] = {}
+    for i, g in enumerate(chosen):
+        scores[g.name] = score_group(a, g, options.criterion or "l2", options.reduce, options.seed, statistics)
+        if progress:
+            progress(i + 1, len(chosen))
+    full = first.full if first else {g.name: g.size for g in a.groups}
+    return Candidates(a, options, chosen, why_not, scores, own, full)
+
+
+def removed(n: int, ratio: float) -> int:
+    """How many of n channels a ratio removes."""
+    return int(np.floor(n * ratio + 1e-9))
+
+
+def matching(a: Analysis, globs: Iterable[str], what: str) -> dict[str, str]:
+    """Group name -> the first glob that matches it. A glob that matches nothing is an error."""
+    out: dict[str, str] = {}
+    globs = list(globs)
+    names = {g.name: _names(a, g) for g in a.groups} if globs else {}
+    for glob in globs:
+        hits = [g for g, ns in names.items() if glob in ns or any(fnmatchcase(n, glob) for n in ns)]
+        if not hits:
+            raise OnnxPruneError(f"--{what} '{glob}' matches no group, node or initializer; see 'onnxprune inspect'")
+        for g in hits:
+            out.setdefault(g, glob)
+    return out
+
+
+def _names(a: Analysis, g: Group) -> set[str]:
+    nodes = a.flat.proto.graph.node
+    found = {g.name}
+    for m in g.members:
+        found.add(m.tensor)
+        if m.use[1] >= 0:
+            found.add(nodes[m.use[1]].name)
+    return found | {n for m in g.members for n in a.readers.get(m.tensor, ())}
+
+
+def _left_out(a: Analysis, options: Options) -> dict[str, str]:
+    out = {g: f"excluded by '{glob}'" for g, glob in matching(a, options.exclude, "exclude").items()}
+    if options.include:
+        inside = matching(a, options.include, "include")
+        out |= {g.name: "not among --include" for g in a.groups if g.name not in inside and g.name not in out}
+    return out
+
+
+def _own_ratios(a: Analysis, options: Options) -> dict[str, float]:
+    """A later glob overrules an earlier one."""
+    own: dict[str, float] = {}
+    for glob, r in options.group_ratio.items():
+        own |= dict.fromkeys(matching(a, [glob], "group-ratio"), r)
+    return own

@@ -1,0 +1,80 @@
+"""How the groups of a model share a budget: one function from budgets to counts for each allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from onnxprune.allocate.budget import Budget, fit, out_of_reach
+from onnxprune.allocate.means import Means
+from onnxprune.allocate.netadapt import netadapt
+from onnxprune.allocate.ratios import counts_at
+from onnxprune.allocate.search import cheapest, tolerant
+from onnxprune.allocate.selection import Candidates, Counts
+from onnxprune.allocate.steps import composed
+from onnxprune.allocate.tables import curves, measure
+from onnxprune.graph.weights import Array
+from onnxprune.groups import Group
+from onnxprune.plans import Plan
+from onnxprune.surgery import apply_plan
+
+SCOPE = {"uniform": "local", "global": "global"}
+
+
+@dataclass
+class Sharing:
+    """The allocation that the options ask for. Whatever it measures beforehand is measured once.
+
+    `done` is the plan for the original that earlier steps made; the candidates are of what it left, and `base` is its error.
+    """
+
+    c: Candidates
+    means: Means
+    base: float = 0.0
+    done: Plan | None = None
+
+    def counts(self, budget: Budget, last: bool = True) -> Counts:
+        """Counts within the budget. Raises OnnxPruneError where it is out of reach, or data are missing."""
+        how = self.c.options.allocation
+        if how == "netadapt":
+            return netadapt(self.c, budget, self._error_of_cut, self.means.progress("search"))
+        if how == "sensitivity":
+            return fit(self.c, tolerant(self.c, self.curves), budget)
+        if how == "search":
+            return self._searched(budget, last)
+        scope = SCOPE.get(how or "", self.c.options.scope)
+        return fit(self.c, lambda ratio: counts_at(self.c, ratio, scope), budget)
+
+    def _searched(self, budget: Budget, last: bool) -> Counts:
+        """The least sum of errors; at the last step the plan of several whose true error, repaired, is the least.
+
+        The width of a residual stream is left whole for as long as the rest can pay: alone its tables look cheap, but every
+        layer reads it, and errors of several streams do not add.
+        """
+        whole = {g.name: g.size for g in self.c.groups if g.kind == "width"}
+        narrow = cheapest(self.c, self.curves, budget, whole) if whole else None
+        if narrow and not last:
+            return narrow
+        found = [counts for counts in (cheapest(self.c, self.curves, budget), narrow) if counts is not None]
+        if not found:
+            raise out_of_reach(self.c, budget)
+        found = [counts for i, counts in enumerate(found) if counts not in found[:i]]
+        return min(found, key=self._error) if last and len(found) > 1 else found[0]
+
+    @cached_property
+    def curves(self) -> dict[str, Array]:
+        m = self.means
+        tables = measure(self.c, m.judge, cache=m.cache, progress=m.progress("measure"))
+        return curves(tables, self.base)
+
+    def plan(self, counts: Counts, why_whole: Callable[[Group], str]) -> Plan:
+        """The plan for the original; `why_whole` says why a group keeps all its channels."""
+        plan = self.c.plan(counts, why_whole)
+        return plan if self.done is None else composed(self.done, plan)
+
+    def _error(self, counts: Counts) -> float:
+        return self.means.judge.of(self.means.make(self.plan(counts, lambda g: ""))).error
+
+    def _error_of_cut(self, counts: Counts) -> float:
+        return self.means.judge.of(apply_plan(self.c.analysis, self.c.plan(counts, lambda g: ""))).error

@@ -1,0 +1,130 @@
+"""Error tables: each group pruned alone at several ratios, and how far the outputs moved.
+
+A measurement takes a session and a pass over the data, so they can be kept in a file, one line each: work that was
+interrupted goes on where it stopped. What was measured is known by its contents (model, data, kept channels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.allocate.error import Judge, Moved, model_key
+from onnxprune.allocate.selection import Candidates
+from onnxprune.errors import DataError
+from onnxprune.graph.weights import Array
+from onnxprune.groups import Group
+from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.surgery import apply_plan
+
+RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
+HUGE = 1e6  # in place of an infinite error
+SQUARE = 2.0  # what an error grows with, where nothing else is known: twice the change, four times the error
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was measured of one group: `counts` that it kept (falling), and how far the outputs moved."""
+
+    group: str
+    kind: str
+    size: int
+    counts: Sequence[int]
+    moved: Sequence[Moved]
+
+    def curve(self, base: float = 0.0) -> Array:
+        """The error that each count adds to `base`, [size + 1]; 0 for all channels, never less for fewer (none: infinite).
+
+        Between measurements the error is a power of the number of channels removed.
+        """
+        gone = np.array([self.size - n for n in self.counts], np.float64)
+        added = np.array([min(max(m.error - base, 0.0), HUGE) for m in self.moved])
+        added = np.maximum.accumulate(np.maximum(added, 1e-12))
+        out = np.zeros(self.size + 1)
+        x = np.arange(1, self.size, dtype=np.float64)
+        out[1:-1] = np.exp(_log_line(np.log(x), np.log(gone), np.log(added)))[::-1] if len(gone) else 0.0
+        out[0] = math.inf
+        return out
+
+    def at(self, count: int) -> Moved | None:
+        return next((m for n, m in zip(self.counts, self.moved, strict=True) if n == count), None)
+
+
+def _log_line(x: Array, at: Array, values: Array) -> Array:
+    """Linear between the points; before the first with the slope of a square, after the last with that of the last two."""
+    y = np.interp(x, at, values)
+    y = np.where(x < at[0], values[0] + SQUARE * (x - at[0]), y)
+    slope = max((values[-1] - values[-2]) / (at[-1] - at[-2]), 1.0) if len(at) > 1 else SQUARE
+    line: Array = np.where(x > at[-1], values[-1] + slope * (x - at[-1]), y)
+    return line
+
+
+class Cache:
+    """Measurements in a file of JSON lines, each written as soon as it is made; without a path, in memory."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self.known: dict[str, Moved] = {}
+        if path is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                self._read(line, path)
+
+    def _read(self, line: str, path: Path) -> None:
+        try:
+            entry = json.loads(line)
+            self.known[entry["key"]] = Moved(float(entry["error"]), entry["relative_l2"], entry["agreement"])
+        except json.JSONDecodeError:
+            return  # a line that was cut short
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"'{path}' is no file of measurements; name another one, it is written to") from None
+
+    def get(self, key: str, measure: Callable[[], Moved]) -> Moved:
+        if key not in self.known:
+            moved = self.known[key] = measure()
+            if self.path is not None:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"key": key, **moved.to_json()}) + "\n")
+        return self.known[key]
+
+
+def levels(c: Candidates, g: Group, ratios: Sequence[float]) -> list[int]:
+    """The counts to measure a group at, falling: allowed ones, each once, fewer than all."""
+    counts = {c.settle(g, g.size - max(1, round(g.size * r)))[0] for r in ratios}
+    return sorted(counts - {g.size}, reverse=True)
+
+
+def measure(
+    c: Candidates,
+    judge: Judge,
+    ratios: Sequence[float] = RATIOS,
+    cache: Cache | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Table]:
+    """The tables of all candidates, by group."""
+    cache = cache or Cache()
+    mine = fingerprint(c.analysis.model)
+    about = f"{model_key(c.analysis)}/{judge.key()}"
+    asked = [(g, levels(c, g, ratios)) for g in c.groups]
+    done, of = 0, sum(len(counts) for _, counts in asked)
+    tables = {}
+    for g, counts in asked:
+        moved = []
+        for n in counts:
+            plan = Plan(mine, {g.name: Choice(g.size, c.keep(g, n))})
+            key = hashlib.sha256(f"{about}/{g.name}/{plan.groups[g.name].keep}".encode()).hexdigest()[:32]
+            moved.append(cache.get(key, lambda plan=plan: judge.of(apply_plan(c.analysis, plan))))  # type: ignore[misc]
+            done += 1
+            if progress:
+                progress(done, of)
+        tables[g.name] = Table(g.name, g.kind, g.size, counts, moved)
+    return tables
+
+
+def curves(tables: Mapping[str, Table], base: float = 0.0) -> dict[str, Array]:
+    return {name: t.curve(base) for name, t in tables.items()}
