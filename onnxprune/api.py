@@ -13,14 +13,12 @@ from typing import Any
 import onnx
 
 from onnxprune.allocate import JUDGED, RATIOS, Cache, Means, Options, Table, candidates, make_plan, measure
-from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, random_batches
+from onnxprune.calibration import Batches, Preprocess, input_specs, load_data
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto, load, save
 from onnxprune.groups import Analysis
 from onnxprune.groups import analyze as _analyze
 from onnxprune.plans import Plan
-from onnxprune.repair import RepairReport
-from onnxprune.repair import repair as _repair
 from onnxprune.report.result import prune_report
 from onnxprune.surgery import apply_plan
 from onnxprune.validation import Result
@@ -87,27 +85,6 @@ def sensitivity(
     return measure(chosen, means.judge, ratios, means.cache, progress=means.progress("measure"))
 
 
-def repair(
-    source: Source | Analysis,
-    plan: Plan,
-    calib: Data | None = None,
-    method: str = "lstsq",
-    *,
-    samples: int | None = None,
-    preprocess: Preprocess | None = None,
-    seed: int = 0,
-    stage: Stage | None = None,
-) -> tuple[Model, RepairReport]:
-    """Apply a plan, and let the layers that stay take over what the removed channels did, without training.
-
-    `method` and the report are those of `repair.repair`. Without `calib`, seeded random inputs.
-    """
-    analysis = source if isinstance(source, Analysis) else analyze(source)
-    batches = _calibration(calib, samples, analysis.model, preprocess) or random_batches(analysis.model, seed)
-    progress = None if stage is None else lambda done, of: stage("repair", done, of)
-    return _repair(analysis, plan, batches, method, seed=seed, progress=progress)
-
-
 def _means(
     analysis: Analysis,
     options: Options,
@@ -127,10 +104,26 @@ def _calibration(
     return batches if batches is None or samples is None else batches.limit(samples)
 
 
-def apply(source: Source | Analysis, plan: Plan) -> Model:
-    """A new model with the plan's channels gone; the source is not changed. Raises PlanError where it does not fit."""
+def apply(
+    source: Source | Analysis,
+    plan: Plan,
+    *,
+    calib: Data | None = None,
+    samples: int | None = None,
+    repair: str | None = None,
+    seed: int = 0,
+) -> Model:
+    """A new model with the plan's channels gone; the source is not changed.
+
+    With `calib` (as in `plan`) the layers that stay take over what the removed channels did, by the method `repair`: lstsq
+    where it is None. A method without data gets seeded random inputs.
+    Raises PlanError where the plan does not fit, OnnxPruneError for an unknown method.
+    """
     analysis = source if isinstance(source, Analysis) else analyze(source)
-    return apply_plan(analysis, plan)
+    options = Options(repair=repair, seed=seed)
+    options.check()
+    means = _means(analysis, options, _calibration(calib, samples, analysis.model, None), None, None)
+    return apply_plan(analysis, plan) if means.repair == "none" else means.finish(plan)[0]
 
 
 def validate(

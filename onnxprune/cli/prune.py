@@ -14,7 +14,7 @@ from onnxprune.errors import OnnxPruneError, OutputError
 if TYPE_CHECKING:
     from onnxprune import Options
 
-METHODS = ("none", "bias", "affine", "lstsq", "obs")
+METHODS = ("none", "merge", "bias", "affine", "lstsq", "obs")
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 # The options that say what to remove: a plan has already decided all that.
 SELECTION = (
@@ -200,9 +200,9 @@ def prune(
         _calib(
             "--repair",
             metavar="|".join(METHODS),
-            help="How the layers that stay take over what the removed channels did (lstsq with --calib, else none): means "
-            "into biases (bias), means and deviations (affine), least squares of every layer, one after the other (lstsq), "
-            "or all at once (obs).",
+            help="How the layers that stay take over what the removed channels did (lstsq with --calib, else none): the most "
+            "similar channel that stays (merge, which needs no data), means into biases (bias), means and deviations "
+            "(affine), least squares of every layer, one after the other (lstsq), or all at once (obs).",
             autocompletion=_repairs,
         ),
     ] = None,

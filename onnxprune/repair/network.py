@@ -92,6 +92,10 @@ class Network:
         found: str = next(o for o in self.nodes[index].output if o in self._flat)
         return found
 
+    def in_original(self, index: int) -> int | None:
+        """The original's node that a node comes from."""
+        return next((self._flat[o] for o in self.nodes[index].output if o in self._flat), None)
+
     def original_site(self, index: int) -> Site:
         node = self.analysis.flat.proto.graph.node[self._flat[self._output(index)]]
         weights = self.analysis.coupling.weights

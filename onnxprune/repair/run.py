@@ -20,6 +20,7 @@ from onnxprune.groups import Analysis
 from onnxprune.plans import Plan, keep_of
 from onnxprune.repair.errors import OutputError
 from onnxprune.repair.layers import Change
+from onnxprune.repair.merge import merged
 from onnxprune.repair.network import Network, called, put
 from onnxprune.repair.report import LayerRepair, RepairReport
 from onnxprune.repair.rows import Feeds, gather
@@ -29,7 +30,7 @@ from onnxprune.repair.store import Store
 from onnxprune.repair.tasks import Task, tasks
 from onnxprune.surgery import apply_flat
 
-METHODS = ("none", *FITS)
+METHODS = ("none", "merge", *FITS)
 Progress = Callable[[int, int], None]
 
 
@@ -47,6 +48,7 @@ def repair(
     """Apply a plan, and let the layers that stay take over what the removed channels did.
 
     none    the plan alone, with its error
+    merge   what consumed a removed channel takes the most similar one that stays (see merge.py); chosen without data
     bias    each output gets back the mean that it had (Nagel et al. 2019, Data-Free Quantization, arXiv 1906.04721, sec. 4.2)
     affine  mean and deviation (Singh and Shrivastava 2019, BN statistics; He and Yin 2021, arXiv 2105.03193)
     lstsq   least squares against the original's outputs, on inputs as the pruned network makes them
@@ -84,7 +86,7 @@ class _Repair:
         original = called(self.analysis.flat, self.analysis.model)
         self.net = Network(self.analysis, keep, original, called(self.flat, self.analysis.model))
         self.report = RepairReport(self.method, 0)
-        self.tasks = [] if self.method == "none" else tasks(self.net, self.method, self.report.left_out)
+        self.tasks = tasks(self.net, self.method, self.report.left_out) if self.method in FITS else []
         self.before, self.after, self.plain = Store(), Store(), Store()
 
     def __enter__(self) -> _Repair:
@@ -97,6 +99,9 @@ class _Repair:
     def lockstep(self, rng: np.random.Generator, progress: Progress) -> None:
         """Fit each layer, then compare the outputs."""
         names = self._read()
+        for change in self._merged():
+            self.changes.append(change)
+            self.net.apply(change)
         outputs, count = set(self.net.outputs), len(self.plain)
         original = Walk(self.net.original, [*(t.original_stop() for t in self.tasks), outputs], names, count)
         pruned = Walk(self.net.model, [*(t.pruned_stop() for t in self.tasks), outputs], names, count)
@@ -112,6 +117,9 @@ class _Repair:
             rows = gather(self.tasks[at], self.net, pairs, count, rng)
             self.changes.append(self._fit(self.tasks[at], rows, began))
             self.net.apply(self.changes[-1])
+
+    def _merged(self) -> list[list[Change]]:
+        return merged(self.net, self.plan) if self.method == "merge" else []
 
     def _read(self) -> list[str]:
         """Take the samples in, and run the pruned network as it is; the inputs' names."""
