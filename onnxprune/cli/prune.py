@@ -332,7 +332,7 @@ def _how(o: Options, plan: Path | None) -> str:
     said += [f"{o.allocation} allocation"] if o.allocation else [f"{o.scope} scope"]
     said += [f"{o.steps} steps, {o.schedule}"] if o.steps != 1 else []
     said += [f"reduce {o.reduce}"] if o.reduce else []
-    said += [f"normalise {o.normalise}"] if (o.allocation or o.scope) not in ("local", "uniform") else []
+    said += [f"normalise {o.normalise}"] if (o.allocation or o.scope) in ("global", "isomorphic") else []
     said += [f"at most {o.max_ratio:g} of a group"] if o.max_ratio < 1 else []
     said += [f"multiples of {o.round_to}"] if o.round_to > 1 else []
     said = [f"plan {plan}"] if plan else said
