@@ -50,7 +50,7 @@ def signals(a: Analysis, group: Group, names: Sequence[str], statistics: Mapping
     for tap in fitting(a, group, names):
         values = {n: by_statistic(group, tap, n, statistics[w]) for n, w in named(a, tap, names).items()}
         read = tap.role == READ and a.coupling.weights[tap.member.tensor].data_type in PARAM_TYPES
-        weights = _rows(a, group, tap.member) if read else np.empty((group.size, 0), np.float32)
+        weights = _rows(a, group, tap.member, True) if read else np.empty((group.size, 0), np.float32)
         out.append(Signal(tap.tensor, tap.role, values, weights))
     return out
 
@@ -67,8 +67,11 @@ def slices(a: Analysis, group: Group) -> list[Slice]:
     return out
 
 
-def _rows(a: Analysis, group: Group, m: Member) -> np.ndarray:
+def _rows(a: Analysis, group: Group, m: Member, outputs_last: bool = False) -> np.ndarray:
+    """A member's entries, channel by channel, [n, k]; of a convolution's weights kernel positions before outputs, if asked."""
     array: np.ndarray = np.moveaxis(_float(a, m.tensor), m.axis, 0)
+    if outputs_last and array.ndim > 2:
+        array = np.moveaxis(array, 1, -1)
     order = channel_order(group, m.dim)
     if np.array_equal(order, np.arange(group.size)):
         return array.reshape(group.size, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,10 @@ from onnxprune.coupling import Site
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group, Member
-from onnxprune.layout import Dim, leaves, owner
+from onnxprune.layout import Dim, leaves, owner, pair
 
 Want = tuple[str, int, str]  # activation, axis, statistic
+ENTRIES = 1200  # of a patch; the products of more would take too long
 READ, MADE = "read", "made"
 
 
@@ -57,8 +59,26 @@ def fitting(a: Analysis, group: Group, statistics: Sequence[str]) -> list[Tap]:
 
 
 def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, Want]:
-    """What has to be gathered for each statistic of a tap. `classes` are the network's own scores, [samples, classes]."""
-    return {n: (_scores(a), 1, "pooled") if n == "classes" else (tap.tensor, tap.axis, n) for n in statistics}
+    """What has to be gathered for each statistic of a tap. `classes` are the network's own scores, [samples, classes].
+
+    Where a convolution reads the tap, `gram` and the `mean` beside it are of patches.
+    """
+    found = {n: (_scores(a), 1, "pooled") if n == "classes" else (tap.tensor, tap.axis, n) for n in statistics}
+    if "gram" in found and tap.role == READ and _has_patches(a, tap):
+        out = a.flat.proto.graph.node[tap.node].output[0]
+        found |= {n: (out, 1, f"patch_{n}") for n in ("mean", "gram")}
+    return found
+
+
+def _has_patches(a: Analysis, tap: Tap) -> bool:
+    """Is the tap read by a convolution without groups, in patches that are not too large?"""
+    node = a.flat.proto.graph.node[tap.node]
+    outside = node.op_type == "Conv" and node.output[0] in a.outside
+    shape = a.coupling.trace.shape(node.input[1]) if outside else None
+    if shape is None or any(attr.name == "group" and attr.i > 1 for attr in node.attribute):
+        return False
+    channels, *kernel = (pair(s)[0] for s in shape[1:])
+    return math.prod(kernel) > 1 and channels * math.prod(kernel) <= ENTRIES
 
 
 def _scores(a: Analysis) -> str:
@@ -70,10 +90,16 @@ def _scores(a: Analysis) -> str:
 
 
 def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.ndarray:
-    """A statistic of a tap's axis, channel by channel: [.., n, k], k positions a channel; `gram` [n * k, n * k]."""
+    """A statistic of a tap's axis, channel by channel: [.., n, k], k positions a channel; `gram` [n * k, n * k].
+
+    Of patches, k counts the kernel positions too.
+    """
     if name == "classes":
         return array
     mine = by_channel(channel_order(group, tap.dim))
+    assert isinstance(tap.dim.size, int)
+    entries = array.shape[-1] // tap.dim.size  # of a patch, for each position of the axis
+    mine = (mine[:, None] * entries + np.arange(entries)).ravel()
     if name == "gram":
         return np.asarray(array[np.ix_(mine, mine)])
     return np.asarray(array[..., mine]).reshape(*array.shape[:-1], group.size, -1)

@@ -402,3 +402,30 @@ def test_a_group_that_cannot_be_watched_is_scored_by_its_weights() -> None:
     assert not taps(a, g) and not needed(a, a.groups, "flap")
     np.testing.assert_array_equal(score_group(a, g, "flap", None, 0, {}), score_group(a, g, "l2", None, 0))
     assert slices(a, g)
+
+
+def test_second_order_selection_knows_what_least_squares_would_lose() -> None:
+    """A 3x3 convolution without borders, all of whose patches are looked at: the first channel to go, and its error."""
+    rng = np.random.default_rng(5)
+    mix = rng.standard_normal((6, 3)) + 0.3 * rng.standard_normal((6, 3))
+    w1, w2 = mix.reshape(6, 3, 1, 1).astype(np.float32), rng.standard_normal((4, 6, 3, 3)).astype(np.float32)
+    nodes = [helper.make_node("Conv", ["x", "w1"], ["h"]), helper.make_node("Relu", ["h"], ["a"])]
+    nodes.append(helper.make_node("Conv", ["a", "w2"], ["y"]))
+    m = model(nodes, [tensor("x", ("N", 3, 5, 5))], [tensor("y", ("N", 4, 3, 3))], {"w1": w1, "w2": w2})
+    x = rng.standard_normal((400, 3, 5, 5)).astype(np.float32)
+    a = onnxprune.analyze(m)
+    (group,) = a.groups
+    statistics = gather(a, load_data({"x": x}, input_specs(m)), needed(a, a.groups, "obs"))
+    got = score_group(a, group, "obs", None, 0, statistics)
+
+    act = np.maximum(np.einsum("ncij,oc->noij", x, mix.astype(np.float32)), 0)
+    patches = np.lib.stride_tricks.sliding_window_view(act, (3, 3), (2, 3)).transpose(0, 2, 3, 1, 4, 5)
+    rows = patches.reshape(-1, 6, 9).astype(np.float64)
+    rows -= rows.mean(0)
+    y = rows.reshape(len(rows), -1) @ w2.reshape(4, -1).T
+    lost = []
+    for c in range(6):
+        left = np.delete(rows, c, 1).reshape(len(rows), -1)
+        lost.append(float(np.square(y - left @ np.linalg.lstsq(left, y)[0]).sum() / np.square(y).sum()))
+    assert got.argmin() == np.argmin(lost)
+    assert got.min() == pytest.approx(min(lost), rel=0.05)

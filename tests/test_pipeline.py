@@ -30,7 +30,7 @@ def test_half_of_the_work_goes_and_the_accuracy_stays(tmp_path: Path, name: str)
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     files = [tmp_path / f"{i}.onnx" for i in range(2)]
     for file in files:
-        onnxprune.prune(CNN, file, macs=0.6, calib=CALIB, samples=32, steps=2, include=['conv*'], check=False)
+        onnxprune.prune(CNN, file, macs=0.6, calib=CALIB, samples=32, steps=2, include=["conv*"], check=False)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -39,7 +39,9 @@ def test_a_plan_from_before_can_be_repaired(tmp_path: Path) -> None:
     assert call("prune", CNN, "--ratio", 0.5, "--dry-run", "--plan-out", plan).exit_code == 0
     errors = []
     for more in ((), ("--calib", CALIB, "--samples", 100)):
-        result = call("prune", CNN, "-o", tmp_path / "o.onnx", "--plan", plan, "--data", TEST, "--report", report, *more)
+        result = call(
+            "prune", CNN, "-o", tmp_path / "o.onnx", "--plan", plan, "--data", TEST, "--report", report, *more
+        )
         assert result.exit_code == 0, result.output
         errors.append(json.loads(report.read_text())["error"]["relative_l2"])
     assert errors[1] < 0.5 * errors[0]

@@ -80,6 +80,33 @@ def test_statistics_are_those_of_the_whole_map(shape: tuple[Any, ...], relu: boo
     assert (got.samples, got.source, told[-1][0]) == (11, batches.source, told[-1][1])
 
 
+@pytest.mark.parametrize(
+    ("attrs", "places"),
+    [
+        ({"pads": [1, 1, 1, 1]}, [(i, j) for i in range(-1, 5, 2) for j in range(-1, 6, 2)]),
+        ({"strides": [4, 3]}, [(i, j) for i in (0,) for j in (0, 3)]),
+        ({"dilations": [2, 2], "pads": [2, 2, 2, 2]}, [(i, j) for i in range(-2, 4, 2) for j in range(-2, 5, 2)]),
+    ],
+    ids=["pads", "strides", "dilations"],
+)
+def test_patches_are_what_a_convolution_reads(attrs: dict[str, Any], places: list[tuple[int, int]]) -> None:
+    """Input [N, 2, 6, 7]: a grid of every second place, so that there are at most 5 along an axis."""
+    w = np.random.default_rng(1).standard_normal((4, 2, 3, 3)).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **attrs)
+    m = model([node], [tensor("x", ("N", 2, 6, 7))], [tensor("y", ("N", 4, "h", "w"))], {"w": w})
+    x = np.random.default_rng(0).standard_normal((5, 2, 6, 7)).astype(np.float32)
+    got = gather(
+        onnxprune.analyze(m),
+        load_data({"x": x}, input_specs(m), batch_size=2),
+        [("y", 1, "patch_gram"), ("y", 1, "patch_mean")],
+    )
+    step, wide = attrs.get("dilations", [1, 1])[0], np.pad(x, [(0, 0), (0, 0), (4, 4), (4, 4)])
+    rows = [wide[:, :, i + 4 : i + 5 + 2 * step : step, j + 4 : j + 5 + 2 * step : step] for i, j in places]
+    flat = np.stack(rows).reshape(-1, 18).astype(np.float64)  # places and samples, (channels, kernel)
+    np.testing.assert_allclose(got["y", 1, "patch_gram"], flat.T @ flat / len(flat), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got["y", 1, "patch_mean"], flat.mean(0), rtol=1e-4, atol=1e-5)
+
+
 def test_the_first_axis_can_be_the_channels() -> None:
     m = network((6, "N"), 17, TensorProto.FLOAT, False)
     x = np.random.default_rng(0).standard_normal((6, 9)).astype(np.float32)

@@ -8,7 +8,7 @@ GlobalMaxPool, Mul, Relu and HardSigmoid. |x| is 2 relu(x) - x, and HardSigmoid 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.layout import Size
 
+PLACES = 5  # where a convolution's patches are looked at, along each axis of a picture
 STEEP = 1e30  # HardSigmoid(x) = max(0, min(1, STEEP x)); exact for |x| above 1e-15 once x is squared
 NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softplus", "Softmax", "Abs", "Exp", "Sqrt"})
 
@@ -70,6 +71,15 @@ class Net:
 
 
 @dataclass(frozen=True)
+class Patches:
+    """What a convolution reads at each place of its output: its attributes, the kernel's shape, and the input's sizes."""
+
+    attrs: Mapping[str, Any]
+    kernel: tuple[int, ...]
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Probe:
     """One axis of one activation. A reduction keeps axis 0 (the samples) and that axis: [N, n], or [N, n, 1, ..]."""
 
@@ -78,6 +88,7 @@ class Probe:
     sizes: tuple[Size, ...]
     axis: int
     elem: int
+    patches: Patches | None = None
 
     @property
     def rank(self) -> int:
@@ -160,6 +171,29 @@ def gram(p: Probe) -> str:
     count = p.net.node("Gather", p.net.node("Shape", flat), p.net.constant(np.array(2)))
     products = p.net.node("MatMul", flat, turned)
     return p.net.node("Div", products, p.net.node("Cast", count, to=TensorProto.FLOAT))
+
+
+def patch_gram(p: Probe) -> str:
+    """The same for all pairs of entries of a convolution's patches, [N, n K, n K]; p is its input, at some of its places."""
+    return gram(_patches(p))
+
+
+def patch_mean(p: Probe) -> str:
+    """The mean of each entry of a convolution's patches, [N, n K]."""
+    return mean(_patches(p))
+
+
+def _patches(p: Probe) -> Probe:
+    """[N, n, *s] as [N, (n K), *t]: a depthwise convolution that copies each of the K kernel positions."""
+    n, patches = p.sizes[1], p.patches
+    assert isinstance(n, int) and patches is not None
+    entries = int(np.prod(patches.kernel))
+    copy = np.tile(np.eye(entries, dtype=np.float32), (n, 1)).reshape(n * entries, 1, *patches.kernel)
+    given = patches.attrs.get("strides", [1] * len(patches.kernel))
+    strides = [max(s, -(-size // PLACES)) for s, size in zip(given, patches.places, strict=True)]
+    made = p.net.node("Conv", p.x, p.net.constant(copy), **{**patches.attrs, "strides": strides, "group": n})
+    sizes = (p.sizes[0], n * entries, *p.sizes[2:])
+    return replace(p, tensor=made, sizes=sizes, elem=TensorProto.FLOAT, patches=None)
 
 
 def flattened(p: Probe) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
 from onnxprune.calibration import probes
 from onnxprune.calibration.data import Batches
-from onnxprune.calibration.probes import Build, Net, Probe
+from onnxprune.calibration.probes import Build, Net, Patches, Probe
 from onnxprune.calibration.run import open_model, run_as
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, dtype_of, is_float
@@ -127,10 +127,16 @@ STATISTICS = {
     "min": Statistic(probes.least, Least),
     "pooled": Statistic(probes.mean, Rows),
     "gram": Statistic(probes.gram, Mean, vector=False),
+    "patch_mean": Statistic(probes.patch_mean, Mean),
+    "patch_gram": Statistic(probes.patch_gram, Mean, vector=False),
     "rank": Statistic(probes.maps, Rank, vector=False, samples=FEW),
     "independence": Statistic(probes.flattened, Independence, vector=False, samples=FEW),
 }
-"""By name; all give [n] but `pooled`, [samples, n], and `gram`, [n, n]."""
+"""By name; all give [n] but `pooled`, [samples, n], and `gram`, [n, n].
+
+Those of patches are asked for by the output of a convolution without groups. They are of what it reads at some of its places: the K
+kernel positions of each input channel side by side, [n K].
+"""
 
 
 @dataclass(frozen=True)
@@ -211,11 +217,20 @@ def _rows(x: Array, want: Want) -> Array:
 
 
 def _probe(analysis: Analysis, net: Net, want: Want) -> Probe:
-    tensor, axis, _ = want
+    tensor, axis, statistic = want
+    if statistic.startswith("patch"):
+        node = next(n for n in net.proto.graph.node if tensor in n.output)
+        return replace(_probe(analysis, net, (node.input[0], axis, "mean")), patches=_patches(analysis, node))
     shape, elem = analysis.coupling.trace.shape(tensor), analysis.coupling.trace.dtype(tensor)
     if shape is None or not elem or not is_float(dtype_of(elem)):
         raise OnnxPruneError(f"activation '{tensor}' is no tensor of floats of known rank; exclude its group")
     return Probe(net, tensor, shape, axis, elem)
+
+
+def _patches(analysis: Analysis, node: onnx.NodeProto) -> Patches:
+    x, w = (analysis.coupling.trace.shape(name) or () for name in node.input[:2])
+    attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    return Patches(attrs, tuple(pair(s)[0] for s in w[2:]), tuple(pair(s)[0] for s in x[2:]))
 
 
 def _passes(analysis: Analysis, wants: Sequence[Want], batch: int) -> list[tuple[int | None, list[Want]]]:

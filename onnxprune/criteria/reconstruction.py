@@ -2,9 +2,10 @@
 
 With C the covariance of an activation's positions and w_p the consumer's weights at position p, the consumer's results
 change by sum_p a_p w_p when positions go; their means go into the consumer's bias. So everything follows from
-Q_cd = sum over the positions p of c and q of d of C_pq (w_p . w_q), the inner product of what two channels contribute. The
-kernel positions of a convolution count as independent here: exact for Gemm, MatMul and 1 x 1 convolutions. Scores are
-relative to the energy of the consumer's results, so that several consumers can be summed.
+Q_cd = sum over the positions p of c and q of d of C_pq (w_p . w_q), the inner product of what two channels contribute. Each
+entry of a convolution's patch is a position. Where patches are too large, or in groups, those of the activation's axis are,
+and kernel positions count as independent. Scores are relative to the energy of the consumer's results, so that several
+consumers can be summed.
 """
 
 import numpy as np
