@@ -1,14 +1,15 @@
 """Where does a pruned network first go wrong? The error of every layer's output, in the order of the graph.
 
 Original and candidate walk through the same samples side by side. A layer is an operator that multiplies (those of
-`macs.COUNT`), with what follows position by position while nothing else reads it: its bias, a norm's scale, the activation.
+`macs.COUNT`), with what follows position by position while nothing else reads it: its bias, a norm's scale, the shortcut that
+is added (a repaired layer makes up for that one's error), the activation.
 Of the original's output those channels count that the candidate still has.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from onnxprune.plans import Plan, keep_of
 from onnxprune.repair.network import Network, called
 from onnxprune.repair.segments import Walk
 from onnxprune.repair.store import Store
+from onnxprune.repair.tasks import last_layers
 from onnxprune.validation.metrics import ErrorSums
 
 LEAST_SAMPLES, SAMPLES = 8, 64  # between them a quarter of the data, so that it costs no more than comparing outputs
@@ -122,15 +124,21 @@ def _few(batches: Batches, samples: int | None) -> Batches:
 def _layers(net: Network, left_out: dict[str, str]) -> Iterator[tuple[NodeProto, str]]:
     """The nodes that multiply, each with the tensor that is looked at."""
     there = {o for n in net.original.proto.graph.node for o in n.output}
-    for node in net.nodes:
-        like = LIKE.get(node.op_type)
-        if (like.op if like else node.op_type) not in COUNT:
-            continue
+    found = [index for index, node in enumerate(net.nodes) if _multiplies(node)]
+    last = last_layers(net, {index: at for at, index in enumerate(found)})
+    for at, index in enumerate(found):
+        node = net.nodes[index]
         start = next((o for o in node.output if o in net.live and _floats(net, o)), None)
         if start is not None and start not in there:
             left_out[_name(node)] = "the original has no output of that name"
         elif start is not None:
-            yield node, next(t for t in reversed(_tail(net, start)) if t in there)
+            tail = _tail(net, start, lambda x, at=at: last[x] < at)  # type: ignore[misc]
+            yield node, next(t for t in reversed(tail) if t in there)
+
+
+def _multiplies(node: NodeProto) -> bool:
+    like = LIKE.get(node.op_type)
+    return (like.op if like else node.op_type) in COUNT
 
 
 def _floats(net: Network, tensor: str) -> bool:
@@ -138,13 +146,18 @@ def _floats(net: Network, tensor: str) -> bool:
     return bool(elem) and is_float(dtype_of(elem))
 
 
-def _tail(net: Network, tensor: str) -> list[str]:
-    """A tensor, and what it becomes position by position while a single node reads it and no other activation."""
+def _tail(net: Network, tensor: str, ready: Callable[[str], bool]) -> list[str]:
+    """A tensor, and what it becomes position by position while a single node reads it.
+
+    Of other activations only those may be added on the way that no later layer makes: then the sum is what this layer adds to.
+    """
     route = [tensor]
     while (index := net.only_reader(route[-1])) is not None:
         node = net.nodes[index]
-        alone = sum(name in net.live for name in node.input) == 1 and len(node.output) == 1
-        if node.op_type not in FOLLOWED or not alone or not _floats(net, node.output[0]):
+        others = [name for name in node.input if name in net.live and name != route[-1]]
+        sums = node.op_type == "Add" and all(ready(n) and net.sizes(n) == net.sizes(route[-1]) for n in others)
+        followed = node.op_type in FOLLOWED and len(node.output) == 1 and (sums or not others)
+        if not followed or not _floats(net, node.output[0]):
             break
         route.append(node.output[0])
     return route
