@@ -15,8 +15,9 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto
 from onnxprune.graph.weights import Array
 
-RUNS, LEAST_RUNS, WARM = 15, 3, 3
-SECONDS = 3.0  # after so long fewer runs have to do
+RUNS, LEAST_RUNS, WARM = 15, 5, 3
+SECONDS = 1.5  # after so long fewer runs have to do
+PATIENCE = 20.0  # the same where a decision hangs on it
 
 Feeds = Mapping[str, Array]
 
@@ -44,15 +45,15 @@ def one_sample(session: Any, batches: Batches) -> Feeds:
         return batches.first()
 
 
-def race(original: Any, candidate: Any, feeds: Feeds) -> Latency:
-    """Time two sessions on one batch: three runs of each to warm up, then up to 15 in turns."""
+def race(original: Any, candidate: Any, feeds: Feeds, limit: float = SECONDS) -> Latency:
+    """Time two sessions on one batch: up to three runs of each to warm up, then 5 to 15 in turns, as `limit` seconds allow."""
     start = time.perf_counter()
     for _ in range(WARM):
         _turn(original, candidate, feeds)
-        if time.perf_counter() - start > SECONDS / 3:
+        if time.perf_counter() - start > limit / 3:
             break
     seconds = list[tuple[float, float]]()
-    while len(seconds) < LEAST_RUNS or (len(seconds) < RUNS and time.perf_counter() - start < SECONDS):
+    while len(seconds) < LEAST_RUNS or (len(seconds) < RUNS and time.perf_counter() - start < limit):
         seconds.append(_turn(original, candidate, feeds))
     before, after = np.median(seconds, axis=0)
     return Latency(float(before), float(after), len(seconds), next((len(x) for x in feeds.values() if x.ndim), 1))
@@ -77,5 +78,5 @@ class Stopwatch:
 
     def ratio(self, model: Model) -> float:
         """The time that `model` takes as a fraction of the original's."""
-        found = race(self.original, open_session(full_proto(model), "candidate"), self.feeds)
+        found = race(self.original, open_session(full_proto(model), "candidate"), self.feeds, PATIENCE)
         return found.after / found.before

@@ -128,12 +128,14 @@ def _layers(net: Network, left_out: dict[str, str]) -> Iterator[tuple[NodeProto,
     last = last_layers(net, {index: at for at, index in enumerate(found)})
     for at, index in enumerate(found):
         node = net.nodes[index]
-        start = next((o for o in node.output if o in net.live and _floats(net, o)), None)
-        if start is not None and start not in there:
-            left_out[_name(node)] = "the original has no output of that name"
-        elif start is not None:
+        made = [o for o in node.output if o in net.live]
+        start = next((o for o in made if o in there and _floats(net, o)), None)
+        if start is not None:
             tail = _tail(net, start, lambda x, at=at: last[x] < at)  # type: ignore[misc]
             yield node, next(t for t in reversed(tail) if t in there)
+        elif made:
+            known = there.intersection(made)
+            left_out[_name(node)] = "its output is not of floats" if known else "the original has no such tensor"
 
 
 def _multiplies(node: NodeProto) -> bool:
