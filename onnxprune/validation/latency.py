@@ -15,7 +15,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto
 from onnxprune.graph.weights import Array
 
-RUNS, LEAST_RUNS, WARM = 15, 5, 3
+RUNS, LEAST_RUNS, WARM = 15, 3, 3
 SECONDS = 1.5  # after so long fewer runs have to do
 PATIENCE = 20.0  # the same where a decision hangs on it
 
@@ -46,7 +46,7 @@ def one_sample(session: Any, batches: Batches) -> Feeds:
 
 
 def race(original: Any, candidate: Any, feeds: Feeds, limit: float = SECONDS) -> Latency:
-    """Time two sessions on one batch: up to three runs of each to warm up, then 5 to 15 in turns, as `limit` seconds allow."""
+    """Time two sessions on one batch: up to three runs of each to warm up, then 3 to 15 in turns, as `limit` seconds allow."""
     start = time.perf_counter()
     for _ in range(WARM):
         _turn(original, candidate, feeds)

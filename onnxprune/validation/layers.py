@@ -9,7 +9,7 @@ Of the original's output those channels count that the candidate still has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from onnxprune.graph.flat import flatten
 from onnxprune.graph.io import Model
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.layout import pair
+from onnxprune.layout import PROD, Dim, Keep, find, fixed, kept, leaves, pair, prod
 from onnxprune.macs import COUNT
 from onnxprune.ops import elementwise
 from onnxprune.ops.registry import RULES
@@ -198,7 +198,11 @@ def _compare(
     wrong: dict[str, str] = {}
     for before, after in pairs:
         for tensor in sums:
-            wanted, got = _picked(before[tensor], net.stays(tensor)), after[tensor]
+            stays, got = _stays(net, tensor, before[tensor].shape), after[tensor]
+            if stays is None:
+                wrong[tensor] = "channels are mixed with a dynamic size"
+                continue
+            wanted = _picked(before[tensor], stays)
             if wanted.shape != got.shape:
                 wrong[tensor] = f"shape {list(wanted.shape)} of the original became {list(got.shape)}"
             elif tensor not in wrong:
@@ -209,6 +213,30 @@ def _compare(
         else:
             error = sums[tensor].result()["relative_l2"]
             made.layers.append(LayerError(_name(node), node.op_type, tensor, error))
+
+
+def _stays(net: Network, tensor: str, shape: Sequence[int]) -> dict[int, Array] | None:
+    """Of a value of that shape in the original, the positions that the pruned one has, by axis; None where nobody knows."""
+    out = dict[int, Array]()
+    for a, d in enumerate(net.analysis.coupling.layouts.get(tensor) or ()):
+        if any(v in net.keep for v in leaves(d)):
+            axis = _sized(d, shape[a], net.keep)
+            if axis is None:
+                return None
+            out[a] = kept(axis, net.keep)
+    return out
+
+
+def _sized(d: Dim, length: int, keep: Keep) -> Dim | None:
+    """An axis with a number for the factor that is dynamic (samples times heads, say); None where it has another form."""
+    d = find(d)
+    dynamic = [p for p in d.parts if not isinstance(find(p).size, int)]
+    if not dynamic:
+        return d if isinstance(d.size, int) else None
+    if d.kind != PROD or len(dynamic) > 1 or any(v in keep for v in leaves(dynamic[0])):
+        return None
+    static = math.prod(s for p in d.parts if isinstance(s := find(p).size, int))
+    return prod(*(p if isinstance(find(p).size, int) else fixed(length // static) for p in d.parts))
 
 
 def _picked(x: Array, positions: Mapping[int, Array]) -> Array:
