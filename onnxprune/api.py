@@ -21,7 +21,7 @@ from onnxprune.groups import analyze as _analyze
 from onnxprune.plans import Plan
 from onnxprune.report.result import prune_report
 from onnxprune.surgery import apply_plan
-from onnxprune.validation import Result
+from onnxprune.validation import Result, layer_errors
 from onnxprune.validation import validate as _validate
 
 Source = str | PathLike[str] | onnx.ModelProto | Model
@@ -131,16 +131,20 @@ def validate(
     candidate: Source,
     *,
     data: Data | None = None,
+    preprocess: Preprocess | None = None,
     seed: int = 0,
     threads: int | None = None,
+    timed: bool = False,
+    profile: bool = False,
 ) -> Result:
     """Run both models on the same inputs in ONNX Runtime and measure how far the outputs moved.
 
-    `data` is whatever `calibration.load_data` takes; without it, seeded random inputs.
+    `data` is whatever `calibration.load_data` takes; without it, seeded random inputs. `preprocess` is for pictures among
+    them. `timed` measures latency too, `profile` peak memory, for which each model runs in a process of its own.
     """
     a, b = _runnable(original), _runnable(candidate)
-    batches = None if data is None else load_data(data, input_specs(_model(original).proto))
-    return _validate(a, b, data=batches, seed=seed, threads=threads)
+    batches = None if data is None else load_data(data, input_specs(_model(original).proto), preprocess=preprocess)
+    return _validate(a, b, data=batches, seed=seed, threads=threads, timed=timed, profile=profile)
 
 
 def _runnable(source: Source) -> Path | onnx.ModelProto:
@@ -201,6 +205,7 @@ def prune(
     data: Data | None = None,
     preprocess: Preprocess | None = None,
     check: bool = True,
+    profile: bool = False,
     seed: int = 0,
     stage: Stage | None = None,
     **changes: Any,
@@ -210,8 +215,8 @@ def prune(
     `out` None is a dry run: the report predicts, nothing is repaired, saved or validated. `plan_out` is written as soon as
     the plan is made. `calib`, `samples` and `cache` are those of `plan`; `data` is what the outputs are compared on. Both
     data take what `calibration.load_data` takes; `preprocess` is for pictures among them. `check` False leaves validation
-    out. `stage` is told of progress. `changes` are fields of `Options`, of which a given `plan` leaves but `repair`.
-    Raises NotCompared where only the validation fails.
+    out, `profile` adds peak memory to it. `stage` is told of progress. `changes` are fields of `Options`, of which a given
+    `plan` leaves but `repair`. Raises NotCompared where only the validation fails.
     """
     clock, tell = Clock(), stage or (lambda *_: None)
     options = options or Options(**{"seed": seed, **changes})
@@ -243,16 +248,18 @@ def prune(
         tell("save", 0, 0)
         with clock.time("save"):
             files = save(smaller, out)
-    result, failure = None, None
+    result, layers, failure = None, None, None
     if check and files:
         tell("validate", 0, 0)
         with clock.time("validate"):
             try:
-                result = validate(source, files[0], data=batches, seed=seed)
+                result = validate(source, files[0], data=batches, seed=seed, timed=True, profile=profile)
+                layers = layer_errors(analysis, smaller, batches or calibration or result.batches, used)
             except OnnxPruneError as e:
                 failure = e
+    after, took = _analyze(smaller), clock.seconds
     report = prune_report(
-        analysis, used, smaller, files, result, clock.seconds, None if plan else options, means, repaired
+        analysis, used, after, files, result, took, None if plan else options, means, repaired, layers
     )
     if failure:
         raise NotCompared(str(failure), Pruned(files, used, report)) from failure

@@ -15,10 +15,10 @@ from test_cost import two_layers
 import onnxprune
 from onnxprune import Analysis, Choice, OnnxPruneError, Options, Plan
 from onnxprune.allocate import BUDGETS, SCHEDULES, Judge, Moved
-from onnxprune.allocate.latency import Stopwatch
 from onnxprune.allocate.steps import composed, shares
-from onnxprune.calibration import input_specs, load_data, random_inputs
+from onnxprune.calibration import input_specs, load_data, random_batches
 from onnxprune.graph.io import saved_bytes
+from onnxprune.validation.latency import Stopwatch
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -152,8 +152,7 @@ def test_a_latency_is_bisected_on_what_the_clock_says(monkeypatch: pytest.Monkey
 
 def test_a_stopwatch_compares_a_model_with_itself() -> None:
     model = onnxprune.load(CNN)
-    feeds = random_inputs(input_specs(model.proto), seed=0)[0]
-    assert 0 < Stopwatch(model, feeds).ratio(model) < 100
+    assert 0 < Stopwatch(model, random_batches(model, 0)).ratio(model) < 100
 
 
 def test_limits_need_data(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from onnxprune.allocate.budget import Budget, budget_of, of_smaller
 from onnxprune.allocate.cost import cost_of
-from onnxprune.allocate.latency import Stopwatch
 from onnxprune.allocate.means import Means
 from onnxprune.allocate.options import MEASURED, Options
 from onnxprune.allocate.ratios import counts_at
@@ -20,6 +19,7 @@ from onnxprune.graph.io import Model, saved_bytes
 from onnxprune.groups import Analysis, analyze
 from onnxprune.plans import Plan
 from onnxprune.surgery import apply_plan
+from onnxprune.validation.latency import Stopwatch
 
 TRIES = 4  # a file may be some bytes larger than its weights say: names and shapes of copies
 HALVINGS = 7
@@ -111,8 +111,7 @@ def _limit(first: _Stage) -> Callable[[Model], bool]:
     o, means = first.c.options, first.sharing.means
     if o.latency is not None:
         model = first.c.analysis.model
-        feeds = (means.batches or random_batches(model, o.seed, 1)).first()
-        watch, most = Stopwatch(model, feeds), o.latency
+        watch, most = Stopwatch(model, means.batches or random_batches(model, o.seed, 1)), o.latency
         return lambda smaller: watch.ratio(smaller) <= most
     judge = means.judge
     if o.max_error is not None:

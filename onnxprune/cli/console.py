@@ -115,6 +115,14 @@ def count(n: int | None, unit: str = "") -> str:
     raise AssertionError
 
 
+def duration(seconds: float) -> str:
+    """0.00042 -> `420 us`."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
 def percent(part: float | None, whole: float | None = 1.0) -> str:
     return "" if part is None or not whole else f"{100 * part / whole:.1f}%"
 

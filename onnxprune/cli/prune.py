@@ -231,6 +231,9 @@ def prune(
         ),
     ] = None,
     no_validate: Annotated[bool, _check("--no-validate", help="Leave the comparison out.")] = False,
+    profile: Annotated[
+        bool, _check("--profile", help="Measure peak memory too: each model runs once in a process of its own.")
+    ] = False,
     seed: Annotated[int, _check("--seed", min=0, metavar="N", help="Seed of random inputs and criteria.")] = 0,
     dry_run: Annotated[
         bool,
@@ -302,6 +305,7 @@ def prune(
                 data=data,
                 preprocess=read_preprocess(preprocess) if preprocess else None,
                 check=not no_validate,
+                profile=profile,
                 seed=seed,
                 stage=tell,
             )

@@ -7,11 +7,12 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnxprune.cli.console import count, facts, more, percent, plural, relative, table, text
+from onnxprune.cli.console import count, duration, facts, more, percent, plural, relative, table, text
 
 Report = Mapping[str, Any]
 Facts = list[tuple[str, object]]
-FEW_GROUPS, FEW_OUTPUTS, FEW_REASONS = 24, 8, 3
+FEW_GROUPS, FEW_OUTPUTS, FEW_REASONS, FEW_LAYERS = 24, 8, 3, 3
+WRONG = 0.1  # the relative error from which on a layer is said to go wrong
 LISTED, INSPECTED = "see --verbose", "see 'onnxprune inspect'"  # which tells of groups left whole, of frozen axes
 
 
@@ -23,7 +24,7 @@ def pruned(report: Report, how: str, verbose: bool) -> Group:
     rows: Facts = [("channels", _channels(report["groups"])), ("chosen by", how), *_notes(report)]
     if seen := report["calibration"]:
         rows.append(("calibrated on", f"{seen['samples']} samples, {seen['data']}"))
-    rows += _comparison(report["error"]) if report["error"] else []
+    rows += [*_comparison(report["error"]), *_machine(report)] if report["error"] else []
     outputs = _outputs(report["error"]) if report["error"] else []
     return Group(*parts, _sizes(report), "", facts(rows), *outputs, "", _done(report))
 
@@ -45,7 +46,15 @@ def _sizes(report: Report) -> RenderableType:
         else:
             left = percent(after, before)
             rows.append((text(name, "bold"), count(before, unit), count(after, unit), text(left, "bold green")))
+    for name, key, show in (("latency", "latency", duration), ("peak memory", "peak_memory", _bytes)):
+        if (pair := report[key]) and pair["before"] is not None and pair["after"] is not None:
+            left = percent(pair["after"], pair["before"])
+            rows.append((text(name, "bold"), show(pair["before"]), show(pair["after"]), text(left, "bold green")))
     return table(("", ">before", ">after", ">left"), rows)
+
+
+def _bytes(n: int) -> str:
+    return count(n, "B")
 
 
 def _groups(groups: Sequence[Report], verbose: bool) -> list[RenderableType]:
@@ -108,9 +117,9 @@ def why_nothing(report: Report) -> str:
 # how far the outputs moved
 
 
-def comparison(error: Report) -> Group:
-    """The numbers of a comparison: overall, accuracy where there are labels, and each output where there are several."""
-    return Group(facts(_comparison(error)), *_outputs(error))
+def compared(report: Report) -> Group:
+    """What `validate` says: both models' sizes, how far the outputs are apart and where that begins, each output."""
+    return Group(_sizes(report), "", facts([*_comparison(report), *_machine(report)]), *_outputs(report))
 
 
 def _comparison(error: Report) -> Facts:
@@ -120,7 +129,7 @@ def _comparison(error: Report) -> Facts:
     if error["top1_agreement"] is not None:
         rows.append(("top-1", f"the same class for {percent(error['top1_agreement'])} of the samples"))
     if error["accuracy"]:
-        rows.append(("accuracy", text(f"{_part(error, 'before')} -> {_part(error, 'after')}", "bold green")))
+        rows.append(("accuracy", text(_accuracy(error), "bold green")))
     rows += [("non-finite", text(t, "bold red")) for t in _nonfinite(error)]
     return rows
 
@@ -135,8 +144,38 @@ def _outputs(error: Report) -> list[RenderableType]:
     return parts
 
 
-def _part(error: Report, when: str) -> str:
-    return percent(error["accuracy"][when]) or "unknown"
+def _accuracy(error: Report) -> str:
+    before, after = (percent(error["accuracy"][when]) or "unknown" for when in ("before", "after"))
+    drop = error["accuracy_drop"]
+    return f"{before} -> {after}" + (f", {100 * drop:.1f} points less" if drop else "")
+
+
+def _machine(report: Report) -> Facts:
+    """Which layers go wrong, and how much faster it is."""
+    found = report["reconstruction"]
+    rows: Facts = [("layers", _layers(found))] if found and (found["layers"] or found["left_out"]) else []
+    speed, latency = report["measures"], report["latency"]
+    said = [f"{speed['speedup_theoretical']:.2f}x by MACs"] if speed["speedup_theoretical"] else []
+    if latency:
+        runs = f"median of {latency['runs']} runs with {plural(latency['samples'], 'sample')}"
+        said.append(f"{speed['speedup_measured']:.2f}x measured here, {runs}")
+    return rows + ([("speed-up", "; ".join(said))] if said else [])
+
+
+def _layers(found: Report) -> str:
+    layers = [layer for layer in found["layers"] if layer["relative_l2"] is not None]
+    if not layers:
+        return f"none could be compared: {next(iter(found['left_out'].values()), 'no finite numbers')}"
+    worst = sorted(layers, key=lambda layer: -layer["relative_l2"])[:FEW_LAYERS]
+    first = next((layer for layer in layers if layer["relative_l2"] > WRONG), None)
+    if first is None:
+        return f"no error above {WRONG:g}; the largest is {_layer(worst[0])}"
+    at = f"{layers.index(first) + 1} of {len(layers)}"
+    return f"first error above {WRONG:g}: {_layer(first)} ({at}); worst: {', '.join(map(_layer, worst))}"
+
+
+def _layer(layer: Report) -> str:
+    return f"{layer['name']} {layer['relative_l2']:.3g}"
 
 
 def _numbers(o: Report) -> str:

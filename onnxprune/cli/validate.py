@@ -30,27 +30,43 @@ def validate(
         float | None,
         typer.Option(metavar="E", min=0.0, help="Exit with 1 where the relative L2 error is above E."),
     ] = None,
+    preprocess: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="imagenet|FILE.toml|NAME=VALUE",
+            help="How pictures in --data become inputs, see 'onnxprune prune --help'; repeatable.",
+        ),
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Measure peak memory too: each model runs once in a process of its own.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random inputs.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run two models on the same inputs in ONNX Runtime and measure how far the outputs differ."""
     import onnxprune
+    from onnxprune.calibration import read_preprocess
     from onnxprune.cli.console import emit, emit_json, warn
     from onnxprune.cli.progress import progress
-    from onnxprune.cli.summary import comparison
-    from onnxprune.report.result import error_report
+    from onnxprune.cli.summary import compared
+    from onnxprune.report.result import validate_report
+    from onnxprune.validation import layer_errors
 
     with progress() as tell:
         tell("load", 0, 0)
-        for model in (original, candidate):
-            onnxprune.load(model)  # says best what is wrong with a file
+        models = [onnxprune.load(m) for m in (original, candidate)]  # says best what is wrong with a file
         tell("validate", 0, 0)
-        result = onnxprune.validate(original, candidate, data=data, seed=seed)
-    report = error_report(result)
+        how = read_preprocess(preprocess) if preprocess else None
+        result = onnxprune.validate(
+            original, candidate, data=data, preprocess=how, seed=seed, timed=True, profile=profile
+        )
+        before, after = map(onnxprune.analyze, models)
+        layers = layer_errors(before, models[1], result.batches)
+        report = validate_report(before, after, result, layers)
     if json:
-        emit_json({"original": str(original), "candidate": str(candidate), **report})
+        emit_json(report)
     else:
-        emit(comparison(report))
+        emit(compared(report))
     if max_error is not None and (failures := failed(result, max_error)):
         warn(f"the candidate is not near enough: {'; '.join(failures)}")
         raise typer.Exit(FAILED_CHECK)

@@ -49,7 +49,7 @@ def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[Task]:
         return [_task(net, f, nothing(f[2]), True) for f in found]
     passed = {i for _, _, layer in found for i in follow(layer, net, lambda _: False).passed}
     found = [f for f in found if f[0] not in passed]
-    last = _last_layers(net, {index: at for at, (index, _, _) in enumerate(found)})
+    last = last_layers(net, {index: at for at, (index, _, _) in enumerate(found)})
     return [_task(net, f, follow(f[2], net, lambda x, at=at: last[x] < at)) for at, f in enumerate(found)]  # type: ignore[misc]
 
 
@@ -102,7 +102,7 @@ def _lost_states(net: Network, index: int) -> bool:
     return net.nodes[index].op_type in RECURRENT and 2 in net.stays_of(index, State.slot)
 
 
-def _last_layers(net: Network, layers: Mapping[int, int]) -> dict[str, int]:
+def last_layers(net: Network, layers: Mapping[int, int]) -> dict[str, int]:
     """For each value the last of the layers that it depends on, -1 for none."""
     last: dict[str, int] = {}
     for index, node in enumerate(net.nodes):

@@ -7,13 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnxprune.allocate import Means, Options
 from onnxprune.explain import Route, explain
-from onnxprune.graph.io import Model
-from onnxprune.groups import Analysis, Group, analyze
+from onnxprune.graph.weights import dtype_of, is_float
+from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Plan
 from onnxprune.repair import RepairReport
-from onnxprune.validation import Result
+from onnxprune.validation import Reconstruction, Result
 
 
 def inspect_report(a: Analysis) -> dict[str, Any]:
@@ -83,19 +85,20 @@ def _distinct(g: Group) -> list[Any]:
 def prune_report(
     before: Analysis,
     plan: Plan,
-    model: Model,
+    after: Analysis,
     files: list[Path],
     result: Result | None,
     seconds: Mapping[str, float],
     options: Options | None,
     means: Means | None = None,
     repaired: RepairReport | None = None,
+    reconstruction: Reconstruction | None = None,
 ) -> dict[str, Any]:
     """The report of `prune`. `error` is null where validation was left out; no `files`: a dry run.
 
     `options` None says that a plan was given; `means` has the data that it was made or repaired with.
     """
-    after = analyze(model)
+    size = sum(f.stat().st_size for f in files) if files else None
     return {
         "model": str(before.model.path) if before.model.path else before.model.proto.graph.name,
         "output": str(files[0]) if files else None,
@@ -104,11 +107,12 @@ def prune_report(
         "calibration": _calibration(means),
         "params": _pair(before.params(), after.params()),
         "macs": _pair(before.macs(), after.macs()),
-        "bytes": _pair(before.model.size_bytes, sum(f.stat().st_size for f in files) if files else None),
+        "bytes": _pair(before.model.size_bytes, size),
         "groups": [_planned(g, plan) for g in before.groups],
         "frozen": _frozen(before),
         "repair": repaired.to_json() if repaired else None,
         "error": error_report(result) if result else None,
+        **_measured(before, after, size, result, reconstruction),
         "seconds": {k: round(v, 4) for k, v in seconds.items()},
     }
 
@@ -123,6 +127,60 @@ def error_report(result: Result) -> dict[str, Any]:
     """How far the outputs moved: the numbers over all (also as `overall`), and those of each of the `outputs`."""
     data = result.to_json()
     return {**data["overall"], **data}
+
+
+def validate_report(
+    before: Analysis, after: Analysis, result: Result, reconstruction: Reconstruction
+) -> dict[str, Any]:
+    """The object that `validate --json` prints."""
+    return {
+        "original": str(before.model.path),
+        "candidate": str(after.model.path),
+        "params": _pair(before.params(), after.params()),
+        "macs": _pair(before.macs(), after.macs()),
+        "bytes": _pair(before.model.size_bytes, after.model.size_bytes),
+        **error_report(result),
+        **_measured(before, after, after.model.size_bytes, result, reconstruction),
+    }
+
+
+def _measured(
+    before: Analysis, after: Analysis, size: int | None, result: Result | None, reconstruction: Reconstruction | None
+) -> dict[str, Any]:
+    """What both commands measure; null where nothing was run, or nobody asked for it."""
+    latency = result.latency if result else None
+    return {
+        "measures": {
+            "weight_sparsity": {"before": weight_sparsity(before), "after": weight_sparsity(after)},
+            "compression_ratio": _over(before.model.size_bytes, size),
+            "params_reduction": _less(before.params(), after.params()),
+            "macs_reduction": _less(before.macs(), after.macs()),
+            "speedup_theoretical": _over(before.macs(), after.macs()),
+            "speedup_measured": latency.before / latency.after if latency else None,
+        },
+        "latency": latency.to_json() if latency else None,
+        "peak_memory": result.peak_memory if result else None,
+        "reconstruction": reconstruction.to_json() if reconstruction else None,
+    }
+
+
+def weight_sparsity(a: Analysis) -> float | None:
+    """The share of zeros among the parameters that are floats; None where there are none."""
+    zeros = total = 0
+    for name, w in a.coupling.weights.items():
+        if a.param_count(name) and is_float(dtype_of(w.data_type)):
+            total += a.param_count(name)
+            zeros += a.param_count(name) - int(np.count_nonzero(w.array()))
+    return zeros / total if total else None
+
+
+def _over(before: int | None, after: int | None) -> float | None:
+    return before / after if before is not None and after else None
+
+
+def _less(before: int | None, after: int | None) -> float | None:
+    """The fraction that is gone."""
+    return 1 - after / before if before and after is not None else None
 
 
 def _pair(before: int | None, after: int | None) -> dict[str, int | None]:

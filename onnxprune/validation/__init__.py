@@ -1,10 +1,12 @@
 """Compare a pruned model with its original in ONNX Runtime, and put numbers on the difference.
 
-`compare.validate` is the way in; `metrics` holds the formulas. Nothing here decides whether a difference is acceptable.
+`compare.validate` is the way in: outputs, accuracy, latency, peak memory. `layers` says which layer first goes wrong,
+`metrics` holds the formulas. Nothing here decides whether a difference is acceptable.
 """
 
 from __future__ import annotations
 
 from onnxprune.validation.compare import Result, validate
+from onnxprune.validation.layers import LayerError, Reconstruction, layer_errors
 
-__all__ = ["Result", "validate"]
+__all__ = ["LayerError", "Reconstruction", "Result", "layer_errors", "validate"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,28 +13,34 @@ from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.run import Feeds, Source, open_session, proto_of, run_as, runnable_inputs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, is_float
+from onnxprune.validation.latency import Latency, one_sample, race
+from onnxprune.validation.memory import peak_memory
 from onnxprune.validation.metrics import ErrorSums, Metrics, agreement, class_scores, predictions
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `validate` measured. Every field is plain data; `to_json` is the stable form."""
+    """What `validate` measured. `to_json` is the stable form of the differences; what this machine takes stands beside them."""
 
     outputs: dict[str, dict[str, Any]]
     overall: Metrics
     top1_agreement: float | None
     class_output: str | None
     accuracy: dict[str, float | None] | None
+    accuracy_drop: float | None
     inputs: dict[str, dict[str, Any]]
     dynamic_sizes: dict[str, int]
     samples: int
     dropped: int
     data: str
     nonfinite: dict[str, int]
+    batches: Batches = field(repr=False, compare=False)  # what was fed
+    latency: Latency | None = field(default=None, compare=False)
+    peak_memory: dict[str, int | None] | None = field(default=None, compare=False)  # bytes, {"before", "after"}
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name; numbers that do not exist are None (see `metrics.compare`)."""
-        return asdict(self)
+        """The fields that are compared, by name; numbers that do not exist are None (see `metrics.compare`)."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
 
 
 def validate(
@@ -45,6 +51,8 @@ def validate(
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
     threads: int | None = None,
+    timed: bool = False,
+    profile: bool = False,
 ) -> Result:
     """Feed both models the same batches (`data`, or one random batch of `seed`) and compare each output.
 
@@ -52,9 +60,12 @@ def validate(
                      {"error": ..} where the two cannot be compared (shape, kind)
     overall          `metrics.compare` over the elements of all float outputs together
     top1_agreement   on `class_output`, the first output that looks like class scores (`metrics.class_scores`)
-    accuracy         fraction of `data.labels` hit on `class_output`, {"before", "after"}; None without labels
+    accuracy         fraction of `data.labels` hit on `class_output`, {"before", "after"}; None without labels;
+                     `accuracy_drop` is the one less the other
     inputs           dtype and shape fed in the first batch; `dynamic_sizes` names the dynamic axes' sizes
     nonfinite        NaN and infinite elements of the float outputs, {"reference", "candidate"}
+    latency          with `timed`: seconds of a run, see `latency.race`
+    peak_memory      with `profile`: bytes, see `memory`
 
     `sizes` fixes dynamic axes of random inputs; those left are tried at several sizes until the
     original runs. A model beyond 2 GB, or with external data, is given as a path.
@@ -71,10 +82,18 @@ def validate(
         specs = input_specs(proto_of(original, "original"))
         guess = runnable_inputs(before, specs, seed, sizes)
         comparison.add(guess.feeds, guess.outputs, run_as("candidate", after, guess.feeds))
-        return comparison.result(random_data(guess, specs, seed))
-    for feeds in data:
-        comparison.add(feeds, run_as("original", before, feeds), run_as("candidate", after, feeds))
-    return comparison.result(data)
+        data = random_data(guess, specs, seed)
+    else:
+        for feeds in data:
+            comparison.add(feeds, run_as("original", before, feeds), run_as("candidate", after, feeds))
+    result = comparison.result(data)
+    one = one_sample(before, data) if timed or profile else {}
+    peaks = (
+        {"before": peak_memory(original, one, threads), "after": peak_memory(candidate, one, threads)}
+        if profile
+        else None
+    )
+    return replace(result, latency=race(before, after, one) if timed else None, peak_memory=peaks)
 
 
 def _check_names(before: Any, after: Any) -> None:
@@ -155,19 +174,27 @@ class _Comparison:
     def result(self, data: Batches) -> Result:
         scored = self.class_output is not None
         before, after = (np.concatenate(p) if scored else None for p in (self.before, self.after))
+        accuracy = _accuracy(before, after, data.labels)
         return Result(
             outputs={name: output.result() for name, output in self.outputs.items()},
             overall=self.overall.result(),
             top1_agreement=None if before is None or after is None else agreement(before, after),
             class_output=self.class_output,
-            accuracy=_accuracy(before, after, data.labels),
+            accuracy=accuracy,
+            accuracy_drop=_drop(accuracy),
             inputs={name: {"dtype": x.dtype.name, "shape": list(x.shape)} for name, x in self.feeds.items()},
             dynamic_sizes=dict(data.sizes),
             samples=self.samples if data.samples is None else data.samples,
             dropped=data.dropped,
             data=data.source,
             nonfinite={"reference": self.overall.nonfinite_reference, "candidate": self.overall.nonfinite_candidate},
+            batches=data,
         )
+
+
+def _drop(accuracy: Mapping[str, float | None] | None) -> float | None:
+    before, after = (accuracy or {}).get("before"), (accuracy or {}).get("after")
+    return None if before is None or after is None else before - after
 
 
 def _accuracy(before: Array | None, after: Array | None, labels: Array | None) -> dict[str, float | None] | None:

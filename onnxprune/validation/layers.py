@@ -1,0 +1,252 @@
+"""Where does a pruned network first go wrong? The error of every layer's output, in the order of the graph.
+
+Original and candidate walk through the same samples side by side. A layer is an operator that multiplies (those of
+`macs.COUNT`), with what follows position by position while nothing else reads it: its bias, a norm's scale, the shortcut that
+is added (a repaired layer makes up for that one's error), the activation.
+Of the original's output those channels count that the candidate still has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto
+
+from onnxprune.calibration.data import Batches
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.contrib import LIKE
+from onnxprune.graph.flat import flatten
+from onnxprune.graph.io import Model
+from onnxprune.graph.weights import Array, dtype_of, is_float
+from onnxprune.groups import Analysis
+from onnxprune.layout import PROD, Dim, Keep, find, fixed, kept, leaves, pair, prod
+from onnxprune.macs import COUNT
+from onnxprune.ops import elementwise
+from onnxprune.ops.registry import RULES
+from onnxprune.plans import Plan, keep_of
+from onnxprune.repair.network import Network, called
+from onnxprune.repair.segments import Walk
+from onnxprune.repair.store import Store
+from onnxprune.repair.tasks import last_layers
+from onnxprune.validation.metrics import ErrorSums
+
+LEAST_SAMPLES, SAMPLES = 8, 64  # between them a quarter of the data, so that it costs no more than comparing outputs
+MEMORY_BYTES = 1 << 28  # of layer outputs that one piece of a network may hand out
+BLOCK = 1 << 20  # elements that are compared at a time
+FOLLOWED = {"BatchNormalization"} | {  # operators that work position by position
+    op for (_, op), rules in RULES.items() if all(r.rule.__module__ == elementwise.__name__ for r in rules)
+}
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """`relative_l2` is |candidate - original| / |original| of `tensor`, the output of the node `name` or of what follows it."""
+
+    name: str
+    operator: str
+    tensor: str
+    relative_l2: float | None
+
+
+@dataclass
+class Reconstruction:
+    """The errors of layers in the order of the graph; of those that could not be compared, why."""
+
+    data: str
+    samples: int = 0
+    layers: list[LayerError] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def layer_errors(
+    original: Analysis,
+    candidate: Model,
+    batches: Batches,
+    plan: Plan | None = None,
+    *,
+    samples: int | None = None,
+    threads: int | None = None,
+) -> Reconstruction:
+    """Compare the outputs of all layers that both models have under one name.
+
+    Of the batches, `samples` samples are used (a quarter, but 8 to 64); the least is a batch of a static size. `plan` says
+    what of the original the candidate kept; without one, only outputs of the same shape are compared. What does not run in
+    pieces is left out and said to be.
+    """
+    keep = keep_of(plan, original) if plan else {}
+    net = Network(original, keep, called(original.flat, original.model), called(flatten(candidate), candidate))
+    made = Reconstruction(batches.source)
+    layers = list(_layers(net, made.left_out))
+    with Store(MEMORY_BYTES) as before, Store(MEMORY_BYTES) as after:
+        feeds: Mapping[str, Array] = {}
+        for batch, feeds in enumerate(_few(batches, samples)):
+            made.samples += _count(feeds)
+            before.put_all(batch, feeds)
+            after.put_all(batch, feeds)
+        chunks = list(_chunks(original, layers, feeds))
+        stops = [{tensor for _, tensor in chunk} for chunk in chunks]
+        walks = [(Walk(m, stops, list(feeds), len(s)), s) for m, s in ((net.original, before), (net.model, after))]
+        for at, chunk in enumerate(chunks):
+            try:
+                _compare(made, net, chunk, zip(*(walk.run(at, store, threads) for walk, store in walks), strict=True))
+            except OnnxPruneError as why:
+                made.left_out |= {_name(node): str(why) for chunk in chunks[at:] for node, _ in chunk}
+                break
+    return made
+
+
+def _name(node: NodeProto) -> str:
+    return node.name or next(filter(None, node.output))
+
+
+def _count(feeds: Mapping[str, Array]) -> int:
+    return next((len(x) for x in feeds.values() if x.ndim), 1)
+
+
+def _few(batches: Batches, samples: int | None) -> Batches:
+    if samples is None:
+        samples = SAMPLES if batches.samples is None else min(max(batches.samples // 4, LEAST_SAMPLES), SAMPLES)
+    try:
+        some = batches.limit(samples)
+        some.first()
+        return some
+    except OnnxPruneError:  # the model takes larger batches
+        return batches.limit(_count(batches.first()))
+
+
+def _layers(net: Network, left_out: dict[str, str]) -> Iterator[tuple[NodeProto, str]]:
+    """The nodes that multiply, each with the tensor that is looked at."""
+    there = {o for n in net.original.proto.graph.node for o in n.output}
+    found = [index for index, node in enumerate(net.nodes) if _multiplies(node)]
+    last = last_layers(net, {index: at for at, index in enumerate(found)})
+    for at, index in enumerate(found):
+        node = net.nodes[index]
+        made = [o for o in node.output if o in net.live]
+        start = next((o for o in made if o in there and _floats(net, o)), None)
+        if start is not None:
+            tail = _tail(net, start, lambda x, at=at: last[x] < at)  # type: ignore[misc]
+            yield node, next(t for t in reversed(tail) if t in there)
+        elif made:
+            known = there.intersection(made)
+            left_out[_name(node)] = "its output is not of floats" if known else "the original has no such tensor"
+
+
+def _multiplies(node: NodeProto) -> bool:
+    like = LIKE.get(node.op_type)
+    return (like.op if like else node.op_type) in COUNT
+
+
+def _floats(net: Network, tensor: str) -> bool:
+    elem = net.analysis.coupling.trace.dtype(tensor)
+    return bool(elem) and is_float(dtype_of(elem))
+
+
+def _tail(net: Network, tensor: str, ready: Callable[[str], bool]) -> list[str]:
+    """A tensor, and what it becomes position by position while a single node reads it.
+
+    Of other activations only those may be added on the way that no later layer makes: then the sum is what this layer adds to.
+    """
+    route = [tensor]
+    while (index := net.only_reader(route[-1])) is not None:
+        node = net.nodes[index]
+        others = [name for name in node.input if name in net.live and name != route[-1]]
+        sums = node.op_type == "Add" and all(ready(n) and net.sizes(n) == net.sizes(route[-1]) for n in others)
+        followed = node.op_type in FOLLOWED and len(node.output) == 1 and (sums or not others)
+        if not followed or not _floats(net, node.output[0]):
+            break
+        route.append(node.output[0])
+    return route
+
+
+def _chunks(
+    original: Analysis, layers: Iterable[tuple[NodeProto, str]], feeds: Mapping[str, Array]
+) -> Iterator[list[tuple[NodeProto, str]]]:
+    """Layers whose outputs of one batch fit into memory together."""
+    trace = original.coupling.trace
+
+    def elements(name: str) -> int:
+        return math.prod(pair(s)[0] for s in trace.shape(name) or ())
+
+    scale = max((x.size / max(elements(name), 1) for name, x in feeds.items()), default=1.0)  # of the trace's sizes
+    chunk, held = list[tuple[NodeProto, str]](), 0.0
+    for node, tensor in layers:
+        size = 4 * scale * elements(tensor)
+        if chunk and held + size > MEMORY_BYTES:
+            yield chunk
+            chunk, held = [], 0.0
+        chunk.append((node, tensor))
+        held += size
+    if chunk:
+        yield chunk
+
+
+def _compare(
+    made: Reconstruction,
+    net: Network,
+    chunk: list[tuple[NodeProto, str]],
+    pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
+) -> None:
+    """Add the errors of some layers, from what both networks make of each batch."""
+    sums = {tensor: ErrorSums() for _, tensor in chunk}
+    wrong: dict[str, str] = {}
+    for before, after in pairs:
+        for tensor in sums:
+            stays, got = _stays(net, tensor, before[tensor].shape), after[tensor]
+            if stays is None:
+                wrong[tensor] = "channels are mixed with a dynamic size"
+                continue
+            wanted = _picked(before[tensor], stays)
+            if wanted.shape != got.shape:
+                wrong[tensor] = f"shape {list(wanted.shape)} of the original became {list(got.shape)}"
+            elif tensor not in wrong:
+                _add(sums[tensor], wanted, got)
+    for node, tensor in chunk:
+        if tensor in wrong:
+            made.left_out[_name(node)] = wrong[tensor]
+        else:
+            error = sums[tensor].result()["relative_l2"]
+            made.layers.append(LayerError(_name(node), node.op_type, tensor, error))
+
+
+def _stays(net: Network, tensor: str, shape: Sequence[int]) -> dict[int, Array] | None:
+    """Of a value of that shape in the original, the positions that the pruned one has, by axis; None where nobody knows."""
+    out = dict[int, Array]()
+    for a, d in enumerate(net.analysis.coupling.layouts.get(tensor) or ()):
+        if any(v in net.keep for v in leaves(d)):
+            axis = _sized(d, shape[a], net.keep)
+            if axis is None:
+                return None
+            out[a] = kept(axis, net.keep)
+    return out
+
+
+def _sized(d: Dim, length: int, keep: Keep) -> Dim | None:
+    """An axis with a number for the factor that is dynamic (samples times heads, say); None where it has another form."""
+    d = find(d)
+    dynamic = [p for p in d.parts if not isinstance(find(p).size, int)]
+    if not dynamic:
+        return d if isinstance(d.size, int) else None
+    if d.kind != PROD or len(dynamic) > 1 or any(v in keep for v in leaves(dynamic[0])):
+        return None
+    static = math.prod(s for p in d.parts if isinstance(s := find(p).size, int))
+    return prod(*(p if isinstance(find(p).size, int) else fixed(length // static) for p in d.parts))
+
+
+def _picked(x: Array, positions: Mapping[int, Array]) -> Array:
+    for axis, keep in positions.items():
+        x = np.take(x, keep, axis)
+    return x
+
+
+def _add(sums: ErrorSums, wanted: Array, got: Array) -> None:
+    """In blocks, because the sums are made in float64."""
+    a, b = wanted.reshape(-1), got.reshape(-1)
+    for start in range(0, a.size, BLOCK):
+        sums.add(a[start : start + BLOCK], b[start : start + BLOCK])
