@@ -213,10 +213,10 @@ def prune(
     """Load, analyze, plan (or take `plan`), apply, repair, save, validate: the whole pipeline, as the command line runs it.
 
     `out` None is a dry run: the report predicts, nothing is repaired, saved or validated. `plan_out` is written as soon as
-    the plan is made. `calib`, `samples` and `cache` are those of `plan`; `data` is what the outputs are compared on. Both
-    data take what `calibration.load_data` takes; `preprocess` is for pictures among them. `check` False leaves validation
-    out, `profile` adds peak memory to it. `stage` is told of progress. `changes` are fields of `Options`, of which a given
-    `plan` leaves but `repair`. Raises NotCompared where only the validation fails.
+    the plan is made. `calib`, `samples` and `cache` are those of `plan`; `data` is what outputs and layers are compared on,
+    else `calib`. Both data take what `calibration.load_data` takes; `preprocess` is for pictures among them. `check` False
+    leaves validation out, `profile` adds peak memory to it. `stage` is told of progress. `changes` are fields of `Options`,
+    of which a given `plan` leaves but `repair`. Raises NotCompared where only the validation fails.
     """
     clock, tell = Clock(), stage or (lambda *_: None)
     options = options or Options(**{"seed": seed, **changes})
@@ -253,8 +253,9 @@ def prune(
         tell("validate", 0, 0)
         with clock.time("validate"):
             try:
-                result = validate(source, files[0], data=batches, seed=seed, timed=True, profile=profile)
-                layers = layer_errors(analysis, smaller, batches or calibration or result.batches, used)
+                seen = batches or calibration
+                result = validate(source, files[0], data=seen, seed=seed, timed=True, profile=profile)
+                layers = layer_errors(analysis, smaller, seen, used) if seen else None
             except OnnxPruneError as e:
                 failure = e
     after, took = _analyze(smaller), clock.seconds

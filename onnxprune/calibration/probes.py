@@ -165,16 +165,21 @@ def greatest(p: Probe) -> str:
 
 
 def gram(p: Probe) -> str:
-    """The mean of x_p x_q for all pairs of the axis's positions, [N, n, n]."""
-    flat = p.flat
-    turned = p.net.node("Transpose", flat, perm=[0, 2, 1])
-    count = p.net.node("Gather", p.net.node("Shape", flat), p.net.constant(np.array(2)))
-    products = p.net.node("MatMul", flat, turned)
-    return p.net.node("Div", products, p.net.node("Cast", count, to=TensorProto.FLOAT))
+    """The sum over the samples of the mean of x_p x_q, for all pairs of the axis's positions, and how many samples: [n + 1, n]."""
+    flat, n = p.flat, p.sizes[p.axis]
+    assert isinstance(n, int)
+    samples, count = (
+        p.net.node("Cast", p.net.node("Gather", p.net.node("Shape", flat), p.net.constant(np.array([i]))), to=1)
+        for i in (0, 2)
+    )
+    rows = p.net.node("Reshape", p.net.node("Transpose", flat, perm=[1, 0, 2]), p.net.constant(np.array([n, -1])))
+    products = p.net.node("MatMul", rows, p.net.node("Transpose", rows, perm=[1, 0]))
+    last = p.net.node("Mul", p.net.constant(np.ones((1, n), np.float32)), samples)
+    return p.net.node("Concat", p.net.node("Div", products, count), last, axis=0)
 
 
 def patch_gram(p: Probe) -> str:
-    """The same for all pairs of entries of a convolution's patches, [N, n K, n K]; p is its input, at some of its places."""
+    """The same for all pairs of entries of a convolution's patches, [n K + 1, n K], at some of its places; p is its input."""
     return gram(_patches(p))
 
 

@@ -43,6 +43,14 @@ class Mean:
         return np.asarray(self.sum / self.rows)
 
 
+class Summed(Mean):
+    """The mean of rows whose sum comes out of the graph, with their number below it."""
+
+    def add(self, x: Array) -> None:
+        self.sum = self.sum + x[:-1].astype(np.float64)
+        self.rows += round(float(x[-1, 0]))
+
+
 class Zeros(Mean):
     """What is left of 1."""
 
@@ -126,9 +134,9 @@ STATISTICS = {
     "max": Statistic(probes.greatest, Greatest),
     "min": Statistic(probes.least, Least),
     "pooled": Statistic(probes.mean, Rows),
-    "gram": Statistic(probes.gram, Mean, vector=False),
+    "gram": Statistic(probes.gram, Summed, vector=False),
     "patch_mean": Statistic(probes.patch_mean, Mean),
-    "patch_gram": Statistic(probes.patch_gram, Mean, vector=False),
+    "patch_gram": Statistic(probes.patch_gram, Summed, vector=False),
     "rank": Statistic(probes.maps, Rank, vector=False, samples=FEW),
     "independence": Statistic(probes.flattened, Independence, vector=False, samples=FEW),
 }
