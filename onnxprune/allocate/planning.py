@@ -56,7 +56,7 @@ class _Stage:
         c = candidates(a, options, statistics, means.progress("plan"), first.c if first else None)
         measured = done is not None and options.measures and options.allocation in MEASURED
         base = means.judge.of(a.model).error if measured else 0.0
-        return _Stage(c, Sharing(c, means, base, done))
+        return _Stage(c, Sharing(c, means, base, done, statistics if means.repair != "none" else None))
 
     def next(self, done: Plan) -> _Stage:
         """What a plan leaves of this model, the original, scored again."""

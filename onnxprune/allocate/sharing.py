@@ -14,6 +14,7 @@ from onnxprune.allocate.search import cheapest, tolerant
 from onnxprune.allocate.selection import Candidates, Counts
 from onnxprune.allocate.steps import composed
 from onnxprune.allocate.tables import curves, measure
+from onnxprune.calibration.statistics import Statistics
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 from onnxprune.plans import Plan
@@ -33,6 +34,7 @@ class Sharing:
     means: Means
     base: float = 0.0
     done: Plan | None = None
+    statistics: Statistics | None = None
 
     def counts(self, budget: Budget, last: bool = True) -> Counts:
         """Counts within the budget. Raises OnnxPruneError where it is out of reach, or data are missing."""
@@ -65,7 +67,7 @@ class Sharing:
     @cached_property
     def curves(self) -> dict[str, Array]:
         m = self.means
-        tables = measure(self.c, m.judge, cache=m.cache, progress=m.progress("measure"))
+        tables = measure(self.c, m.judge, cache=m.cache, statistics=self.statistics, progress=m.progress("measure"))
         return curves(tables, self.base)
 
     def plan(self, counts: Counts, why_whole: Callable[[Group], str]) -> Plan:

@@ -21,10 +21,12 @@ from onnxprune.errors import DataError
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 from onnxprune.plans import Choice, Plan, fingerprint
-from onnxprune.surgery import apply_plan
+from onnxprune.repair import cut
+from onnxprune.signals import Want
 
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
 HUGE = 1e6  # in place of an infinite error
+STEEP = 8.0  # the same where nothing was measured any more: what is unknown is not for free
 SQUARE = 2.0  # what an error grows with, where nothing else is known: twice the change, four times the error
 
 
@@ -57,10 +59,10 @@ class Table:
 
 
 def _log_line(x: Array, at: Array, values: Array) -> Array:
-    """Linear between the points; before the first with the slope of a square, after the last with that of the last two."""
+    """Linear between the points; before the first with the slope of a square, after the last steeply."""
     y = np.interp(x, at, values)
     y = np.where(x < at[0], values[0] + SQUARE * (x - at[0]), y)
-    slope = max((values[-1] - values[-2]) / (at[-1] - at[-2]), 1.0) if len(at) > 1 else SQUARE
+    slope = max((values[-1] - values[-2]) / (at[-1] - at[-2]), STEEP) if len(at) > 1 else STEEP
     line: Array = np.where(x > at[-1], values[-1] + slope * (x - at[-1]), y)
     return line
 
@@ -104,12 +106,17 @@ def measure(
     judge: Judge,
     ratios: Sequence[float] = RATIOS,
     cache: Cache | None = None,
+    statistics: Mapping[Want, Array] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Table]:
-    """The tables of all candidates, by group."""
+    """The tables of all candidates, by group.
+
+    Where there are `statistics`, the layers that read a group are fitted after its cut, as far as these tell.
+    """
     cache = cache or Cache()
     mine = fingerprint(c.analysis.model)
-    about = f"{model_key(c.analysis)}/{judge.key()}"
+    fitted = sorted({name for _, _, name in statistics or {}})
+    about = f"{fitted}/{model_key(c.analysis)}/{judge.key()}"
     asked = [(g, levels(c, g, ratios)) for g in c.groups]
     done, of = 0, sum(len(counts) for _, counts in asked)
     tables = {}
@@ -118,7 +125,7 @@ def measure(
         for n in counts:
             plan = Plan(mine, {g.name: Choice(g.size, c.keep(g, n))})
             key = hashlib.sha256(f"{about}/{g.name}/{plan.groups[g.name].keep}".encode()).hexdigest()[:32]
-            moved.append(cache.get(key, lambda plan=plan: judge.of(apply_plan(c.analysis, plan))))  # type: ignore[misc]
+            moved.append(cache.get(key, lambda plan=plan: judge.of(cut(c.analysis, plan, statistics or {}))))  # type: ignore[misc]
             done += 1
             if progress:
                 progress(done, of)

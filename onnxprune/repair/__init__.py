@@ -4,7 +4,8 @@
 `layers` writes operators as matrix products; `tails` finds what follows a layer; `solve` has the least squares.
 """
 
+from onnxprune.repair.cuts import cut
 from onnxprune.repair.report import LayerRepair, RepairReport
 from onnxprune.repair.run import METHODS, repair
 
-__all__ = ["METHODS", "LayerRepair", "RepairReport", "repair"]
+__all__ = ["METHODS", "LayerRepair", "RepairReport", "cut", "repair"]
