@@ -15,7 +15,7 @@ import onnxprune
 from onnxprune import OnnxPruneError, Options
 from onnxprune.allocate import Cache, Judge, Moved, Table, candidates, measure
 from onnxprune.allocate.budget import budget_of
-from onnxprune.allocate.error import kl
+from onnxprune.allocate.error import _Sum, kl
 from onnxprune.allocate.search import cheapest, dynamic
 from onnxprune.allocate.tables import curves
 from onnxprune.calibration import input_specs, load_data
@@ -40,6 +40,18 @@ def test_divergence_of_class_scores() -> None:
     p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (a, b))
     assert kl(p, q) == pytest.approx(kl(a, b))
     assert math.isfinite(kl(np.eye(3), np.eye(3)[::-1]))
+
+
+def test_divergence_of_tokens_is_what_the_loss_rises_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxprune.allocate.error.BLOCK", 14)  # two rows at a time
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 3, 5, 7)).astype(np.float32)
+    p, q = (np.exp(x.astype(np.float64)) / np.exp(x.astype(np.float64)).sum(-1, keepdims=True) for x in (a, b))
+    of_tokens, of_others = _Sum(7), _Sum(8)
+    of_tokens.add(a, b)
+    of_others.add(a, b)
+    assert of_tokens.value() == pytest.approx(float((p * np.log(p / q)).sum()) / 15)
+    assert of_others.value() == pytest.approx(float(np.square(a - b).sum() / np.square(a).sum()))
 
 
 def test_the_original_is_where_it_was() -> None:

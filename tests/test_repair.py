@@ -18,7 +18,7 @@ from onnxprune.plans import fingerprint
 from onnxprune.repair import RepairReport, repair
 from onnxprune.repair.layers import LAYERS, Change, Site
 from onnxprune.repair.segments import Walk
-from onnxprune.repair.solve import Ridge, Rows, solve
+from onnxprune.repair.solve import Ridge, Rows, softmax, solve
 from onnxprune.repair.store import Store
 from onnxprune.repair.tails import Tail
 
@@ -212,6 +212,22 @@ def test_what_the_activation_cuts_off_is_not_fitted() -> None:
     assert error(relu) < 0.95 * error(plain)
 
 
+def test_scores_of_tokens_are_fitted_to_their_probabilities() -> None:
+    x = normal(1, 3000, 6)
+    hidden = np.concatenate([x[0], normal(3000, 6, seed=3)], axis=1)  # half of the inputs are gone
+    t = 2 * (hidden @ normal(12, 9, seed=4))[None]
+
+    def divergence(scored: bool) -> float:
+        found = solve(
+            Rows(x.copy(), t, None), np.zeros((1, 6, 9)), None, Tail("y", np.ones(9), np.zeros(9), scored=scored)
+        )
+        assert found.after < found.before
+        p, q = softmax(t), softmax(x @ found.w)
+        return float((p * np.log(p / q)).sum(axis=-1).mean())
+
+    assert divergence(True) < 0.8 * divergence(False)
+
+
 def test_scale_shift_and_others_are_taken_into_account() -> None:
     x, true, others = normal(1, 800, 5), normal(1, 5, 4, seed=1), normal(1, 800, 4, seed=2)
     scale, shift = np.array([1.0, -2.0, 0.0, 0.5]), np.array([0.0, 1.0, 2.0, 3.0])
@@ -372,6 +388,32 @@ def test_methods(method: str) -> None:
     left = report.error_after / report.error_before
     limits = {"none": (1, 1), "bias": (0.1, 0.99), "affine": (0.1, 0.99), "obs": (0, 0.03), "lstsq": (0, 0.03)}
     assert limits[method][0] <= left <= limits[method][1]
+
+
+def test_the_head_of_a_language_model_is_fitted_to_probabilities() -> None:
+    """A head of the vocabulary's size; one as narrow as any other output is fitted by its numbers."""
+    nodes = [
+        op("Gather", ["emb", "ids"], ["e"]),
+        op("MatMul", ["e", "w1"], ["h"]),
+        op("Relu", ["h"], ["r"]),
+        op("MatMul", ["r", "w2"], ["y"], name="head"),
+    ]
+
+    def divergence(known: int) -> float:
+        weights = {"emb": normal(21, 8)[:known], "w1": normal(8, 16) / 3, "w2": normal(16, 20) / 2}
+        m = build(nodes, weights, ["n", "t"])
+        m.graph.input[0].CopyFrom(helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "t"]))
+        m = onnx.shape_inference.infer_shapes(m)
+        feeds = {"ids": np.random.default_rng(0).integers(0, 20, (32, 16))}
+        analysis = onnxprune.analyze(m)
+        (group,) = (g for g in analysis.groups if g.size == 16)
+        model, _ = repair(analysis, plan_of(analysis, {group.name: range(8)}), [feeds], threads=1)
+        (want,), (got,) = outputs(m, feeds), outputs(full_proto(model), feeds)
+        p, q = softmax(want), softmax(got)
+        return float((p * np.log(p / q)).sum(axis=-1).mean())
+
+    plain = [divergence(known) for known in (20, 21)]
+    assert plain[0] < 0.9 * plain[1]
 
 
 def test_an_unknown_method_is_named() -> None:

@@ -21,6 +21,7 @@ from tiny import linear, model, saved, tensor
 from onnxprune.calibration import input_specs, load_data
 from onnxprune.calibration.run import open_session, run
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.validation import validate
 from onnxprune.validation.metrics import ErrorSums, Metrics, class_scores, compare, top1_agreement
 
@@ -139,6 +140,40 @@ def test_shapes_must_be_equal() -> None:
 )
 def test_what_looks_like_class_scores(shape: tuple[int, ...], dtype: Any, is_scores: bool) -> None:
     assert (class_scores(np.zeros(shape, dtype)) is not None) == is_scores
+
+
+def test_scores_of_tokens_are_known_by_the_vocabulary() -> None:
+    y = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    assert class_scores(y) is None and class_scores(y, 5) is None
+    np.testing.assert_array_equal(class_scores(y, 4), y.reshape(6, 4))
+    np.testing.assert_array_equal(class_scores(y[:, 0], 7), y[:, 0])  # rows are rows, as before
+
+
+def language_model(tables: dict[str, Any], head: Any) -> onnx.ModelProto:
+    """y [N, T, V] = the embedding of ids [N, T], with that of positions [N, T], times the head."""
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["emb", "i"], ["e"]),
+        helper.make_node("Gather", ["pos", "at"], ["p"]),
+        helper.make_node("Add", ["e", "p"], ["h"]),
+        helper.make_node("MatMul", ["h", "head"], ["y"]),
+    ]
+    inputs = [tensor(n, ["N", "T"], TensorProto.INT32) for n in ("ids", "at")]
+    weights = {n: np.asarray(a, np.float32) for n, a in {**tables, "head": head}.items()}
+    return model(nodes, inputs, [tensor("y", None)], weights)
+
+
+def test_a_language_model_prefers_tokens(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tables = {"emb": np.eye(6)[:, :4], "pos": rng.standard_normal((5, 4)) * 1e-3}
+    head, ids = np.eye(4, 6), np.tile(np.arange(4, dtype=np.int32), (3, 1))
+    m, other = language_model(tables, head), language_model(tables, head[[1, 0, 2, 3]])
+    assert vocabulary(m) == 6 and vocabulary(linear(np.eye(4))) is None
+    data = load_data(saved(tmp_path, ids=ids, at=ids), input_specs(m))
+    r = validate(m, other, data=data)
+    assert (r.class_output, r.top1_agreement) == ("y", 0.5)
+    narrow = [language_model(tables, h[:, :5]) for h in (head, head)]
+    assert validate(*narrow, data=data).class_output is None, "as many numbers as no table has rows"
 
 
 def test_top1_agreement_counts_nan_as_a_miss() -> None:

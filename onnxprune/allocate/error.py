@@ -2,6 +2,8 @@
 
     class scores [N, C]   KL(original || smaller) of the softmax of both, scores divided by a temperature of 4: what the
                           original is nearly sure of says more that way. Rows that are probabilities are taken as such.
+    scores of tokens      the same at a temperature of 1, in the mean over all positions: what the loss of a language model
+                          rises by
     other floats          |smaller - original|^2 / |original|^2
     integers              the fraction that differs
 
@@ -22,11 +24,13 @@ import numpy as np
 from onnxprune.calibration.run import open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto
+from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array, is_float
 from onnxprune.groups import Analysis
 from onnxprune.validation.metrics import ErrorSums, class_scores, predictions
 
-TEMPERATURE = 4.0
+TEMPERATURE, OF_TOKENS = 4.0, 1.0
+BLOCK = 1 << 22  # scores that are looked at at once
 LEAST = 1e-12  # a probability below this says nothing
 Feeds = Mapping[str, Array]
 
@@ -62,6 +66,7 @@ class Judge:
         self.feeds = list(_first(batches, samples))
         if not self.feeds:
             raise OnnxPruneError("calibration: there is no batch of inputs; give some")
+        self.tokens = vocabulary(original.flat.proto)
         session = open_session(full_proto(original.model), "original", threads)
         self.reference = [run(session, feeds) for feeds in self.feeds]
 
@@ -84,10 +89,10 @@ class Judge:
             after = run(session, feeds)
             for name, r in before.items():
                 if isinstance(r, np.ndarray) and isinstance(after[name], np.ndarray) and r.size:
-                    sums.setdefault(name, _Sum()).add(r, after[name])
+                    sums.setdefault(name, _Sum(self.tokens)).add(r, after[name])
                     if is_float(r.dtype):
                         overall.add(r, after[name])
-                    if (scored or name) == name and (both := _classes(r, after[name])) is not None:
+                    if (scored or name) == name and (both := _classes(r, after[name], self.tokens)) is not None:
                         scored = name
                         same.append(both)
         total = float(np.mean([s.value() for s in sums.values()])) if sums else 0.0
@@ -104,9 +109,9 @@ def _first(batches: Iterable[Feeds], samples: int | None) -> Iterable[Feeds]:
         seen += max((x.shape[0] for x in feeds.values() if x.ndim), default=1)
 
 
-def _classes(r: Array, c: Array) -> Array | None:
+def _classes(r: Array, c: Array, tokens: int | None) -> Array | None:
     """For each row whether both prefer the same class; None where these are no class scores."""
-    before, after = class_scores(r), class_scores(c)
+    before, after = class_scores(r, tokens), class_scores(c, tokens)
     if before is None or after is None:
         return None
     p, q = predictions(before), predictions(after)
@@ -117,24 +122,29 @@ def _classes(r: Array, c: Array) -> Array | None:
 class _Sum:
     """The error of one output, gathered batch after batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: int | None) -> None:
+        self.tokens = tokens
         self.top = self.bottom = 0.0
 
     def add(self, r: Array, c: Array) -> None:
-        scores = class_scores(r) if is_float(r.dtype) else None
         if not is_float(r.dtype):
             self.top, self.bottom = self.top + float(np.count_nonzero(r != c)), self.bottom + r.size
             return
-        x, y = (np.asarray(a, np.float64) for a in (r, c))
+        scores = class_scores(r, self.tokens)
+        width = 1 if scores is None else scores.shape[1]
+        rows = r.reshape(-1, width), c.reshape(-1, width)
+        for at in range(0, len(rows[0]), max(1, BLOCK // width)):
+            x, y = (np.asarray(a[at : at + max(1, BLOCK // width)], np.float64) for a in rows)
+            self._add(x, y, scores is not None)
+
+    def _add(self, x: Array, y: Array, scores: bool) -> None:
         if not np.isfinite(y[np.isfinite(x)]).all():
             self.top = math.inf
             return
         x, y = np.where(np.isfinite(x), x, 0), np.where(np.isfinite(x), y, 0)
-        if scores is not None:
-            self.top, self.bottom = (
-                self.top + kl(x.reshape(scores.shape), y.reshape(scores.shape)),
-                self.bottom + len(x),
-            )
+        if scores:
+            temperature = OF_TOKENS if x.shape[1] == self.tokens else TEMPERATURE
+            self.top, self.bottom = self.top + kl(x, y, temperature), self.bottom + len(x)
         else:
             self.top, self.bottom = self.top + float(np.sum((x - y) ** 2)), self.bottom + float(np.sum(x * x))
 
@@ -142,9 +152,9 @@ class _Sum:
         return self.top / self.bottom if self.bottom else (0.0 if not self.top else math.inf)
 
 
-def kl(original: Array, smaller: Array) -> float:
+def kl(original: Array, smaller: Array, temperature: float = TEMPERATURE) -> float:
     """The sum over rows [N, C] of KL(p || q), p and q the softmax of the scores at the temperature; float64."""
-    p, q = (_log_softmax(s / TEMPERATURE) for s in _as_scores(original, smaller))
+    p, q = (_log_softmax(s / temperature) for s in _as_scores(original, smaller))
     return float(np.sum(np.exp(p) * (p - q)))
 
 

@@ -12,6 +12,7 @@ from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights
+from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.groups import Analysis
 from onnxprune.layout import Dim, Size, find, kept, leaves
@@ -49,6 +50,7 @@ class Network:
         self.model = self.editor.peek()
         self.nodes = self.editor.nodes
         self.weights = all_weights(pruned)
+        self.tokens = vocabulary(analysis.flat.proto)
         self._flat = {o: i for i, n in enumerate(analysis.flat.proto.graph.node) for o in n.output if o}
         self._moved: dict[str, Array] = {}
         self._inputs = [list(n.input) for n in self.nodes]  # as they were

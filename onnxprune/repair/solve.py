@@ -16,6 +16,7 @@ from onnxprune.repair.tails import Tail
 BLOCK_ROWS = 1 << 14
 STEPS = 3  # more of them fit the layers better, and the network's outputs no better
 MOMENTUM = 0.7
+SCORE_STEPS, SCORE_WORK = 60, 1 << 37  # steps for scores of tokens, and multiply-adds that those may take
 LEAST = 1e-4  # damping, relative to the mean of the Gram matrix's diagonal
 FEW_ROWS = 0.03  # and at least so many times the inputs a row
 NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
@@ -109,6 +110,8 @@ class Frame:
         energy = float(np.square(want, dtype=np.float64).sum()) or 1.0
         before, after = self._error(self.w0, self.c0, want), self._error(w, c, want)
         better = (after < before) & self.alive  # False where either is not finite
+        if self.tail.scored:  # one softmax of all outputs: all of them or none
+            better = np.full_like(better, bool(after.sum() < before.sum()))
         w, c = np.where(better, w, self.w0), np.where(better, c, self.c0)
         b = (c - self.mean @ w)[:, 0] if self.has_bias else None
         errors = [float(e.sum() / energy) ** 0.5 for e in (before, np.where(better, after, before))]
@@ -118,11 +121,19 @@ class Frame:
         return np.asarray(np.square(self.tail.act(self.made(w, c)) - want, dtype=np.float64).sum(axis=1, keepdims=True))
 
 
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
+
+
 def solve(rows: Rows, w0: Array, b0: Array | None, tail: Tail) -> Solution:
     """The weights for these rows.
 
     Where an activation follows, only what it lets through is fitted, in a few steps of majorisation: a target that it cuts off
-    may be anything on the far side of the cut, so it becomes what the layer makes already, if that is there.
+    may be anything on the far side of the cut, so it becomes what the layer makes already, if that is there. Scores of tokens
+    are fitted to the tokens' probabilities, KL(original || repaired), by more such steps: the Hessian by the scores is at most
+    1/2 (Böhning 1992, Multinomial logistic regression algorithm, eq. 3), so each step is least squares again. A classifier of
+    images has too few rows for that: its scores say more than its probabilities, and least squares generalises better.
     """
     f = Frame(rows, w0, b0, tail)
     ridge = Ridge(f.x, w0)
@@ -132,12 +143,26 @@ def solve(rows: Rows, w0: Array, b0: Array | None, tail: Tail) -> Solution:
         return ridge.fit(z), c
 
     (w, c) = last = fit(f.target)
-    for _ in range(STEPS if tail.cuts else 0):
-        p = f.made(*(new + MOMENTUM * (new - old) for new, old in zip((w, c), last, strict=True)))
-        z = np.where(f.target <= tail.low, np.minimum(p, tail.low), f.target)
-        z = np.where(f.target >= tail.high, np.maximum(p, tail.high), z)
-        (w, c), last = fit(z), (w, c)
+    for at in range(_steps(f, tail)):
+        momentum = at / (at + 3) if tail.scored else MOMENTUM
+        p = f.made(*(new + momentum * (new - old) for new, old in zip((w, c), last, strict=True)))
+        (w, c), last = fit(_wanted(f.target, p, tail)), (w, c)
     return f.best(w, c, ridge.damping, ridge.condition)
+
+
+def _steps(f: Frame, tail: Tail) -> int:
+    if tail.scored:
+        work = 2 * f.x.size * f.target.shape[2]  # of one step
+        return int(min(SCORE_STEPS, SCORE_WORK // work))
+    return STEPS if tail.cuts else 0
+
+
+def _wanted(target: Array, made: Array, tail: Tail) -> Array:
+    """What to fit next, where the layer makes `made` so far."""
+    if tail.scored:
+        return np.asarray(made + 2 * (softmax(target) - softmax(made)))
+    z = np.where(target <= tail.low, np.minimum(made, tail.low), target)
+    return np.where(target >= tail.high, np.maximum(made, tail.high), z)
 
 
 def moments(rows: Rows, w0: Array, b0: Array | None, tail: Tail, spread: bool) -> Solution:

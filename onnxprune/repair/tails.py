@@ -29,6 +29,7 @@ class Tail:
     low: float = -math.inf
     high: float = math.inf
     passed: list[int] = field(default_factory=list)  # the nodes on the way
+    scored: bool = False  # the outputs are scores of tokens: what matters is their softmax
 
     @property
     def cuts(self) -> bool:
@@ -57,7 +58,15 @@ def follow(layer: Layer, net: Network, ready: Callable[[str], bool]) -> Tail:
             break
         tail.passed.append(index)
         tail.target = node.output[0]
+    tail.scored = tail.target in net.outputs and not tail.others and _are_tokens(tail.target, layer, net)
     return tail
+
+
+def _are_tokens(name: str, layer: Layer, net: Network) -> bool:
+    """Are a layer's outputs a language model's scores of tokens?"""
+    sizes = net.sizes(name)
+    last = sizes is not None and layer.axis % len(sizes) == len(sizes) - 1
+    return last and layer.outputs == net.tokens and layer.w.shape[0] == 1
 
 
 def _bound(tail: Tail, node: NodeProto, net: Network) -> None:

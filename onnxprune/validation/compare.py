@@ -12,6 +12,7 @@ from onnxprune.calibration.data import Batches, random_data
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.run import Feeds, Source, open_session, proto_of, run_as, runnable_inputs
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array, is_float
 from onnxprune.validation.latency import Latency, one_sample, race
 from onnxprune.validation.memory import peak_memory
@@ -77,9 +78,10 @@ def validate(
     before = open_session(original, "original", threads)
     after = open_session(candidate, "candidate", threads)
     _check_names(before, after)
-    comparison = _Comparison()
+    proto = proto_of(original, "original")
+    comparison = _Comparison(vocabulary(proto))
     if data is None:
-        specs = input_specs(proto_of(original, "original"))
+        specs = input_specs(proto)
         guess = runnable_inputs(before, specs, seed, sizes)
         comparison.add(guess.feeds, guess.outputs, run_as("candidate", after, guess.feeds))
         data = random_data(guess, specs, seed)
@@ -149,7 +151,8 @@ def _incomparable(r: Any, c: Any) -> str | None:
 class _Comparison:
     """What all outputs showed so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: int | None) -> None:
+        self.tokens = tokens
         self.outputs: dict[str, _Output] = {}
         self.overall = ErrorSums()
         self.class_output: str | None = None
@@ -164,7 +167,8 @@ class _Comparison:
         names = [self.class_output] if self.outputs else list(reference)  # the first batch chooses
         for name, r in reference.items():
             self.outputs.setdefault(name, _Output()).add(r, candidate[name], self.overall)
-        scored = ((n, class_scores(reference[n]), class_scores(candidate[n])) for n in names if n is not None)
+        t = self.tokens
+        scored = ((n, class_scores(reference[n], t), class_scores(candidate[n], t)) for n in names if n is not None)
         same = ((n, r, c) for n, r, c in scored if r is not None and c is not None and r.shape == c.shape)
         self.class_output, r, c = next(same, (None, None, None))
         if r is not None and c is not None:

@@ -110,18 +110,19 @@ def compare(reference: Array, candidate: Array) -> Metrics:
     return sums.result()
 
 
-def class_scores(output: Any) -> Array | None:
+def class_scores(output: Any, tokens: int | None = None) -> Array | None:
     """`output` as class scores `[N, C]`, or None where it does not look like them.
 
     Class scores are a float array (or an 8 bit integer one: a quantised classifier) of shape `[N, C]`
-    with C >= 2, or `[N, C, 1, 1]` as a classifier without a Flatten ends. `[N, T, C]` and `[N, C, H, W]`
-    are not: token logits and segmentation maps cannot be told from hidden states and pictures.
+    with C >= 2, `[N, C, 1, 1]` as a classifier without a Flatten ends, or `[.., C]` with as many classes
+    as the model knows `tokens` (see `graph.vocabulary`): a row for each position. Other `[N, T, C]` and
+    `[N, C, H, W]` are not: labels of tokens and segmentation maps cannot be told from hidden states and pictures.
     """
-    if not isinstance(output, np.ndarray) or output.ndim not in (2, 4):
+    if not isinstance(output, np.ndarray) or not (is_float(output.dtype) or output.dtype in (np.int8, np.uint8)):
         return None
-    if not (is_float(output.dtype) or output.dtype in (np.int8, np.uint8)):
-        return None
-    if output.shape[1] < 2 or output.shape[2:] not in ((), (1, 1)):
+    if output.ndim > 2 and tokens is not None and output.shape[-1] == tokens > 1:
+        return output.reshape(-1, tokens)
+    if output.ndim not in (2, 4) or output.shape[1] < 2 or output.shape[2:] not in ((), (1, 1)):
         return None
     return output.reshape(output.shape[:2])
 
