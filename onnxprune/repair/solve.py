@@ -17,6 +17,7 @@ BLOCK_ROWS = 1 << 14
 STEPS = 3  # more of them fit the layers better, and the network's outputs no better
 MOMENTUM = 0.7
 DAMPINGS = 1e-4 * 6.0 ** np.arange(7)  # relative to the mean of the Gram matrix's diagonal
+SLACK = 0.01  # the least damping whose error there is within so much of the least
 BLOCKS, HELD = 32, 4  # of the rows, in so many blocks, every fourth block is held back while a damping is chosen
 NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
 
@@ -123,7 +124,7 @@ class Frame:
         want, errors = self.tail.act(self.target[:, held]), []
         for w in ridges(self.x[:, ~held], z[:, ~held], self.w0, DAMPINGS):
             errors.append(np.square(self.tail.act(self.made(w, c, held)) - want, dtype=np.float64).sum())
-        return float(DAMPINGS[int(np.argmin(errors))])
+        return float(DAMPINGS[int(np.argmax(errors <= (1 + SLACK) * np.min(errors)))])
 
     def made(self, w: Array, c: Array, rows: Array | slice = slice(None)) -> Array:
         """What the network has before the activation, with these weights."""
