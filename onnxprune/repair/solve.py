@@ -118,7 +118,7 @@ class Frame:
         """The one of DAMPINGS that is best on blocks of rows that were not fitted; neighbours are often of one sample."""
         rows = self.x.shape[1]
         held = np.arange(rows) * BLOCKS // rows % HELD == HELD - 1
-        if not held.any():
+        if not held.any() or not np.isfinite(self.mean).all():
             return float(DAMPINGS[-1])
         z, c = self.wanted(self.target)
         want, errors = self.tail.act(self.target[:, held]), []
