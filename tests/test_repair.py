@@ -18,7 +18,7 @@ from onnxprune.plans import fingerprint
 from onnxprune.repair import RepairReport, repair
 from onnxprune.repair.layers import LAYERS, Change, Site
 from onnxprune.repair.segments import Walk
-from onnxprune.repair.solve import Ridge, Rows, softmax, solve
+from onnxprune.repair.solve import DAMPINGS, Ridge, Rows, ridges, softmax, solve
 from onnxprune.repair.store import Store
 from onnxprune.repair.tails import Tail
 
@@ -191,7 +191,8 @@ def _other_weights(layer: Any, node: NodeProto, weights: Mapping[str, Array], x:
 
 
 def test_the_solution_is_numpys() -> None:
-    x, t = normal(1, 500, 7), normal(1, 500, 3)
+    x = normal(1, 500, 7)
+    t = x @ normal(1, 7, 3, seed=1) + 0.1 * normal(1, 500, 3, seed=2)
     found = solve(Rows(x, t, None), np.zeros((1, 7, 3)), None, Tail("y", np.ones(3), np.zeros(3)))
     np.testing.assert_allclose(found.w[0], np.linalg.lstsq(x[0], t[0])[0], rtol=1e-2, atol=1e-3)
     assert found.after < found.before
@@ -248,13 +249,40 @@ def test_inputs_that_say_the_same_are_damped() -> None:
 def test_few_rows_and_many_are_solved_alike() -> None:
     """With fewer rows than inputs another, smaller matrix is inverted: the same solution."""
     x, t, w0, b0 = normal(2, 10, 12), normal(2, 10, 3), normal(2, 12, 3).astype(np.float64), np.zeros((2, 3))
-    ridge = Ridge(x, w0)
-    assert ridge.dual and ridge.inverse.shape == (2, 10, 10)
+    ridge = Ridge(x, w0, 0.3)
+    assert ridge.inverse.shape == (2, 10, 10)
     gram = x.transpose(0, 2, 1) @ x + ridge.d * np.eye(12)
     want = np.linalg.solve(gram.astype(np.float64), x.transpose(0, 2, 1) @ t + ridge.d * w0)
     np.testing.assert_allclose(ridge.fit(t), want, rtol=1e-3, atol=1e-4)
     found = solve(Rows(x, t, None), w0, b0, Tail("y", np.ones(6), np.zeros(6)))
     assert found.b is not None and found.after < found.before
+
+
+@pytest.mark.parametrize("rows", [8, 40])
+def test_many_dampings_at_once_are_as_one_by_one(rows: int) -> None:
+    x, t, w0 = normal(2, rows, 12), normal(2, rows, 3, seed=1), normal(2, 12, 3, seed=2).astype(np.float64)
+    dampings = (1e-3, 0.1, 5.0)
+    for found, damping in zip(ridges(x, t, w0, dampings), dampings, strict=True):
+        np.testing.assert_allclose(found, Ridge(x, w0, damping).fit(t), rtol=1e-2, atol=1e-3)
+
+
+def test_rows_that_are_held_back_choose_the_damping() -> None:
+    """Many rows that say much: hardly any. Few rows of noise: much, so that what was learnt elsewhere stays."""
+    tail = Tail("y", np.ones(4), np.zeros(4))
+    true = normal(1, 20, 4, seed=1).astype(np.float64)
+    x, few = normal(1, 4000, 20), normal(1, 30, 20, seed=2)
+    clear = solve(Rows(x, (x @ true).astype(np.float32), None), 0 * true, None, tail)
+    noisy = solve(Rows(few, (few @ true + 9 * normal(1, 30, 4, seed=3)).astype(np.float32), None), true, None, tail)
+    assert clear.damping <= DAMPINGS[1] and noisy.damping >= DAMPINGS[-2]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_rows_that_are_not_finite_change_nothing(rows: int) -> None:
+    x, w0, b0 = normal(1, rows, 5), normal(1, 5, 4).astype(np.float64), np.zeros((1, 4))
+    x[0, -1, 2] = np.inf
+    with np.errstate(all="ignore"):
+        found = solve(Rows(x, normal(1, rows, 4), None), w0, b0, Tail("y", np.ones(4), np.zeros(4), low=0.0))
+    np.testing.assert_array_equal(found.w, w0)
 
 
 def test_large_means_cost_no_digits() -> None:

@@ -49,6 +49,7 @@ def open_session(model: Source, role: str, threads: int | None = None) -> Any:
     options.log_severity_level = 3
     options.use_deterministic_compute = True
     options.intra_op_num_threads = threads or 0
+    options.enable_mem_pattern = False  # it has the second batch allocate all memory anew; a session sees few batches
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "0"
     )  # threads that wait leave the cores to others

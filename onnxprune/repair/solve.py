@@ -5,7 +5,7 @@ Products are float32, sums of them and the solution float64. Groups come first: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,9 @@ BLOCK_ROWS = 1 << 14
 STEPS = 3  # more of them fit the layers better, and the network's outputs no better
 MOMENTUM = 0.7
 SCORE_STEPS, SCORE_WORK = 60, 1 << 37  # steps for scores of tokens, and multiply-adds that those may take
-LEAST = 1e-4  # damping, relative to the mean of the Gram matrix's diagonal
-FEW_ROWS = 0.03  # and at least so many times the inputs a row
+DAMPINGS = 1e-4 * 6.0 ** np.arange(7)  # relative to the mean of the Gram matrix's diagonal
+SLACK = 0.01  # the least damping whose error there is within so much of the least
+BLOCKS, HELD = 32, 4  # of the rows, in so many blocks, every fourth block is held back while a damping is chosen
 NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
 
 
@@ -52,28 +53,45 @@ def products(x: Array, y: Array) -> Array:
     return out
 
 
+def _spread(x: Array) -> Array:
+    """The mean of the diagonal of x' x, [g, 1, 1]; 1 where that is 0."""
+    energy = np.einsum("gnk,gnk->g", x, x, dtype=np.float64) / x.shape[2]
+    return np.asarray(np.where(energy > 0, energy, 1.0)[:, None, None])
+
+
+def _gram(x: Array) -> Array:
+    """x' x, or x x' where there are fewer rows than inputs."""
+    turned = np.ascontiguousarray(x.transpose(0, 2, 1)) if x.shape[1] < x.shape[2] else x
+    return products(turned, turned)
+
+
 class Ridge:
     """z = X W for many z, damped towards W0. With fewer rows than inputs, the matrix to invert is of the rows."""
 
-    def __init__(self, x: Array, w0: Array) -> None:
-        self.x, self.w0 = x, w0
-        _, rows, inputs = x.shape
-        self.dual = rows < inputs
-        turned = np.ascontiguousarray(x.transpose(0, 2, 1)) if self.dual else x
-        matrix = products(turned, turned)
-        self.damping = max(LEAST, FEW_ROWS * inputs / rows)
-        energy = np.trace(matrix, axis1=1, axis2=2) / inputs
-        self.d = (self.damping * np.where(energy > 0, energy, 1.0))[:, None, None]
+    def __init__(self, x: Array, w0: Array, damping: float) -> None:
+        self.x, self.w0, self.damping = x, w0, damping
+        self.d = damping * _spread(x)
+        matrix = _gram(x)
         matrix += self.d * np.eye(matrix.shape[1])
         self.inverse = np.linalg.inv(matrix)
         norms = [np.abs(m).sum(axis=1).max(axis=1) for m in (matrix, self.inverse)]
         self.condition = float((norms[0] * norms[1]).max())
 
     def fit(self, z: Array) -> Array:
-        if not self.dual:
+        if self.x.shape[1] >= self.x.shape[2]:
             return np.asarray(self.inverse @ (products(self.x, z) + self.d * self.w0))
         left = z - self.x @ self.w0.astype(np.float32)
         return np.asarray(self.w0 + self.x.transpose(0, 2, 1) @ (self.inverse @ left))
+
+
+def ridges(x: Array, z: Array, w0: Array, dampings: Iterable[float]) -> Iterator[Array]:
+    """What `Ridge` finds for one z at several dampings."""
+    values, vectors = np.linalg.eigh(_gram(x))
+    left, unit = z - x @ w0.astype(np.float32), _spread(x)
+    back = vectors if x.shape[1] >= x.shape[2] else x.transpose(0, 2, 1) @ vectors
+    found = back.transpose(0, 2, 1) @ products(x, left) if back is vectors else vectors.transpose(0, 2, 1) @ left
+    for damping in dampings:
+        yield w0 + back @ (found / (np.maximum(values, 0.0)[:, :, None] + damping * unit))
 
 
 class Frame:
@@ -97,10 +115,22 @@ class Frame:
         c = z.mean(axis=1, keepdims=True, dtype=np.float64) * self.has_bias
         return z - c.astype(np.float32), c
 
-    def made(self, w: Array, c: Array) -> Array:
+    def damping(self) -> float:
+        """The one of DAMPINGS that is best on blocks of rows that were not fitted; neighbours are often of one sample."""
+        rows = self.x.shape[1]
+        held = np.arange(rows) * BLOCKS // rows % HELD == HELD - 1
+        if not held.any() or not np.isfinite(self.mean).all():
+            return float(DAMPINGS[-1])
+        z, c = self.wanted(self.target)
+        want, errors = self.tail.act(self.target[:, held]), []
+        for w in ridges(self.x[:, ~held], z[:, ~held], self.w0, DAMPINGS):
+            errors.append(np.square(self.tail.act(self.made(w, c, held)) - want, dtype=np.float64).sum())
+        return float(DAMPINGS[int(np.argmax(errors <= (1 + SLACK) * np.min(errors)))])
+
+    def made(self, w: Array, c: Array, rows: Array | slice = slice(None)) -> Array:
         """What the network has before the activation, with these weights."""
-        out = self.x @ (w * self.scale).astype(np.float32)
-        out += self.fixed
+        out = self.x[:, rows] @ (w * self.scale).astype(np.float32)
+        out += self.fixed if self.fixed.shape[1] == 1 else self.fixed[:, rows]
         out += (c * self.scale).astype(np.float32)
         return np.asarray(out)
 
@@ -136,7 +166,7 @@ def solve(rows: Rows, w0: Array, b0: Array | None, tail: Tail) -> Solution:
     images has too few rows for that: its scores say more than its probabilities, and least squares generalises better.
     """
     f = Frame(rows, w0, b0, tail)
-    ridge = Ridge(f.x, w0)
+    ridge = Ridge(f.x, w0, f.damping())
 
     def fit(target: Array) -> tuple[Array, Array]:
         z, c = f.wanted(target)
