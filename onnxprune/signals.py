@@ -16,6 +16,7 @@ from onnxprune.layout import Dim, leaves, owner, pair
 
 Want = tuple[str, int, str]  # activation, axis, statistic
 ENTRIES = 1200  # of a patch; the products of more would take too long
+PATCH = "patch_"
 READ, MADE = "read", "made"
 
 
@@ -61,13 +62,13 @@ def fitting(a: Analysis, group: Group, statistics: Sequence[str]) -> list[Tap]:
 def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, Want]:
     """What has to be gathered for each statistic of a tap. `classes` are the network's own scores, [samples, classes].
 
-    Where a convolution reads the tap, `gram` and the `mean` beside it are of patches.
+    Those of patches are of the tap's axis itself where no convolution reads it.
     """
-    found = {n: (_scores(a), 1, "pooled") if n == "classes" else (tap.tensor, tap.axis, n) for n in statistics}
-    if "gram" in found and tap.role == READ and _has_patches(a, tap):
-        out = a.flat.proto.graph.node[tap.node].output[0]
-        found |= {n: (out, 1, f"patch_{n}") for n in ("mean", "gram")}
-    return found
+    read = tap.role == READ and any(n.startswith(PATCH) for n in statistics) and _has_patches(a, tap)
+    out = a.flat.proto.graph.node[tap.node].output[0]
+    found: dict[str, Want] = {n: (tap.tensor, tap.axis, n.removeprefix(PATCH)) for n in statistics}
+    found |= {n: (out, 1, n) for n in statistics if n.startswith(PATCH) and read}
+    return found | {n: (_scores(a), 1, "pooled") for n in statistics if n == "classes"}
 
 
 def _has_patches(a: Analysis, tap: Tap) -> bool:
@@ -100,7 +101,7 @@ def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.nda
     assert isinstance(tap.dim.size, int)
     entries = array.shape[-1] // tap.dim.size  # of a patch, for each position of the axis
     mine = (mine[:, None] * entries + np.arange(entries)).ravel()
-    if name == "gram":
+    if name.endswith("gram"):
         return np.asarray(array[np.ix_(mine, mine)])
     return np.asarray(array[..., mine]).reshape(*array.shape[:-1], group.size, -1)
 

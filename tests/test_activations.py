@@ -49,6 +49,8 @@ def moments(acts: Array, classes: Array) -> dict[str, Array]:
             flat.shape[1:]
         ),
         "classes": classes,
+        "patch_mean": flat.mean(0),
+        "patch_gram": rows.T @ rows / len(rows),
     }
 
 
@@ -159,27 +161,28 @@ def loop_lasso(acts: Array, weights: Array, classes: Array) -> Array:
     return score
 
 
-def loop_obs(acts: Array, weights: Array, classes: Array) -> list[float]:
-    """Greedy, each candidate's error from the Schur complement of what stays."""
-    n, k = acts.shape[2:]
-    x = acts.reshape(-1, n * k)
-    cov, w = np.cov(x.T, bias=True).reshape(n * k, n * k), weights.reshape(n * k, -1)
-    h = cov + np.eye(n * k) * 1e-3 * np.trace(cov) / (n * k)
+def loop_obs(readers: list[tuple[Array, Array]]) -> Array:
+    """Greedy, each candidate's error from the Schur complement of what stays, summed over those that read the channels."""
+    n = readers[0][0].shape[2]
     gone: list[int] = []
     score = np.zeros(n)
-
-    def error(channels: list[int]) -> float:
-        r = [c * k + j for c in channels for j in range(k)]
-        s = [i for i in range(n * k) if i not in r]
-        rest = h[np.ix_(r, r)] - h[np.ix_(r, s)] @ np.linalg.solve(h[np.ix_(s, s)], h[np.ix_(s, r)])
-        return float(np.trace(w[r].T @ rest @ w[r]))
-
     while len(gone) < n:
-        cost = {c: error([*gone, c]) for c in range(n) if c not in gone}
+        cost = {c: sum(obs_error(*reader, [*gone, c]) for reader in readers) for c in range(n) if c not in gone}
         best = min(cost, key=cost.__getitem__)
         score[best] = cost[best]
         gone.append(best)
-    return list(score / np.trace(w.T @ cov @ w))
+    return score
+
+
+def obs_error(acts: Array, weights: Array, channels: list[int]) -> float:
+    """What a reader loses without some channels, over the energy of its results."""
+    n, k = acts.shape[2:]
+    cov, w = np.cov(acts.reshape(-1, n * k).T, bias=True).reshape(n * k, n * k), weights.reshape(n * k, -1)
+    h = cov + np.eye(n * k) * 1e-3 * np.trace(cov) / (n * k)
+    r = [c * k + j for c in channels for j in range(k)]
+    s = [i for i in range(n * k) if i not in r]
+    rest = h[np.ix_(r, r)] - h[np.ix_(r, s)] @ np.linalg.solve(h[np.ix_(s, s)], h[np.ix_(s, r)])
+    return float(np.trace(w[r].T @ rest @ w[r]) / np.trace(w.T @ cov @ w))
 
 
 FORMULAS: dict[str, Formula] = {
@@ -199,7 +202,7 @@ FORMULAS: dict[str, Formula] = {
     "chip": lambda acts, w, y: moments(acts, y)["independence"].sum(1),
     "thinet": loop_thinet,
     "lasso": loop_lasso,
-    "obs": loop_obs,
+    "obs": lambda acts, w, y: loop_obs([(acts, w)]),
 }
 
 
@@ -337,11 +340,17 @@ def test_scores_of_a_network_are_the_formulas_of_what_its_consumers_read(name: s
         ],
         "w2": [(seen["f"].reshape(9, 1, 5, 4), w["w4"].T.reshape(5, 4, 4))],
     }
+    if any(n.startswith("patch") for n in registry.resolve(name)[0].statistics):
+        wide = np.pad(seen["t1"], [(0, 0), (0, 0), (1, 1), (1, 1)])  # at every second place: there are at most 5
+        places = [wide[:, :, i : i + 3, j : j + 3].reshape(9, 6, 9) for i in range(0, 8, 2) for j in range(0, 8, 2)]
+        read["w1"][0] = np.stack(places, axis=1), w["w2"].transpose(1, 2, 3, 0).reshape(6, 9, 5)
     assert set(a.by_name) == set(read)
     for g in a.groups:
         each = [FORMULAS[name](s.astype(np.float64), v.astype(np.float64), seen["y"]) for s, v in read[g.name]]
         how = registry.resolve(name)[0].reduce
         expected = np.sum(each, axis=0) if how == "sum" else np.mean(each, axis=0)
+        if name == "obs":
+            expected = loop_obs(read[g.name])
         if name == "hrank" and g.name == "w2":  # read as a vector: there are no maps
             expected = score_group(a, g, "l2", None, 0)
         close(name, score_group(a, g, name, None, 0, statistics), expected, rtol=1e-3)

@@ -10,7 +10,7 @@ from onnxprune.allocate.budget import Budget, fit, out_of_reach
 from onnxprune.allocate.means import Means
 from onnxprune.allocate.netadapt import netadapt
 from onnxprune.allocate.ratios import counts_at
-from onnxprune.allocate.search import cheapest, tolerant
+from onnxprune.allocate.search import cheapest, refine, tolerant
 from onnxprune.allocate.selection import Candidates, Counts
 from onnxprune.allocate.steps import composed
 from onnxprune.allocate.tables import curves, measure
@@ -18,7 +18,7 @@ from onnxprune.calibration.statistics import Statistics
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 from onnxprune.plans import Plan
-from onnxprune.surgery import apply_plan
+from onnxprune.repair import cut
 
 SCOPE = {"uniform": "local", "global": "global"}
 
@@ -49,20 +49,26 @@ class Sharing:
         return fit(self.c, lambda ratio: counts_at(self.c, ratio, scope), budget)
 
     def _searched(self, budget: Budget, last: bool) -> Counts:
-        """The least sum of errors; at the last step the plan of several whose true error, repaired, is the least.
+        """The least sum of errors, refined; at the last step that of two plans whose true error, repaired, is less.
 
         The width of a residual stream is left whole for as long as the rest can pay: alone its tables look cheap, but every
         layer reads it, and errors of several streams do not add.
         """
         whole = {g.name: g.size for g in self.c.groups if g.kind == "width"}
-        narrow = cheapest(self.c, self.curves, budget, whole) if whole else None
+        narrow = self._refined(budget, whole) if whole else None
         if narrow and not last:
             return narrow
-        found = [counts for counts in (cheapest(self.c, self.curves, budget), narrow) if counts is not None]
+        found = [counts for counts in (self._refined(budget, {}), narrow) if counts is not None]
         if not found:
             raise out_of_reach(self.c, budget)
-        found = [counts for i, counts in enumerate(found) if counts not in found[:i]]
-        return min(found, key=self._error) if last and len(found) > 1 else found[0]
+        return min(found, key=self._error) if len(found) > 1 and found[0] != found[1] else found[0]
+
+    def _refined(self, budget: Budget, fixed: Counts) -> dict[str, int] | None:
+        """The least sum of errors within the budget, then tried against the error of cutting all groups at once."""
+        counts = cheapest(self.c, self.curves, budget, fixed)
+        if counts is None:
+            return None
+        return refine(self.c, self.curves, budget, counts, fixed, self._error_of_cut, self.means.progress("search"))
 
     @cached_property
     def curves(self) -> dict[str, Array]:
@@ -79,4 +85,5 @@ class Sharing:
         return self.means.judge.of(self.means.make(self.plan(counts, lambda g: ""))).error
 
     def _error_of_cut(self, counts: Counts) -> float:
-        return self.means.judge.of(apply_plan(self.c.analysis, self.c.plan(counts, lambda g: ""))).error
+        plan = self.c.plan(counts, lambda g: "")
+        return self.means.judge.of(cut(self.c.analysis, plan, self.statistics or {})).error

@@ -8,11 +8,14 @@ and kernel positions count as independent. Scores are relative to the energy of 
 consumers can be summed.
 """
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
-from onnxprune.criteria.registry import Scores, Signal, activation_criterion
+from onnxprune.criteria.registry import Array, Scores, Signal, activation_criterion
 
-NEEDS = ("mean", "gram")
+NEEDS = ("patch_mean", "patch_gram")
 DAMPING = 1e-3  # of the mean variance
 STEPS = 128  # of a greedy elimination, at most: channels go together where there are more
 LAMBDAS, LEAST_LAMBDA, SWEEPS = 40, 1e-4, 8
@@ -63,44 +66,57 @@ def lasso(s: Signal) -> Scores:
     return score + LEAST_LAMBDA * np.minimum(np.abs(beta), 1.0) * (score > 0)  # of those that came in together
 
 
-@activation_criterion("obs", statistics=NEEDS, reduce="sum")
-def obs(s: Signal) -> Scores:
+@activation_criterion("obs", statistics=NEEDS, reduce="sum", joint=True)
+def obs(signals: Sequence[Signal]) -> Scores:
     """s_c = sum of tr(W_c^T [H^-1]_cc^-1 W_c) over the channels gone so far and c, greedily the least first
 
     H = C + damping; after each step the other weights take over what they can, W -= H^-1_:c [H^-1]_cc^-1 W_c. It is the
-    error that least squares over the channels that stay would leave.
+    error that least squares over the channels that stay would leave, relative to the energy of the results, summed over all
+    that read the channels: what is gone is gone for all of them.
     Source: Kurtic et al. 2023, ZipLM, arXiv 2302.04089, eq. 3; Hassibi and Stork 1993, Optimal Brain Surgeon
     """
-    covariance, products, k = _covariance(s), _products(s), s["mean"].shape[1]
-    n = len(covariance) // k
-    energy = float(np.sum(covariance * products)) or 1.0
-    damping = DAMPING * np.trace(covariance) / (n * k) or 1.0
-    inverse = np.asarray(np.linalg.inv(covariance + damping * np.eye(n * k)), np.float64)
+    readers = [_Reader(s) for s in signals]
+    n = len(signals[0]["patch_mean"])
     score, total, left = np.empty(n), 0.0, np.arange(n)
     while len(left):
-        cost = _saliency(inverse, products, left, k)
+        cost = np.sum([r.saliency(left) for r in readers], axis=0)
         out = np.argsort(cost, kind="stable")[: max(1, n // STEPS)]
         score[left[out]] = total + np.cumsum(cost[out])
-        gone = (left[out][:, None] * k + np.arange(k)).ravel()
-        block = np.linalg.inv(inverse[np.ix_(gone, gone)])
-        spread = inverse[:, gone] @ block  # what W loses for each w that goes
-        total += float(np.sum(block * products[np.ix_(gone, gone)]))
-        inverse = np.asarray(inverse - spread @ inverse[gone])
-        products = np.asarray(products - spread @ products[gone])
-        products = np.asarray(products - products[:, gone] @ spread.T)
+        total += math.fsum(r.remove(left[out]) for r in readers)
         left = np.delete(left, out)
-    return np.asarray(np.maximum(score, 0.0) / energy)
+    return np.asarray(np.maximum(score, 0.0))
 
 
-def _saliency(inverse: Scores, products: Scores, left: Scores, k: int) -> Scores:
-    """tr([H^-1]_cc^-1 W_c W_c^T) for each channel that is left."""
-    rows = left[:, None] * k + np.arange(k)
-    blocks, mine = (a[rows[:, :, None], rows[:, None, :]] for a in (inverse, products))
-    return np.asarray(np.sum(np.linalg.inv(blocks) * mine, axis=(1, 2)))
+class _Reader:
+    """H^-1 and W W^T of one consumer, while channels of k positions go; all over the energy of its results."""
+
+    def __init__(self, s: Signal) -> None:
+        covariance, products, self.k = _covariance(s), _products(s), s["patch_mean"].shape[1]
+        size = len(covariance)
+        self.products = products / (float(np.sum(covariance * products)) or 1.0)
+        damping = DAMPING * np.trace(covariance) / size or 1.0
+        self.inverse = np.asarray(np.linalg.inv(covariance + damping * np.eye(size)), np.float64)
+
+    def saliency(self, channels: Array) -> Scores:
+        """tr([H^-1]_cc^-1 W_c W_c^T) for each of the channels."""
+        rows = channels[:, None] * self.k + np.arange(self.k)
+        blocks, mine = (a[rows[:, :, None], rows[:, None, :]] for a in (self.inverse, self.products))
+        return np.asarray(np.sum(np.linalg.inv(blocks) * mine, axis=(1, 2)))
+
+    def remove(self, channels: Array) -> float:
+        """The others take over; what is lost with these channels."""
+        gone = (channels[:, None] * self.k + np.arange(self.k)).ravel()
+        block = np.linalg.inv(self.inverse[np.ix_(gone, gone)])
+        lost = float(np.sum(block * self.products[np.ix_(gone, gone)]))
+        spread = self.inverse[:, gone] @ block  # what W loses for each w that goes
+        self.inverse -= spread @ self.inverse[gone]
+        self.products -= spread @ self.products[gone]
+        self.products -= self.products[:, gone] @ spread.T
+        return lost
 
 
 def _covariance(s: Signal) -> Scores:
-    mean, gram = s["mean"].ravel(), s["gram"]
+    mean, gram = s["patch_mean"].ravel(), s["patch_gram"]
     covariance = (gram + gram.T) / 2.0 - np.outer(mean, mean)
     dead = np.diag(covariance) < 1e-6 * np.diag(gram)  # constant: what is left of it is rounding
     covariance[dead] = covariance[:, dead] = 0.0
@@ -112,17 +128,17 @@ def _products(s: Signal) -> Scores:
 
     Each position is a result of its own where nothing consumes it.
     """
-    n, k = s["mean"].shape
+    n, k = s["patch_mean"].shape
     if not s.weights.size:
         return np.eye(n * k)
-    w = s.consumers(s["mean"])
+    w = s.consumers(s["patch_mean"])
     weights = np.broadcast_to(w, (n, k, w.shape[2])).reshape(n * k, -1)
     return np.asarray(weights @ weights.T)
 
 
 def _contributions(s: Signal) -> Scores:
     """Q [n, n], over the energy of the consumer's results."""
-    n, k = s["mean"].shape
+    n, k = s["patch_mean"].shape
     q = np.asarray((_covariance(s) * _products(s)).reshape(n, k, n, k).sum(axis=(1, 3)))
     energy = q.sum()
     return q / energy if energy > 0 else q

@@ -55,7 +55,7 @@ class Signal:
 
     `name` is the tensor, `role` whether a consumer reads it or a producer made it. `values` has what was gathered, [n, k]:
     row c holds the k positions of channel c on the tensor's axis; `pooled` is [samples, n, k], `gram` [n * k, n * k], and
-    `classes` the network's own scores, [samples, classes].
+    `classes` the network's own scores, [samples, classes]. For those of patches, k counts kernel positions too.
     `weights` [n, k * m] are the consumer's, in the order of the positions; empty, [n, 0], for what a producer made.
     """
 
@@ -80,14 +80,15 @@ class Signal:
 
 
 Function = Callable[[Rows], Scores]
-Watcher = Callable[[Signal], Scores]
+Watcher = Callable[[Any], Scores]
 
 
 @dataclass(frozen=True)
 class Criterion:
     """A registered criterion: its function, the roles it looks at, its default reduce, and its fallback.
 
-    One of activations has no roles, but `statistics`: what has to be gathered for it.
+    One of activations has no roles, but `statistics`: what has to be gathered for it; `joint` says that it takes all of a
+    group's activations at once.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Criterion:
     fallback: str | None
     short: str | None
     statistics: tuple[str, ...] = ()
+    joint: bool = False
 
     @property
     def formula(self) -> str:
@@ -145,15 +147,18 @@ def criterion(
     return register
 
 
-def activation_criterion(name: str, *, statistics: Sequence[str], reduce: str = "mean") -> Callable[[Watcher], Watcher]:
+def activation_criterion(
+    name: str, *, statistics: Sequence[str], reduce: str = "mean", joint: bool = False
+) -> Callable[[Watcher], Watcher]:
     """Register a criterion of one activation: scores [n] from the `statistics` of a Signal, docstring as for `criterion`.
 
-    `reduce` says how the scores of the several activations that carry a group's channels become one. A group none of whose
-    activations can be watched is scored with l2.
+    `reduce` says how the scores of the several activations that carry a group's channels become one; a `joint` criterion
+    takes a list of Signals, all of those (with its own reduce). A group none of whose activations can be watched is scored
+    with l2.
     """
 
     def register(function: Watcher) -> Watcher:
-        _register(Criterion(name, function, (), reduce, "l2", None, tuple(statistics)))
+        _register(Criterion(name, function, (), reduce, "l2", None, tuple(statistics), joint))
         return function
 
     return register

@@ -42,7 +42,9 @@ def score_signals(signals: Sequence[Signal], criterion: str, *, reduce: str | No
         raise OnnxPruneError(f"unknown reduce '{how}'; choose one of {', '.join(REDUCES)}")
     for s in signals:
         _check_gathered(s)
-    return combine(signals, how, lambda some: np.mean([c.function(s) for s in some], axis=0))
+    if c.joint and how == c.reduce:
+        return c.function(signals)
+    return combine(signals, how, lambda some: np.mean([c.function([s] if c.joint else s) for s in some], axis=0))
 
 
 def _check_gathered(s: Signal) -> None:
