@@ -89,12 +89,12 @@ def _in_steps(first: _Stage, rest: float, plan_of: Callable[[_Stage, float], Pla
     return done
 
 
-def _within(first: _Stage, budget: Budget) -> Plan:
-    """The plan that an allocation makes of a budget; the bytes of a file are looked at once more."""
+def _within(first: _Stage, budget: Budget, final: bool = True) -> Plan:
+    """The plan that an allocation makes of a budget, in less time where it is not final; bytes are looked at once more."""
 
     def step(stage: _Stage, share: float) -> Plan:
         mine = budget if stage is first else of_smaller(budget, stage.c.analysis)
-        return stage.within(replace(mine, fraction=1 - (1 - budget.fraction) * share), share == 1)
+        return stage.within(replace(mine, fraction=1 - (1 - budget.fraction) * share), final and share == 1)
 
     plan = _in_steps(first, budget.fraction, step)
     for _ in range(TRIES if budget.kind == "bytes" else 0):
@@ -139,7 +139,7 @@ def _as_far_as(first: _Stage, within: Callable[[Model], bool]) -> Plan:
     for at in range(HALVINGS):
         first.sharing.means.tell("limit", at + 1, HALVINGS)
         middle = (low + high) / 2
-        plan = _within(first, replace(budget, fraction=middle))
+        plan = _within(first, replace(budget, fraction=middle), final=False)
         good = within(first.sharing.means.make(plan))
         best = plan if good else best
         low, high = (middle, high) if good == larger else (low, middle)

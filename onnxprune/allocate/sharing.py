@@ -49,25 +49,25 @@ class Sharing:
         return fit(self.c, lambda ratio: counts_at(self.c, ratio, scope), budget)
 
     def _searched(self, budget: Budget, last: bool) -> Counts:
-        """The least sum of errors, refined; at the last step that of two plans whose true error, repaired, is less.
+        """The least sum of errors; at the last step refined, and of two plans the one whose true error, repaired, is less.
 
         The width of a residual stream is left whole for as long as the rest can pay: alone its tables look cheap, but every
         layer reads it, and errors of several streams do not add.
         """
         whole = {g.name: g.size for g in self.c.groups if g.kind == "width"}
-        narrow = self._refined(budget, whole) if whole else None
-        if narrow and not last:
-            return narrow
-        found = [counts for counts in (self._refined(budget, {}), narrow) if counts is not None]
+        plans = [cheapest(self.c, self.curves, budget, fixed) for fixed in ((whole, {}) if whole else ({},))]
+        found = [counts for counts in plans if counts is not None]
         if not found:
             raise out_of_reach(self.c, budget)
-        return min(found, key=self._error) if len(found) > 1 and found[0] != found[1] else found[0]
+        if not last:
+            return found[0]
+        if len(found) > 1 and found[0] == found[1]:
+            found.pop()
+        best = [self._refined(budget, counts, whole if counts is plans[0] else {}) for counts in found]
+        return min(best, key=self._error) if len(best) > 1 else best[0]
 
-    def _refined(self, budget: Budget, fixed: Counts) -> dict[str, int] | None:
-        """The least sum of errors within the budget, then tried against the error of cutting all groups at once."""
-        counts = cheapest(self.c, self.curves, budget, fixed)
-        if counts is None:
-            return None
+    def _refined(self, budget: Budget, counts: dict[str, int], fixed: Counts) -> Counts:
+        """Counts tried against the error of cutting all groups at once."""
         return refine(self.c, self.curves, budget, counts, fixed, self._error_of_cut, self.means.progress("search"))
 
     @cached_property

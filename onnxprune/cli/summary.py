@@ -24,9 +24,20 @@ def pruned(report: Report, how: str, verbose: bool) -> Group:
     rows: Facts = [("channels", _channels(report["groups"])), ("chosen by", how), *_notes(report)]
     if seen := report["calibration"]:
         rows.append(("calibrated on", f"{seen['samples']} samples, {seen['data']}"))
+    if repair := report["repair"]:
+        rows.append(("repaired", _repaired(repair)))
     rows += [*_comparison(report["error"]), *_machine(report)] if report["error"] else []
     outputs = _outputs(report["error"]) if report["error"] else []
     return Group(*parts, _sizes(report), "", facts(rows), *outputs, "", _done(report))
+
+
+def _repaired(repair: Report) -> str:
+    """What the repair did to the error of the outputs on the calibration data."""
+    before, after = (f"{repair[k]:.4g}" for k in ("error_before", "error_after"))
+    if not repair["kept"]:
+        return f"nothing: every change raised the relative L2 of {before}"
+    said = f"{plural(repair['kept'], 'layer')}, by {repair['method']}: relative L2 {before} -> {after}"
+    return said + (f"; {len(repair['left_out'])} left out" if repair["left_out"] else "")
 
 
 def _done(report: Report) -> Text:

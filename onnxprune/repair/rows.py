@@ -37,8 +37,8 @@ def gather(
 
 
 def _wanted(layer: Layer) -> int:
-    groups, inputs, _ = layer.w.shape
-    most = ROWS_BYTES // (4 * groups * (inputs + 1))
+    groups, inputs, outputs = layer.w.shape
+    most = ROWS_BYTES // (4 * groups * (inputs + outputs))
     want = max(min(max(ROWS_PER_INPUT * inputs, LEAST_ROWS), ENOUGH_ROWS), LEAST_PER_INPUT * inputs)
     return int(min(want, most))
 
