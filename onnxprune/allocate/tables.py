@@ -17,12 +17,12 @@ import numpy as np
 
 from onnxprune.allocate.error import Judge, Moved, model_key
 from onnxprune.allocate.selection import Candidates
+from onnxprune.calibration.statistics import Statistics
 from onnxprune.errors import DataError
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.repair import cut
-from onnxprune.signals import Want
 
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
 HUGE = 1e6  # in place of an infinite error
@@ -106,7 +106,7 @@ def measure(
     judge: Judge,
     ratios: Sequence[float] = RATIOS,
     cache: Cache | None = None,
-    statistics: Mapping[Want, Array] | None = None,
+    statistics: Statistics | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Table]:
     """The tables of all candidates, by group.
@@ -115,7 +115,7 @@ def measure(
     """
     cache = cache or Cache()
     mine = fingerprint(c.analysis.model)
-    fitted = sorted({name for _, _, name in statistics or {}})
+    fitted = f"{statistics.samples} of {statistics.source}" if statistics else ""
     about = f"{fitted}/{model_key(c.analysis)}/{judge.key()}"
     asked = [(g, levels(c, g, ratios)) for g in c.groups]
     done, of = 0, sum(len(counts) for _, counts in asked)

@@ -20,6 +20,12 @@ def sensitivity(
         Path, typer.Option(metavar="FILE.npz|FOLDER", help="Inputs to measure on; labels are not needed.")
     ],
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Use so many of them, spread evenly.")] = 256,
+    preprocess: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="imagenet|FILE.toml|NAME=VALUE", help="How pictures become inputs, as in 'prune'; repeatable."
+        ),
+    ] = None,
     ratio: Annotated[
         list[float] | None, typer.Option(metavar="R", help="A fraction of channels to remove; repeatable.")
     ] = None,
@@ -50,6 +56,7 @@ def sensitivity(
 
     import onnxprune
     from onnxprune.allocate import RATIOS
+    from onnxprune.calibration import read_preprocess
     from onnxprune.cli.console import emit, emit_json
     from onnxprune.cli.progress import progress
     from onnxprune.cli.summary import sensitivities
@@ -59,9 +66,10 @@ def sensitivity(
         criterion=criterion, round_to=round_to, include=include or (), exclude=exclude or (), seed=seed
     )
     options.check()
+    how = read_preprocess(preprocess) if preprocess else None
     with progress() as tell:
         tables = onnxprune.sensitivity(
-            model, calib, options, samples=samples, ratios=ratio or RATIOS, cache=cache, stage=tell
+            model, calib, options, samples=samples, preprocess=how, ratios=ratio or RATIOS, cache=cache, stage=tell
         )
     report = sensitivity_report(model, calib, samples, options, tables)
     if html:
