@@ -18,7 +18,7 @@ STEPS = 3  # more of them fit the layers better, and the network's outputs no be
 MOMENTUM = 0.7
 SCORE_STEPS, SCORE_WORK = 60, 1 << 37  # steps for scores of tokens, and multiply-adds that those may take
 DAMPINGS = 1e-4 * 6.0 ** np.arange(7)  # relative to the mean of the Gram matrix's diagonal
-SLACK = 0.01  # the least damping whose error there is within so much of the least
+SLACK = 0.03  # the least damping whose error there is within so much of the least
 BLOCKS, HELD = 32, 4  # of the rows, in so many blocks, every fourth block is held back while a damping is chosen
 NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
 
