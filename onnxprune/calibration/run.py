@@ -134,13 +134,12 @@ def run_as(role: str, session: Any, feeds: Feeds) -> dict[str, Any]:
 def runnable_inputs(
     session: Any, specs: Sequence[InputSpec], seed: int, sizes: Mapping[str, int] | None = None, batch: int = 2
 ) -> Guess:
-    """The first guess at random inputs that the model runs on: `batch` samples, or one where it takes no more.
+    """The first guess at random inputs that the model runs on: `batch` samples, or two or one where it takes no more.
 
     Raises OnnxPruneError where none of them runs.
     """
     failures: dict[tuple[Any, ...], OnnxPruneError] = {}
-    for settings in _GUESSES:
-        settings = settings | {"batch": min(batch, 1) if settings["batch"] == 1 else batch}
+    for settings in (s | {"batch": n} for s in _GUESSES for n in ((batch, min(batch, 2)) if s["batch"] > 1 else (1,))):
         feeds, chosen = random_inputs(specs, seed=seed, sizes=sizes, **settings)
         key = (settings["tokens"], settings["integers"], *sorted(chosen.items()))
         if key in failures:
