@@ -202,6 +202,13 @@ def test_a_group_that_is_down_to_one_channel_stays_there() -> None:
     assert all(len(c.keep) == 1 for c in plan.groups.values())
 
 
+def test_groups_that_a_step_joins_stay_as_it_left_them() -> None:
+    """With one head left, its features take the name of both."""
+    analysis = onnxprune.analyze(MODELS / "digits_vit.onnx")
+    plan = onnxprune.plan(analysis, macs=0.02, steps=6, schedule="geometric", allocation="uniform")
+    assert set(plan.groups) == set(analysis.by_name) and left(analysis, plan, "macs") <= 0.02
+
+
 def test_schedules() -> None:
     assert shares(4, "linear", 0.5) == [0.25, 0.5, 0.75, 1.0]
     assert shares(2, "cubic", 0.5) == [0.125, 1.0] and shares(2, "agp", 0.5) == [0.875, 1.0]

@@ -17,6 +17,7 @@ from onnxprune.signals import Want
 
 Counts = Mapping[str, int]  # group -> how many channels it keeps
 Progress = Callable[[int, int], None]
+RENAMED = "an earlier step joined it with another group"
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,10 @@ def candidates(
     `first` has the candidates of the model from which steps of pruning made this one: the same groups, smaller by now.
     """
     why_not = first.why_not if first else _left_out(a, options)
+    if first:  # a group of a single channel ties others together: what comes of them has another name
+        why_not = {**why_not, **{g.name: RENAMED for g in a.groups if g.name not in first.full}}
     own = first.own if first else _own_ratios(a, options)
-    chosen = [g for g in a.groups if g.name not in why_not and (first is None or g.name in first.full)]
+    chosen = [g for g in a.groups if g.name not in why_not]
     scores: dict[str, np.ndarray] = {}
     for i, g in enumerate(chosen):
         scores[g.name] = score_group(a, g, options.criterion or "l2", options.reduce, options.seed, statistics)
