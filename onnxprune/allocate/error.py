@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration.run import open_session, run
+from onnxprune.calibration.run import first, open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto
 from onnxprune.graph.vocabulary import vocabulary
@@ -63,7 +63,7 @@ class Judge:
         Raises OnnxPruneError where there is no batch, or the original does not run on one.
         """
         self.threads = threads
-        self.feeds = list(_first(batches, samples))
+        self.feeds = list(first(batches, samples))
         if not self.feeds:
             raise OnnxPruneError("calibration: there is no batch of inputs; give some")
         self.tokens = vocabulary(original.flat.proto)
@@ -97,16 +97,6 @@ class Judge:
                         same.append(both)
         total = float(np.mean([s.value() for s in sums.values()])) if sums else 0.0
         return Moved(total, overall.result()["relative_l2"], float(np.mean(np.concatenate(same))) if same else None)
-
-
-def _first(batches: Iterable[Feeds], samples: int | None) -> Iterable[Feeds]:
-    """Batches until there are so many samples."""
-    seen = 0
-    for feeds in batches:
-        if samples is not None and seen >= samples:
-            return
-        yield feeds
-        seen += max((x.shape[0] for x in feeds.values() if x.ndim), default=1)
 
 
 def _classes(r: Array, c: Array, tokens: int | None) -> Array | None:

@@ -14,7 +14,7 @@ import numpy as np
 from onnxprune.calibration.arrays import read_arrays
 from onnxprune.calibration.inputs import InputSpec, dynamic_axes, input_specs, label, random_inputs
 from onnxprune.calibration.pictures import Pictures, Preprocess, find_pictures
-from onnxprune.calibration.run import Feeds, Guess, open_model, runnable_inputs
+from onnxprune.calibration.run import Feeds, Guess, count, open_model, runnable_inputs
 from onnxprune.errors import DataError
 from onnxprune.graph.io import Model
 from onnxprune.graph.weights import Array
@@ -182,16 +182,16 @@ def random_batches(model: Model, seed: int, samples: int = RANDOM_SAMPLES) -> Ba
 
 def random_data(guess: Guess, specs: Sequence[InputSpec], seed: int, samples: int | None = None) -> Batches:
     """Random inputs like those of `guess`, which the model runs on: that one batch, or as many as `samples` need."""
-    step = next((x.shape[0] for x in guess.feeds.values() if x.ndim), 1)
-    count = 1 if samples is None else max(1, -(-samples // step))
+    step = count(guess.feeds)
+    batches = 1 if samples is None else max(1, -(-samples // step))
 
     def start() -> Iterator[Feeds]:
         yield guess.feeds
-        for i in range(1, count):
+        for i in range(1, batches):
             yield random_inputs(specs, seed=seed + i, sizes=guess.sizes, **guess.settings)[0]
 
     made = Streamed(
-        source=f"random seed {seed}", samples=count * step, sizes=guess.sizes, start=start, specs=specs, step=step
+        source=f"random seed {seed}", samples=batches * step, sizes=guess.sizes, start=start, specs=specs, step=step
     )
     return made if samples is None else made.limit(max(samples, step))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,21 @@ def run(session: Any, feeds: Feeds) -> dict[str, Any]:
         return dict(zip(names, map(_from_ort, values), strict=True))
     except Exception as e:  # ONNX Runtime's exceptions share no base class
         raise OnnxPruneError(_first_line(e)) from e
+
+
+def count(feeds: Feeds) -> int:
+    """How many samples a batch has: the length of the first input that has axes."""
+    return next((len(x) for x in feeds.values() if x.ndim), 1)
+
+
+def first(batches: Iterable[Feeds], samples: int | None) -> Iterator[Feeds]:
+    """Batches until there are so many samples; all of them for None."""
+    seen = 0
+    for feeds in batches:
+        if samples is not None and seen >= samples:
+            return
+        seen += count(feeds)
+        yield feeds
 
 
 def _to_ort(x: Array) -> Any:

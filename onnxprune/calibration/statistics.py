@@ -17,7 +17,7 @@ import onnx
 from onnxprune.calibration import probes
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.probes import Build, Net, Patches, Probe
-from onnxprune.calibration.run import open_model, run_as
+from onnxprune.calibration.run import count, open_model, run_as
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
@@ -180,9 +180,7 @@ def gather(
     """
     found: dict[Want, Array] = {}
     samples = 0
-    passes = _passes(
-        analysis, list(dict.fromkeys(wants)), next((len(x) for x in batches.first().values() if x.ndim), 1)
-    )
+    passes = _passes(analysis, list(dict.fromkeys(wants)), count(batches.first()))
     for i, (enough, chunk) in enumerate(passes):
         some = batches if enough is None else batches.limit(enough)
         values, seen = _one_pass(analysis, some, chunk, _share(progress, i, len(passes)), threads)
@@ -212,7 +210,7 @@ def _one_pass(
         outputs = run_as("original", session, feeds)
         for want, name in names.items():
             folds[want].add(_rows(outputs[name], want))
-        samples += next((len(x) for x in feeds.values() if x.ndim), 1)
+        samples += count(feeds)
         progress(samples, batches.samples or 0)
     return {want: fold.result() for want, fold in folds.items()}, samples
 

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import nest
 from onnxprune.graph.io import Model
 from onnxprune.groups import Analysis
 from onnxprune.plans import Plan, keep_of
 from onnxprune.repair.layers import LAYERS, Change, Convolution, Layer, Product, Site, Transposed
-from onnxprune.repair.network import Network, called, put
+from onnxprune.repair.network import Network, called
+from onnxprune.repair.rows import picked
 from onnxprune.repair.store import Array
 from onnxprune.repair.tasks import tasks
 from onnxprune.signals import Want
@@ -32,13 +32,8 @@ def cut(analysis: Analysis, plan: Plan, statistics: Mapping[Want, Array]) -> Mod
     keep = keep_of(plan, analysis)
     flat = apply_flat(analysis, keep)
     net = Network(analysis, keep, analysis.flat, called(flat, analysis.model))
-    editor = Editor(flat)
-    at = {o: i for i, n in enumerate(editor.nodes) for o in n.output if o}
-    for task in tasks(net, "obs", {}):
-        for change in _fitted(net, task.layer, statistics):
-            index = next(at[o] for o in net.nodes[change.node].output if o in at)
-            put(editor, replace(change, node=index), net.is_shared(change))
-    return nest(editor.finish(), analysis.model)
+    changes = [c for task in tasks(net, "obs", {}) for c in _fitted(net, task.layer, statistics)]
+    return nest(net.written(flat, changes), analysis.model)
 
 
 def _fitted(net: Network, layer: Layer, statistics: Mapping[Want, Array]) -> list[Change]:
@@ -63,7 +58,7 @@ def _fitted(net: Network, layer: Layer, statistics: Mapping[Want, Array]) -> lis
 
 def _moments(
     net: Network, layer: Convolution | Product, whole: Site, statistics: Mapping[Want, Array]
-) -> tuple[Array, Array] | None:
+) -> Moments | None:
     """Gram matrix and mean of the rows that the original's layer reads, in its order: kernel positions before channels."""
     if not isinstance(layer, Convolution) or np.prod(layer.kernel) == 1:
         rank = len(net.analysis.coupling.layouts.get(layer.x) or ())
@@ -80,9 +75,8 @@ def _moments(
 def _places(net: Network, layer: Convolution | Product, whole: Site, slot: int) -> tuple[Array, Array]:
     """The rows and columns of the original's matrix that the pruned layer has: its elements are numbered, cut and packed."""
     weight = whole.const(slot)
-    numbers = kept = np.arange(weight.size, dtype=np.float64).reshape(weight.shape)
-    for axis, stay in net.stays_of(layer.site.index, slot).items():
-        kept = np.take(kept, stay, axis)
+    numbers = np.arange(weight.size, dtype=np.float64).reshape(weight.shape)
+    kept = picked(numbers, net.stays_of(layer.site.index, slot))
     every, mine = (
         np.rint(_matrix(s, slot, n) / _scale(layer)).astype(np.int64) for s, n in ((whole, numbers), (layer.site, kept))
     )

@@ -15,6 +15,7 @@ from onnxprune.layout import leaves
 from onnxprune.plans import Plan
 from onnxprune.repair.layers import Change
 from onnxprune.repair.network import Network
+from onnxprune.repair.rows import picked
 from onnxprune.repair.store import Array
 from onnxprune.signals import by_channel, channel_order
 
@@ -92,9 +93,7 @@ def _changes(
                 for g in (g for g in groups if set(g.vars) & set(leaves(dim))):
                     new = _moved(new, axis, channel_order(g, dim), g.size, matches[g.name])
         if new is not array:
-            for axis, keep in net.stays_of(index, slot).items():
-                new = np.take(new, keep, axis)
-            change = Change(index, slot, new.astype(array.dtype))
+            change = Change(index, slot, picked(new, net.stays_of(index, slot)).astype(array.dtype))
             if not net.is_shared(change):
                 yield change
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto, NodeProto
@@ -149,6 +150,16 @@ class Network:
         ins = self._inputs[change.node]
         name = ins[change.slot] if change.slot < len(ins) else ""
         return bool(name) and any(self.only_reader(n) is None for n in self._route(name))
+
+    def written(self, flat: Model, changes: Iterable[Change]) -> Model:
+        """The changes, which name nodes of this network, made in the flat model that it comes from."""
+        editor = Editor(flat)
+        at = {o: i for i, n in enumerate(editor.nodes) for o in n.output if o}
+        for change in changes:
+            index = next(at[o] for o in self.nodes[change.node].output if o in at)
+            put(editor, replace(change, node=index), self.is_shared(change))
+        editor.drop_dead()
+        return editor.finish()
 
     def apply(self, changes: Iterable[Change]) -> None:
         for change in changes:

@@ -48,11 +48,11 @@ def _seen(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Draw) 
     layer, target = task.layer, original[task.tail.target]
     stays = net.stays(task.tail.target)
     channels = stays.pop(layer.axis % target.ndim, None)
-    target = _picked(target, stays)
+    target = picked(target, stays)
     shape = list(target.shape)
     shape[layer.axis] = layer.outputs
     at = draw(*layer.places(shape))
-    read = _picked(original[layer.x], net.stays(layer.x)) if task.taught else pruned[layer.x]
+    read = picked(original[layer.x], net.stays(layer.x)) if task.taught else pruned[layer.x]
     others = [_float(layer.made(pruned[name], at)) for name in task.tail.others]
     return _float(layer.rows(read, shape, at)), _float(layer.made(target, at, channels)), others
 
@@ -72,7 +72,8 @@ def _computed(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Dr
     return _float(rows), target, []
 
 
-def _picked(x: Array, positions: Mapping[int, Array]) -> Array:
+def picked(x: Array, positions: Mapping[int, Array]) -> Array:
+    """An array with those positions only, by axis."""
     for axis, keep in positions.items():
         x = np.take(x, keep, axis)
     return x

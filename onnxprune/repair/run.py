@@ -7,13 +7,13 @@ what the network before it, pruned and repaired, makes of the samples, towards w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxprune.calibration.run import count, first
 from onnxprune.errors import DataError, OnnxPruneError
-from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import nest
 from onnxprune.graph.io import Model, full_proto
 from onnxprune.groups import Analysis
@@ -21,7 +21,7 @@ from onnxprune.plans import Plan, keep_of
 from onnxprune.repair.errors import OutputError
 from onnxprune.repair.layers import Change
 from onnxprune.repair.merge import merged
-from onnxprune.repair.network import Network, called, put
+from onnxprune.repair.network import Network, called
 from onnxprune.repair.report import LayerRepair, RepairReport
 from onnxprune.repair.rows import Feeds, gather
 from onnxprune.repair.segments import Walk, open_session, run
@@ -102,9 +102,9 @@ class _Repair:
         for change in self._merged():
             self.changes.append(change)
             self.net.apply(change)
-        outputs, count = set(self.net.outputs), len(self.plain)
-        original = Walk(self.net.original, [*(t.original_stop() for t in self.tasks), outputs], names, count)
-        pruned = Walk(self.net.model, [*(t.pruned_stop() for t in self.tasks), outputs], names, count)
+        outputs, batches = set(self.net.outputs), len(self.plain)
+        original = Walk(self.net.original, [*(t.original_stop() for t in self.tasks), outputs], names, batches)
+        pruned = Walk(self.net.model, [*(t.pruned_stop() for t in self.tasks), outputs], names, batches)
         for at in range(len(self.tasks) + 1):
             progress(at, len(self.tasks) + 1)
             began = time.perf_counter()
@@ -114,7 +114,7 @@ class _Repair:
             if at == len(self.tasks):
                 self._compare(pairs)
                 return
-            rows = gather(self.tasks[at], self.net, pairs, count, rng)
+            rows = gather(self.tasks[at], self.net, pairs, batches, rng)
             self.changes.append(self._fit(self.tasks[at], rows, began))
             self.net.apply(self.changes[-1])
 
@@ -125,9 +125,9 @@ class _Repair:
         """Take the samples in, and run the pruned network as it is; the inputs' names."""
         session = open_session(full_proto(self.net.model), "pruned", self.threads)
         names: list[str] = []
-        for batch, feeds in enumerate(_first(self.batches, self.samples)):
+        for batch, feeds in enumerate(first(self.batches, self.samples)):
             names = list(feeds)
-            self.report.samples += _count(feeds)
+            self.report.samples += count(feeds)
             for store in (self.before, self.after):
                 store.put_all(batch, feeds)
             self.plain.put_all(batch, run(session, feeds))
@@ -137,11 +137,10 @@ class _Repair:
 
     def _fit(self, task: Task, rows: Rows, began: float) -> list[Change]:
         layer = task.layer
-        count = rows.x.shape[1]
         found = FITS[self.method](rows, layer.w, layer.b, task.tail)
         self.report.layers.append(
             LayerRepair(
-                task.name, task.op, found.before, found.after, count, found.damping, found.condition,
+                task.name, task.op, found.before, found.after, rows.x.shape[1], found.damping, found.condition,
                 time.perf_counter() - began,
             )
         )  # fmt: skip
@@ -169,32 +168,14 @@ class _Repair:
 
     def _model(self) -> Model:
         """The changes, which name nodes of the network that was walked, in the flat model."""
-        editor = Editor(self.flat)
-        at = {o: i for i, n in enumerate(editor.nodes) for o in n.output if o}
-        for change in (c for some in self.changes[: self.report.kept] for c in some):
-            index = next(at[o] for o in self.net.nodes[change.node].output if o in at)
-            put(editor, Change(index, change.slot, change.array, change.columns), self.net.is_shared(change))
-        editor.drop_dead()
-        return nest(editor.finish(), self.analysis.model)
+        changes = [c for some in self.changes[: self.report.kept] for c in some]
+        return nest(self.net.written(self.flat, changes), self.analysis.model)
 
     def _error(self, model: object) -> float:
         sessions = [open_session(m, "repaired", self.threads) for m in (full_proto(self.net.original), model)]  # type: ignore[arg-type]
         error = OutputError()
-        for feeds in _first(self.batches, self.samples):
+        for feeds in first(self.batches, self.samples):
             want, got = (run(s, feeds) for s in sessions)
             for name in want:
                 error.add(want[name], got[name])
         return error.value
-
-
-def _first(batches: Iterable[Feeds], samples: int | None) -> Iterator[Feeds]:
-    seen = 0
-    for feeds in batches:
-        if samples is not None and seen >= samples:
-            return
-        seen += _count(feeds)
-        yield feeds
-
-
-def _count(feeds: Feeds) -> int:
-    return next((x.shape[0] for x in feeds.values() if x.ndim), 1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.calibration.data import Batches, random_data
 from onnxprune.calibration.inputs import input_specs
-from onnxprune.calibration.run import Feeds, Source, open_session, proto_of, run_as, runnable_inputs
+from onnxprune.calibration.run import Feeds, Source, count, open_session, proto_of, run_as, runnable_inputs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array, is_float
@@ -163,7 +163,7 @@ class _Comparison:
 
     def add(self, feeds: Feeds, reference: dict[str, Any], candidate: dict[str, Any]) -> None:
         self.feeds = self.feeds or feeds
-        self.samples += next((x.shape[0] for x in feeds.values() if x.ndim), 1)
+        self.samples += count(feeds)
         names = [self.class_output] if self.outputs else list(reference)  # the first batch chooses
         for name, r in reference.items():
             self.outputs.setdefault(name, _Output()).add(r, candidate[name], self.overall)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.data import Batches
-from onnxprune.calibration.run import open_session, run
+from onnxprune.calibration.run import count, open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto
 from onnxprune.graph.weights import Array
@@ -56,7 +56,7 @@ def race(original: Any, candidate: Any, feeds: Feeds, limit: float = SECONDS) ->
     while len(seconds) < LEAST_RUNS or (len(seconds) < RUNS and time.perf_counter() - start < limit):
         seconds.append(_turn(original, candidate, feeds))
     before, after = np.median(seconds, axis=0)
-    return Latency(float(before), float(after), len(seconds), next((len(x) for x in feeds.values() if x.ndim), 1))
+    return Latency(float(before), float(after), len(seconds), count(feeds))
 
 
 def _turn(original: Any, candidate: Any, feeds: Feeds) -> tuple[float, float]:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 from onnx import NodeProto
 
 from onnxprune.calibration.data import Batches
+from onnxprune.calibration.run import count
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.contrib import LIKE
 from onnxprune.graph.flat import flatten
@@ -29,6 +29,7 @@ from onnxprune.ops import elementwise
 from onnxprune.ops.registry import RULES
 from onnxprune.plans import Plan, keep_of
 from onnxprune.repair.network import Network, called
+from onnxprune.repair.rows import picked
 from onnxprune.repair.segments import Walk
 from onnxprune.repair.store import Store
 from onnxprune.repair.tasks import last_layers
@@ -87,7 +88,7 @@ def layer_errors(
     with Store(MEMORY_BYTES) as before, Store(MEMORY_BYTES) as after:
         feeds: Mapping[str, Array] = {}
         for batch, feeds in enumerate(_few(batches, samples)):
-            made.samples += _count(feeds)
+            made.samples += count(feeds)
             before.put_all(batch, feeds)
             after.put_all(batch, feeds)
         chunks = list(_chunks(original, layers, feeds))
@@ -106,10 +107,6 @@ def _name(node: NodeProto) -> str:
     return node.name or next(filter(None, node.output))
 
 
-def _count(feeds: Mapping[str, Array]) -> int:
-    return next((len(x) for x in feeds.values() if x.ndim), 1)
-
-
 def _few(batches: Batches, samples: int | None) -> Batches:
     if samples is None:
         samples = SAMPLES if batches.samples is None else min(max(batches.samples // 4, LEAST_SAMPLES), SAMPLES)
@@ -118,7 +115,7 @@ def _few(batches: Batches, samples: int | None) -> Batches:
         some.first()
         return some
     except OnnxPruneError:  # the model takes larger batches
-        return batches.limit(_count(batches.first()))
+        return batches.limit(count(batches.first()))
 
 
 def _layers(net: Network, left_out: dict[str, str]) -> Iterator[tuple[NodeProto, str]]:
@@ -202,7 +199,7 @@ def _compare(
             if stays is None:
                 wrong[tensor] = "channels are mixed with a dynamic size"
                 continue
-            wanted = _picked(before[tensor], stays)
+            wanted = picked(before[tensor], stays)
             if wanted.shape != got.shape:
                 wrong[tensor] = f"shape {list(wanted.shape)} of the original became {list(got.shape)}"
             elif tensor not in wrong:
@@ -237,12 +234,6 @@ def _sized(d: Dim, length: int, keep: Keep) -> Dim | None:
         return None
     static = math.prod(s for p in d.parts if isinstance(s := find(p).size, int))
     return prod(*(p if isinstance(find(p).size, int) else fixed(length // static) for p in d.parts))
-
-
-def _picked(x: Array, positions: Mapping[int, Array]) -> Array:
-    for axis, keep in positions.items():
-        x = np.take(x, keep, axis)
-    return x
 
 
 def _add(sums: ErrorSums, wanted: Array, got: Array) -> None:
