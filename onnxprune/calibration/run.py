@@ -21,7 +21,7 @@ from onnxprune.graph.weights import Array
 Source = str | Path | onnx.ModelProto | bytes
 Feeds = Mapping[str, Array]
 
-# What random inputs try on the original, in this order: (sequence, image), each with batch 2, then 1.
+# What random inputs try on the original, in this order: (sequence, image), each with the batch asked for, two, then one.
 _SIZES = ((16, 224), (8, 64), (32, 256), (128, 32), (512, 128), (1024, 320))
 _GUESSES = [
     *({"batch": b, "sequence": s, "image": i, "tokens": 100, "integers": 2} for s, i in _SIZES for b in (2, 1)),

@@ -162,8 +162,8 @@ def solve(rows: Rows, w0: Array, b0: Array | None, tail: Tail) -> Solution:
     Where an activation follows, only what it lets through is fitted, in a few steps of majorisation: a target that it cuts off
     may be anything on the far side of the cut, so it becomes what the layer makes already, if that is there. Scores of tokens
     are fitted to the tokens' probabilities, KL(original || repaired), by more such steps: the Hessian by the scores is at most
-    1/2 (Böhning 1992, Multinomial logistic regression algorithm, eq. 3), so each step is least squares again. A classifier of
-    images has too few rows for that: its scores say more than its probabilities, and least squares generalises better.
+    1/2 (Böhning 1992, Multinomial logistic regression algorithm, eq. 3), so each step is least squares again. A
+    classifier of images keeps to least squares: on a ResNet-20 its probabilities were fitted no better (one run each).
     """
     f = Frame(rows, w0, b0, tail)
     ridge = Ridge(f.x, w0, f.damping())
