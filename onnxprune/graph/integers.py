@@ -31,9 +31,9 @@ class Quantised:
             zero = rows[:, : scale.size // q.shape[0]].reshape(scale.shape)
         more = (..., None) if self.bits < 8 else ...
         wide = unpacked(q, self.bits) if self.bits < 8 else q
-        return (wide.astype(np.float32) - self._fit(zero, q.shape)[more]) * self._fit(scale, q.shape)[more]
+        return (wide.astype(np.float32) - self.fit(zero, q.shape)[more]) * self.fit(scale, q.shape)[more]
 
-    def _fit(self, p: Array, shape: tuple[int, ...]) -> Array:
+    def fit(self, p: Array, shape: tuple[int, ...]) -> Array:
         """The parameter for each position of a tensor of that shape."""
         p = p.astype(np.float32)
         if p.size == 1:

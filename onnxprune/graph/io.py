@@ -135,7 +135,7 @@ def _from_proto(source: onnx.ModelProto) -> Model:
 
 
 def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: DataFiles, where: str) -> None:
-    for tensor in _inner_tensors(proto):
+    for tensor in inner_tensors(proto):
         if is_external(tensor):
             _inline(tensor, files.weight(tensor, needed_bytes(tensor, where)))
     _run_checker(proto, where)
@@ -221,7 +221,7 @@ def _inline(tensor: TensorProto, weight: Weight) -> None:
     tensor.raw_data = bytes(weight.raw())
 
 
-def _inner_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+def inner_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
     """Every tensor of the model, except the dense initializers of the main graph."""
     yield from _graph_tensors(proto.graph, main=True)
     for graph in (g for t in proto.training_info for g in (t.initialization, t.algorithm)):

@@ -7,7 +7,7 @@ specification does for `TensorProto.raw_data`: little-endian, 2- and 4-bit eleme
 import math
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol
@@ -247,11 +247,55 @@ def _head(weight: Weight) -> tuple[int, tuple[int, ...]]:
     return weight.data_type, weight.shape
 
 
+class DerivedWeight:
+    """A weight that is computed from `base` when it is read: some rows at a time, so that little of it is in memory at once."""
+
+    base: Weight
+    data_type: int
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return packed_bytes(*_head(self))
+
+    def parts(self) -> Iterator[Array]:
+        """The elements in their order, an array for each part."""
+        raise NotImplementedError
+
+    def array(self) -> Array:
+        out = np.empty(math.prod(self.shape), dtype_of(self.data_type))
+        at = 0
+        for part in self.parts():
+            out[at : at + part.size] = part.reshape(-1)
+            at += part.size
+        return _frozen(out.reshape(self.shape))
+
+    def raw(self) -> bytes | memoryview:
+        return _pack(self.array(), self.data_type)
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """The `raw_data` form, piece by piece."""
+        if self.data_type in BITS:  # several elements to a byte: a piece might end within one
+            yield self.raw()
+            return
+        for part in self.parts():
+            yield _pack(part, self.data_type)
+
+
+def pieces(weight: Weight) -> Iterator[bytes | memoryview]:
+    """The `raw_data` form, in as many pieces as it comes in."""
+    if isinstance(weight, DerivedWeight):
+        yield from weight.pieces()
+    else:
+        yield weight.raw()
+
+
 def release(weight: Weight) -> None:
     """Give the memory-mapped pages that `weight` was read from back to the system."""
-    root = weight.base if isinstance(weight, SlicedWeight) else weight
-    if isinstance(root, MappedWeight):
-        root.file.release(root.offset, root.nbytes)
+    while isinstance(weight, SlicedWeight | DerivedWeight):
+        weight = weight.base
+    if isinstance(weight, MappedWeight):
+        weight.file.release(weight.offset, weight.nbytes)
 
 
 def is_external(tensor: TensorProto) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from onnxprune.errors import OutputError
-from onnxprune.graph.weights import Weight, release
+from onnxprune.graph.weights import Weight, pieces, release
 
 Buffer = bytes | mmap
 Writer = Callable[[BinaryIO], object]
@@ -214,10 +214,9 @@ class Layout(NamedTuple):
 
 
 def _put(file: BinaryIO, weight: Weight) -> None:
-    raw = weight.raw()
-    if len(raw) != weight.nbytes:
-        raise OutputError(f"a weight of {weight.nbytes} bytes now has {len(raw)}; its source changed, load it again")
-    file.write(raw)
+    written = sum(file.write(piece) for piece in pieces(weight))
+    if written != weight.nbytes:
+        raise OutputError(f"a weight of {weight.nbytes} bytes now has {written}; its source changed, load it again")
     release(weight)
 
 

@@ -6,6 +6,7 @@
 
 from onnxprune.repair.cuts import cut
 from onnxprune.repair.report import LayerRepair, RepairReport
-from onnxprune.repair.run import METHODS, repair
+from onnxprune.repair.run import METHODS, Thin, repair
+from onnxprune.repair.support import Choose
 
-__all__ = ["METHODS", "LayerRepair", "RepairReport", "cut", "repair"]
+__all__ = ["METHODS", "Choose", "LayerRepair", "RepairReport", "Thin", "cut", "repair"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -45,7 +45,15 @@ MOVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 class Network:
     """A pruned model in the form of `called`, open for changes of its weights."""
 
-    def __init__(self, analysis: Analysis, keep: Mapping[Dim, np.ndarray], original: Model, pruned: Model) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        keep: Mapping[Dim, np.ndarray],
+        original: Model,
+        pruned: Model,
+        thinned: Container[str] = (),
+    ) -> None:
+        """`thinned` names the outputs of nodes whose weights are to become sparse."""
         self.analysis, self.keep, self.original = analysis, keep, original
         self.editor = Editor(pruned)
         self.model = self.editor.peek()
@@ -62,7 +70,9 @@ class Network:
                 self.readers[name].append(i)
         self.outputs = [v.name for v in pruned.proto.graph.output]
         self.live = self._after(v.name for v in pruned.proto.graph.input if v.name not in self.weights)
-        self.touched = self._after(n for n in self.live if self.moves(n))
+        self.thinned = {i for i, n in enumerate(self.nodes) if n.output and n.output[0] in thinned}
+        moved = (n for n in self.live if self.moves(n))
+        self.touched = self._after([*moved, *(o for i in self.thinned for o in self.nodes[i].output if o)])
 
     def _after(self, start: Iterable[str]) -> set[str]:
         """Those values, and all that are computed from them."""

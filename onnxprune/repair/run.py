@@ -7,7 +7,7 @@ what the network before it, pruned and repaired, makes of the samples, towards w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,8 +25,9 @@ from onnxprune.repair.network import Network, called
 from onnxprune.repair.report import LayerRepair, RepairReport
 from onnxprune.repair.rows import Feeds, gather
 from onnxprune.repair.segments import Walk, open_session, run
-from onnxprune.repair.solve import FITS, Rows
+from onnxprune.repair.solve import FITS, Rows, chosen
 from onnxprune.repair.store import Store
+from onnxprune.repair.support import Choose
 from onnxprune.repair.tasks import Task, tasks
 from onnxprune.surgery import apply_flat
 
@@ -44,6 +45,7 @@ def repair(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
+    thin: Thin | None = None,
 ) -> tuple[Model, RepairReport]:
     """Apply a plan, and let the layers that stay take over what the removed channels did.
 
@@ -56,6 +58,8 @@ def repair(
     obs     least squares on the original's inputs: Optimal Brain Surgeon's update, blockwise (Hassibi and Stork 1993; Kurtic et al.
             2022, arXiv 2203.07259, eq. 5)
 
+    `thin` makes layers sparse on the way, each as soon as what it reads is as it will be.
+
     `batches` can be iterated more than once; `samples` takes the first batches only, until there are so many. The error of the
     outputs on them is never raised: where all layers would raise it, fewer of the first ones are changed.
     Raises OnnxPruneError for an unknown method, and where the model does not run.
@@ -63,11 +67,22 @@ def repair(
     if method not in METHODS:
         raise OnnxPruneError(f"repair '{method}' is unknown; there are {', '.join(METHODS)}")
     start = time.perf_counter()
-    with _Repair(analysis, plan, batches, method, samples, threads) as r:
+    with _Repair(analysis, plan, batches, method, samples, threads, thin or Thin()) as r:
         r.lockstep(np.random.default_rng(seed), progress or (lambda *_: None))
         model = r.result()
     r.report.seconds = time.perf_counter() - start
     return model, r.report
+
+
+@dataclass(frozen=True)
+class Thin:
+    """Layers that are to become sparse, by the first output of their nodes, and how the weights of each are chosen.
+
+    `plain` is the model that the result is compared with: sparse too, but not repaired.
+    """
+
+    choose: Mapping[str, Choose] = field(default_factory=dict)
+    plain: Model | None = None
 
 
 @dataclass
@@ -78,15 +93,18 @@ class _Repair:
     method: str
     samples: int | None
     threads: int | None
+    thin: Thin
     changes: list[list[Change]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         keep = keep_of(self.plan, self.analysis)
         self.flat = apply_flat(self.analysis, keep)
         original = called(self.analysis.flat, self.analysis.model)
-        self.net = Network(self.analysis, keep, original, called(self.flat, self.analysis.model))
+        pruned = called(self.flat, self.analysis.model)
+        self.net = Network(self.analysis, keep, original, pruned, self.thin.choose)
         self.report = RepairReport(self.method, 0)
-        self.tasks = tasks(self.net, self.method, self.report.left_out) if self.method in FITS else []
+        fits = self.method in FITS or self.thin.choose
+        self.tasks = tasks(self.net, self.method, self.report.left_out) if fits else []
         self.before, self.after, self.plain = Store(), Store(), Store()
 
     def __enter__(self) -> _Repair:
@@ -122,8 +140,9 @@ class _Repair:
         return merged(self.net, self.plan) if self.method == "merge" else []
 
     def _read(self) -> list[str]:
-        """Take the samples in, and run the pruned network as it is; the inputs' names."""
-        session = open_session(full_proto(self.net.model), "pruned", self.threads)
+        """Take the samples in, and run the pruned network as it is without repair; the inputs' names."""
+        plain = self.thin.plain or self.net.model
+        session = open_session(full_proto(plain), "pruned", self.threads)
         names: list[str] = []
         for batch, feeds in enumerate(first(self.batches, self.samples)):
             names = list(feeds)
@@ -137,7 +156,10 @@ class _Repair:
 
     def _fit(self, task: Task, rows: Rows, began: float) -> list[Change]:
         layer = task.layer
-        found = FITS[self.method](rows, layer.w, layer.b, task.tail)
+        index = task.index
+        choose = self.thin.choose.get(self.net.nodes[index].output[0]) if index in self.net.thinned else None
+        fit = FITS[self.method] if self.method in FITS else chosen
+        found = fit(rows, layer.w, layer.b, task.tail, choose)
         self.report.layers.append(
             LayerRepair(
                 task.name, task.op, found.before, found.after, rows.x.shape[1], found.damping, found.condition,
@@ -159,7 +181,7 @@ class _Repair:
         """The model with as many of the changes as do not raise the error."""
         report = self.report
         assert report.error_before is not None and report.error_after is not None
-        while report.kept and not report.error_after <= report.error_before:
+        while report.kept and not self.thin.choose and not report.error_after <= report.error_before:
             report.kept //= 2
             report.error_after = self._error(full_proto(self._model()))
         if not report.kept:

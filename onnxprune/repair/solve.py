@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.repair.store import Array
+from onnxprune.repair.support import Choose, fit_on
 from onnxprune.repair.tails import Tail
 
 BLOCK_ROWS = 1 << 14
@@ -78,10 +79,24 @@ class Ridge:
         self.condition = float((norms[0] * norms[1]).max())
 
     def fit(self, z: Array) -> Array:
+        """The weights for `z`."""
         if self.x.shape[1] >= self.x.shape[2]:
             return np.asarray(self.inverse @ (products(self.x, z) + self.d * self.w0))
         left = z - self.x @ self.w0.astype(np.float32)
         return np.asarray(self.w0 + self.x.transpose(0, 2, 1) @ (self.inverse @ left))
+
+
+class Sparse:
+    """The same where some weights are to be zero; which, is chosen here, from the weights `w` that could be anything."""
+
+    def __init__(self, x: Array, w: Array, damping: float, choose: Choose) -> None:
+        self.x, self.d = x, damping * _spread(x)
+        self.gram = products(x, x)
+        self.gram += self.d * np.eye(self.gram.shape[1])
+        self.keep, self.w = choose(self.gram, w)
+
+    def fit(self, z: Array) -> Array:
+        return fit_on(self.keep, self.gram, products(self.x, z) + self.d * self.w, self.w)
 
 
 def ridges(x: Array, z: Array, w0: Array, dampings: Iterable[float]) -> Iterator[Array]:
@@ -102,12 +117,17 @@ class Frame:
         self.x, self.target, self.tail, self.has_bias = rows.x, rows.target, tail, b0 is not None
         self.mean = rows.x.mean(axis=1, keepdims=True, dtype=np.float64) * self.has_bias
         self.x -= self.mean.astype(np.float32)
-        self.w0, self.c0 = w0, (0 if b0 is None else b0[:, None]) + self.mean @ w0
+        self.b0 = b0
+        self.start(w0)
         scale, shift = (np.reshape(v, (groups, 1, outputs)) for v in (tail.scale, tail.shift))
         self.fixed = (shift if rows.others is None else rows.others + shift).astype(np.float32)
         self.alive = np.abs(scale) > NO_EFFECT
         self.scale = scale
         self.undo = np.where(self.alive, 1 / np.where(self.alive, scale, 1), 0).astype(np.float32)
+
+    def start(self, w0: Array) -> None:
+        """Take these weights, and the bias that there is, for what the layer has."""
+        self.w0, self.c0 = w0, (0 if self.b0 is None else self.b0[:, None]) + self.mean @ w0
 
     def wanted(self, target: Array) -> tuple[Array, Array]:
         """What the layer itself should make, without its mean; and the mean [g, 1, O]."""
@@ -156,8 +176,8 @@ def softmax(x: Array) -> Array:
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
-def solve(rows: Rows, w0: Array, b0: Array | None, tail: Tail) -> Solution:
-    """The weights for these rows.
+def solve(rows: Rows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None = None) -> Solution:
+    """The weights for these rows; with `choose`, those among them that may stay.
 
     Where an activation follows, only what it lets through is fitted, in a few steps of majorisation: a target that it cuts off
     may be anything on the far side of the cut, so it becomes what the layer makes already, if that is there. Scores of tokens
@@ -167,17 +187,27 @@ def solve(rows: Rows, w0: Array, b0: Array | None, tail: Tail) -> Solution:
     """
     f = Frame(rows, w0, b0, tail)
     ridge = Ridge(f.x, w0, f.damping())
+    w, c = _stepped(f, ridge)
+    if choose is not None:
+        sparse = Sparse(f.x, w, ridge.damping, choose)
+        f.start(sparse.w)
+        w, c = _stepped(f, sparse)
+    return f.best(w, c, ridge.damping, ridge.condition)
+
+
+def _stepped(f: Frame, ridge: Ridge | Sparse) -> tuple[Array, Array]:
+    """Least squares, then the steps of majorisation that what follows the layer asks for."""
 
     def fit(target: Array) -> tuple[Array, Array]:
         z, c = f.wanted(target)
         return ridge.fit(z), c
 
     (w, c) = last = fit(f.target)
-    for at in range(_steps(f, tail)):
-        momentum = at / (at + 3) if tail.scored else MOMENTUM
+    for at in range(_steps(f, f.tail)):
+        momentum = at / (at + 3) if f.tail.scored else MOMENTUM
         p = f.made(*(new + momentum * (new - old) for new, old in zip((w, c), last, strict=True)))
-        (w, c), last = fit(_wanted(f.target, p, tail)), (w, c)
-    return f.best(w, c, ridge.damping, ridge.condition)
+        (w, c), last = fit(_wanted(f.target, p, f.tail)), (w, c)
+    return w, c
 
 
 def _steps(f: Frame, tail: Tail) -> int:
@@ -195,12 +225,17 @@ def _wanted(target: Array, made: Array, tail: Tail) -> Array:
     return np.where(target >= tail.high, np.maximum(made, tail.high), z)
 
 
-def moments(rows: Rows, w0: Array, b0: Array | None, tail: Tail, spread: bool) -> Solution:
+def moments(
+    rows: Rows, w0: Array, b0: Array | None, tail: Tail, spread: bool, choose: Choose | None = None
+) -> Solution:
     """No new directions: each output keeps its weights, and gets the mean (and with `spread` the deviation) it should have.
 
     Without a bias there is no mean to set, and the deviation is taken about zero.
     """
     f = Frame(rows, w0, b0, tail)
+    if choose is not None:
+        w0 = Sparse(f.x, w0, DAMPINGS[-1], choose).w
+        f.start(w0)
     want, c = f.wanted(f.target)
     factor = np.ones_like(c)
     if spread:
@@ -209,10 +244,20 @@ def moments(rows: Rows, w0: Array, b0: Array | None, tail: Tail, spread: bool) -
     return f.best(w0 * factor, c)
 
 
-Fit = Callable[[Rows, Array, "Array | None", Tail], Solution]
+def chosen(rows: Rows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None = None) -> Solution:
+    """Only the weights that stay, as they are chosen; the error is that of what the layer itself makes."""
+    assert choose is not None  # the caller has no such layers otherwise
+    x = rows.x
+    w = Sparse(x, w0, DAMPINGS[-1], choose).w
+    made, energy = ((x @ v).astype(np.float64) for v in (w - w0, w0))
+    error = float(np.sqrt(np.square(made).sum() / (np.square(energy).sum() or 1.0)))
+    return Solution(w, b0, error, error)
+
+
+Fit = Callable[[Rows, Array, "Array | None", Tail, "Choose | None"], Solution]
 FITS: dict[str, Fit] = {
-    "bias": lambda rows, w0, b0, tail: moments(rows, w0, b0, tail, False),
-    "affine": lambda rows, w0, b0, tail: moments(rows, w0, b0, tail, True),
+    "bias": lambda rows, w0, b0, tail, choose: moments(rows, w0, b0, tail, False, choose),
+    "affine": lambda rows, w0, b0, tail, choose: moments(rows, w0, b0, tail, True, choose),
     "lstsq": solve,
     "obs": solve,
 }

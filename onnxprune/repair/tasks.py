@@ -19,12 +19,13 @@ Found = tuple[int, str, Layer]  # node, name
 
 @dataclass
 class Task:
-    """A layer to fit and what follows it.
+    """A layer to fit, that of the node `index`, and what follows it.
 
     Its target is the original's value of `tail.target`; for a layer whose sums are no tensors, what `source`, the original's
     layer, makes of the original's inputs. `taught`: it reads the original's inputs rather than the pruned network's.
     """
 
+    index: int
     name: str
     op: str
     layer: Layer
@@ -42,10 +43,15 @@ class Task:
 
 
 def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[Task]:
-    """The layers whose inputs changed, in their order; `left_out` hears of those that cannot be fitted, and why."""
+    """The layers whose inputs changed, or whose weights are to become sparse (no others for `none`), in their order.
+
+    `left_out` hears of those that cannot be fitted, and why.
+    """
     found = [f for index in range(len(net.nodes)) for f in _layers(net, index, left_out)]
+    if method == "none":
+        return [_task(net, f, nothing(f[2])) for f in found if f[0] in net.thinned]
     if method == "obs":  # the inputs that stay take over from those that go, as the original has them
-        found = [(i, name, layer) for i, name, layer in found if net.moves(layer.x) and net.nodes[i].op_type in COUNT]
+        found = [f for f in found if f[0] in net.thinned or (net.moves(f[2].x) and net.nodes[f[0]].op_type in COUNT)]
         return [_task(net, f, nothing(f[2]), True) for f in found]
     passed = {i for _, _, layer in found for i in follow(layer, net, lambda _: False).passed}
     found = [f for f in found if f[0] not in passed]
@@ -57,13 +63,13 @@ def _task(net: Network, found: Found, tail: Tail, taught: bool = False) -> Task:
     index, name, layer = found
     op = net.nodes[index].op_type
     if not isinstance(layer, Inputs):
-        return Task(name, op, layer, tail, taught)
+        return Task(index, name, op, layer, tail, taught)
     source = type(layer)(net.original_site(index))
     axes = net.stays_of(index, layer.slot)
     gates = axes.get(1, np.arange(source.weight.shape[1]))
     both = np.arange(source.w.shape[2]).reshape(-1, source.weight.shape[1])[:, gates]  # of both directions, or of one
     taught = taught or isinstance(layer, State)
-    return Task(name, op, layer, tail, taught, source, axes.get(2) if taught else None, both.ravel())
+    return Task(index, name, op, layer, tail, taught, source, axes.get(2) if taught else None, both.ravel())
 
 
 def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Found]:
@@ -73,7 +79,8 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
     known = node.domain in ("", "ai.onnx") and node.op_type in (*LAYERS, *RECURRENT)
     if not known and node.op_type not in COUNT and node.op_type not in LIKE:
         return
-    if all(n in net.live for n in node.input) or not (net.touched.intersection(node.input) or _lost_states(net, index)):
+    changed = index in net.thinned or net.touched.intersection(node.input) or _lost_states(net, index)
+    if all(n in net.live for n in node.input) or not changed:
         return
     try:
         if not known:

@@ -1,0 +1,55 @@
+"""Tensors inside the message: those of Constant nodes, of bodies and of local functions, found again after a model was flattened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from onnxprune.graph.io import Model, inner_tensors
+from onnxprune.graph.weights import Array
+
+MARK = "onnxprune inner tensor "  # in a doc string, which every copy of a tensor keeps
+
+
+def marked(model: Model) -> Model:
+    """A copy of a model whose inner tensors are numbered in their doc strings; the model itself where it has none to mark."""
+    if not any(len(t.dims) > 1 for t in inner_tensors(model.proto)):
+        return model
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    for at, tensor in enumerate(inner_tensors(proto)):
+        tensor.doc_string = f"{MARK}{at}"
+    return replace(model, proto=proto)
+
+
+def marks(flat: ModelProto) -> dict[str, int]:
+    """The numbers of the weights of a flattened model that are inner tensors of the model it comes from."""
+    return {name: int(t.doc_string[len(MARK) :]) for name, t in _named(flat.graph) if t.doc_string.startswith(MARK)}
+
+
+def _named(graph: GraphProto) -> Iterable[tuple[str, TensorProto]]:
+    yield from ((t.name, t) for t in graph.initializer)
+    yield from ((n.output[0], a.t) for n in graph.node if _is_constant(n) for a in n.attribute if a.name == "value")
+
+
+def _is_constant(node: NodeProto) -> bool:
+    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+
+
+def rewritten(model: Model, arrays: Mapping[int, Array]) -> Model:
+    """A copy of a model with other contents, of the same types and shapes, for those inner tensors."""
+    if not arrays:
+        return model
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    weights = dict(model.weights)
+    for at, tensor in enumerate(inner_tensors(proto)):
+        if at in arrays:
+            new = numpy_helper.from_array(np.asarray(arrays[at], order="C"))
+            for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                tensor.ClearField(field)
+            tensor.raw_data = new.raw_data
+    return replace(model, proto=proto, weights=weights)

@@ -1,0 +1,231 @@
+"""Which constants products multiply with, and where in the file the numbers lie that are summed up together.
+
+A rule says which axis of an operand a product sums over (its role is `in`). From the constant the nodes that only move or
+rename numbers are followed to the products. A constant that anything else reads, or that is read in two ways, is left.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from onnx import NodeProto
+
+from onnxprune.coupling import Coupling, Site
+from onnxprune.graph.contrib import LIKE
+from onnxprune.graph.inner import marks
+from onnxprune.graph.nodes import captured
+from onnxprune.graph.weights import dtype_of, is_float
+from onnxprune.groups import Analysis
+from onnxprune.macs import COUNT
+from onnxprune.sparsify.forms import Axis, Form, Misfit, regroup, start
+from onnxprune.sparsify.masked import Numbers
+
+RENAME = ("Identity", "Cast", "CastLike", "DequantizeLinear", "QuantizeLinear")
+REGROUP = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+DEFAULT = ("", "ai.onnx", "com.microsoft")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A constant that products multiply with: w [B, O, I, P] by `form`, which is None where `left` says why it is left alone.
+
+    `weight` is its name in the flat model, `inner` its number where it is no initializer of the main graph.
+    """
+
+    weight: str
+    name: str  # of the first node that reads it
+    output: str  # of that node
+    op: str
+    groups: int  # of a grouped convolution
+    dtype: str
+    shape: tuple[int, int, int, int]
+    form: Form | None = None
+    left: str = ""
+    inner: int | None = None
+    sites: tuple[Site, ...] = ()
+    rank: int | None = None  # of what it is multiplied with
+
+    @property
+    def params(self) -> int:
+        b, o, i, p = self.shape
+        return b * o * i * p
+
+
+@dataclass
+class _Reading:
+    """One product that reads a constant, and the operand's axes in terms of the file."""
+
+    site: Site
+    axes: list[Axis]
+
+
+def matrices(a: Analysis) -> list[Matrix]:
+    """Every constant that a product multiplies with, in the order of the products; one entry for one that several read."""
+    return _Finder(a).run()
+
+
+class _Finder:
+    def __init__(self, a: Analysis) -> None:
+        self.a, self.c = a, a.coupling
+        self.nodes = a.flat.proto.graph.node
+        self.roles = _direct_roles(self.c, self.nodes)
+        self.readers: dict[str, list[Site]] = defaultdict(list)
+        self.held = {v.name: "it is an output of the graph" for v in a.flat.proto.graph.output}
+        live = {n.output[0] for n in self.c.live if n.output}
+        for index, node in enumerate(self.nodes):
+            if node.output and node.output[0] in live:
+                for slot, name in enumerate(node.input):
+                    self.readers[name].append((index, slot))
+                for name in captured(node) if node.attribute else ():
+                    self.held[name] = f"a body of {node.op_type} '{_label(node)}' reads it"
+
+    def run(self) -> list[Matrix]:
+        found = [m for name in self.c.weights for m in self._one(name)]
+        found.sort(key=lambda m: m.sites[0])
+        numbers = marks(self.a.flat.proto)
+        return _once([replace(m, inner=numbers.get(m.weight)) for m in found])
+
+    def _one(self, name: str) -> Iterator[Matrix]:
+        weight = self.c.weights[name]
+        if sum(n > 1 for n in weight.shape) < 2:
+            return
+        readings: list[_Reading] = []
+        others: list[str] = []
+        self._follow(name, start(weight.shape), readings, others)
+        if not readings:
+            return
+        first = self.nodes[readings[0].site[0]]
+        form, why = self._form(readings, weight.shape)
+        why = next(iter(others), "") or why or self._no_numbers(name)
+        yield Matrix(
+            name, _label(first), first.output[0], first.op_type, _groups(first), dtype_of(weight.data_type).name,
+            form.shape if form else (1, 1, 1, 1), None if why else form, why, None,
+            tuple(r.site for r in readings), self._rank(readings[0].site),
+        )  # fmt: skip
+
+    def _follow(self, name: str, axes: list[Axis], readings: list[_Reading], others: list[str]) -> None:
+        """Collect the products that read a value, and what else does, in words."""
+        if name in self.held:
+            others.append(self.held[name])
+        for index, slot in self.readers[name]:
+            node = self.nodes[index]
+            if (index, slot) in self.roles:
+                readings.append(_Reading((index, slot), axes))
+            elif node.output[0] not in self.c.computed or slot or not _moves(node):
+                others.append(f"{node.op_type} '{_label(node)}' reads it too")
+                if node.op_type in COUNT or node.op_type in LIKE:  # a product whose rule could not say more
+                    readings.append(_Reading((index, slot), []))
+            else:
+                try:
+                    self._follow(node.output[0], self._moved(node, axes), readings, others)
+                except Misfit as why:
+                    others.append(f"{node.op_type} '{_label(node)}': {why}")
+                    self._follow(node.output[0], [], readings, others)
+
+    def _moved(self, node: NodeProto, axes: list[Axis]) -> list[Axis]:
+        if not axes or node.op_type in RENAME:
+            return axes
+        if node.op_type == "Transpose":
+            perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), list(range(len(axes)))[::-1])
+            return [axes[p] for p in perm]
+        shape = self.c.trace.shape(node.output[0])
+        if shape is None or not all(isinstance(n, int) for n in shape):
+            raise Misfit("its shape is not known")
+        return regroup(axes, [n for n in shape if isinstance(n, int)])
+
+    def _form(self, readings: list[_Reading], shape: tuple[int, ...]) -> tuple[Form | None, str]:
+        forms = [self._form_of(r, shape) for r in readings if r.axes]
+        known = [f for f in forms if f is not None]
+        if not known or len(known) < len(readings):
+            return next(iter(known), None), "its rule could not say what is summed over"
+        for r, form in zip(readings, known, strict=True):
+            if form.parts[2] != known[0].parts[2]:
+                one, two = (_label(self.nodes[i]) for i in (readings[0].site[0], r.site[0]))
+                return known[0], f"'{one}' and '{two}' sum over different axes of it"
+        return known[0], ""
+
+    def _form_of(self, r: _Reading, shape: tuple[int, ...]) -> Form | None:
+        roles = self.roles[r.site] if r.site in self.roles else {}
+        inputs, outputs = roles.get("in", []), roles.get("out", [])
+        return Form.of(r.axes, inputs, outputs, shape) if inputs else None
+
+    def _no_numbers(self, name: str) -> str:
+        """Why the entries of a constant are not numbers that could be made zero one by one."""
+        dtype, known = dtype_of(self.c.weights[name].data_type), self.c.integers.get(name)
+        if is_float(dtype):
+            return ""
+        if known is None or known.bits < 8:
+            return "several numbers share a byte" if known else f"its {dtype.name} entries stand for unknown numbers"
+        constants = [p for p in (known.scale, known.zero) if p]
+        return "" if all(p in self.c.weights for p in constants) else "its scale or zero point is computed"
+
+    def _rank(self, site: Site) -> int | None:
+        """The rank of the other operand."""
+        index, slot = site
+        ins = self.nodes[index].input
+        shape = self.c.trace.shape(ins[1 - slot]) if slot < 2 <= len(ins) else None
+        return None if shape is None else len(shape)
+
+
+def numbers(a: Analysis, matrix: Matrix) -> Numbers:
+    """What the entries of a matrix stand for."""
+    known = a.coupling.integers.get(matrix.weight)
+    if known is None or is_float(dtype_of(a.coupling.weights[matrix.weight].data_type)):
+        return Numbers()
+    shape = a.coupling.weights[matrix.weight].shape
+    zero, scale = (a.coupling.weights[n].array() if n else None for n in (known.zero, known.scale))
+    if zero is None or not zero.size:
+        zero = None
+    fitted = None if zero is None else known.fit(zero, shape)
+    inputs = matrix.form.parts[2] if matrix.form else ()
+    along = [n for n, s in inputs if s == _stride(shape, known.axis % len(shape))]
+    varies = scale is not None and scale.size > 1 and bool(along)  # blocks along what is summed over
+    return Numbers(fitted, known.fit(scale, shape) if varies and scale is not None else None)
+
+
+def _stride(shape: tuple[int, ...], axis: int) -> int:
+    out = 1
+    for n in shape[axis + 1 :]:
+        out *= n
+    return out
+
+
+def _direct_roles(c: Coupling, nodes: object) -> dict[Site, dict[str, list[int]]]:
+    """For each operand of a product its axes by role; not what weights inherit from there."""
+    out: dict[Site, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for (_, axis), known in c.roles.items():
+        for site, role in known:
+            if role in ("in", "out") and nodes[site[0]].output[0] not in c.computed:  # type: ignore[index]
+                out[site][role].append(axis)
+    found = {site: {role: sorted(axes) for role, axes in roles.items()} for site, roles in out.items()}
+    return {site: roles for site, roles in found.items() if "in" in roles}
+
+
+def _moves(node: NodeProto) -> bool:
+    return node.op_type in (*RENAME, *REGROUP, "Transpose") and node.domain in DEFAULT
+
+
+def _label(node: NodeProto) -> str:
+    return str(node.name or node.output[0])
+
+
+def _groups(node: NodeProto) -> int:
+    return int(next((a.i for a in node.attribute if a.name == "group"), 1))
+
+
+def _once(found: list[Matrix]) -> list[Matrix]:
+    """A tensor of a local function is one matrix, however often the function is called."""
+    out: dict[object, Matrix] = {}
+    for m in found:
+        key = m.weight if m.inner is None else m.inner
+        other = out.get(key)
+        if other is None:
+            out[key] = m
+            continue
+        why = other.left or m.left
+        if not why and m.form and other.form and m.form.parts[2] != other.form.parts[2]:
+            why = f"'{other.name}' and '{m.name}' sum over different axes of it"
+        out[key] = replace(other, form=None if why else other.form, left=why, sites=(*other.sites, *m.sites))
+    return list(out.values())

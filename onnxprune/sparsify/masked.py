@@ -1,0 +1,132 @@
+"""Weights whose smallest entries are zero, masked while they are read: no more than a block of a tensor is in memory at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.graph.weights import DerivedWeight, MappedWeight, Weight, dtype_of, is_float
+from onnxprune.sparsify.forms import Form
+
+Array = npt.NDArray[Any]
+UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+BLOCK_BYTES = 1 << 20  # what is masked at once: it stays in a core's cache
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How the entries of a tensor are numbers: themselves, or integers less a zero point, times a scale.
+
+    `zero` and `scale` broadcast against the tensor as it lies in the file; a scale that is the same within every group
+    of weights that compete need not be given.
+    """
+
+    zero: Array | None = None
+    scale: Array | None = None
+
+    def sizes(self, x: Array) -> Array:
+        """Something that grows with the magnitude: the bits without the sign for floats, which are in order."""
+        if is_float(x.dtype):
+            bits = UNSIGNED[x.dtype.itemsize]
+            sign = 1 << (_bits(x.dtype) - 1)
+            return x.view(bits) & bits(sign - 1)
+        wide = np.abs(x.astype(np.int16 if x.dtype.itemsize == 1 else np.int64) - self._offset(x))
+        return wide if self.scale is None else wide * np.abs(self.scale)
+
+    def magnitudes(self, x: Array) -> Array:
+        """|w|, in float32 (float64 for doubles)."""
+        if is_float(x.dtype):
+            return np.abs(x.astype(np.float64 if x.dtype.itemsize == 8 else np.float32, copy=False))
+        return self.sizes(x).astype(np.float32)
+
+    def there(self, x: Array) -> Array:
+        """Which numbers are not zero."""
+        return x != 0 if is_float(x.dtype) else x.astype(np.int16) != self._offset(x)
+
+    def cleared(self, x: Array, keep: Array) -> Array:
+        """`x` with the number zero where `keep` is False."""
+        if is_float(x.dtype):
+            bits = UNSIGNED[x.dtype.itemsize]
+            return np.asarray(np.where(keep, x.view(bits), bits(0)).view(x.dtype))
+        return np.where(keep, x.astype(np.int16), self._offset(x)).astype(x.dtype)
+
+    def _offset(self, x: Array) -> Any:
+        return 0 if self.zero is None else self.zero.astype(np.int16)
+
+
+def _bits(dtype: np.dtype[Any]) -> int:
+    """Bits of an element that its byte or bytes hold; ml_dtypes has a byte for each narrow float."""
+    return int(dtype.name[5]) if dtype.name[:5] == "float" and dtype.name[5:7] in ("4_", "6_") else dtype.itemsize * 8
+
+
+@dataclass
+class Tally:
+    """What was seen of a layer: how many weights, how many stay, their magnitude and what stays of it."""
+
+    weights: int = 0
+    kept: int = 0
+    magnitude: float = 0.0
+    kept_magnitude: float = 0.0
+
+    @property
+    def share(self) -> float | None:
+        """The share of the magnitude that stays; None of a layer that is zero, or not finite."""
+        share = self.kept_magnitude / self.magnitude if self.magnitude else math.nan
+        return share if math.isfinite(share) else None
+
+
+class MaskedWeight(DerivedWeight):
+    """`base` with zeros where a pattern says so; `tally` is of the last time that it was read.
+
+    `keep` decides from scores [B, O, I, P] of a part of the weight; `group`, as of a pattern, says what can be decided apart.
+    """
+
+    def __init__(
+        self, base: Weight, form: Form, keep: Callable[[Array], Array], group: int, numbers: Numbers | None = None
+    ) -> None:
+        self.base, self.form, self.keep, self.group = base, form, keep, group
+        self.numbers = numbers or Numbers()
+        self.data_type, self.shape = base.data_type, base.shape
+        self.tally = Tally()
+
+    def parts(self) -> Iterator[Array]:
+        self.tally = Tally()
+        x = self.base.array().reshape(-1)
+        for at, form in blocks(self.form, self.group if self._apart else 0, dtype_of(self.data_type).itemsize):
+            yield self._masked(x[at : at + math.prod(form.file_shape)].reshape(form.file_shape), form)
+            if isinstance(self.base, MappedWeight):
+                self.base.file.release(self.base.offset, self.base.nbytes)
+
+    @property
+    def _apart(self) -> bool:
+        """Have all rows of the file the same zero point and scale?"""
+        given = (p for p in (self.numbers.zero, self.numbers.scale) if p is not None)
+        return all(p.size == 1 for p in given)
+
+    def _masked(self, x: Array, form: Form) -> Array:
+        worth = self.numbers.sizes(x) if self.group else self.numbers.magnitudes(x)
+        keep = form.back(self.keep(form.view(worth)))
+        size = self.numbers.magnitudes(x)
+        tally = self.tally
+        tally.weights += x.size
+        tally.kept += int(np.count_nonzero(keep))
+        tally.magnitude += float(size.sum(dtype=np.float64))
+        tally.kept_magnitude += float(np.multiply(size, keep, out=size).sum(dtype=np.float64))
+        return self.numbers.cleared(x, keep)
+
+
+def blocks(form: Form, group: int, itemsize: int) -> Iterator[tuple[int, Form]]:
+    """Where parts of a tensor start, in elements, and their forms; one part where they cannot be taken apart."""
+    step = form.step(group) if group else 0
+    if not step:
+        yield 0, form
+        return
+    extent, stride = form.outermost
+    rows = max(1, BLOCK_BYTES // (itemsize * stride * step)) * step
+    for at in range(0, extent, rows):
+        yield at * stride, form.rows(min(rows, extent - at))

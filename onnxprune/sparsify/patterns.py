@@ -1,0 +1,296 @@
+"""Sparsity patterns: which weights of a layer may stay, given how much each is worth.
+
+A pattern looks at scores [B, O, I, P] (batch, outputs, inputs, kernel positions) and says which weights stay. `PATTERNS` has a
+reader for each notation; a new kind is one class and one line there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.errors import OnnxPruneError
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, int, int, int]
+
+DICTIONARY = 8  # kernel shapes of one layer (Niu et al. 2020, PatDNN, use 8)
+CANDIDATES = 256  # that a dictionary is chosen from
+FEW = 16  # columns of a group up to which ranks are counted pair by pair
+
+
+class Pattern(Protocol):
+    """What stays: `keep` decides, `broken` checks."""
+
+    @property
+    def name(self) -> str:
+        """The notation, as `parse` reads it."""
+
+    @property
+    def runs_on(self) -> str:
+        """Who can run it fast."""
+
+    @property
+    def group(self) -> int:
+        """How many inputs in a row are decided together, and nothing else is; 0 where the whole layer is looked at."""
+
+    def unfit(self, shape: Shape) -> str:
+        """Why a layer of this shape cannot have the pattern; '' where it can."""
+
+    def keep(self, scores: Array) -> Array:
+        """Which weights stay: bool [B, O, I, P]."""
+
+    def broken(self, there: Array) -> int:
+        """How many units of a layer break the pattern; `there` is False where a weight is zero."""
+
+
+@dataclass(frozen=True)
+class NofM:
+    """At most n of every m inputs in a row, for each output and kernel position; of the inputs left over, at most n too.
+
+    Source: Mishra et al. 2021, Accelerating Sparse Deep Neural Networks, arXiv 2104.08378, sec. 3.1 (2:4)
+    """
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n < self.m <= 256:
+            raise OnnxPruneError(f"pattern {self.n}:{self.m}: expected N:M with 0 < N < M <= 256, as in 2:4")
+
+    @property
+    def name(self) -> str:
+        return f"{self.n}:{self.m}"
+
+    @property
+    def runs_on(self) -> str:
+        if (self.n, self.m) == (2, 4):
+            return "sparse tensor cores (NVIDIA Ampere and later): TensorRT, cuSPARSELt, PyTorch"
+        return "libraries of N:M kernels (nmSPARSE and the like); TensorRT takes 2:4 only"
+
+    @property
+    def group(self) -> int:
+        return self.m
+
+    def unfit(self, shape: Shape) -> str:
+        return "" if shape[2] > self.n else f"it sums over {shape[2]} inputs, no more than stay of {self.m}"
+
+    def keep(self, scores: Array) -> Array:
+        inputs = scores.shape[2]
+        whole = inputs - inputs % self.m
+        out = np.empty_like(scores, bool)  # in the same order in memory
+        for part, width in ((slice(0, whole), self.m), (slice(whole, inputs), inputs - whole)):
+            if part.start < part.stop:
+                self._top(scores[:, :, part], width, out[:, :, part])
+        return out
+
+    def _top(self, scores: Array, width: int, out: Array) -> None:
+        """The n largest of every `width` inputs, the first ones where they are equal."""
+        groups = [scores[:, :, i::width] for i in range(width)]
+        if width > FEW:
+            b, o, i, p = scores.shape
+            split = scores.reshape(b, o, i // width, width, p)
+            worth = split.astype(np.float64) if split.dtype.kind in "iu" else split
+            order = np.argsort(-worth, axis=3, kind="stable")
+            found = np.zeros(split.shape, bool)
+            np.put_along_axis(found, order[:, :, :, : self.n], True, axis=3)
+            out[...] = found.reshape(scores.shape)
+            return
+        beaten = [np.zeros_like(g, np.uint8) for g in groups]
+        for i in range(width):
+            for j in range(i + 1, width):
+                wins = groups[i] >= groups[j]
+                beaten[j] += wins
+                beaten[i] += ~wins
+        for i in range(width):
+            np.less(beaten[i], self.n, out=out[:, :, i::width])
+
+    def broken(self, there: Array) -> int:
+        b, o, i, p = there.shape
+        padded = np.concatenate([there, np.zeros((b, o, -i % self.m, p), bool)], axis=2)
+        counts = padded.reshape(b, o, -1, self.m, p).sum(axis=3, dtype=np.uint16)
+        return int((counts > self.n).sum())
+
+
+@dataclass(frozen=True)
+class Units:
+    """Whole units of weights go, the least first, until `sparsity` of a layer's units are gone.
+
+    A unit is so many outputs x inputs x kernel positions (0: all of them); units at the edges are smaller. It is worth
+    the mean of its scores.
+    """
+
+    name: str
+    extents: tuple[int, int, int]
+    sparsity: float
+    runs_on: str
+    source: str = ""
+
+    group = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sparsity < 1:
+            raise OnnxPruneError(f"sparsity {self.sparsity:g}: expected a fraction between 0 and 1")
+
+    def unfit(self, shape: Shape) -> str:
+        units = [1 if e == 0 else -(-n // e) for e, n in zip(self.extents, shape[1:], strict=True)]
+        if int(np.prod(units)) < 2:
+            return f"it is a single unit of pattern {self.name}"
+        if self.extents[2] == 0 and self.extents[1] != 0 and shape[3] == 1:
+            return "its kernels have one position"
+        return ""
+
+    def worth(self, scores: Array) -> Array:
+        """The mean score of each unit, [B, units of O, of I, of P]."""
+        counts = np.ones((1, *scores.shape[1:]), np.float32)
+        return np.asarray(self._sum(scores.astype(np.float32, copy=False)) / self._sum(counts))
+
+    def _sum(self, x: Array) -> Array:
+        for axis, extent in enumerate(self.extents, 1):
+            starts = np.arange(0, x.shape[axis], extent or x.shape[axis])
+            if extent != 1:
+                x = np.add.reduceat(x, starts, axis=axis)
+        return x
+
+    def spread(self, units: Array, shape: Sequence[int]) -> Array:
+        """What is said of units, said of their weights."""
+        for axis, extent in enumerate(self.extents, 1):
+            if extent != 1:
+                units = np.repeat(units, extent or shape[axis], axis=axis)
+                units = np.take(units, np.arange(shape[axis]), axis=axis)
+        return units
+
+    def keep(self, scores: Array) -> Array:
+        worth = self.worth(scores)
+        return self.spread(largest(worth, worth.size - int(self.sparsity * worth.size)), scores.shape)
+
+    def above(self, scores: Array, threshold: float) -> Array:
+        """The same with a threshold for many layers."""
+        return self.spread(self.worth(scores) > threshold, scores.shape)
+
+    def broken(self, there: Array) -> int:
+        units = self._sum(there.astype(np.float32)) > 0
+        return max(0, int(units.sum()) - (units.size - int(self.sparsity * units.size)))
+
+
+def largest(x: Array, count: int) -> Array:
+    """Which are the `count` largest, the first ones where they are equal: bool, the shape of `x`."""
+    flat = x.reshape(-1)
+    gone = flat.size - count
+    if gone <= 0:
+        return np.ones(x.shape, bool)
+    threshold = np.partition(flat, gone - 1)[gone - 1]
+    stays = flat > threshold
+    equal = np.flatnonzero(flat == threshold)
+    stays[equal[: count - int(stays.sum())]] = True
+    return np.asarray(stays.reshape(x.shape))
+
+
+@dataclass(frozen=True)
+class KernelShapes:
+    """k of the n positions of each kernel, in one of a few shapes that the layer's kernels have in common.
+
+    The shapes are chosen greedily: each next one adds most to what is kept of all kernels.
+    Source: Niu et al. 2020, PatDNN, arXiv 2001.00138, sec. 4.1
+    """
+
+    k: int
+    n: int
+
+    runs_on = "compilers that unroll a few kernel shapes (PatDNN, on mobile CPUs and GPUs)"
+    group = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.k < self.n:
+            raise OnnxPruneError(f"pattern {self.k}of{self.n}: expected K positions of N with 0 < K < N, as in 4of9")
+
+    @property
+    def name(self) -> str:
+        return f"{self.k}of{self.n}"
+
+    def unfit(self, shape: Shape) -> str:
+        return "" if shape[3] == self.n else f"its kernels have {shape[3]} positions, not {self.n}"
+
+    def keep(self, scores: Array) -> Array:
+        kernels = scores.reshape(-1, self.n).astype(np.float32)
+        shapes = self._dictionary(kernels)
+        best = np.argmax(kernels @ shapes.T.astype(np.float32), axis=1)
+        return np.asarray(shapes[best].reshape(scores.shape))
+
+    def _dictionary(self, kernels: Array) -> Array:
+        order = np.argsort(-kernels, axis=1, kind="stable")[:, : self.k]
+        own = np.zeros(kernels.shape, bool)
+        np.put_along_axis(own, order, True, axis=1)
+        found, counts = np.unique(own, axis=0, return_counts=True)
+        found = found[np.argsort(-counts, kind="stable")[:CANDIDATES]]
+        kept = kernels @ found.T.astype(np.float32)
+        chosen: list[int] = []
+        best = np.zeros(len(kernels), np.float32)
+        for _ in range(min(DICTIONARY, len(found))):
+            gains = np.maximum(kept, best[:, None]).sum(axis=0, dtype=np.float64)
+            gains[chosen] = -np.inf
+            chosen.append(int(np.argmax(gains)))
+            best = np.maximum(best, kept[:, chosen[-1]])
+        return np.asarray(found[chosen])
+
+    def broken(self, there: Array) -> int:
+        """Kernels with too many positions, and those that have none of the most common shapes."""
+        kernels = there.reshape(-1, self.n)
+        many = kernels.sum(axis=1) > self.k
+        shapes, counts = np.unique(kernels[~many], axis=0, return_counts=True)
+        shapes, counts = (x[np.argsort(-counts, kind="stable")] for x in (shapes, counts))
+        spare = np.array([not self._covered(s, shapes[:DICTIONARY]) for s in shapes[DICTIONARY:]], bool)
+        return int(many.sum() + counts[DICTIONARY:][spare].sum())
+
+    @staticmethod
+    def _covered(shape: Array, dictionary: Array) -> bool:
+        """A kernel that is zero in places where its shape is not has that shape all the same."""
+        return bool((~shape | dictionary).all(axis=1).any())
+
+
+ANY = "nothing by itself: it compresses the file, and CPU runtimes with sparse kernels (DeepSparse, XNNPACK) use it from about 70 %"
+NAMED = {
+    "unstructured": ((1, 1, 1), ANY, "Han et al. 2015, Learning both Weights and Connections, arXiv 1506.02626"),
+    "kernel": ((1, 1, 0), "engines that skip 2-D kernels", "Mao et al. 2017, Exploring the Granularity, arXiv 1705.08922"),
+    "shared-kernel": ((0, 1, 1), "anything, once the columns of im2col that are zero are left out",
+                      "Lebedev and Lempitsky 2016, Group-wise Brain Damage, arXiv 1506.02515"),
+    "stripe": ((1, 0, 1), "engines that compute a filter as 1x1 stripes", "Meng et al. 2020, Pruning Filter in Filter, arXiv 2009.14410"),
+    "filter": ((1, 0, 0), "anything, once `onnxprune prune` has removed them", "Li et al. 2017, Pruning Filters, arXiv 1608.08710"),
+}  # fmt: skip
+BLOCKS = "block-sparse kernels (Triton, OpenVINO, TVM), and CPUs whose vectors are as long as a block"
+
+
+def _units(name: str, sparsity: float) -> Units:
+    extents, runs_on, source = NAMED[name]
+    return Units(name, extents, sparsity, runs_on, source)
+
+
+def _block(rows: int, columns: int, sparsity: float) -> Units:
+    if rows * columns < 2:
+        raise OnnxPruneError("pattern 1x1 is 'unstructured'")
+    return Units(f"{rows}x{columns}", (rows, columns, 1), sparsity, BLOCKS, "Gray et al. 2017, Block-Sparse Weights")
+
+
+# notation: what reads it, and what it means; the groups of the expression are whole numbers
+PATTERNS: dict[str, tuple[str, Callable[..., Pattern], str]] = {
+    "N:M": (r"(\d+):(\d+)", lambda n, m, _: NofM(n, m), "at most N of every M inputs in a row: 2:4, 1:4, 4:8"),
+    "RxC": (r"(\d+)x(\d+)", _block, "blocks of R outputs x C inputs: 1x8 and 8x1 (vectors), 4x4, 16x16"),
+    "KofN": (r"(\d+)of(\d+)", lambda k, n, _: KernelShapes(k, n), "K of the N positions of each kernel, in a few shapes: 4of9"),
+}  # fmt: skip
+
+
+def parse(text: str, sparsity: float = 0.5) -> Pattern:
+    """The pattern that a notation stands for. Raises OnnxPruneError."""
+    if text in NAMED:
+        return _units(text, sparsity)
+    for expression, make, _ in PATTERNS.values():
+        found = re.fullmatch(expression, text)
+        if found:
+            return make(*map(int, found.groups()), sparsity)
+    known = ", ".join((*PATTERNS, *NAMED))
+    raise OnnxPruneError(f"pattern '{text}' is unknown; there are {known}, as in --pattern 2:4")

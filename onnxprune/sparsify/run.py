@@ -1,0 +1,194 @@
+"""Make a model sparse: choose layers, permute channels, fit or mask the weights, and say what became of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.inner import marked, rewritten
+from onnxprune.graph.io import Model
+from onnxprune.graph.weights import Weight
+from onnxprune.groups import Analysis, analyze
+from onnxprune.plans import Plan
+from onnxprune.repair import Choose, RepairReport, Thin, repair
+from onnxprune.sparsify.layers import Matrix, matrices, numbers
+from onnxprune.sparsify.masked import MaskedWeight, Tally
+from onnxprune.sparsify.methods import chooser
+from onnxprune.sparsify.options import Sparsity
+from onnxprune.sparsify.patterns import Pattern, Units
+from onnxprune.sparsify.permutation import permuted
+from onnxprune.sparsify.tensorrt import Verdict, judge
+from onnxprune.sparsify.threshold import threshold
+from onnxprune.surgery import apply_plan
+
+Feeds = Mapping[str, npt.NDArray[np.generic]]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Layer:
+    """A constant that a product multiplies with: what the target makes of it, whether it is chosen, and what became of it."""
+
+    matrix: Matrix
+    verdict: Verdict | None  # None without a target
+    chosen: bool
+    why: str  # it is not chosen
+    method: str = ""
+    tally: Tally | None = None
+    error: float | None = None  # of its output, relative L2, behind the activation that follows; None where nobody looked
+    error_before: float | None = None  # before repair
+
+
+@dataclass
+class Sparsified:
+    """The model and how it came about; weights are masked when they are read, so tallies are complete once it was saved."""
+
+    model: Model
+    options: Sparsity
+    pattern: Pattern
+    layers: list[Layer]
+    plan: Plan | None = None  # the permutation of channels, and what else was asked for
+    gains: dict[str, tuple[float, float]] = field(default_factory=dict)  # group: share of its readers' magnitude before, after
+    repair: RepairReport | None = None
+
+    def measure(self) -> None:
+        """Read what has not been read yet, so that every chosen layer has its tally."""
+        for layer in self.layers:
+            weight = self._weights.get(layer.matrix.weight)
+            if weight is None or layer.tally is not None:
+                continue
+            if not weight.tally.weights:
+                for _ in weight.parts():
+                    pass
+            layer.tally = weight.tally
+
+    _weights: dict[str, MaskedWeight] = field(default_factory=dict)
+
+
+def sparsify(
+    analysis: Analysis,
+    options: Sparsity,
+    batches: Iterable[Feeds] | None = None,
+    *,
+    plan: Plan | None = None,
+    progress: Progress | None = None,
+) -> Sparsified:
+    """Zeros in exactly the pattern that a consumer reads, after the channels of a plan are gone.
+
+    `batches` are calibration data, which may be iterated more than once; without them weights are masked when they are read.
+    Raises OnnxPruneError for options that cannot be, and for globs that match no layer.
+    """
+    options = options.resolved(batches is not None)
+    pattern = options.check()
+    tell = progress or (lambda *_: None)
+    gains: dict[str, tuple[float, float]] = {}
+    used = plan or Plan("", {})
+    if options.permute:
+        tell("permute", 0, 0)
+        used, gains = permuted(analysis, used, lambda a: [x.matrix for x in decide(a, options) if x.chosen], pattern)
+    smaller = apply_plan(analysis, used)
+    work = analyze(marked(smaller))
+    layers = decide(work, options)
+    report = None
+    if batches is not None and (options.method != "magnitude" or options.repair != "none"):
+        plain = mask(smaller, work, layers, pattern, options)[0]
+        choose = _choosers(layers, pattern, options)
+        smaller, report = repair(
+            analysis, used, batches, options.repair or "none", seed=options.seed,
+            progress=lambda done, of: tell("fit", done, of), thin=Thin(choose, plain),
+        )  # fmt: skip
+        before, work = (work, layers), analyze(marked(smaller))
+        layers = decide(work, options)
+        _compare(work, layers, *before, report, options)
+    model, weights = mask(smaller, work, layers, pattern, options)
+    return Sparsified(model, options, pattern, layers, used if used.groups else None, gains, report, weights)
+
+
+def decide(a: Analysis, options: Sparsity) -> list[Layer]:
+    """Every layer, and which are chosen. Raises OnnxPruneError where --include or --exclude matches none."""
+    pattern = options.check()
+    found = matrices(a)
+    for glob in (*options.include, *options.exclude):
+        if not any(_matches(m, glob) for m in found):
+            names = ", ".join(m.name for m in found[:3])
+            raise OnnxPruneError(f"no layer matches '{glob}'; layers have names such as {names or '(there are none)'}")
+    return [_decided(m, pattern, options) for m in found]
+
+
+def _matches(m: Matrix, glob: str) -> bool:
+    return any(fnmatchcase(name, glob) for name in (m.name, m.weight))
+
+
+def _decided(m: Matrix, pattern: Pattern, options: Sparsity) -> Layer:
+    verdict = judge(m) if options.target == "tensorrt" and not m.left else None
+    why = m.left or pattern.unfit(m.shape)
+    if not why and (
+        any(_matches(m, g) for g in options.exclude)
+        or (options.include and not any(_matches(m, g) for g in options.include))
+    ):
+        why = "left out by --include or --exclude"
+    if not why and verdict is not None and options.layers != "all":
+        ok = verdict.likely if options.layers == "likely" else verdict.eligible
+        why = "" if ok else verdict.why
+    return Layer(m, verdict, not why, why)
+
+
+def _choosers(layers: list[Layer], pattern: Pattern, options: Sparsity) -> dict[str, Choose]:
+    method = options.method or "magnitude"
+    return {x.matrix.output: chooser(method, pattern, x.matrix.shape[3]) for x in layers if x.chosen}
+
+
+def _compare(
+    a: Analysis, layers: list[Layer], was: Analysis, before: list[Layer], report: RepairReport, options: Sparsity
+) -> None:
+    """What the fit did to each layer; those that could not be fitted go by magnitude."""
+    fitted = {x.name: x for x in report.layers}
+    old = {x.matrix.output: x.matrix for x in before}
+    for layer in layers:
+        known = fitted.get(layer.matrix.name)
+        if layer.chosen and known:
+            layer.method, layer.error, layer.error_before = options.method or "", known.after, known.before
+            layer.tally = _tally(was, old[layer.matrix.output], a, layer.matrix)
+
+
+def _tally(was: Analysis, old: Matrix, a: Analysis, new: Matrix) -> Tally:
+    """What stays of the magnitude that there was."""
+    assert old.form is not None and new.form is not None
+    size = old.form.view(numbers(was, old).magnitudes(was.coupling.weights[old.weight].array()))
+    there = new.form.view(numbers(a, new).there(a.coupling.weights[new.weight].array()))
+    return Tally(size.size, int(there.sum()), float(size.sum(dtype=np.float64)), float((size * there).sum(dtype=np.float64)))
+
+
+def mask(
+    model: Model, work: Analysis, layers: list[Layer], pattern: Pattern, options: Sparsity
+) -> tuple[Model, dict[str, MaskedWeight]]:
+    """The model with its chosen weights masked by magnitude as they are read; what has the pattern already stays as it is.
+
+    `work` is the analysis of `model` with its inner tensors marked.
+    """
+    chosen = [x for x in layers if x.chosen]
+    keep = pattern.keep
+    if options.scope == "global" and isinstance(pattern, Units):
+        limit = threshold(lambda: (pattern.worth(_scores(work, x)).ravel() for x in chosen), pattern.sparsity)
+        keep = lambda scores: pattern.above(scores, limit)  # noqa: E731
+    weights: dict[str, MaskedWeight] = {}
+    for x in chosen:
+        assert x.matrix.form is not None
+        x.method = x.method or "magnitude"
+        base: Weight = work.coupling.weights[x.matrix.weight]
+        weights[x.matrix.weight] = MaskedWeight(base, x.matrix.form, keep, pattern.group, numbers(work, x.matrix))
+    inner = {x.matrix.inner: weights[x.matrix.weight].array() for x in chosen if x.matrix.inner is not None}
+    own = {x.matrix.weight: weights[x.matrix.weight] for x in chosen if x.matrix.inner is None}
+    model = rewritten(model, {at: array for at, array in inner.items() if at is not None})
+    return replace(model, weights={**model.weights, **own}), weights
+
+
+def _scores(a: Analysis, x: Layer) -> npt.NDArray[np.generic]:
+    assert x.matrix.form is not None
+    array = a.coupling.weights[x.matrix.weight].array()
+    return x.matrix.form.view(numbers(a, x.matrix).magnitudes(array))
