@@ -16,7 +16,8 @@ from onnxprune.repair.store import Array
 from onnxprune.repair.support import Choose, fit_on
 from onnxprune.sparsify.patterns import NofM, Pattern
 
-Method = Callable[[Pattern, int, Array, Array], tuple[Array, Array]]
+Masked = tuple[Array, Array]  # which weights stay, and what they become
+Method = Callable[[Pattern, int, Array, Array], Masked]
 DAMPING = 0.01  # of the mean of the Gram matrix's diagonal, as in SparseGPT
 BLOCK = 128  # columns after which all later ones are brought up to date
 SETS = 70  # of weights to drop from one group that are tried; with more, each weight is judged alone
@@ -34,7 +35,7 @@ def as_layer(x: Array) -> Array:
     return x.transpose(0, 3, 2, 1).reshape(b, p * i, o)
 
 
-def magnitude(pattern: Pattern, positions: int, _: Array, w: Array) -> tuple[Array, Array]:
+def magnitude(pattern: Pattern, positions: int, _: Array, w: Array) -> Masked:
     """s = |w|
 
     Source: Mishra et al. 2021, Accelerating Sparse Deep Neural Networks, arXiv 2104.08378
@@ -43,17 +44,17 @@ def magnitude(pattern: Pattern, positions: int, _: Array, w: Array) -> tuple[Arr
     return keep, w * keep
 
 
-def wanda(pattern: Pattern, positions: int, gram: Array, w: Array) -> tuple[Array, Array]:
-    """s_ij = |w_ij| |x_j|_2
+def wanda(pattern: Pattern, positions: int, gram: Array, w: Array) -> Masked:
+    """s_ij = |w_ij| |x_j|_2; an output for which |w| alone does better goes by that.
 
     Source: Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models, arXiv 2306.11695, eq. 1
     """
     norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))[:, :, None]
     keep = as_layer(pattern.keep(as_scores(np.abs(w) * norms, positions)))
-    return keep, w * keep
+    return _better(gram, w, (keep, w * keep), magnitude(pattern, positions, gram, w), pattern)
 
 
-def sparsegpt(pattern: Pattern, positions: int, gram: Array, w: Array) -> tuple[Array, Array]:
+def sparsegpt(pattern: Pattern, positions: int, gram: Array, w: Array) -> Masked:
     """Column after column by Optimal Brain Surgeon: what goes is made up for by the columns that are still to come.
 
     Of each group those go whose absence costs least, w_S^T ([H^-1]_SS)^-1 w_S for the set S, H of the columns from there on. Other
@@ -66,13 +67,22 @@ def sparsegpt(pattern: Pattern, positions: int, gram: Array, w: Array) -> tuple[
     if isinstance(pattern, NofM):
         found = [_surgeon(pattern, positions, inv, x.T.copy()) for inv, x in zip(inverse, w, strict=True)]
         keep, new = (np.stack([f[i].T for f in found]) for i in (0, 1))
-        return keep, new
+        return _better(gram, w, (keep, new), wanda(pattern, positions, gram, w), pattern)
     cost = np.square(w) / np.diagonal(inverse, axis1=1, axis2=2)[:, :, None]
     keep = as_layer(pattern.keep(as_scores(cost, positions)))
     return keep, fit_on(keep, gram, gram @ w, w)
 
 
-def _surgeon(pattern: NofM, positions: int, inverse: Array, w: Array) -> tuple[Array, Array]:
+def _better(gram: Array, w: Array, one: Masked, other: Masked, pattern: Pattern) -> Masked:
+    """For each output the one that is closer to what `w` makes, where a pattern leaves outputs to themselves."""
+    if not isinstance(pattern, NofM):
+        return one
+    costs = [np.einsum("gko,gko->go", d, gram @ d) for d in (one[1] - w, other[1] - w)]
+    first = (costs[0] <= costs[1])[:, None]
+    return np.where(first, one[0], other[0]), np.where(first, one[1], other[1])
+
+
+def _surgeon(pattern: NofM, positions: int, inverse: Array, w: Array) -> Masked:
     """One matrix w [O, K], changed in place; `inverse` is that of H [K, K].
 
     With inverse = U^T U, U upper triangular, that of the columns from j on, once the ones before are settled, is

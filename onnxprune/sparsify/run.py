@@ -95,7 +95,7 @@ def sparsify(
     work = analyze(marked(smaller))
     layers = decide(work, options)
     report = None
-    if batches is not None and (options.method != "magnitude" or options.repair != "none"):
+    if batches is not None:
         plain = mask(smaller, work, layers, pattern, options)[0]
         choose = _choosers(layers, pattern, options)
         smaller, report = repair(
