@@ -15,17 +15,18 @@ from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     from onnxprune.allocate import Options, Table
-    from onnxprune.api import Pruned, analyze, apply, plan, prune, sensitivity, validate
+    from onnxprune.api import Pruned, analyze, apply, plan, prune, sensitivity, sparsify, validate
     from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError
     from onnxprune.graph.io import Model, load, save
     from onnxprune.groups import Analysis, Group
     from onnxprune.plans import Choice, Plan
+    from onnxprune.sparsify import Sparsity
     from onnxprune.validation import Result
 
 __all__ = [
     "Analysis", "Choice", "DataError", "Group", "Model", "ModelError", "OnnxPruneError", "Options", "OutputError", "Plan",
-    "PlanError", "Pruned", "Result", "Table", "__version__", "analyze", "apply", "load", "plan", "prune", "save", "sensitivity",
-    "validate",
+    "PlanError", "Pruned", "Result", "Sparsity", "Table", "__version__", "analyze", "apply", "load", "plan", "prune", "save",
+    "sensitivity", "sparsify", "validate",
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from onnxprune.graph.flat import flat_id
 from onnxprune.graph.io import Model
-from onnxprune.graph.nodes import bodies, captured, constant_of
+from onnxprune.graph.nodes import captured, constant_of, value_names
 from onnxprune.graph.weights import ArrayWeight, Weight
 from onnxprune.layout import Size
 
@@ -41,10 +41,7 @@ class Editor:
 
     def _fresh(self, base: str) -> str:
         if self._names is None:
-            g = self.proto.graph
-            self._names = {x for n in g.node for x in (*n.input, *n.output)} | set(self._initializers)
-            self._names |= {v.name for v in (*g.input, *g.output, *g.value_info)}
-            self._names |= {x for n in g.node for body in bodies(n) for m in body.node for x in (*m.input, *m.output)}
+            self._names = value_names(self.proto)
         k = 1
         while f"{base}_pruned_{k}" in self._names:
             k += 1

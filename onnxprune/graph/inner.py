@@ -1,4 +1,4 @@
-"""Tensors inside the message: those of Constant nodes, of bodies and of local functions, found again after a model was flattened."""
+"""Tensors inside the message, of Constant nodes, bodies and local functions, and where they are in the flattened model."""
 
 from __future__ import annotations
 

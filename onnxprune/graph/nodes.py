@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.graph.io import Model
 from onnxprune.graph.weights import ArrayWeight, Weight
@@ -63,3 +63,11 @@ def captured(node: NodeProto) -> set[str]:
             todo.extend(subgraphs(n))
         out.update(o.name for o in g.output if o.name not in own)
     return out
+
+
+def value_names(proto: ModelProto) -> set[str]:
+    """Every name that a value of the model has, in bodies too."""
+    g = proto.graph
+    names = {x for n in g.node for x in (*n.input, *n.output)} | {v.name for v in (*g.input, *g.output, *g.value_info)}
+    inside = (m for n in g.node for body in bodies(n) for m in body.node)
+    return names | {t.name for t in g.initializer} | {x for m in inside for x in (*m.input, *m.output)}

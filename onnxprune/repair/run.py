@@ -158,7 +158,7 @@ class _Repair:
         layer = task.layer
         index = task.index
         choose = self.thin.choose.get(self.net.nodes[index].output[0]) if index in self.net.thinned else None
-        fit = FITS[self.method] if self.method in FITS else chosen
+        fit = FITS.get(self.method, chosen)
         found = fit(rows, layer.w, layer.b, task.tail, choose)
         self.report.layers.append(
             LayerRepair(

@@ -15,6 +15,8 @@ from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Plan
 from onnxprune.repair import RepairReport
+from onnxprune.report.sparsity import sparsity_report
+from onnxprune.sparsify import Sparsified
 from onnxprune.validation import Reconstruction, Result
 
 
@@ -93,6 +95,7 @@ def prune_report(
     means: Means | None = None,
     repaired: RepairReport | None = None,
     reconstruction: Reconstruction | None = None,
+    sparse: Sparsified | None = None,
 ) -> dict[str, Any]:
     """The report of `prune`. `error` is null where validation was left out; no `files`: a dry run.
 
@@ -110,6 +113,7 @@ def prune_report(
         "bytes": _pair(before.model.size_bytes, size),
         "groups": [_planned(g, plan) for g in before.groups],
         "frozen": _frozen(before),
+        "sparsity": sparsity_report(sparse) if sparse else None,
         "repair": repaired.to_json() if repaired else None,
         "error": error_report(result) if result else None,
         **_measured(before, after, size, result, reconstruction),

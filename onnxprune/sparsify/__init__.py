@@ -1,1 +1,12 @@
-"""Sparsity patterns within the weights that stay: 2:4 for TensorRT, other N:M, vectors, blocks, kernels."""
+"""Sparsity patterns within the weights that stay: 2:4 for TensorRT, other N:M, vectors, blocks, kernels.
+
+`run.sparsify` is the way in. `forms` follows a constant's numbers from the file to the product that reads them, `layers` finds the
+products, `patterns` says what may stay, `methods` choose, `masked` writes zeros while a weight is read, `permutation` orders
+channels so that more stays. A target (`tensorrt`) says what it can use.
+"""
+
+from onnxprune.sparsify.check import Checked, check_pattern
+from onnxprune.sparsify.options import Sparsity
+from onnxprune.sparsify.run import Layer, Sparsified, sparsify
+
+__all__ = ["Checked", "Layer", "Sparsified", "Sparsity", "check_pattern", "sparsify"]

@@ -112,8 +112,8 @@ class Form:
     def rows(self, count: int) -> Form:
         """The form of so many rows of the file's outermost factor."""
         first = self._factors[self._order()[0]]
-        parts = [tuple((count, f[1]) if f == first else f for f in part) for part in self.parts]
-        return replace(self, parts=tuple(parts), file_shape=(count * first[1],))
+        b, o, i, p = (tuple((count, f[1]) if f == first else f for f in part) for part in self.parts)
+        return replace(self, parts=(b, o, i, p), file_shape=(count * first[1],))
 
     @property
     def outermost(self) -> Factor:

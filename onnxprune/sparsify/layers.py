@@ -147,7 +147,7 @@ class _Finder:
         return known[0], ""
 
     def _form_of(self, r: _Reading, shape: tuple[int, ...]) -> Form | None:
-        roles = self.roles[r.site] if r.site in self.roles else {}
+        roles = self.roles.get(r.site, {})
         inputs, outputs = roles.get("in", []), roles.get("out", [])
         return Form.of(r.axes, inputs, outputs, shape) if inputs else None
 

@@ -34,25 +34,25 @@ class Numbers:
         if is_float(x.dtype):
             bits = UNSIGNED[x.dtype.itemsize]
             sign = 1 << (_bits(x.dtype) - 1)
-            return x.view(bits) & bits(sign - 1)
+            return np.asarray(x.view(bits) & bits(sign - 1))
         wide = np.abs(x.astype(np.int16 if x.dtype.itemsize == 1 else np.int64) - self._offset(x))
-        return wide if self.scale is None else wide * np.abs(self.scale)
+        return np.asarray(wide if self.scale is None else wide * np.abs(self.scale))
 
     def magnitudes(self, x: Array) -> Array:
         """|w|, in float32 (float64 for doubles)."""
         if is_float(x.dtype):
-            return np.abs(x.astype(np.float64 if x.dtype.itemsize == 8 else np.float32, copy=False))
+            return np.asarray(np.abs(x.astype(np.float64 if x.dtype.itemsize == 8 else np.float32, copy=False)))
         return self.sizes(x).astype(np.float32)
 
     def there(self, x: Array) -> Array:
         """Which numbers are not zero."""
-        return x != 0 if is_float(x.dtype) else x.astype(np.int16) != self._offset(x)
+        return np.asarray(x != 0 if is_float(x.dtype) else x.astype(np.int16) != self._offset(x))
 
     def cleared(self, x: Array, keep: Array) -> Array:
         """`x` with the number zero where `keep` is False."""
         if is_float(x.dtype):
             bits = UNSIGNED[x.dtype.itemsize]
-            return np.asarray(np.where(keep, x.view(bits), bits(0)).view(x.dtype))
+            return np.asarray(np.where(keep, x.view(bits), np.zeros((), bits)).view(x.dtype))
         return np.where(keep, x.astype(np.int16), self._offset(x)).astype(x.dtype)
 
     def _offset(self, x: Array) -> Any:

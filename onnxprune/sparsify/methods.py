@@ -59,7 +59,7 @@ def sparsegpt(pattern: Pattern, positions: int, gram: Array, w: Array) -> Masked
 
     Of each group those go whose absence costs least, w_S^T ([H^-1]_SS)^-1 w_S for the set S, H of the columns from there on. Other
     patterns than N:M are chosen at once, by w_i^2 / [H^-1]_ii.
-    Source: Frantar and Alistarh 2023, SparseGPT, arXiv 2301.00774, sec. 3 and algorithm 1; for sets: Kurtic et al. 2022, arXiv 2203.07259
+    Source: Frantar and Alistarh 2023, SparseGPT, arXiv 2301.00774, algorithm 1; for sets: Kurtic et al. 2022, arXiv 2203.07259
     """
     size = gram.shape[1]
     spread = np.trace(gram, axis1=1, axis2=2)[:, None, None] / size

@@ -45,7 +45,9 @@ class Sparsity:
             if value is not None and value not in known:
                 raise OnnxPruneError(f"{name} '{value}' is unknown; there are {', '.join(known)}")
         if self.scope == "global" and not isinstance(pattern, Units):
-            raise OnnxPruneError(f"pattern {pattern.name} says how much of each group goes, so layers do not compete; leave --scope out")
+            raise OnnxPruneError(
+                f"pattern {pattern.name} says how much of each group goes: layers do not compete, leave --scope out"
+            )
         if self.scope == "global" and self.method not in (None, "magnitude"):
             raise OnnxPruneError("layers compete by magnitude; use --scope local with another method")
         if self.permute and not isinstance(pattern, NofM):

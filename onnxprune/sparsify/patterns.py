@@ -253,15 +253,33 @@ class KernelShapes:
         return bool((~shape | dictionary).all(axis=1).any())
 
 
-ANY = "nothing by itself: it compresses the file, and CPU runtimes with sparse kernels (DeepSparse, XNNPACK) use it from about 70 %"
 NAMED = {
-    "unstructured": ((1, 1, 1), ANY, "Han et al. 2015, Learning both Weights and Connections, arXiv 1506.02626"),
-    "kernel": ((1, 1, 0), "engines that skip 2-D kernels", "Mao et al. 2017, Exploring the Granularity, arXiv 1705.08922"),
-    "shared-kernel": ((0, 1, 1), "anything, once the columns of im2col that are zero are left out",
-                      "Lebedev and Lempitsky 2016, Group-wise Brain Damage, arXiv 1506.02515"),
-    "stripe": ((1, 0, 1), "engines that compute a filter as 1x1 stripes", "Meng et al. 2020, Pruning Filter in Filter, arXiv 2009.14410"),
-    "filter": ((1, 0, 0), "anything, once `onnxprune prune` has removed them", "Li et al. 2017, Pruning Filters, arXiv 1608.08710"),
-}  # fmt: skip
+    "unstructured": (
+        (1, 1, 1),
+        "no GPU: it compresses the file, and CPU runtimes with sparse kernels (DeepSparse, XNNPACK) gain from about 70 %",
+        "Han et al. 2015, Learning both Weights and Connections, arXiv 1506.02626",
+    ),
+    "kernel": (
+        (1, 1, 0),
+        "engines that skip whole 2-D kernels",
+        "Mao et al. 2017, Exploring the Granularity of Sparsity, arXiv 1705.08922",
+    ),
+    "shared-kernel": (
+        (0, 1, 1),
+        "convolutions by im2col, without the columns that are zero",
+        "Lebedev and Lempitsky 2016, Fast ConvNets Using Group-wise Brain Damage, arXiv 1506.02515",
+    ),
+    "stripe": (
+        (1, 0, 1),
+        "engines that compute a filter as 1x1 stripes",
+        "Meng et al. 2020, Pruning Filter in Filter, arXiv 2009.14410",
+    ),
+    "filter": (
+        (1, 0, 0),
+        "nothing as it is: `onnxprune prune` removes filters, and that is fast everywhere",
+        "Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv 1608.08710",
+    ),
+}
 BLOCKS = "block-sparse kernels (Triton, OpenVINO, TVM), and CPUs whose vectors are as long as a block"
 
 

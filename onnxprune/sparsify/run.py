@@ -40,7 +40,9 @@ class Layer:
     why: str  # it is not chosen
     method: str = ""
     tally: Tally | None = None
-    error: float | None = None  # of its output, relative L2, behind the activation that follows; None where nobody looked
+    error: float | None = (
+        None  # of its output, relative L2, behind the activation that follows; None where nobody looked
+    )
     error_before: float | None = None  # before repair
 
 
@@ -53,7 +55,9 @@ class Sparsified:
     pattern: Pattern
     layers: list[Layer]
     plan: Plan | None = None  # the permutation of channels, and what else was asked for
-    gains: dict[str, tuple[float, float]] = field(default_factory=dict)  # group: share of its readers' magnitude before, after
+    gains: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # group: share of its readers' magnitude before, after
     repair: RepairReport | None = None
 
     def measure(self) -> None:
@@ -161,7 +165,9 @@ def _tally(was: Analysis, old: Matrix, a: Analysis, new: Matrix) -> Tally:
     assert old.form is not None and new.form is not None
     size = old.form.view(numbers(was, old).magnitudes(was.coupling.weights[old.weight].array()))
     there = new.form.view(numbers(a, new).there(a.coupling.weights[new.weight].array()))
-    return Tally(size.size, int(there.sum()), float(size.sum(dtype=np.float64)), float((size * there).sum(dtype=np.float64)))
+    return Tally(
+        size.size, int(there.sum()), float(size.sum(dtype=np.float64)), float((size * there).sum(dtype=np.float64))
+    )
 
 
 def mask(

@@ -1,8 +1,8 @@
 """What TensorRT makes of 2:4: which layers can use its sparse kernels, and which of them it will probably choose them for.
 
-It takes convolutions without groups and products with a constant matrix, in half precision or int8, where four divides the inputs. It
-times sparse kernels against dense ones and takes the faster; its maintainers see sparse ones win from about 256 channels on
-both sides, where each position of a kernel counts as so many channels more on the side that is summed over.
+It takes convolutions without groups and products with a constant matrix, in half precision or int8, where four divides the
+inputs. It times sparse kernels against dense ones and takes the faster; its maintainers see sparse ones win from about 256
+channels on both sides, where the inputs count once for each position of a kernel.
 Source: https://docs.nvidia.com/deeplearning/tensorrt (Structured Sparsity); https://github.com/NVIDIA/TensorRT/issues/3849 and
 4054 (groups)
 """

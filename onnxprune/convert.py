@@ -1,0 +1,173 @@
+"""Change how a model computes, not what: half precision, and matrix products in the form that sparse kernels are picked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from graphlib import TopologicalSorter
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.io import Model
+from onnxprune.graph.nodes import captured, value_names
+from onnxprune.graph.weights import Array, ArrayWeight, DerivedWeight, Weight
+from onnxprune.groups import analyze
+from onnxprune.layout import Size
+
+CASTS = {"fp16": TensorProto.FLOAT16}
+LEAST, MOST = 2.0**-24, 65504.0  # the magnitudes of float16's smallest and largest numbers
+PART = 1 << 20  # elements that are converted at once
+
+
+class HalfWeight(DerivedWeight):
+    """A float32 weight in half precision. No number becomes zero, or infinite, that was not."""
+
+    def __init__(self, base: Weight) -> None:
+        self.base, self.data_type, self.shape = base, TensorProto.FLOAT16, base.shape
+
+    def parts(self) -> Iterator[Array]:
+        source = self.base.parts() if isinstance(self.base, DerivedWeight) else _parts(self.base.array())
+        for part in source:
+            size = np.clip(np.abs(part), LEAST, MOST, where=(part != 0) & np.isfinite(part), out=np.abs(part))
+            yield np.copysign(size, part).astype(np.float16)
+
+
+def _parts(x: Array) -> Iterator[Array]:
+    flat = x.reshape(-1)
+    for at in range(0, flat.size, PART):
+        yield flat[at : at + PART]
+
+
+def cast(model: Model, to: str) -> Model:
+    """The model in half precision ("fp16"), with the inputs and outputs that it had.
+
+    Operators that need float32 keep it behind Casts (ONNX Runtime's converter knows which). Large weights are converted when
+    they are read. Raises OnnxPruneError for another type.
+    """
+    if to not in CASTS:
+        raise OnnxPruneError(f"cast '{to}' is unknown; there is {', '.join(CASTS)}")
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    changed = {n for n, w in model.weights.items() if isinstance(w, DerivedWeight)}
+    for tensor in proto.graph.initializer:  # what was computed since is not in the message
+        if tensor.name in changed:
+            dims = list(tensor.dims)
+            tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=dims))
+    done = convert_float_to_float16(proto, keep_io_types=True)
+    _sort(done)
+    weights = dict(model.weights)
+    for tensor in done.graph.initializer:
+        old = weights.get(tensor.name)
+        if old is not None and old.data_type == TensorProto.FLOAT and tensor.data_type == TensorProto.FLOAT16:
+            weights[tensor.name] = HalfWeight(old)
+    return replace(model, proto=done, weights=weights)
+
+
+def _sort(proto: ModelProto) -> None:
+    """Bring the nodes in an order in which each comes after what it reads."""
+    nodes = list(proto.graph.node)
+    makers = {o: i for i, n in enumerate(nodes) for o in n.output if o}
+    reads = {i: [makers[x] for x in (*n.input, *captured(n)) if x in makers] for i, n in enumerate(nodes)}
+    copies = [NodeProto.FromString(nodes[i].SerializeToString()) for i in TopologicalSorter(reads).static_order()]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+
+
+def gemms(model: Model) -> Model:
+    """Each MatMul of an activation and a constant matrix as a Gemm, with the Add of a constant vector behind it as its bias.
+
+    An activation with more axes than two is reshaped before and after, where no more than one of its sizes is dynamic.
+    """
+    a = analyze(model)
+    shapes, weights = a.coupling.trace.shape, a.coupling.weights
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    maker = _Gemms(
+        proto, {name: tuple(w.shape) for name, w in weights.items()}, dict(model.weights), a.coupling.computed
+    )
+    for node in model.proto.graph.node:
+        maker.add(node, shapes(node.input[0]) if node.input else None, shapes(node.output[0]) if node.output else None)
+    del proto.graph.node[:]
+    proto.graph.node.extend(maker.nodes)
+    return replace(model, proto=proto, weights=maker.weights)
+
+
+class _Gemms:
+    """The nodes of the new graph, as they come."""
+
+    def __init__(
+        self, proto: ModelProto, shapes: dict[str, tuple[int, ...]], weights: dict[str, Weight], computed: set[str]
+    ) -> None:
+        self.proto, self.shapes, self.weights = proto, shapes, weights
+        self.nodes: list[NodeProto] = []
+        self.names = value_names(proto) | set(weights)
+        self.constant = set(shapes) | computed
+        self.readers: dict[str, int] = {}
+        for n in proto.graph.node:
+            for name in (*n.input, *captured(n)):
+                self.readers[name] = self.readers.get(name, 0) + 1
+        for v in proto.graph.output:
+            self.readers[v.name] = self.readers.get(v.name, 0) + 1
+        self.made: dict[str, NodeProto] = {}  # the Gemm whose output a value is, if nothing came between
+
+    def add(self, node: NodeProto, x: tuple[Size, ...] | None, y: tuple[Size, ...] | None) -> None:
+        if node.op_type == "Add" and self._fold(node):
+            return
+        w = self.shapes.get(node.input[1]) if node.op_type == "MatMul" and node.domain in ("", "ai.onnx") else None
+        target = None if w is None or len(w) != 2 or x is None or y is None else _target(x, y)
+        if target is None or node.input[0] in self.constant:
+            self.nodes.append(node)
+            return
+        a, out = node.input[0], node.output[0]
+        gemm = helper.make_node("Gemm", [a, node.input[1]], [out], name=node.name, doc_string=node.doc_string or None)
+        self.nodes.append(gemm)
+        if x is not None and len(x) > 2 and w is not None:
+            gemm.input[0], gemm.output[0] = self._fresh(f"{out}/rows"), self._fresh(f"{out}/product")
+            rows = self._constant(f"{out}/rows_shape", [-1, w[0]])
+            shape = self._constant(f"{out}/shape", target)
+            self.nodes.insert(-1, helper.make_node("Reshape", [a, rows], [gemm.input[0]], name=gemm.input[0]))
+            self.nodes.append(
+                helper.make_node("Reshape", [gemm.output[0], shape], [out], name=self._fresh(f"{out}/reshape"))
+            )
+        self.made[out] = gemm
+
+    def _fold(self, node: NodeProto) -> bool:
+        """Make the vector that an Add brings the bias of the Gemm before it."""
+        for i in (0, 1):
+            gemm, bias = self.made.get(node.input[i]), node.input[1 - i]
+            if gemm is None or self.readers[node.input[i]] > 1 or len(gemm.input) > 2:
+                continue
+            columns = self.shapes[gemm.input[1]][1]
+            if self.shapes.get(bias) == (columns,):
+                gemm.input.append(bias)
+                self.nodes[-1].output[0] = node.output[0]
+                return True
+        return False
+
+    def _constant(self, base: str, values: list[int]) -> str:
+        name = self._fresh(base)
+        weight = ArrayWeight(np.array(values, np.int64))
+        self.proto.graph.initializer.add(name=name, data_type=weight.data_type, dims=weight.shape)
+        self.weights[name] = weight
+        return name
+
+    def _fresh(self, base: str) -> str:
+        name, k = base, 1
+        while name in self.names:
+            k += 1
+            name = f"{base}_{k}"
+        self.names.add(name)
+        return name
+
+
+def _target(x: tuple[Size, ...], y: tuple[Size, ...]) -> list[int] | None:
+    """The shape to reshape a product back to, with -1 for a dynamic size; None where there are several, or no rows."""
+    out = [n if isinstance(n, int) else -1 for n in y]
+    if len(x) < 2 or out.count(-1) > 1 or not math.prod(out):
+        return None
+    return out

@@ -1,0 +1,222 @@
+"""The whole pipeline, from file to file: load, plan, apply, repair, make sparse, save, compare, report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxprune.allocate import Cache, Means, Options, make_plan
+from onnxprune.calibration import Batches, Preprocess, input_specs, load_data
+from onnxprune.convert import cast, gemms
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.io import Model, full_proto, load, save
+from onnxprune.groups import Analysis, analyze
+from onnxprune.memory import available_bytes
+from onnxprune.plans import Plan
+from onnxprune.repair import RepairReport
+from onnxprune.report.result import prune_report
+from onnxprune.sparsify import Sparsified, Sparsity, sparsify
+from onnxprune.sparsify.patterns import NofM
+from onnxprune.surgery import apply_plan
+from onnxprune.validation import Reconstruction, Result, layer_errors
+from onnxprune.validation import validate as compare
+
+Data = str | PathLike[str] | Batches | Iterable[Any] | Callable[[], Iterable[Any]]
+Stage = Callable[[str, int, int], None]  # name of the stage, steps done, steps in all (0: unknown)
+COPIES = 2.5  # of both models together that comparing them takes, at the least
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each stage."""
+
+    tell: Stage
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        self.tell(stage, 0, 0)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was made: the files written, the plan, and the report (a dictionary, see the README)."""
+
+    files: list[Path]
+    plan: Plan
+    report: dict[str, Any]
+
+
+class NotCompared(OnnxPruneError):
+    """The model is written, but could not be compared with the original; `made` is the rest of what was done."""
+
+    def __init__(self, why: str, made: Pruned) -> None:
+        super().__init__(f"{why}; {made.files[0]} is written, but not compared (--no-validate leaves that out)")
+        self.made = made
+
+
+@dataclass
+class Inputs:
+    """What the pipeline is fed beside the model, as `prune` takes it."""
+
+    calib: Data | None = None
+    samples: int | None = None
+    data: Data | None = None
+    preprocess: Preprocess | None = None
+    cache: str | PathLike[str] | None = None
+
+    def calibration(self, model: Model) -> Batches | None:
+        batches = as_batches(self.calib, model, self.preprocess)
+        return batches if batches is None or self.samples is None else batches.limit(self.samples)
+
+
+def as_batches(source: Data | None, model: Model, preprocess: Preprocess | None) -> Batches | None:
+    return None if source is None else load_data(source, input_specs(model.proto), preprocess=preprocess)
+
+
+@dataclass
+class Work:
+    """What is to be done with a model. `options` None: no channels go, unless a plan says so."""
+
+    options: Options | None
+    plan: Plan | None = None
+    sparsity: Sparsity | None = None
+    cast: str | None = None
+    gemm: bool = False
+    plan_out: str | PathLike[str] | None = None
+    check: bool = True
+    profile: bool = False
+    seed: int = 0
+
+
+@dataclass
+class _Made:
+    """A model on its way."""
+
+    model: Model
+    repaired: RepairReport | None = None
+    sparse: Sparsified | None = None
+
+
+def run(
+    source: str | PathLike[str] | onnx.ModelProto,
+    out: str | PathLike[str] | None,
+    work: Work,
+    inputs: Inputs,
+    stage: Stage | None = None,
+) -> Pruned:
+    """Do it; `out` None is a dry run, whose report predicts. Raises NotCompared where only the comparison fails."""
+    clock = Clock(stage or (lambda *_: None))
+    with clock.time("load"):
+        model = load(source)
+        if work.gemm:
+            model = gemms(model)
+        batches = as_batches(inputs.data, model, inputs.preprocess) if work.check else None
+        calibration = inputs.calibration(model)
+    options = (work.options or Options(seed=work.seed, repair="none")).resolved(calibration is not None)
+    sparsity = work.sparsity
+    if sparsity is not None:
+        options, sparsity = _together(options, sparsity, work, calibration is not None)
+    if work.options is not None:
+        work = replace(work, options=options)
+    with clock.time("analyze"):
+        analysis = analyze(model)
+    means = Means(analysis, calibration, options.repair or "none", _cache(inputs), clock.tell, options.seed)
+    with clock.time("plan"):
+        used = work.plan or (make_plan(analysis, options, means) if work.options else Plan("", {}))
+        if work.plan_out is not None:
+            used.save(Path(work.plan_out))
+    made = _make(analysis, used, means, sparsity, clock, dry=out is None)
+    if work.cast is not None:
+        made.model = cast(made.model, work.cast)
+    files: list[Path] = []
+    if out is not None:
+        with clock.time("save"):
+            files = save(made.model, out)
+    return _reported(source, files, made, analysis, used, work, means, batches, clock)
+
+
+def _cache(inputs: Inputs) -> Cache:
+    return Cache(None if inputs.cache is None else Path(inputs.cache))
+
+
+def _together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool) -> tuple[Options, Sparsity]:
+    """Options that fit each other: channel counts that the pattern divides, one way of repair."""
+    pattern = sparsity.check()
+    if isinstance(pattern, NofM):
+        options = replace(options, round_to=math.lcm(options.round_to, pattern.m))
+    if work.options is not None and sparsity.repair is None and sparsity.scope == "local":
+        sparsity = replace(sparsity, repair=options.repair if calibrated else None)
+    return options, sparsity.resolved(calibrated)
+
+
+def _make(analysis: Analysis, plan: Plan, means: Means, sparsity: Sparsity | None, clock: Clock, dry: bool) -> _Made:
+    if sparsity is not None:
+        with clock.time("sparsify"):
+            data = None if dry else means.batches
+            sparse = sparsify(analysis, sparsity, data, plan=plan, progress=clock.tell)
+        return _Made(sparse.model, sparse.repair, sparse)
+    if means.repair != "none" and not dry:
+        with clock.time("repair"):
+            return _Made(*means.finish(plan))
+    with clock.time("apply"):
+        return _Made(apply_plan(analysis, plan))
+
+
+def _reported(
+    source: Any, files: list[Path], made: _Made, analysis: Analysis, plan: Plan, work: Work, means: Means,
+    batches: Batches | None, clock: Clock,
+) -> Pruned:  # fmt: skip
+    result: Result | None = None
+    layers: Reconstruction | None = None
+    failure: OnnxPruneError | None = None
+    if work.check and files:
+        with clock.time("validate"):
+            try:
+                seen = batches or means.batches
+                result = _compared(source, files, analysis.model, seen, work)
+                layers = layer_errors(analysis, load(files[0]), seen, plan) if seen else None
+            except OnnxPruneError as e:
+                failure = e
+    if made.sparse:
+        with clock.time("measure"):
+            made.sparse.measure()
+    after = analyze(load(files[0]) if files else made.model)
+    options = None if work.plan else work.options
+    report = prune_report(
+        analysis, plan, after, files, result, clock.seconds, options, means, made.repaired, layers, made.sparse
+    )
+    if failure:
+        raise NotCompared(str(failure), Pruned(files, plan, report)) from failure
+    return Pruned(files, plan, report)
+
+
+def _compared(source: Any, files: list[Path], model: Model, seen: Batches | None, work: Work) -> Result:
+    need, room = COPIES * (model.size_bytes + sum(f.stat().st_size for f in files)), available_bytes()
+    if room is not None and need > room:
+        raise OnnxPruneError(
+            f"comparing takes about {need / 1e9:.0f} GB of memory, {room / 1e9:.0f} GB are free; run 'onnxprune validate' "
+            "where there is more"
+        )
+    original = source if isinstance(source, onnx.ModelProto) else Path(source)
+    return compare(original, files[0], data=seen, seed=work.seed, timed=True, profile=work.profile)
+
+
+def runnable(source: str | PathLike[str] | onnx.ModelProto | Model) -> Path | onnx.ModelProto:
+    """What ONNX Runtime can open: the file where the model is one, else the message with its weights."""
+    if isinstance(source, onnx.ModelProto):
+        return source
+    return full_proto(source) if isinstance(source, Model) else Path(source)

@@ -1,0 +1,45 @@
+"""Does a file have a pattern? Layer by layer, whoever wrote it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.graph.inner import marked
+from onnxprune.graph.io import Model
+from onnxprune.graph.weights import release
+from onnxprune.groups import analyze
+from onnxprune.sparsify.layers import numbers
+from onnxprune.sparsify.options import Sparsity
+from onnxprune.sparsify.run import Layer, decide
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A layer, how many units of its weight break the pattern (None where that cannot be told), and the share of zeros."""
+
+    layer: Layer
+    broken: int | None
+    sparsity: float | None
+
+    @property
+    def holds(self) -> bool:
+        return self.broken == 0
+
+
+def check_pattern(model: Model, options: Sparsity) -> list[Checked]:
+    """Every layer of a model against the pattern of `options`; those count whose layer is `chosen`."""
+    options = options.resolved(False)
+    pattern, a = options.check(), analyze(marked(model))
+    out = []
+    for layer in decide(a, options):
+        m, broken, zeros = layer.matrix, None, None
+        if m.form is not None:
+            weight = a.coupling.weights[m.weight]
+            there = numbers(a, m).there(weight.array())
+            zeros = 1 - float(np.count_nonzero(there)) / max(there.size, 1)
+            broken = None if pattern.unfit(m.shape) else pattern.broken(m.form.view(there))
+            release(weight)
+        out.append(Checked(layer, broken, zeros))
+    return out
