@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnxprune.graph.io import Model, load, save
     from onnxprune.groups import Analysis, Group
     from onnxprune.plans import Choice, Plan
-    from onnxprune.sparsify import Sparsity
+    from onnxprune.sparsity import Sparsity
     from onnxprune.validation import Result
 
 __all__ = [

@@ -17,7 +17,7 @@ from onnxprune.groups import Analysis
 from onnxprune.groups import analyze as _analyze
 from onnxprune.pipeline import Data, Inputs, NotCompared, Pruned, Stage, Work, as_batches, run, runnable
 from onnxprune.plans import Plan
-from onnxprune.sparsify import Sparsity
+from onnxprune.sparsity import Sparsity
 from onnxprune.surgery import apply_plan
 from onnxprune.validation import Result
 from onnxprune.validation import validate as _validate

@@ -8,7 +8,7 @@ from dataclasses import replace
 from graphlib import TopologicalSorter
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, shape_inference
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model
@@ -51,21 +51,29 @@ def cast(model: Model, to: str) -> Model:
         raise OnnxPruneError(f"cast '{to}' is unknown; there is {', '.join(CASTS)}")
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    proto = ModelProto()
-    proto.CopyFrom(model.proto)
-    changed = {n for n, w in model.weights.items() if isinstance(w, DerivedWeight)}
-    for tensor in proto.graph.initializer:  # what was computed since is not in the message
-        if tensor.name in changed:
-            dims = list(tensor.dims)
-            tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=dims))
-    done = convert_float_to_float16(proto, keep_io_types=True)
+    done = convert_float_to_float16(_hollow(model), keep_io_types=True, disable_shape_infer=True)
     _sort(done)
     weights = dict(model.weights)
     for tensor in done.graph.initializer:
         old = weights.get(tensor.name)
-        if old is not None and old.data_type == TensorProto.FLOAT and tensor.data_type == TensorProto.FLOAT16:
+        if old is None:
+            continue
+        del tensor.dims[:]
+        tensor.dims.extend(old.shape)
+        if old.data_type == TensorProto.FLOAT and tensor.data_type == TensorProto.FLOAT16:
             weights[tensor.name] = HalfWeight(old)
     return replace(model, proto=done, weights=weights)
+
+
+def _hollow(model: Model) -> ModelProto:
+    """The graph with its shapes inferred, and weights of no elements: the converter looks at their types alone."""
+    proto = shape_inference.infer_shapes(model.proto)
+    for tensor in proto.graph.initializer:
+        if tensor.name in model.weights:
+            tensor.CopyFrom(
+                TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0], doc_string=tensor.doc_string)
+            )
+    return proto
 
 
 def _sort(proto: ModelProto) -> None:

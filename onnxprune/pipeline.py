@@ -23,8 +23,8 @@ from onnxprune.memory import available_bytes
 from onnxprune.plans import Plan
 from onnxprune.repair import RepairReport
 from onnxprune.report.result import prune_report
-from onnxprune.sparsify import Sparsified, Sparsity, sparsify
-from onnxprune.sparsify.patterns import NofM
+from onnxprune.sparsity import Sparsified, Sparsity, sparsify
+from onnxprune.sparsity.patterns import NofM
 from onnxprune.surgery import apply_plan
 from onnxprune.validation import Reconstruction, Result, layer_errors
 from onnxprune.validation import validate as compare
@@ -192,7 +192,7 @@ def _reported(
             except OnnxPruneError as e:
                 failure = e
     if made.sparse:
-        with clock.time("measure"):
+        with clock.time("tally"):
             made.sparse.measure()
     after = analyze(load(files[0]) if files else made.model)
     options = None if work.plan else work.options

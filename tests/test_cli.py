@@ -198,11 +198,13 @@ def test_a_report_that_does_not_fit_says_that_the_model_is_there(
 ) -> None:
     room, out, report = iter([None]), tmp_path / "o.onnx", tmp_path / "r.json"
 
-    def fsync(_: int) -> None:
+    def replace(source: Path, target: Path) -> None:
         if next(room, "full"):
             raise OSError(28, "No space left on device")
+        rename(source, target)
 
-    monkeypatch.setattr("onnxprune.graph.wire.os.fsync", fsync)
+    rename = os.replace
+    monkeypatch.setattr("onnxprune.graph.wire.os.replace", replace)
     result = call("prune", CNN, "-o", out, "--report", report)
     fails(result, f"{report}: No space left on device; it was not written", f"{out} is there")
     assert sorted(tmp_path.iterdir()) == [out]

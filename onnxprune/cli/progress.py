@@ -19,10 +19,14 @@ SAY = {
     "try": "repairing a try",
     "apply": "removing channels",
     "repair": "repairing layers",
+    "permute": "permuting channels",
+    "sparsify": "choosing weights",
+    "fit": "choosing and fitting weights",
+    "tally": "reading the weights",
     "save": "writing",
     "validate": "comparing outputs in ONNX Runtime",
 }
-UNITS = {"calibrate": "samples", "plan": "groups", "try": "layers", "repair": "layers"}
+UNITS = {"calibrate": "samples", "plan": "groups", "try": "layers", "repair": "layers", "fit": "layers"}
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxprune.cli.app import app
-from onnxprune.errors import OnnxPruneError, OutputError
+from onnxprune.errors import OnnxPruneError
 
 if TYPE_CHECKING:
     from onnxprune import Options
+    from onnxprune.cli.reports import Said
 
 METHODS = ("none", "merge", "bias", "affine", "lstsq", "obs")
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
@@ -76,6 +77,7 @@ def _check(*names: str, help: str, **more: Any) -> Any:
     "onnxprune prune model.onnx -o smaller.onnx --scope global --max-ratio 0.8 --round-to 8 --exclude 'head*'\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib pictures.npz\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --criterion wanda --calib pictures/ --preprocess imagenet --samples 500\n\n"
+    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib pictures.npz --then-sparsify 2:4 --permute --cast fp16\n\n"
     "onnxprune prune model.onnx --dry-run --plan-out plan.json\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --plan plan.json"
 )
@@ -206,6 +208,32 @@ def prune(
             autocompletion=_repairs,
         ),
     ] = None,
+    then_sparsify: Annotated[
+        str | None,
+        typer.Option(
+            "--then-sparsify",
+            metavar="PATTERN",
+            help="Make what stays sparse too, as 'onnxprune sparsify --pattern' does; for N:M, channel counts are kept at "
+            "multiples of M.",
+            rich_help_panel="Sparsity",
+        ),
+    ] = None,
+    permute: Annotated[
+        bool,
+        typer.Option("--permute", help="Permute channels so that more stays.", rich_help_panel="Sparsity"),
+    ] = False,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="likely|eligible|all",
+            help="In which layers, see 'onnxprune sparsify --help'.",
+            rich_help_panel="Sparsity",
+        ),
+    ] = None,
+    cast: Annotated[
+        str | None,
+        typer.Option(metavar="fp16", help="Write half precision.", rich_help_panel="Sparsity"),
+    ] = None,
     preprocess: Annotated[
         list[str] | None,
         _calib(
@@ -253,6 +281,8 @@ def prune(
         raise OnnxPruneError("where should the smaller model go? give -o OUT (or --dry-run to write none)")
     if samples is not None and calib is None:
         raise OnnxPruneError("--samples is for --calib: it says how much of it to use; give both")
+    if then_sparsify is None:
+        _refuse(ctx, ["permute", "layers"], "what is to be sparse is not said (--then-sparsify PATTERN)")
     if plan is not None:
         _refuse(ctx, SELECTION, "--plan already says what to remove")
     if any(f is not None for f in (macs, params, bytes, latency, max_error, min_agreement)):
@@ -265,6 +295,7 @@ def prune(
     from onnxprune.api import NotCompared
     from onnxprune.calibration import read_preprocess
     from onnxprune.cli.progress import progress
+    from onnxprune.cli.reports import tell
 
     options = onnxprune.Options(
         ratio=ratio,
@@ -290,9 +321,14 @@ def prune(
         repair=repair,
     )
     options.check()
+    sparsity = (
+        onnxprune.Sparsity(pattern=then_sparsify, permute=permute, layers=layers, seed=seed) if then_sparsify else None
+    )
+    if sparsity:
+        sparsity.resolved(calib is not None)
     how = _how(options.resolved(calib is not None), plan)
     try:
-        with progress() as tell:
+        with progress() as stage:
             made = onnxprune.prune(
                 model,
                 None if dry_run else out,
@@ -306,13 +342,25 @@ def prune(
                 preprocess=read_preprocess(preprocess) if preprocess else None,
                 check=not no_validate,
                 profile=profile,
+                sparsity=sparsity,
+                cast=cast,
                 seed=seed,
-                stage=tell,
+                stage=stage,
             )
     except NotCompared as e:
-        _tell(e.made.report, how, report, json, verbose)
+        tell(e.made.report, _said(e.made.report, how, verbose), report, json)
         raise
-    _tell(made.report, how, report, json, verbose)
+    tell(made.report, _said(made.report, how, verbose), report, json)
+
+
+def _said(report: dict[str, Any], how: str, verbose: bool) -> Said:
+    from onnxprune.cli.layers import layer_facts, why_none
+    from onnxprune.cli.summary import pruned, why_nothing
+
+    sparse = report["sparsity"]
+    rows = layer_facts(sparse) if sparse else []
+    warnings = [w for w in (why_nothing(report), why_none(sparse) if sparse else "") if w]
+    return pruned(report, how, verbose, rows), "; ".join(warnings)
 
 
 def _refuse(ctx: typer.Context, names: Sequence[str], why: str) -> None:
@@ -351,29 +399,3 @@ def _goal(o: Options) -> str:
         return f"the same class for at least {o.min_agreement:g}"
     kind, fraction = o.budget or o.limit or ("ratio", o.ratio)
     return f"at most {fraction:g} of the {kind}" if kind != "ratio" else f"ratio {o.ratio:g}"
-
-
-def _tell(report: dict[str, Any], how: str, path: Path | None, json: bool, verbose: bool) -> None:
-    """The report, to whom it may concern."""
-    from onnxprune.cli.console import emit, emit_json, json_text, warn
-    from onnxprune.cli.summary import pruned, why_nothing
-
-    if path:
-        _write(path, json_text(report), report["files"])
-    if json:
-        emit_json(report)
-    else:
-        emit(pruned(report, how, verbose))
-    if nothing := why_nothing(report):
-        warn(nothing)
-
-
-def _write(path: Path, text: str, models: list[str]) -> None:
-    """Write the report; where that fails, say that the model is there all the same."""
-    from onnxprune.graph.io import write_text
-
-    try:
-        write_text(path, text)
-    except OutputError as e:
-        there = f"; {' and '.join(models)} is there" if models else ""
-        raise OutputError(f"{e}{there}") from e

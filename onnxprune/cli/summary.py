@@ -16,19 +16,25 @@ WRONG = 0.1  # the relative error from which on a layer is said to go wrong
 LISTED, INSPECTED = "see --verbose", "see 'onnxprune inspect'"  # which tells of groups left whole, of frozen axes
 
 
-def pruned(report: Report, how: str, verbose: bool) -> Group:
+def pruned(report: Report, how: str, verbose: bool, more: Facts) -> Group:
     """What `prune` says when it is done: the groups, what is left, how far the outputs moved, where the file is."""
     parts: list[RenderableType] = []
     if report["groups"]:
         parts += [*_groups(report["groups"], verbose), ""]
-    rows: Facts = [("channels", _channels(report["groups"])), ("chosen by", how), *_notes(report)]
+    rows: Facts = [("channels", _channels(report["groups"])), ("chosen by", how), *_notes(report), *more]
+    return Group(*parts, *outcome(report, rows))
+
+
+def outcome(report: Report, rows: Facts) -> list[RenderableType]:
+    """What is left, what there is to say of it, how far the outputs moved, where the file is."""
+    rows = list(rows)
     if seen := report["calibration"]:
         rows.append(("calibrated on", f"{seen['samples']} samples, {seen['data']}"))
     if repair := report["repair"]:
         rows.append(("repaired", _repaired(repair)))
     rows += [*_comparison(report["error"]), *_machine(report)] if report["error"] else []
     outputs = _outputs(report["error"]) if report["error"] else []
-    return Group(*parts, _sizes(report), "", facts(rows), *outputs, "", _done(report))
+    return [_sizes(report), "", facts(rows), *outputs, "", _done(report)]
 
 
 def _repaired(repair: Report) -> str:

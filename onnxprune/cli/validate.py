@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxprune.cli.app import FAILED_CHECK, app
+from onnxprune.errors import OnnxPruneError
 
 if TYPE_CHECKING:
     from onnxprune import Result
@@ -13,11 +14,30 @@ if TYPE_CHECKING:
 
 @app.command(
     epilog="Examples:\n\nonnxprune validate model.onnx smaller.onnx --data test.npz\n\n"
-    "onnxprune validate model.onnx smaller.onnx --max-error 0.01 && echo near enough"
+    "onnxprune validate model.onnx smaller.onnx --max-error 0.01 && echo near enough\n\n"
+    "onnxprune validate sparse.onnx --pattern 2:4"
 )
 def validate(
     original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model to compare with.")],
-    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The model to judge.")],
+    candidate: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CANDIDATE]", help="The model to judge; with --pattern it may stand alone."),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Does the candidate (or the only model) have this pattern, layer by layer? Exit with 1 where it does not.",
+        ),
+    ] = None,
+    sparsity: Annotated[
+        float, typer.Option(metavar="F", help="The fraction of zeros, for patterns that do not say it.")
+    ] = 0.5,
+    layers: Annotated[
+        str | None,
+        typer.Option(metavar="likely|eligible|all", help="Which layers must have it, see 'onnxprune sparsify --help'."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every layer of --pattern.")] = False,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -43,7 +63,13 @@ def validate(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random inputs.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Run two models on the same inputs in ONNX Runtime and measure how far the outputs differ."""
+    """Run two models on the same inputs in ONNX Runtime and measure how far the outputs differ; or check a sparsity pattern."""
+    if pattern is not None:
+        held = _check(candidate or original, pattern, sparsity, layers, json and candidate is None, verbose)
+        if candidate is None:
+            raise typer.Exit(0 if held else FAILED_CHECK)
+    if candidate is None:
+        raise OnnxPruneError("which model is to be judged? give ORIGINAL and CANDIDATE, or one model and --pattern")
     import onnxprune
     from onnxprune.calibration import read_preprocess
     from onnxprune.cli.console import emit, emit_json, warn
@@ -61,8 +87,8 @@ def validate(
             original, candidate, data=data, preprocess=how, seed=seed, timed=True, profile=profile
         )
         before, after = map(onnxprune.analyze, models)
-        layers = layer_errors(before, models[1], result.batches)
-        report = validate_report(before, after, result, layers)
+        found = layer_errors(before, models[1], result.batches)
+        report = validate_report(before, after, result, found)
     if json:
         emit_json(report)
     else:
@@ -70,6 +96,32 @@ def validate(
     if max_error is not None and (failures := failed(result, max_error)):
         warn(f"the candidate is not near enough: {'; '.join(failures)}")
         raise typer.Exit(FAILED_CHECK)
+    if pattern is not None and not held:
+        raise typer.Exit(FAILED_CHECK)
+
+
+def _check(model: Path, pattern: str, sparsity: float, layers: str | None, json: bool, verbose: bool) -> bool:
+    """Say which layers have the pattern; whether all do that must."""
+    import onnxprune
+    from onnxprune.cli.console import emit, emit_json, warn
+    from onnxprune.cli.layers import checked
+    from onnxprune.cli.progress import progress
+    from onnxprune.report.sparsity import check_report
+    from onnxprune.sparsity import check_pattern
+
+    options = onnxprune.Sparsity(pattern=pattern, sparsity=sparsity, layers=layers).resolved(False)
+    with progress() as tell:
+        tell("load", 0, 0)
+        found = check_pattern(onnxprune.load(model), options)
+    report = check_report(str(model), pattern, found)
+    if json:
+        emit_json(report)
+    else:
+        emit(checked(report, verbose))
+    if not any(x["checked"] for x in report["layers"]):
+        warn(f"{model} has no layer that must have {pattern}; '--layers eligible' or '--layers all' checks more")
+        return False
+    return bool(report["holds"])
 
 
 def failed(result: "Result", max_error: float) -> list[str]:

@@ -223,6 +223,7 @@ def _put(file: BinaryIO, weight: Weight) -> None:
 def write_all(writers: Mapping[Path, Writer]) -> None:
     """Write files and put them in place together; on any error nothing is left behind and old files stay.
 
+    When the bytes reach the disk is left to the system, as by most programs that copy files: a power failure may take them.
     Raises OutputError for whatever the system refuses.
     """
     temps: list[Path] = []
@@ -234,8 +235,6 @@ def write_all(writers: Mapping[Path, Writer]) -> None:
             temps.append(_beside(target))
             with open(temps[-1], "xb", buffering=1 << 20) as file:
                 write(file)
-                file.flush()
-                os.fsync(file.fileno())
         _rename_all(list(zip(temps, writers, strict=True)))
     except OSError as e:
         raise OutputError(f"{target}: {why(e)}; it was not written, make room or choose another place") from e

@@ -11,12 +11,13 @@ import numpy as np
 
 from onnxprune.allocate import Means, Options
 from onnxprune.explain import Route, explain
-from onnxprune.graph.weights import dtype_of, is_float
+from onnxprune.graph.parallel import ordered
+from onnxprune.graph.weights import Weight, dtype_of, is_float, release
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Plan
 from onnxprune.repair import RepairReport
 from onnxprune.report.sparsity import sparsity_report
-from onnxprune.sparsify import Sparsified
+from onnxprune.sparsity import Sparsified
 from onnxprune.validation import Reconstruction, Result
 
 
@@ -170,12 +171,15 @@ def _measured(
 
 def weight_sparsity(a: Analysis) -> float | None:
     """The share of zeros among the parameters that are floats; None where there are none."""
-    zeros = total = 0
-    for name, w in a.coupling.weights.items():
-        if a.param_count(name) and is_float(dtype_of(w.data_type)):
-            total += a.param_count(name)
-            zeros += a.param_count(name) - int(np.count_nonzero(w.array()))
-    return zeros / total if total else None
+    floats = {n: w for n, w in a.coupling.weights.items() if a.param_count(n) and is_float(dtype_of(w.data_type))}
+    total = sum(map(a.param_count, floats))
+
+    def nonzero(w: Weight) -> int:
+        found = int(np.count_nonzero(w.array()))
+        release(w)
+        return found
+
+    return 1 - sum(ordered(nonzero, floats.values())) / total if total else None
 
 
 def _over(before: int | None, after: int | None) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from onnxprune.sparsify import Checked, Layer, Sparsified
+from onnxprune.sparsity import Checked, Layer, Sparsified
 
 
 def sparsity_report(s: Sparsified) -> dict[str, Any]:

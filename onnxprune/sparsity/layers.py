@@ -19,8 +19,8 @@ from onnxprune.graph.nodes import captured
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.macs import COUNT
-from onnxprune.sparsify.forms import Axis, Form, Misfit, regroup, start
-from onnxprune.sparsify.masked import Numbers
+from onnxprune.sparsity.forms import Axis, Form, Misfit, regroup, start
+from onnxprune.sparsity.masked import Numbers
 
 RENAME = ("Identity", "Cast", "CastLike", "DequantizeLinear", "QuantizeLinear")
 REGROUP = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")

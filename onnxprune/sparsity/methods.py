@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.repair.store import Array
 from onnxprune.repair.support import Choose, fit_on
-from onnxprune.sparsify.patterns import NofM, Pattern
+from onnxprune.sparsity.patterns import NofM, Pattern
 
 Masked = tuple[Array, Array]  # which weights stay, and what they become
 Method = Callable[[Pattern, int, Array, Array], Masked]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.graph.weights import DerivedWeight, MappedWeight, Weight, dtype_of, is_float
-from onnxprune.sparsify.forms import Form
+from onnxprune.graph.parallel import ordered
+from onnxprune.graph.weights import DerivedWeight, Weight, dtype_of, is_float
+from onnxprune.sparsity.forms import Form
 
 Array = npt.NDArray[Any]
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -40,9 +41,12 @@ class Numbers:
 
     def magnitudes(self, x: Array) -> Array:
         """|w|, in float32 (float64 for doubles)."""
-        if is_float(x.dtype):
-            return np.asarray(np.abs(x.astype(np.float64 if x.dtype.itemsize == 8 else np.float32, copy=False)))
-        return self.sizes(x).astype(np.float32)
+        return self.floats(self.sizes(x), x.dtype)
+
+    def floats(self, sizes: Array, dtype: np.dtype[Any]) -> Array:
+        """The magnitudes that the sizes of numbers of a type are."""
+        numbers = sizes.view(dtype) if is_float(dtype) else sizes
+        return numbers.astype(np.float64 if dtype.name == "float64" else np.float32, copy=False)
 
     def there(self, x: Array) -> Array:
         """Which numbers are not zero."""
@@ -51,8 +55,10 @@ class Numbers:
     def cleared(self, x: Array, keep: Array) -> Array:
         """`x` with the number zero where `keep` is False."""
         if is_float(x.dtype):
-            bits = UNSIGNED[x.dtype.itemsize]
-            return np.asarray(np.where(keep, x.view(bits), np.zeros((), bits)).view(x.dtype))
+            bits = x.view(UNSIGNED[x.dtype.itemsize])
+            return np.asarray(
+                (bits * keep.view(np.uint8).astype(bits.dtype)).view(x.dtype)
+            )  # np.where takes ten times as long
         return np.where(keep, x.astype(np.int16), self._offset(x)).astype(x.dtype)
 
     def _offset(self, x: Array) -> Any:
@@ -72,6 +78,9 @@ class Tally:
     kept: int = 0
     magnitude: float = 0.0
     kept_magnitude: float = 0.0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def share(self) -> float | None:
@@ -97,10 +106,15 @@ class MaskedWeight(DerivedWeight):
     def parts(self) -> Iterator[Array]:
         self.tally = Tally()
         x = self.base.array().reshape(-1)
-        for at, form in blocks(self.form, self.group if self._apart else 0, dtype_of(self.data_type).itemsize):
-            yield self._masked(x[at : at + math.prod(form.file_shape)].reshape(form.file_shape), form)
-            if isinstance(self.base, MappedWeight):
-                self.base.file.release(self.base.offset, self.base.nbytes)
+        apart = blocks(self.form, self.group if self._apart else 0, dtype_of(self.data_type).itemsize)
+
+        def masked(block: tuple[int, Form]) -> tuple[Array, Tally]:
+            at, form = block
+            return self._masked(x[at : at + math.prod(form.file_shape)].reshape(form.file_shape), form)
+
+        for part, tally in ordered(masked, apart):
+            self.tally += tally
+            yield part
 
     @property
     def _apart(self) -> bool:
@@ -108,16 +122,19 @@ class MaskedWeight(DerivedWeight):
         given = (p for p in (self.numbers.zero, self.numbers.scale) if p is not None)
         return all(p.size == 1 for p in given)
 
-    def _masked(self, x: Array, form: Form) -> Array:
-        worth = self.numbers.sizes(x) if self.group else self.numbers.magnitudes(x)
-        keep = form.back(self.keep(form.view(worth)))
-        size = self.numbers.magnitudes(x)
-        tally = self.tally
-        tally.weights += x.size
-        tally.kept += int(np.count_nonzero(keep))
-        tally.magnitude += float(size.sum(dtype=np.float64))
-        tally.kept_magnitude += float(np.multiply(size, keep, out=size).sum(dtype=np.float64))
-        return self.numbers.cleared(x, keep)
+    def _masked(self, x: Array, form: Form) -> tuple[Array, Tally]:
+        sizes = self.numbers.sizes(x)
+        size = self.numbers.floats(sizes, x.dtype)
+        keep = form.back(self.keep(form.view(sizes if self.group else size)))
+        left = self.numbers.cleared(x, keep)
+        kept = _sum(self.numbers.magnitudes(left))
+        return left, Tally(x.size, int(np.count_nonzero(keep)), _sum(size), kept)
+
+
+def _sum(x: Array) -> float:
+    """The sum of a block; BLAS takes half of numpy's time for it."""
+    flat = x.reshape(-1)
+    return float(flat @ np.ones(flat.size, x.dtype))
 
 
 def blocks(form: Form, group: int, itemsize: int) -> Iterator[tuple[int, Form]]:

@@ -17,9 +17,9 @@ from onnxprune.groups import Analysis, Group, analyze
 from onnxprune.layout import Dim
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.signals import channel_order
-from onnxprune.sparsify.layers import Matrix, numbers
-from onnxprune.sparsify.patterns import NofM, Pattern
-from onnxprune.sparsify.permute import best_order, kept
+from onnxprune.sparsity.layers import Matrix, numbers
+from onnxprune.sparsity.patterns import NofM, Pattern
+from onnxprune.sparsity.permute import best_order, kept
 from onnxprune.surgery import apply_plan
 
 Array = npt.NDArray[np.float32]

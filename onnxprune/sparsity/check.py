@@ -10,9 +10,9 @@ from onnxprune.graph.inner import marked
 from onnxprune.graph.io import Model
 from onnxprune.graph.weights import release
 from onnxprune.groups import analyze
-from onnxprune.sparsify.layers import numbers
-from onnxprune.sparsify.options import Sparsity
-from onnxprune.sparsify.run import Layer, decide
+from onnxprune.sparsity.layers import numbers
+from onnxprune.sparsity.options import Sparsity
+from onnxprune.sparsity.run import Layer, decide
 
 
 @dataclass(frozen=True)

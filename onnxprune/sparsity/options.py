@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.repair import METHODS as REPAIRS
-from onnxprune.sparsify.methods import METHODS
-from onnxprune.sparsify.patterns import NofM, Pattern, Units, parse
+from onnxprune.sparsity.methods import METHODS
+from onnxprune.sparsity.patterns import NofM, Pattern, Units, parse
 
 LAYERS = ("likely", "eligible", "all")
 TARGETS = ("tensorrt", "none")

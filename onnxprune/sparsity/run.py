@@ -16,14 +16,14 @@ from onnxprune.graph.weights import Weight
 from onnxprune.groups import Analysis, analyze
 from onnxprune.plans import Plan
 from onnxprune.repair import Choose, RepairReport, Thin, repair
-from onnxprune.sparsify.layers import Matrix, matrices, numbers
-from onnxprune.sparsify.masked import MaskedWeight, Tally
-from onnxprune.sparsify.methods import chooser
-from onnxprune.sparsify.options import Sparsity
-from onnxprune.sparsify.patterns import Pattern, Units
-from onnxprune.sparsify.permutation import permuted
-from onnxprune.sparsify.tensorrt import Verdict, judge
-from onnxprune.sparsify.threshold import threshold
+from onnxprune.sparsity.layers import Matrix, matrices, numbers
+from onnxprune.sparsity.masked import MaskedWeight, Tally
+from onnxprune.sparsity.methods import chooser
+from onnxprune.sparsity.options import Sparsity
+from onnxprune.sparsity.patterns import Pattern, Units
+from onnxprune.sparsity.permutation import permuted
+from onnxprune.sparsity.tensorrt import Verdict, judge
+from onnxprune.sparsity.threshold import threshold
 from onnxprune.surgery import apply_plan
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]

@@ -5,8 +5,8 @@ products, `patterns` says what may stay, `methods` choose, `masked` writes zeros
 channels so that more stays. A target (`tensorrt`) says what it can use.
 """
 
-from onnxprune.sparsify.check import Checked, check_pattern
-from onnxprune.sparsify.options import Sparsity
-from onnxprune.sparsify.run import Layer, Sparsified, sparsify
+from onnxprune.sparsity.check import Checked, check_pattern
+from onnxprune.sparsity.options import Sparsity
+from onnxprune.sparsity.run import Layer, Sparsified, sparsify
 
 __all__ = ["Checked", "Layer", "Sparsified", "Sparsity", "check_pattern", "sparsify"]

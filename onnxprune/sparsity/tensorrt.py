@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxprune.sparsify.layers import Matrix
+from onnxprune.sparsity.layers import Matrix
 
 ENOUGH = 256  # channels
 TAKEN = ("Conv", "Gemm", "MatMul")

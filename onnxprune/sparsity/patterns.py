@@ -101,12 +101,13 @@ class NofM:
             np.put_along_axis(found, order[:, :, :, : self.n], True, axis=3)
             out[...] = found.reshape(scores.shape)
             return
-        beaten = [np.zeros_like(g, np.uint8) for g in groups]
+        beaten = [np.full_like(g, width - 1 - i, np.uint8) for i, g in enumerate(groups)]  # by all that come later
+        wins = np.empty_like(groups[0], bool)
         for i in range(width):
             for j in range(i + 1, width):
-                wins = groups[i] >= groups[j]
-                beaten[j] += wins
-                beaten[i] += ~wins
+                np.greater_equal(groups[i], groups[j], out=wins)
+                beaten[j] += wins.view(np.uint8)
+                beaten[i] -= wins.view(np.uint8)
         for i in range(width):
             np.less(beaten[i], self.n, out=out[:, :, i::width])
 
