@@ -25,6 +25,7 @@ from onnxprune.sparsity.masked import Numbers
 RENAME = ("Identity", "Cast", "CastLike", "DequantizeLinear", "QuantizeLinear")
 REGROUP = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 DEFAULT = ("", "ai.onnx", "com.microsoft")
+OPERANDS = 3  # the first inputs of a product: what it multiplies is among them
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class _Finder:
         self.a, self.c = a, a.coupling
         self.nodes = a.flat.proto.graph.node
         self.roles = _direct_roles(self.c, self.nodes)
+        self.explained = {site for known in self.c.roles.values() for site, _ in known}
         self.readers: dict[str, list[Site]] = defaultdict(list)
         self.held = {v.name: "it is an output of the graph" for v in a.flat.proto.graph.output}
         live = {n.output[0] for n in self.c.live if n.output}
@@ -83,13 +85,17 @@ class _Finder:
 
     def run(self) -> list[Matrix]:
         found = [m for name in self.c.weights for m in self._one(name)]
+        covered = {site for m in found for site in m.sites}
+        found += [
+            self._computed(site) for site in self.roles.keys() - covered if self._operand(site) in self.c.computed
+        ]
         found.sort(key=lambda m: m.sites[0])
         numbers = marks(self.a.flat.proto)
         return _once([replace(m, inner=numbers.get(m.weight)) for m in found])
 
     def _one(self, name: str) -> Iterator[Matrix]:
         weight = self.c.weights[name]
-        if sum(n > 1 for n in weight.shape) < 2:
+        if not weight.shape:
             return
         readings: list[_Reading] = []
         others: list[str] = []
@@ -105,6 +111,31 @@ class _Finder:
             tuple(r.site for r in readings), self._rank(readings[0].site),
         )  # fmt: skip
 
+    def _operand(self, site: Site) -> str:
+        return str(self.nodes[site[0]].input[site[1]])
+
+    def _computed(self, site: Site) -> Matrix:
+        """An operand that is constant, but not a constant that was moved."""
+        node, name = self.nodes[site[0]], self._operand(site)
+        makers = {o: n for n in self.c.live for o in n.output if o in self.c.computed}
+        made = makers[name]
+        while _moves(made) and made.input[0] in makers:
+            made = makers[made.input[0]]
+        dtype, why = dtype_of(self.c.trace.dtype(name) or 1).name, f"{made.op_type} '{_label(made)}' computes it"
+        return Matrix(
+            name,
+            _label(node),
+            node.output[0],
+            node.op_type,
+            _groups(node),
+            dtype,
+            (1, 1, 1, 1),
+            None,
+            why,
+            None,
+            (site,),
+        )
+
     def _follow(self, name: str, axes: list[Axis], readings: list[_Reading], others: list[str]) -> None:
         """Collect the products that read a value, and what else does, in words."""
         if name in self.held:
@@ -115,7 +146,8 @@ class _Finder:
                 readings.append(_Reading((index, slot), axes))
             elif node.output[0] not in self.c.computed or slot or not _moves(node):
                 others.append(f"{node.op_type} '{_label(node)}' reads it too")
-                if node.op_type in COUNT or node.op_type in LIKE:  # a product whose rule could not say more
+                product = (node.op_type in COUNT or node.op_type in LIKE) and slot < OPERANDS
+                if product and (index, slot) not in self.explained:  # its rule could not say what is summed over
                     readings.append(_Reading((index, slot), []))
             else:
                 try:

@@ -78,7 +78,7 @@ class NofM:
         return self.m
 
     def unfit(self, shape: Shape) -> str:
-        return "" if shape[2] > self.n else f"it sums over {shape[2]} inputs, no more than stay of {self.m}"
+        return "" if shape[2] > self.n else f"no more than {self.n} inputs for each output, and so many may stay"
 
     def keep(self, scores: Array) -> Array:
         inputs = scores.shape[2]

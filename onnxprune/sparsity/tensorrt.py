@@ -53,5 +53,5 @@ def _refused(m: Matrix) -> str:
     if m.dtype not in (*HALF, "float32"):
         return f"its weights are {m.dtype}; sparse kernels are for half precision and int8"
     if inputs % 4:
-        return f"it sums over {inputs} inputs, which 4 does not divide"
+        return "the number of its inputs is no multiple of 4"
     return ""
