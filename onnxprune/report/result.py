@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Plan
 from onnxprune.repair import RepairReport
+from onnxprune.report.sensitivity import measured_groups
 from onnxprune.validation import Reconstruction, Result
 
 
@@ -59,6 +61,24 @@ def _route(route: Route) -> dict[str, Any]:
         "route": [{"operator": s.operator, "name": s.name} for s in route.stops],
         "route_left_out": route.left_out,
     }
+
+
+def _weights(a: Analysis) -> list[dict[str, Any]]:
+    """Every weight: the nodes that read it, and for each axis the groups whose channels lie along it."""
+    owners: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
+    for g in a.groups:
+        for m in g.members:
+            owners[m.tensor, m.axis][g.name] = None
+    return [
+        {
+            "name": name,
+            "nodes": a.readers.get(name, []),
+            "shape": list(w.shape),
+            "groups": [list(owners.get((name, axis), ())) for axis in range(len(w.shape))],
+        }
+        for name, w in a.coupling.weights.items()
+        if a.param_count(name) > 1
+    ]
 
 
 def _group(a: Analysis, g: Group) -> dict[str, Any]:
@@ -109,7 +129,9 @@ def prune_report(
         "macs": _pair(before.macs(), after.macs()),
         "bytes": _pair(before.model.size_bytes, size),
         "groups": [_planned(g, plan) for g in before.groups],
+        "weights": _weights(before),
         "frozen": _frozen(before),
+        "sensitivity": measured_groups(means.tables) if means and means.tables else None,
         "repair": repaired.to_json() if repaired else None,
         "error": error_report(result) if result else None,
         **_measured(before, after, size, result, reconstruction),

@@ -1,0 +1,60 @@
+// Which result is best: on the Pareto front, and within a budget.
+
+/** The results that no other beats in both, from the cheapest on. */
+function front(some, x, y) {
+  const sign = MEASURES[y].low ? 1 : -1;
+  const sorted = some.filter((r) => known(r[x]) && known(r[y])).sort((a, b) => a[x] - b[x] || sign * (a[y] - b[y]));
+  let best = Infinity;
+  return sorted.filter((r) => {
+    const better = sign * r[y] < best;
+    if (better) best = sign * r[y];
+    return better;
+  });
+}
+
+const ROUNDED = 0.0005; // half of the last digit that is shown
+
+/** What of the work is left; where nobody could count MACs, of the parameters. */
+const workOf = (some) => (some.some((r) => known(r.macs_left)) ? "macs_left" : "params_left");
+
+/** By what results are told apart: accuracy, else agreement, else error; the first that all of them have. */
+const yardstick = (some) =>
+  ["accuracy_after", "top1_agreement", "relative_l2"].find((k) => some.length && some.every((r) => known(r[k]))) || null;
+
+/** The best result of a model at or under a share of its MACs, and by what it was chosen. */
+function bestWithin(some, share) {
+  const work = workOf(some);
+  const done = some.filter((r) => r.status === "done" && known(r[work]));
+  const fit = done.filter((r) => r[work] <= share + ROUNDED);
+  const compared = fit.filter((r) => known(r.relative_l2) || known(r.top1_agreement) || known(r.accuracy_after));
+  const by = yardstick(compared);
+  const order = [by, "accuracy_after", "top1_agreement", "relative_l2", work].filter((k) => k);
+  const better = (a, b) => {
+    for (const k of order) {
+      const difference = known(a[k]) && known(b[k]) ? (MEASURES[k].low ? a[k] - b[k] : b[k] - a[k]) : 0;
+      if (difference) return difference;
+    }
+    return a.at - b.at;
+  };
+  const smallest = done.reduce((a, b) => (a && a[work] <= b[work] ? a : b), null);
+  return { best: by ? [...compared].sort(better)[0] : null, by, work, of: compared.length, fit: fit.length, smallest };
+}
+
+/** The same in words; `at` makes the link. */
+function bestSaid(some, share) {
+  const found = bestWithin(some, share);
+  const what = found.work === "macs_left" ? "MACs" : "parameters";
+  if (found.best) {
+    const r = found.best;
+    const parts = [`${what} ${percent(r[found.work])}`];
+    if (known(r.accuracy_after)) parts.push(`accuracy ${percent(r.accuracy_after)}, the original's ${percent(r.accuracy_before)}`);
+    if (known(r.top1_agreement)) parts.push(`the same class for ${percent(r.top1_agreement)}`);
+    if (known(r.relative_l2)) parts.push(`relative L2 error ${digits(r.relative_l2)}`);
+    const why = found.of > 1 ? `Chosen by ${MEASURES[found.by].title} among ${found.of} settings.` : "The only setting that small.";
+    return [h("a", { class: "pick", href: toModel(r) }, r.setting), h("span", {}, `${parts.join(" · ")}. `, h("small", {}, why))];
+  }
+  if (found.fit) return [h("span", {}, "Nothing that small was compared with the original, so nobody knows which is best.")];
+  if (!found.smallest) return [h("span", {}, "No setting of this model was finished.")];
+  const least = `${found.smallest.setting}, leaves ${percent(found.smallest[found.work])} of the ${what}.`;
+  return [h("span", {}, `No setting is that small; the smallest, ${least}`)];
+}
