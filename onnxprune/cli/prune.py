@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,10 @@ from onnxprune.errors import OnnxPruneError, OutputError
 if TYPE_CHECKING:
     from onnxprune import Options
 
+Texts = Mapping[
+    Path | None, Callable[[dict[str, Any]], str]
+]  # files that were asked for, and what makes them of a report
+
 METHODS = ("none", "merge", "bias", "affine", "lstsq", "obs")
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 # The options that say what to remove: a plan has already decided all that.
@@ -21,6 +26,7 @@ SELECTION = (
     "ratio", "macs", "params", "bytes", "latency", "max_error", "min_agreement", "allocation", "steps", "schedule",
     "criterion", "scope", "round_to", "max_ratio", "include", "exclude", "group_ratio", "reduce", "normalise", "plan_out",
 )  # fmt: skip
+ASIDE = ("model", "out", "plan_out", "report", "html", "cache", "json", "verbose", "dry_run")  # no part of what is made
 
 
 def _names(incomplete: str, where: str) -> list[str]:
@@ -181,6 +187,9 @@ def prune(
         _file("--plan-out", metavar="PLAN.json", help="Write the plan: the channels kept, group by group."),
     ] = None,
     report: Annotated[Path | None, _file("--report", metavar="REPORT.json", help="Write the report as JSON.")] = None,
+    html: Annotated[
+        Path | None, _file("--html", metavar="REPORT.html", help="Write the report as a page to read in a browser.")
+    ] = None,
     calib: Annotated[
         Path | None,
         _calib(
@@ -259,11 +268,12 @@ def prune(
         _refuse(ctx, ["ratio"], "a budget says how much goes")
     if allocation is not None:
         _refuse(ctx, ["scope"], "--allocation says which channels compete")
-    check_outputs({"-o": out, "--plan-out": plan_out, "--report": report}, [model, plan, calib, data])
+    check_outputs({"-o": out, "--plan-out": plan_out, "--report": report, "--html": html}, [model, plan, calib, data])
 
     import onnxprune
     from onnxprune.api import NotCompared
     from onnxprune.calibration import read_preprocess
+    from onnxprune.cli.console import json_text
     from onnxprune.cli.progress import progress
 
     options = onnxprune.Options(
@@ -291,6 +301,7 @@ def prune(
     )
     options.check()
     how = _how(options.resolved(calib is not None), plan)
+    texts: Texts = {report: json_text, html: partial(_page, _given(ctx))}
     try:
         with progress() as tell:
             made = onnxprune.prune(
@@ -310,9 +321,9 @@ def prune(
                 stage=tell,
             )
     except NotCompared as e:
-        _tell(e.made.report, how, report, json, verbose)
+        _tell(e.made.report, how, texts, json, verbose)
         raise
-    _tell(made.report, how, report, json, verbose)
+    _tell(made.report, how, texts, json, verbose)
 
 
 def _refuse(ctx: typer.Context, names: Sequence[str], why: str) -> None:
@@ -353,13 +364,35 @@ def _goal(o: Options) -> str:
     return f"at most {fraction:g} of the {kind}" if kind != "ratio" else f"ratio {o.ratio:g}"
 
 
-def _tell(report: dict[str, Any], how: str, path: Path | None, json: bool, verbose: bool) -> None:
+def _given(ctx: typer.Context) -> dict[str, Any]:
+    """What was asked for: the options on the command line, without the files to write."""
+    given = (name for name in ctx.params if name not in ASIDE)
+    return {k: ctx.params[k] for k in given if str(ctx.get_parameter_source(k)).endswith("COMMANDLINE")}
+
+
+def _page(given: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """The page of this one model."""
+    from onnxprune.report.html import page
+    from onnxprune.report.rows import Single
+
+    name = Path(report["model"]).stem
+    return page([Single(report["model"], name, report, given)], name)
+
+
+def _tell(
+    report: dict[str, Any],
+    how: str,
+    texts: Texts,
+    json: bool,
+    verbose: bool,
+) -> None:
     """The report, to whom it may concern."""
-    from onnxprune.cli.console import emit, emit_json, json_text, warn
+    from onnxprune.cli.console import emit, emit_json, warn
     from onnxprune.cli.summary import pruned, why_nothing
 
-    if path:
-        _write(path, json_text(report), report["files"])
+    for path, text in texts.items():
+        if path:
+            _write(path, text(report), report["files"])
     if json:
         emit_json(report)
     else:

@@ -70,7 +70,8 @@ class Single:
 
     @property
     def output(self) -> str | None:
-        return self.report["output"]
+        made: str | None = self.report["output"]
+        return made
 
 
 def rows(jobs: Sequence[Job]) -> list[Row]:
