@@ -64,11 +64,12 @@ def _route(route: Route) -> dict[str, Any]:
 
 
 def _weights(a: Analysis) -> list[dict[str, Any]]:
-    """Every weight: the nodes that read it, and for each axis the groups whose channels lie along it."""
+    """Parameters, and whatever else has channels: the nodes that read it, for each axis the groups that lie along it."""
     owners: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
     for g in a.groups:
         for m in g.members:
             owners[m.tensor, m.axis][g.name] = None
+    listed = {tensor for tensor, _ in owners} | {n for n in a.coupling.weights if a.param_count(n) > 1}
     return [
         {
             "name": name,
@@ -77,7 +78,7 @@ def _weights(a: Analysis) -> list[dict[str, Any]]:
             "groups": [list(owners.get((name, axis), ())) for axis in range(len(w.shape))],
         }
         for name, w in a.coupling.weights.items()
-        if a.param_count(name) > 1
+        if name in listed
     ]
 
 

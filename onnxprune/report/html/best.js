@@ -13,6 +13,7 @@ function front(some, x, y) {
 }
 
 const ROUNDED = 0.0005; // half of the last digit that is shown
+const A_LITTLE = 0.02; // so far over a budget there may be something worth knowing of
 
 /** What of the work is left; where nobody could count MACs, of the parameters. */
 const workOf = (some) => (some.some((r) => known(r.macs_left)) ? "macs_left" : "params_left");
@@ -40,7 +41,7 @@ function bestWithin(some, share) {
   return { best: by ? [...compared].sort(better)[0] : null, by, work, of: compared.length, fit: fit.length, smallest };
 }
 
-/** The same in words; `at` makes the link. */
+/** The same in words. */
 function bestSaid(some, share) {
   const found = bestWithin(some, share);
   const what = found.work === "macs_left" ? "MACs" : "parameters";
@@ -51,7 +52,9 @@ function bestSaid(some, share) {
     if (known(r.top1_agreement)) parts.push(`the same class for ${percent(r.top1_agreement)}`);
     if (known(r.relative_l2)) parts.push(`relative L2 error ${digits(r.relative_l2)}`);
     const why = found.of > 1 ? `Chosen by ${MEASURES[found.by].title} among ${found.of} settings.` : "The only setting that small.";
-    return [h("a", { class: "pick", href: toModel(r) }, r.setting), h("span", {}, `${parts.join(" · ")}. `, h("small", {}, why))];
+    const over = bestWithin(some, share + A_LITTLE).best;
+    const near = over !== r ? h("small", {}, "A little over, and better: ", h("a", { href: toModel(over) }, over.setting), `, ${percent(over[found.work])}.`) : null;
+    return [h("a", { class: "pick", href: toModel(r) }, r.setting), h("span", {}, `${parts.join(" · ")}. `, h("small", {}, why), near)];
   }
   if (found.fit) return [h("span", {}, "Nothing that small was compared with the original, so nobody knows which is best.")];
   if (!found.smallest) return [h("span", {}, "No setting of this model was finished.")];

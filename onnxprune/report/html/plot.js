@@ -119,7 +119,7 @@ function scatter(width, some, x, y, { names = false, target = null, best = null,
       const on = best.includes(r);
       const attributes = { class: on ? "point on" : "point" };
       const where = { href: toModel(r), tabindex: names ? "0" : "-1", "aria-label": hover(r) };
-      group.append(svg("a", where, mark(kind, xs(r[x]), ys(r[y]), few ? 6 : 4, attributes, svg("title", {}, hover(r)))));
+      group.append(svg("a", where, mark(kind, xs(r[x]), ys(r[y]), few ? 6 : 3.5, attributes, svg("title", {}, hover(r)))));
       points.push({ x: xs(r[x]), y: ys(r[y]), text: r.setting, on });
     }
     out.append(group);

@@ -103,7 +103,11 @@ function filters(changed) {
   const text = h("input", { type: "search", id: "filter", placeholder: "model, setting, message", value: view.text,
     input: (e) => set("text")(e.target.value) });
   const share = h("input", { type: "number", id: "share", min: "1", max: "100", step: "1", value: String(Math.round(100 * view.target)),
-    "aria-label": "per cent of the MACs", input: (e) => e.target.value && changed({ target: e.target.value / 100, best: true, page: 0 }) });
+    "aria-label": "per cent of the MACs", input: () => within() });
+  const within = () => {
+    only.checked = true;
+    if (share.value) changed({ target: share.value / 100, best: true, page: 0 });
+  };
   const only = h("input", { type: "checkbox", id: "best", checked: view.best, change: (e) => set("best")(e.target.checked) });
   return h("div", { class: "filters" }, h("label", {}, "filter ", text),
     choice("status", [["", "all"], ...tally("status").map(([s, n]) => [s, `${s} (${n})`])], view.status, set("status")),
