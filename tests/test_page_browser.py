@@ -242,6 +242,14 @@ def test_a_name_that_is_nowhere(opened: Browser) -> None:
     assert opened.texts("#main p")[-1].startswith("No weight, layer or group has “conv99” in its name.")
 
 
+def test_the_name_of_a_model_leads_to_it(opened: Browser) -> None:
+    opened.type("#why", "vit")
+    settle(opened)
+    assert opened.texts("#main p a")[1:] == ["digits_vit"]
+    opened.click('#main p a[href="#/model/digits_vit"]')
+    assert opened.texts("h1") == ["digits_vit"]
+
+
 # for everybody
 
 
@@ -263,12 +271,13 @@ def test_light_and_dark(opened: Browser, zoo: Path) -> None:
     assert opened.texts("#theme") == ["◐ auto"]
 
 
-@pytest.mark.parametrize("address", ["#/", "#/model/digits_cnn/3", "#/model/digits_vit/0", "#/why/weight"])
-def test_it_fits_a_telephone(opened: Browser, address: str) -> None:
-    opened.size(360, 740)
-    at(opened, address)
-    settle(opened)
-    assert opened.run("return document.documentElement.scrollWidth") == 360
+@pytest.mark.parametrize("address", ["#/", "#/model/digits_cnn/1", "#/model/digits_vit/0", "#/why/weight"])
+def test_it_fits_a_telephone_and_a_desk(opened: Browser, address: str) -> None:
+    for width in (360, 761, 1061, 1341, 1920):
+        opened.size(width, 740)
+        at(opened, address)
+        settle(opened)
+        assert opened.run("return document.documentElement.scrollWidth") == width
 
 
 def test_on_a_telephone_the_table_is_sorted_by_a_list(opened: Browser) -> None:

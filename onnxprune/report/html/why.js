@@ -75,13 +75,22 @@ function answer({ model, weight }, inModel) {
     h("dl", {}, weight.shape.flatMap((_, axis) => axisAnswer(model, weight, axis))));
 }
 
+/** Somebody who looks for a model finds it here too. */
+function modelsCalled(question) {
+  const named = modelNames.filter((n) => n.toLowerCase().includes(question.trim().toLowerCase()));
+  if (!named.length) return null;
+  const links = named.slice(0, MOST).flatMap((n) => [" ", h("a", { href: link("model", n) }, n)]);
+  return h("p", {}, `${named.length === 1 ? "Model" : "Models"} of that name:`, links, named.length > MOST ? " …" : "");
+}
+
 function answers(question, names, inModel = false) {
   const found = findWeights(question, names);
   const without = names.filter((n) => !details(n).settings.length).length;
   const gone = without && !found.length ? ` (${plural(without, "model")} without a finished result cannot be asked.)` : "";
-  if (!found.length) return [h("p", {}, `No weight, layer or group has “${question}” in its name.${gone}`)];
+  const called = inModel ? null : modelsCalled(question);
+  if (!found.length) return [called, h("p", {}, `No weight, layer or group has “${question}” in its name.${gone}`)].filter((x) => x);
   const more = found.length > MOST ? h("p", {}, `… and ${plural(found.length - MOST, "more weight")}: say more of the name, or the model's.`) : null;
-  return [h("p", { class: "sub" }, plural(found.length, "weight")), ...found.slice(0, MOST).map((f) => answer(f, inModel)), more].filter((x) => x);
+  return [called, h("p", { class: "sub" }, plural(found.length, "weight")), ...found.slice(0, MOST).map((f) => answer(f, inModel)), more].filter((x) => x);
 }
 
 function whyView(question) {
