@@ -184,6 +184,67 @@ def test_a_budget_names_the_best_setting(opened: Browser) -> None:
     assert opened.run("return document.querySelector('#target').value") == "1"
 
 
+SMALL, LARGE, OVER = {"macs": 0.3}, {"macs": 0.49}, {"macs": 0.51}
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "over", "said"),
+    [
+        ({"error": 0.3, "agree": 0.9, "right": 0.8}, {"error": 0.1, "agree": 0.95, "right": 0.7}, {}, "macs=0.3"),
+        (
+            {"error": 0.3, "agree": 0.9},
+            {"error": 0.1, "agree": 0.8, "right": 0.9},
+            {},
+            "macs=0.3",
+        ),  # not all have accuracy
+        ({"error": 0.3}, {"error": 0.1, "agree": 0.8}, {}, "macs=0.49"),
+        ({"error": 0.1, "agree": 0.8}, {"error": 0.1, "agree": 0.8}, {}, "macs=0.3"),  # as good, and smaller
+        ({"error": 0.3}, {}, {"error": 0.1}, "macs=0.3"),
+        ({}, {}, {"error": 0.1}, ""),
+    ],
+)
+def test_what_makes_a_setting_the_best(
+    browser: Browser,
+    tmp_path: Path,
+    small: dict[str, float],
+    large: dict[str, float],
+    over: dict[str, float],
+    said: str,
+) -> None:
+    ways = zip((SMALL, LARGE, OVER), (small, large, over), strict=True)
+    made = [Job(str(i), "m", s, report=measured(s["macs"], **numbers)) for i, (s, numbers) in enumerate(ways)]
+    path = tmp_path / "best.html"
+    path.write_text(page(made, "best"), encoding="utf-8")
+    browser.open(path, "#/model/m")
+    assert "".join(browser.texts(".said .pick")) == said
+    (words,) = browser.texts(".said")
+    assert ("A little over, and better: macs=0.51, 51.0 %" in words) == bool(over and said)
+    assert said or words.startswith("Nothing that small was compared")
+    assert browser.complaints() == []
+
+
+def measured(
+    macs: float, error: float | None = None, agree: float | None = None, right: float | None = None
+) -> dict[str, Any]:
+    """A real report, but for the numbers that results are told apart by; without an error, it was not compared."""
+    accuracy = None if right is None else {"before": 1.0, "after": right}
+    numbers = {"relative_l2": error, "top1_agreement": agree, "accuracy": accuracy}
+    compared = None if error is None else {**report(0)["error"], **numbers}
+    return {**report(0), "macs": {"before": 1000, "after": round(1000 * macs)}, "error": compared}
+
+
+def test_where_macs_are_unknown_parameters_count(browser: Browser, tmp_path: Path) -> None:
+    unknown = {"macs": {"before": None, "after": None}, "params": {"before": 100, "after": 40}}
+    path = tmp_path / "unknown.html"
+    made = [Job(str(i), "m", {"ratio": r}, report={**report(i), **unknown}) for i, r in enumerate((0.1, 0.3))]
+    path.write_text(page(made, "unknown"), encoding="utf-8")
+    browser.open(path, "#/model/m")
+    assert (
+        browser.texts(".best")[0].startswith("Best setting at ") and "% of the parameters" in browser.texts(".best")[0]
+    )
+    assert browser.texts(".said .pick") == ["ratio=0.1"] and "parameters 40.0 %" in browser.texts(".said")[0]
+
+
 def test_frozen_axes_have_their_reasons(opened: Browser) -> None:
     at(opened, "#/model/digits_cnn/0")
     frozen = report(0)["frozen"]
@@ -198,6 +259,8 @@ def test_frozen_axes_have_their_reasons(opened: Browser) -> None:
 
 def test_sparsity_is_there_where_it_was_looked_at(opened: Browser) -> None:
     at(opened, "#/model/digits_cnn/1")
+    assert opened.texts("#sparsity h2") == ["2:4 sparsity"]
+    assert opened.texts("#sparsity tbody tr:last-child td")[2:6] == ["yes", "yes", "yes", "82.0 %"]
     assert "1 input channel is no multiple of 4" in opened.texts("#sparsity td")
     at(opened, "#/model/digits_cnn/0")
     assert opened.texts("#sparsity") == []

@@ -99,13 +99,13 @@ function sensitivityCurves(curves) {
   ];
 }
 
-/** 2:4 layer by layer. */
-function sparsityTable(layers) {
+/** Layer by layer, whether zeros in the pattern are possible, likely to pay, and there. */
+function sparsityTable({ pattern, sparsity }) {
   const yes = (b) => (b ? "yes" : "no");
-  const head = ["layer", "operator", "can be 2:4", "likely faster", "is 2:4", "magnitude kept", "error", "why not"];
+  const head = ["layer", "operator", `can be ${pattern}`, "likely faster", `is ${pattern}`, "magnitude kept", "error", "why not"];
   const line = (x) => [h("code", {}, x.name), x.op, yes(x.eligible), yes(x.likely), yes(x.sparse),
     percent(x.kept), digits(x.error), x.why];
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "2:4 layer by layer" },
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${pattern} layer by layer` },
     h("table", { class: "plain" }, h("thead", {}, h("tr", {}, head.map((t) => h("th", { scope: "col" }, t)))),
-      h("tbody", {}, layers.map((x) => h("tr", {}, line(x).map((c) => h("td", {}, c)))))));
+      h("tbody", {}, sparsity.map((x) => h("tr", {}, line(x).map((c) => h("td", {}, c)))))));
 }

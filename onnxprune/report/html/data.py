@@ -57,7 +57,7 @@ class _Model:
 
     def setting(self, row: int, job: Job, report: Report) -> dict[str, Any]:
         groups, curves = report["groups"], report.get("sensitivity")
-        layers = _layers(report)
+        layers, sparsity = _layers(report), report.get("sparsity") or {"pattern": "", "layers": []}
         return {
             "row": row,
             "facts": facts(job, report),
@@ -69,7 +69,8 @@ class _Model:
             "curves": self.share("curves", [self.curve(c) for c in curves]) if curves else None,
             "layers": [[self.text(x["name"]), self.text(x["operator"]), short(x["relative_l2"])] for x in layers],
             "rise": first_rise([x["relative_l2"] for x in layers]),
-            "sparsity": [self.sparse(x) for x in (report.get("sparsity") or {}).get("layers", ())],
+            "pattern": sparsity["pattern"],
+            "sparsity": [self.sparse(x) for x in sparsity["layers"]],
         }  # fmt: skip
 
     def weight(self, w: Report) -> list[Any]:

@@ -92,7 +92,7 @@ function settingSections(name, mine, row, s) {
     errorSection(s),
     s.curves && s.curves.length ? part("curves", "How sensitive each group is",
       [h("p", { class: "sub" }, "Each group pruned alone, and how far the outputs moved on the calibration data."), ...sensitivityCurves(s.curves)]) : null,
-    s.sparsity.length ? part("sparsity", "2:4 sparsity", [sparsityTable(s.sparsity)]) : null,
+    s.sparsity.length ? part("sparsity", `${s.pattern} sparsity`, [sparsityTable(s)]) : null,
     frozenSection(name, s),
   ];
 }
@@ -113,7 +113,7 @@ function errorSection(s) {
 /** Frozen axes by reason, most frequent first; and any weight, asked for by name. */
 function frozenSection(name, s) {
   const state = { text: "", structural: false };
-  const box = h("div", { "aria-live": "polite" });
+  const box = h("div", {});
   const draw = () => {
     const axes = s.frozen.filter((f) => state.structural || !f.structural);
     const asked = state.text.trim();

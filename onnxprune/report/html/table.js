@@ -11,12 +11,14 @@ const share = (key, what, unit) => (r) => [
 
 const HOW = { done: "✓", failed: "✕", crashed: "✕", timeout: "◷", memory: "▤", pending: "…" };
 const statusOf = (r) => h("span", { class: `status ${r.status}`, title: r.message || null }, `${HOW[r.status] || "?"} ${r.status}`);
+/** A job may have failed and left numbers all the same: then its message is here. */
+const statusCell = (r) => [statusOf(r), known(r.params_after) && r.status !== "done" ? h("div", { class: "message" }, r.message) : null];
 
 /** `cell` makes what is in it, `key` is what it is sorted by, `down`: large values first. */
 const COLUMNS = [
   { key: "model", title: "model", cell: (r) => h("a", { href: link("model", r.model) }, r.model) },
-  { key: "setting", title: "setting", cell: (r) => (r.status === "done" ? h("a", { href: toModel(r) }, r.setting) : r.setting) },
-  { key: "status", title: "status", cell: statusOf },
+  { key: "setting", title: "setting", cell: (r) => (known(r.params_after) ? h("a", { href: toModel(r) }, r.setting) : r.setting) },
+  { key: "status", title: "status", cell: statusCell },
   { key: "macs_left", title: "MACs left", cell: share("macs_left", "macs", ""), number: true },
   { key: "params_left", title: "params left", cell: share("params_left", "params", ""), number: true },
   { key: "bytes_left", title: "bytes left", cell: share("bytes_left", "bytes", "B"), number: true },
@@ -138,7 +140,8 @@ function pager(all, again) {
 }
 
 function overview() {
-  const result = h("section", { id: "results", "aria-live": "polite" });
+  const result = h("section", { id: "results" });
+  const heard = h("p", { class: "unseen", role: "status" });
   const draw = (changes = {}, focus = null) => {
     Object.assign(view, changes);
     const all = sorted(filtered(), view.sort, view.up);
@@ -153,9 +156,10 @@ function overview() {
       h("div", { class: "head" }, h("h2", { class: "tally" }, plural(all.length, "result")), sortChoice(columns, view, again)),
       sortable(all.slice(view.page * PAGE, (view.page + 1) * PAGE), columns, view, again, caption),
       ...[pager(all, draw)].filter((p) => p));
+    heard.textContent = plural(all.length, "result");
     if (focus) result.querySelector(`[data-sort=${focus}]`).focus();
   };
   draw();
   const said = tally("status").map(([s, n]) => `${n.toLocaleString("en")} ${s}`).join(", ");
-  return [h("h1", {}, `${plural(modelNames.length, "model")}, ${plural(rows.length, "result")}`), h("p", { class: "sub" }, said), filters(draw), result];
+  return [h("h1", {}, `${plural(modelNames.length, "model")}, ${plural(rows.length, "result")}`), h("p", { class: "sub" }, said), filters(draw), heard, result];
 }
