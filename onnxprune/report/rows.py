@@ -17,7 +17,8 @@ Row = dict[str, Any]
 COLUMNS = (
     "id", "model", "path", "setting", "settings", "status", "message", "seconds", "started", "output",
     "params_before", "params_after", "params_left", "macs_before", "macs_after", "macs_left",
-    "bytes_before", "bytes_after", "bytes_left", "relative_l2", "top1_agreement", "accuracy_before", "accuracy_after",
+    "bytes_before", "bytes_after", "bytes_left", "compared_on", "samples",
+    "relative_l2", "top1_agreement", "accuracy_before", "accuracy_after",
     "latency_before", "latency_after", "latency_ratio", "layers_2_4", "eligible_2_4", "likely_2_4", "sparse_2_4",
 )  # fmt: skip
 
@@ -149,6 +150,7 @@ def _measured(report: Mapping[str, Any]) -> Row:
         row |= _pair(key, report.get(key))
         row[f"{key}_left"] = _ratio(row[f"{key}_before"], row[f"{key}_after"])
     error = report.get("error") or {}
+    row |= {"compared_on": error.get("data"), "samples": error.get("samples")}
     row |= {key: finite(error.get(key)) for key in ("relative_l2", "top1_agreement")}
     row |= _pair("accuracy", error.get("accuracy")) | _pair("latency", report.get("latency"))
     row["latency_ratio"] = _ratio(row["latency_before"], row["latency_after"])
