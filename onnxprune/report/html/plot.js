@@ -1,7 +1,7 @@
 // Scatter plots with axes, drawn as wide as there is room.
 
 const SERIES = 6; // colours, each with a mark of its own
-const PAD = { top: 14, right: 18, bottom: 42, left: 58 };
+const PAD = { top: 14, right: 24, bottom: 42, left: 58 };
 
 /** A place that is drawn when it is there, and again when its width changes. */
 function drawn(draw, label) {
@@ -36,14 +36,16 @@ function logTicks(low, high) {
   return ticks;
 }
 
-/** A function from values to pixels that knows its ticks. */
-function scale(values, from, to, { log = false, zero = false, most = Infinity, about = 5 }) {
+/** A function from values to pixels that knows its ticks; it spans `least` even where values are close together, or all one. */
+function scale(values, from, to, { log = false, zero = false, most = Infinity, least = 0, about = 5 }) {
   const positive = log ? values.filter((v) => v > 0) : values;
   let low = positive.length ? Math.min(...positive) : log ? 0.1 : 0;
   let high = positive.length ? Math.max(...positive) : 1;
-  if (log) [low, high] = [low / 1.25, high * 1.25];
-  else {
-    const room = (high - low || Math.abs(high) || 1) * 0.08;
+  if (log) {
+    const room = Math.max(1.25, Math.sqrt((4 * low) / high)); // a factor of four has two ticks
+    [low, high] = [low / room, high * room];
+  } else {
+    const room = Math.max((high - low || Math.abs(high) || 1) * 0.08, (least - (high - low)) / 2);
     [low, high] = [zero ? 0 : low - room, Math.min(high + room, Math.max(most, high))];
   }
   const f = log ? (v) => Math.log10(Math.max(v, low)) : (v) => v;
@@ -101,7 +103,7 @@ function scatter(width, some, x, y, { names = false, target = null, best = null,
   const few = models.length <= SERIES;
   const [mx, my] = [MEASURES[x], MEASURES[y]];
   const xs = scale(target === null ? shown.map((r) => r[x]) : [...shown.map((r) => r[x]), target], PAD.left, width - PAD.right,
-    { most: 1, about: Math.min(8, Math.max(3, width / 110)) });
+    { most: 1, least: 0.1, about: Math.min(8, Math.max(3, width / 110)) });
   const ys = scale(shown.map((r) => r[y]), height - PAD.bottom, PAD.top, { log: my.log, most: 1 });
   const out = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
   const arrow = (m) => `${m.title} (${m.low ? "less" : "more"} is better)`;
