@@ -57,6 +57,12 @@ def at(b: Browser, address: str) -> None:
     b.run("location.hash = arguments[0]; return new Promise(done => setTimeout(done, 50))", address)
 
 
+def follow(b: Browser, css: str) -> None:
+    """Click a link; the view changes a moment after its address."""
+    b.click(css)
+    settle(b)
+
+
 def settle(b: Browser) -> None:
     """Plots are drawn when their width is known, searches a little after the last key."""
     b.run("return new Promise(done => setTimeout(() => requestAnimationFrame(() => setTimeout(done, 0)), 250))")
@@ -258,7 +264,7 @@ def test_random_inputs_are_said_to_be_random(browser: Browser, tmp_path: Path) -
     browser.open(path, "#/model/m")
     said = []
     for row in (1, 2):
-        browser.click(f".results tbody tr:nth-child({row}) a")
+        follow(browser, f".results tbody tr:nth-child({row}) a")
         said.append(dict(zip(browser.texts("#facts dt"), browser.texts("#facts dd"), strict=True))["compared on"])
     assert said == ["500 samples, random inputs, seed 0", "500 samples, digits_test.npz"]
     browser.type('.best input[type="number"]', "100")
@@ -315,7 +321,7 @@ def test_why_a_group_stayed(opened: Browser) -> None:
     (group,) = (g for g in report(6)["groups"] if g["name"] == "stem.0")
     said = opened.texts(".answer dd")[0]
     assert f"ratio=0.3: {group['size']} of {group['size']} kept – {group['reason']}" in said
-    opened.click(".answer li a")
+    follow(opened, ".answer li a")
     assert opened.texts("h1") == ["digits_resnet"] and opened.run("return document.querySelector('#why').value") == ""
 
 
@@ -329,7 +335,7 @@ def test_the_name_of_a_model_leads_to_it(opened: Browser) -> None:
     opened.type("#why", "vit")
     settle(opened)
     assert opened.texts("#main p a")[1:] == ["digits_vit"]
-    opened.click('#main p a[href="#/model/digits_vit"]')
+    follow(opened, '#main p a[href="#/model/digits_vit"]')
     assert opened.texts("h1") == ["digits_vit"]
 
 
