@@ -9,7 +9,7 @@ from functools import cached_property
 from onnxprune.allocate.error import Judge
 from onnxprune.allocate.options import Options
 from onnxprune.allocate.selection import Progress
-from onnxprune.allocate.tables import Cache
+from onnxprune.allocate.tables import Cache, Table
 from onnxprune.calibration import Batches, random_batches
 from onnxprune.calibration.statistics import Statistics, gather
 from onnxprune.errors import OnnxPruneError
@@ -36,6 +36,7 @@ class Means:
     tell: Tell = lambda stage, done, of: None
     seed: int = 0
     judged: int = JUDGED
+    tables: dict[str, Table] = field(default_factory=dict)  # what was measured of the original's groups, for the report
 
     def progress(self, stage: str) -> Progress:
         return lambda done, of: self.tell(stage, done, of)

@@ -74,6 +74,8 @@ class Sharing:
     def curves(self) -> dict[str, Array]:
         m = self.means
         tables = measure(self.c, m.judge, cache=m.cache, statistics=self.statistics, progress=m.progress("measure"))
+        if self.done is None:
+            m.tables.update(tables)
         return curves(tables, self.base)
 
     def plan(self, counts: Counts, why_whole: Callable[[Group], str]) -> Plan:

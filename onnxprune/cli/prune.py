@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from onnxprune.errors import OnnxPruneError
 
 if TYPE_CHECKING:
     from onnxprune import Options
-    from onnxprune.cli.reports import Said
+    from onnxprune.cli.reports import Said, Texts
 
 METHODS = ("none", "merge", "bias", "affine", "lstsq", "obs")
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
@@ -183,6 +184,9 @@ def prune(
         _file("--plan-out", metavar="PLAN.json", help="Write the plan: the channels kept, group by group."),
     ] = None,
     report: Annotated[Path | None, _file("--report", metavar="REPORT.json", help="Write the report as JSON.")] = None,
+    html: Annotated[
+        Path | None, _file("--html", metavar="REPORT.html", help="Write the report as a page to read in a browser.")
+    ] = None,
     calib: Annotated[
         Path | None,
         _calib(
@@ -289,13 +293,14 @@ def prune(
         _refuse(ctx, ["ratio"], "a budget says how much goes")
     if allocation is not None:
         _refuse(ctx, ["scope"], "--allocation says which channels compete")
-    check_outputs({"-o": out, "--plan-out": plan_out, "--report": report}, [model, plan, calib, data])
+    check_outputs({"-o": out, "--plan-out": plan_out, "--report": report, "--html": html}, [model, plan, calib, data])
 
     import onnxprune
     from onnxprune.api import NotCompared
     from onnxprune.calibration import read_preprocess
+    from onnxprune.cli.console import json_text
     from onnxprune.cli.progress import progress
-    from onnxprune.cli.reports import tell
+    from onnxprune.cli.reports import given, page_of, tell
 
     options = onnxprune.Options(
         ratio=ratio,
@@ -327,6 +332,7 @@ def prune(
     if sparsity:
         sparsity.resolved(calib is not None)
     how = _how(options.resolved(calib is not None), plan)
+    texts: Texts = {report: json_text, html: partial(page_of, given(ctx))}
     try:
         with progress() as stage:
             made = onnxprune.prune(
@@ -348,9 +354,9 @@ def prune(
                 stage=stage,
             )
     except NotCompared as e:
-        tell(e.made.report, _said(e.made.report, how, verbose), report, json)
+        tell(e.made.report, _said(e.made.report, how, verbose), texts, json)
         raise
-    tell(made.report, _said(made.report, how, verbose), report, json)
+    tell(made.report, _said(made.report, how, verbose), texts, json)
 
 
 def _said(report: dict[str, Any], how: str, verbose: bool) -> Said:

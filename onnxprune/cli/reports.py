@@ -1,22 +1,45 @@
-"""Hand a report to whom it may concern: a file, a program, a person."""
+"""Hand a report to whom it may concern: files, a program, a person."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Group
 
-from onnxprune.cli.console import emit, emit_json, json_text, warn
+from onnxprune.cli.console import emit, emit_json, warn
 from onnxprune.errors import OutputError
 
 Said = tuple[Group, str]  # the report for people, and a warning ('': there is none)
+Texts = Mapping[
+    Path | None, Callable[[dict[str, Any]], str]
+]  # files that were asked for, and what makes them of a report
+# Options that say what to write, not what to do.
+ASIDE = ("model", "out", "plan_out", "report", "html", "cache", "no_validate", "profile", "dry_run", "json", "verbose")
 
 
-def tell(report: dict[str, Any], said: Said, path: Path | None, json: bool) -> None:
-    """Write the report where that was asked for, print it as JSON or for people, and warn."""
-    if path:
-        _write(path, json_text(report), report["files"])
+def given(ctx: typer.Context) -> dict[str, Any]:
+    """What was asked for: the options on the command line, without the files to write."""
+    names = (name for name in ctx.params if name not in ASIDE)
+    return {k: ctx.params[k] for k in names if str(ctx.get_parameter_source(k)).endswith("COMMANDLINE")}
+
+
+def page_of(asked: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """The page of one model."""
+    from onnxprune.report.html import page
+    from onnxprune.report.rows import Single
+
+    name = Path(report["model"]).stem
+    return page([Single(report["model"], name, report, asked)], name)
+
+
+def tell(report: dict[str, Any], said: Said, texts: Texts, json: bool) -> None:
+    """Write the files that were asked for, print the report as JSON or for people, and warn."""
+    for path, text in texts.items():
+        if path:
+            _write(path, text(report), report["files"])
     if json:
         emit_json(report)
     else:

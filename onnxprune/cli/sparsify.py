@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,7 @@ def _check(*names: str, help: str, **more: Any) -> Any:
     "onnxprune validate sparse.onnx --pattern 2:4"
 )
 def sparsify(
+    ctx: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file; it is never changed.")],
     out: Annotated[Path | None, _file("--output", "-o", metavar="OUT", help="Where the sparse model goes.")] = None,
     pattern: Annotated[
@@ -104,6 +106,9 @@ def sparsify(
         Path | None, _file("--plan", metavar="PLAN.json", help="Remove the channels of this plan first.")
     ] = None,
     report: Annotated[Path | None, _file("--report", metavar="REPORT.json", help="Write the report as JSON.")] = None,
+    html: Annotated[
+        Path | None, _file("--html", metavar="PAGE.html", help="Write the report as a page, to read in a browser.")
+    ] = None,
     cast: Annotated[
         str | None,
         _write(
@@ -180,20 +185,22 @@ def sparsify(
         raise OnnxPruneError("--samples is for --calib: it says how much of it to use; give both")
     if every and layers not in (None, "all"):
         raise OnnxPruneError(f"--all and --layers {layers} contradict each other; drop one")
-    check_outputs({"-o": out, "--report": report}, [model, plan, calib, data])
+    check_outputs({"-o": out, "--report": report, "--html": html}, [model, plan, calib, data])
 
     import onnxprune
     from onnxprune.api import NotCompared
     from onnxprune.calibration import read_preprocess
+    from onnxprune.cli.console import json_text
     from onnxprune.cli.layers import sparsified
     from onnxprune.cli.progress import progress
-    from onnxprune.cli.reports import tell
+    from onnxprune.cli.reports import Texts, given, page_of, tell
 
     options = onnxprune.Sparsity(
         pattern=pattern, sparsity=sparsity, method=method, repair=repair, permute=permute,
         layers="all" if every else layers, target=target, scope=scope, include=include or (), exclude=exclude or (), seed=seed,
     )  # fmt: skip
     options.resolved(calib is not None)
+    texts: Texts = {report: json_text, html: partial(page_of, given(ctx))}
     try:
         with progress() as stage:
             made = onnxprune.sparsify(
@@ -213,6 +220,6 @@ def sparsify(
                 stage=stage,
             )
     except NotCompared as e:
-        tell(e.made.report, sparsified(e.made.report, verbose), report, json)
+        tell(e.made.report, sparsified(e.made.report, verbose), texts, json)
         raise
-    tell(made.report, sparsified(made.report, verbose), report, json)
+    tell(made.report, sparsified(made.report, verbose), texts, json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from onnxprune.graph.weights import Weight, dtype_of, is_float, release
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Plan
 from onnxprune.repair import RepairReport
+from onnxprune.report.sensitivity import measured_groups
 from onnxprune.report.sparsity import sparsity_report
 from onnxprune.sparsity import Sparsified
 from onnxprune.validation import Reconstruction, Result
@@ -62,6 +64,25 @@ def _route(route: Route) -> dict[str, Any]:
         "route": [{"operator": s.operator, "name": s.name} for s in route.stops],
         "route_left_out": route.left_out,
     }
+
+
+def _weights(a: Analysis) -> list[dict[str, Any]]:
+    """Parameters, and whatever else has channels: the nodes that read it, for each axis the groups that lie along it."""
+    owners: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
+    for g in a.groups:
+        for m in g.members:
+            owners[m.tensor, m.axis][g.name] = None
+    listed = {tensor for tensor, _ in owners} | {n for n in a.coupling.weights if a.param_count(n) > 1}
+    return [
+        {
+            "name": name,
+            "nodes": a.readers.get(name, []),
+            "shape": list(w.shape),
+            "groups": [list(owners.get((name, axis), ())) for axis in range(len(w.shape))],
+        }
+        for name, w in a.coupling.weights.items()
+        if name in listed
+    ]
 
 
 def _group(a: Analysis, g: Group) -> dict[str, Any]:
@@ -113,8 +134,10 @@ def prune_report(
         "macs": _pair(before.macs(), after.macs()),
         "bytes": _pair(before.model.size_bytes, size),
         "groups": [_planned(g, plan) for g in before.groups],
+        "weights": _weights(before),
         "frozen": _frozen(before),
         "sparsity": sparsity_report(sparse) if sparse else None,
+        "sensitivity": measured_groups(means.tables) if means and means.tables else None,
         "repair": repaired.to_json() if repaired else None,
         "error": error_report(result) if result else None,
         **_measured(before, after, size, result, reconstruction),

@@ -23,18 +23,23 @@ def sensitivity_report(
         "data": str(data),
         "samples": samples,
         "criterion": options.criterion,
-        "groups": [
-            {
-                "name": t.group,
-                "kind": t.kind,
-                "size": t.size,
-                "points": [
-                    {"kept": n, "ratio": 1 - n / t.size, **m.to_json()} for n, m in zip(t.counts, t.moved, strict=True)
-                ],
-            }
-            for t in tables.values()
-        ],
+        "groups": measured_groups(tables),
     }
+
+
+def measured_groups(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
+    """What was measured of each group, in the words of `sensitivity --json`."""
+    return [
+        {
+            "name": t.group,
+            "kind": t.kind,
+            "size": t.size,
+            "points": [
+                {"kept": n, "ratio": 1 - n / t.size, **m.to_json()} for n, m in zip(t.counts, t.moved, strict=True)
+            ],
+        }
+        for t in tables.values()
+    ]
 
 
 def page(report: Mapping[str, Any]) -> str:

@@ -1,0 +1,57 @@
+"""`onnxprune report`: a page to read of what `batch` left, and its table for machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxprune.cli.app import app
+
+PAGE = "report.html"
+
+
+@app.command(
+    epilog="Examples:\n\nonnxprune report pruned/\n\nonnxprune report pruned/ -o zoo.html --csv zoo.csv\n\n"
+    "onnxprune report pruned/ --json"
+)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The output folder of 'batch'.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.html",
+            help=f"Where the page goes (DIR/{PAGE}; where --csv or --json is given, none unless this says so).",
+        ),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the table as CSV.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """Make one page of all results: a table, Pareto plots, and of every model what was kept and why the rest was not cut.
+
+    The page is one file that loads nothing; open it in a browser. A run may still be going on:
+    the page shows what is there.
+    """
+    from onnxprune.batch.results import read  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from onnxprune.cli.console import clean, emit, emit_json, plural, text
+    from onnxprune.cli.paths import check_outputs
+    from onnxprune.graph.io import write_text
+    from onnxprune.report.html import page
+    from onnxprune.report.rows import csv_text, rows
+
+    out = out if out is not None or csv or json else folder / PAGE
+    jobs = read(folder)
+    check_outputs({"-o": out, "--csv": csv}, [])
+    if out:
+        write_text(out, page(jobs, folder.resolve().name))
+    if csv:
+        write_text(csv, csv_text(rows(jobs)))
+    if json:
+        emit_json(rows(jobs))
+    else:
+        wrote = " and ".join(clean(str(f)) for f in (out, csv) if f)
+        models = plural(len({job.name for job in jobs}), "model")
+        emit(text(f"wrote {wrote}: {plural(len(jobs), 'result')} of {models}", "bold"))
