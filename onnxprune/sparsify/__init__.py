@@ -1,0 +1,1 @@
+"""Fine-grained sparsity: zeros in the pattern that a consumer reads."""
