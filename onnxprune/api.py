@@ -177,7 +177,7 @@ def prune(
 def sparsify(
     source: str | PathLike[str] | onnx.ModelProto,
     out: str | PathLike[str] | None,
-    sparsity: Sparsity | None = None,
+    options: Sparsity | None = None,
     *,
     plan: Plan | None = None,
     cast: str | None = None,
@@ -198,5 +198,5 @@ def sparsify(
     "fp16" writes half precision; `gemm` turns a MatMul with a constant matrix into a Gemm. The rest is as in `prune`, and so
     is what it returns; the report's `sparsity` has a row for each layer.
     """
-    work = Work(None, plan, sparsity or Sparsity(**{"seed": seed, **changes}), cast, gemm, None, check, profile, seed)
+    work = Work(None, plan, options or Sparsity(**{"seed": seed, **changes}), cast, gemm, None, check, profile, seed)
     return run(source, out, work, Inputs(calib, samples, data, preprocess), stage)

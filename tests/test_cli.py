@@ -423,7 +423,7 @@ def test_validate_counts_nan_as_a_failure(tmp_path: Path) -> None:
 
 def test_validate_refuses_what_is_no_number() -> None:
     fails(call("validate", CNN, CNN, "--max-error", "nan"), "--max-error")
-    fails(call("validate", CNN), "missing argument 'CANDIDATE'")
+    fails(call("validate", CNN), "which model is to be judged")
 
 
 def test_reasons_that_are_left_out_are_where_it_says() -> None:

@@ -67,6 +67,7 @@ def sparsegpt(pattern: Pattern, positions: int, gram: Array, w: Array) -> Masked
     if isinstance(pattern, NofM):
         found = [_surgeon(pattern, positions, inv, x.T.copy()) for inv, x in zip(inverse, w, strict=True)]
         keep, new = (np.stack([f[i].T for f in found]) for i in (0, 1))
+        new = fit_on(keep, gram, gram @ w, new)  # columns that came before what went take their share too
         return _better(gram, w, (keep, new), wanda(pattern, positions, gram, w), pattern)
     cost = np.square(w) / np.diagonal(inverse, axis1=1, axis2=2)[:, :, None]
     keep = as_layer(pattern.keep(as_scores(cost, positions)))
