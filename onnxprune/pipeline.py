@@ -142,6 +142,8 @@ def run(
     made = _make(analysis, used, means, sparsity, clock, dry=out is None)
     if work.cast is not None:
         made.model = cast(made.model, work.cast)
+        for layer in made.sparse.layers if made.sparse else ():
+            layer.verdict = layer.verdict and replace(layer.verdict, note="")
     files: list[Path] = []
     if out is not None:
         with clock.time("save"):
@@ -183,11 +185,13 @@ def _reported(
     result: Result | None = None
     layers: Reconstruction | None = None
     failure: OnnxPruneError | None = None
-    if work.check and files:
+    too_large = _too_large(analysis.model, files) if work.check else ""
+    if work.check and files and not too_large:
         with clock.time("validate"):
             try:
                 seen = batches or means.batches
-                result = _compared(source, files, analysis.model, seen, work)
+                original = source if isinstance(source, onnx.ModelProto) else Path(source)
+                result = compare(original, files[0], data=seen, seed=work.seed, timed=True, profile=work.profile)
                 layers = layer_errors(analysis, load(files[0]), seen, plan) if seen else None
             except OnnxPruneError as e:
                 failure = e
@@ -199,20 +203,19 @@ def _reported(
     report = prune_report(
         analysis, plan, after, files, result, clock.seconds, options, means, made.repaired, layers, made.sparse
     )
+    report["not_compared"] = too_large or None
     if failure:
         raise NotCompared(str(failure), Pruned(files, plan, report)) from failure
     return Pruned(files, plan, report)
 
 
-def _compared(source: Any, files: list[Path], model: Model, seen: Batches | None, work: Work) -> Result:
+def _too_large(model: Model, files: list[Path]) -> str:
+    """Why the two models cannot be run here; empty where they can."""
     need, room = COPIES * (model.size_bytes + sum(f.stat().st_size for f in files)), available_bytes()
-    if room is not None and need > room:
-        raise OnnxPruneError(
-            f"comparing takes about {need / 1e9:.0f} GB of memory, {room / 1e9:.0f} GB are free; run 'onnxprune validate' "
-            "where there is more"
-        )
-    original = source if isinstance(source, onnx.ModelProto) else Path(source)
-    return compare(original, files[0], data=seen, seed=work.seed, timed=True, profile=work.profile)
+    if room is None or need <= room:
+        return ""
+    where = "'onnxprune validate' does it where there is more"
+    return f"not compared: that takes about {need / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are free; {where}"
 
 
 def runnable(source: str | PathLike[str] | onnx.ModelProto | Model) -> Path | onnx.ModelProto:

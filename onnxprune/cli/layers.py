@@ -20,7 +20,7 @@ def sparsified(report: Report, verbose: bool) -> Said:
     """What `sparsify` says when it is done; a warning where no layer was made sparse."""
     sparse = report["sparsity"]
     parts, rows = _of_layers(sparse["layers"], verbose), layer_facts(sparse)
-    return Group(*parts, *outcome(report, rows)), why_none(sparse)
+    return Group(*parts, *outcome(report, rows)), "; ".join(filter(None, (why_none(sparse), report["not_compared"])))
 
 
 def why_none(sparse: Report) -> str:

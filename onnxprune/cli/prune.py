@@ -365,7 +365,7 @@ def _said(report: dict[str, Any], how: str, verbose: bool) -> Said:
 
     sparse = report["sparsity"]
     rows = layer_facts(sparse) if sparse else []
-    warnings = [w for w in (why_nothing(report), why_none(sparse) if sparse else "") if w]
+    warnings = [w for w in (why_nothing(report), why_none(sparse) if sparse else "", report["not_compared"]) if w]
     return pruned(report, how, verbose, rows), "; ".join(warnings)
 
 

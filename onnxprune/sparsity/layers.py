@@ -22,9 +22,9 @@ from onnxprune.macs import COUNT
 from onnxprune.sparsity.forms import Axis, Form, Misfit, regroup, start
 from onnxprune.sparsity.masked import Numbers
 
-RENAME = ("Identity", "Cast", "CastLike", "DequantizeLinear", "QuantizeLinear")
+RENAME = ("Identity", "Cast", "CastLike", "DequantizeLinear", "QuantizeLinear", "Quant")  # zero stays zero
 REGROUP = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-DEFAULT = ("", "ai.onnx", "com.microsoft")
+DOMAINS = ("", "ai.onnx", "com.microsoft", "onnx.brevitas", "qonnx.custom_op.general")
 OPERANDS = 3  # the first inputs of a product: what it multiplies is among them
 
 
@@ -236,7 +236,7 @@ def _direct_roles(c: Coupling, nodes: object) -> dict[Site, dict[str, list[int]]
 
 
 def _moves(node: NodeProto) -> bool:
-    return node.op_type in (*RENAME, *REGROUP, "Transpose") and node.domain in DEFAULT
+    return node.op_type in (*RENAME, *REGROUP, "Transpose") and node.domain in DOMAINS
 
 
 def _label(node: NodeProto) -> str:
