@@ -1,0 +1,213 @@
+"""What a run found: read its database, and compare two runs in all that does not depend on the clock.
+
+`python -m onnxprune.batch.results A B` compares two output folders, and exits with 1 where they differ.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import sqlite3
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from onnxprune.batch.jobs import MODELS
+from onnxprune.batch.settings import words
+from onnxprune.errors import OnnxPruneError
+
+DATABASE = "results.sqlite"
+FORMAT = 1
+STATUSES = ("done", "failed", "timeout", "memory", "crashed", "pending")
+FINISHED = STATUSES[:-1]
+CLOCK = ("seconds", "latency", "peak_memory", "speedup_measured")  # keys of a report that differ from run to run
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model pruned in one way, or what became of the try."""
+
+    id: str
+    model: str  # the path as given
+    name: str  # short and unique
+    settings: dict[str, Any]  # only what was set
+    status: str  # one of STATUSES
+    message: str
+    seconds: float | None
+    started: str | None
+    output: str | None  # the pruned model, from the output folder
+    report: dict[str, Any] | None  # of `prune`, see the README
+
+
+def read(folder: Path) -> list[Job]:
+    """All jobs of an output folder, in the order of the recipe; a run may be at work there. Raises OnnxPruneError."""
+    path = folder / DATABASE
+    if not path.is_file():
+        raise OnnxPruneError(f"{path} is not there; {folder} is no output folder of 'onnxprune batch'")
+    try:
+        base = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            check_format(base, path)
+            rows = base.execute(_ALL).fetchall()
+        finally:
+            base.close()
+    except sqlite3.Error as e:
+        raise OnnxPruneError(f"{path}: {e}; it is no database of results, or it is damaged") from e
+    return [_job(*row) for row in rows]
+
+
+_ALL = """SELECT id, model, name, settings, status, message, seconds, started, output, jobs.report, clock.report
+          FROM jobs LEFT JOIN clock USING (place) ORDER BY jobs.rowid"""
+
+
+def check_format(base: sqlite3.Connection, path: Path) -> None:
+    (found,) = base.execute("PRAGMA user_version").fetchone()
+    if found != FORMAT:
+        raise OnnxPruneError(f"{path} has format {found}, this onnxprune reads {FORMAT}; choose another folder")
+
+
+def _job(
+    id: str,
+    model: str,
+    name: str,
+    settings: str,
+    status: str,
+    message: str,
+    seconds: float | None,
+    started: str | None,
+    output: str | None,
+    report: str | None,
+    clock: str | None,
+) -> Job:
+    whole = joined(json.loads(report), json.loads(clock or "[]")) if report else None
+    return Job(id, model, name, json.loads(settings), status, message, seconds, started, output, whole)
+
+
+def select(jobs: Sequence[Job], wanted: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Job]:
+    """The jobs with these names and settings, in their order."""
+    asked = {(name, words(settings)) for name, settings in wanted}
+    return [j for j in jobs if (j.name, words(j.settings)) in asked]
+
+
+# What depends on the clock
+
+Timed = list[tuple[list[str | int], Any]]  # where a value stood, and the value
+
+
+def split(report: Any) -> tuple[Any, Timed]:
+    """A report without what differs from run to run (null stands there), and that."""
+    timed: Timed = []
+
+    def walk(node: Any, path: list[str | int]) -> Any:
+        if path and path[-1] in CLOCK:
+            timed.append((path, node))
+            return None
+        if isinstance(node, Mapping):
+            return {k: walk(v, [*path, k]) for k, v in node.items()}
+        return [walk(v, [*path, i]) for i, v in enumerate(node)] if isinstance(node, list) else node
+
+    return walk(report, []), timed
+
+
+def joined(report: Any, timed: Iterable[Sequence[Any]]) -> Any:
+    """The report that was split."""
+    for path, value in timed:
+        node = report
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = value
+    return report
+
+
+def stable(job: Job) -> dict[str, Any]:
+    """All of a job that another run of it must give again."""
+    kept = asdict(replace(job, report=split(job.report)[0]))
+    return {k: v for k, v in kept.items() if k not in ("seconds", "started")}
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    """In words, where two output folders differ in what must not depend on the clock: jobs, reports, files."""
+    one, other = _by_name(a), _by_name(b)
+    said = [f"{name}: only in {a if name in one else b}" for name in one.keys() ^ other.keys()]
+    for name in one.keys() & other.keys():
+        said += [f"{name}: {key} differs" for key in one[name] if one[name][key] != other[name][key]]
+    changed = dict(_files(a).items() ^ _files(b).items())
+    return sorted(said) + [f"{path} differs" for path in sorted(changed)]
+
+
+def _by_name(folder: Path) -> dict[str, dict[str, Any]]:
+    return {f"{j.name} {words(j.settings)}": stable(j) for j in read(folder)}
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """The files that a run made, hidden ones too, and their digests."""
+    found = (f for f in (folder / MODELS).rglob("*") if f.is_file())
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in found}
+
+
+# For machines
+
+_NUMBERS = {
+    "params_before": ("params", "before"), "params_after": ("params", "after"), "macs_before": ("macs", "before"),
+    "macs_after": ("macs", "after"), "bytes_before": ("bytes", "before"), "bytes_after": ("bytes", "after"),
+    "relative_l2": ("error", "relative_l2"), "top1_agreement": ("error", "top1_agreement"),
+    "accuracy_before": ("error", "accuracy", "before"), "accuracy_after": ("error", "accuracy", "after"),
+    "latency_before": ("latency", "before"), "latency_after": ("latency", "after"),
+}  # fmt: skip
+
+
+def table(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """A flat row for each job: who it is, each setting that any job has, and the numbers that matter most."""
+    names = dict.fromkeys(k for j in jobs for k in j.settings)
+    return [
+        {
+            "id": j.id,
+            "name": j.name,
+            "model": j.model,
+            **{f"settings.{k}": j.settings.get(k) for k in names},
+            "status": j.status,
+            "message": j.message,
+            "seconds": j.seconds,
+            "output": j.output,
+            **{column: _at(j.report, path) for column, path in _NUMBERS.items()},
+        }
+        for j in jobs
+    ]
+
+
+def _at(node: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def csv_text(jobs: Sequence[Job]) -> str:
+    """The table as CSV; lists and tables in it as JSON."""
+    rows = table(jobs)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]) if rows else ["id"], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()})
+    return out.getvalue()
+
+
+def _main() -> int:
+    if len(sys.argv) != 3:
+        print("usage: python -m onnxprune.batch.results FOLDER FOLDER", file=sys.stderr)
+        return 2
+    try:
+        found = differences(Path(sys.argv[1]), Path(sys.argv[2]))
+    except OnnxPruneError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    print("\n".join(found) or "the same")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
