@@ -27,7 +27,8 @@ from onnxprune.batch.isolate import Limits, Running, run
 from onnxprune.batch.jobs import Spec, Task, prepare
 from onnxprune.batch.machine import cores, memory_bytes, resident_bytes
 from onnxprune.batch.results import Job, joined, split
-from onnxprune.batch.store import Store
+from onnxprune.batch.store import Outcome, Store
+from onnxprune.errors import OutputError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -306,6 +307,26 @@ def test_only_what_changed_runs_again(tmp_path: Path) -> None:
     assert {name for name, _ in changed} == {"b"}
     small(tmp_path / "zoo" / "c.onnx")
     assert ran(path, "-o", tmp_path / "out").returncode == 0
+
+
+def test_what_was_never_run_and_is_not_asked_for_is_forgotten(tmp_path: Path) -> None:
+    model = small(tmp_path / "m.onnx")
+    one, other = (Spec(str(model), "m", {"ratio": r}, tmp_path) for r in (0.25, 0.5))
+    with Store(tmp_path / "out") as store:
+        assert store.plan([(one, "1"), (other, "2")]) == {one.place, other.place}
+        store.record(one, Outcome("failed", "why"))
+        assert store.plan([(one, "1")]) == set()
+    assert [(j.id, j.status) for j in results.read(tmp_path / "out")] == [("1", "failed")]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    spec = Spec("m.onnx", "m", {}, tmp_path)
+    with Store(tmp_path / "out") as store:
+        store.plan([(spec, "1")])
+        store.base.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(OutputError, match="is full; make room, and start the same command again"):
+            store.record(spec, Outcome("done", "x" * 100_000))
+    assert results.read(tmp_path / "out")[0].status == "pending"
 
 
 def test_failures_run_again_when_asked(tmp_path: Path) -> None:

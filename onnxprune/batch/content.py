@@ -17,6 +17,7 @@ from typing import Protocol
 # Source: StringStringEntryProto in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 LOCATION = b"\x0a\x08location\x12"
 LONGEST = 4096  # bytes of a file name
+SEAM = len(LOCATION) + 2 + LONGEST
 CHUNK_BYTES = 1 << 22
 
 Stamp = tuple[int, int]  # size in bytes, time of the last change in ns
@@ -80,8 +81,9 @@ class Contents:
             while chunk := file.read(CHUNK_BYTES):
                 self.stop()
                 digest.update(chunk)
-                names |= dict.fromkeys(locations(tail + chunk))
-                tail = (tail + chunk)[-LONGEST - len(LOCATION) :]
+                seam = tail + chunk[:SEAM]  # a name may begin in one piece and end in the next
+                names |= dict.fromkeys((*locations(seam), *locations(chunk)))
+                tail = (chunk if len(chunk) >= SEAM else seam)[-SEAM:]
         return Seen(digest.hexdigest(), tuple(sorted(names)))
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,27 +82,41 @@ class Store:
 
     # Jobs
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What happens within is in the database whole, or not at all. Raises OutputError."""
+        try:
+            with self.base:
+                self.base.execute("BEGIN")
+                yield
+        except sqlite3.Error as e:
+            raise OutputError(f"{self.folder / DATABASE}: {e}; make room, and start the same command again") from e
+
     def plan(self, jobs: Iterable[tuple[Spec, str]], retry: bool = False) -> set[str]:
         """Enter the jobs, each with its identity, and return the places of those that are to run.
 
         A job that ended stays as it is, unless it has another identity, its model is gone, or it failed and `retry` is set.
+        What an earlier run did not come to, and this one does not ask for, is forgotten.
         """
         to_run = set[str]()
-        self.base.execute("BEGIN")
-        for spec, id in jobs:
-            if self._finished(spec, id, retry):
-                continue
-            to_run.add(spec.place)
-            values = (id, spec.model, spec.name, json.dumps(spec.settings))
-            self.base.execute(
-                """INSERT INTO jobs VALUES (?, ?, ?, ?, ?, 'pending', '', NULL, NULL) ON CONFLICT DO UPDATE SET
-                   (id, model, name, settings, status, message, output, report)
-                   = (excluded.id, excluded.model, excluded.name, excluded.settings, 'pending', '', NULL, NULL)""",
-                (spec.place, *values),
-            )
-            self.base.execute("DELETE FROM clock WHERE place = ?", (spec.place,))
-        self.base.execute("COMMIT")
+        with self._writing():
+            pending = {place for (place,) in self.base.execute("SELECT place FROM jobs WHERE status = 'pending'")}
+            for spec, id in jobs:
+                pending.discard(spec.place)
+                if not self._finished(spec, id, retry):
+                    to_run.add(spec.place)
+                    self._enter(spec, id)
+            self.base.executemany("DELETE FROM jobs WHERE place = ?", [(place,) for place in pending])
         return to_run
+
+    def _enter(self, spec: Spec, id: str) -> None:
+        self.base.execute(
+            """INSERT INTO jobs VALUES (?, ?, ?, ?, ?, 'pending', '', NULL, NULL) ON CONFLICT DO UPDATE SET
+               (id, model, name, settings, status, message, output, report)
+               = (excluded.id, excluded.model, excluded.name, excluded.settings, 'pending', '', NULL, NULL)""",
+            (spec.place, id, spec.model, spec.name, json.dumps(spec.settings)),
+        )
+        self.base.execute("DELETE FROM clock WHERE place = ?", (spec.place,))
 
     def _finished(self, spec: Spec, id: str, retry: bool) -> bool:
         found = self.base.execute("SELECT id, status, output FROM jobs WHERE place = ?", (spec.place,)).fetchone()
@@ -117,16 +131,13 @@ class Store:
                 path.unlink(missing_ok=True)
         report, timed = split(outcome.report) if outcome.report else (None, [])
         texts = [None if report is None else json.dumps(x, default=str) for x in (report, timed)]
-        self.base.execute("BEGIN")
-        self.base.execute(
-            "UPDATE jobs SET (status, message, output, report) = (?, ?, ?, ?) WHERE place = ?",
-            (outcome.status, outcome.message, spec.output if outcome.written else None, texts[0], spec.place),
-        )
-        self.base.execute(
-            "INSERT OR REPLACE INTO clock VALUES (?, ?, ?, ?)",
-            (spec.place, outcome.started, outcome.seconds, texts[1]),
-        )
-        self.base.execute("COMMIT")
+        with self._writing():
+            self.base.execute(
+                "UPDATE jobs SET (status, message, output, report) = (?, ?, ?, ?) WHERE place = ?",
+                (outcome.status, outcome.message, spec.output if outcome.written else None, texts[0], spec.place),
+            )
+            values = (spec.place, outcome.started, outcome.seconds, texts[1])
+            self.base.execute("INSERT OR REPLACE INTO clock VALUES (?, ?, ?, ?)", values)
 
     # Digests of files: the `Memory` of `content.Contents`
 
