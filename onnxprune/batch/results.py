@@ -11,7 +11,7 @@ import io
 import json
 import sqlite3
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,11 @@ class Job:
 
 def read(folder: Path) -> list[Job]:
     """All jobs of an output folder, in the order of the recipe; a run may be at work there. Raises OnnxPruneError."""
+    return list(each(folder))
+
+
+def each(folder: Path) -> Iterator[Job]:
+    """The same, one after the other: reports of a hundred thousand jobs take gigabytes."""
     path = folder / DATABASE
     if not path.is_file():
         raise OnnxPruneError(f"{path} is not there; {folder} is no output folder of 'onnxprune batch'")
@@ -52,12 +57,11 @@ def read(folder: Path) -> list[Job]:
         base = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:
             check_format(base, path)
-            rows = base.execute(_ALL).fetchall()
+            yield from (_job(*row) for row in base.execute(_ALL))
         finally:
             base.close()
     except sqlite3.Error as e:
         raise OnnxPruneError(f"{path}: {e}; it is no database of results, or it is damaged") from e
-    return [_job(*row) for row in rows]
 
 
 _ALL = """SELECT id, model, name, settings, status, message, seconds, started, output, jobs.report, clock.report
@@ -87,10 +91,16 @@ def _job(
     return Job(id, model, name, json.loads(settings), status, message, seconds, started, output, whole)
 
 
-def select(jobs: Sequence[Job], wanted: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Job]:
+def select(jobs: Iterable[Job], wanted: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Job]:
     """The jobs with these names and settings, in their order."""
     asked = {(name, words(settings)) for name, settings in wanted}
-    return [j for j in jobs if (j.name, words(j.settings)) in asked]
+    return (j for j in jobs if (j.name, words(j.settings)) in asked)
+
+
+def brief(job: Job) -> Job:
+    """The job with no more of its report than `table` reads."""
+    kept = {path[0] for path in _NUMBERS.values()}
+    return replace(job, report=job.report and {k: v for k, v in job.report.items() if k in kept})
 
 
 # What depends on the clock

@@ -192,11 +192,12 @@ def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> N
     """The results of these jobs, to whom it may concern; exit status 1 where some are not done."""
     from dataclasses import asdict
 
-    from onnxprune.batch.results import DATABASE, csv_text, read, select
+    from onnxprune.batch.results import DATABASE, brief, csv_text, each, select
     from onnxprune.cli.console import emit, emit_json, relative, text
     from onnxprune.graph.io import write_text
 
-    found = select(read(folder), [(j.name, j.settings) for j in jobs])
+    asked = select(each(folder), [(j.name, j.settings) for j in jobs])
+    found = [j if json else brief(j) for j in asked]
     if csv:
         write_text(csv, csv_text(found))
     if json:
