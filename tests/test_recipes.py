@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from broken import external, small
-from test_cli import CNN, TEST, call, fails
+from test_cli import CNN, ROOT, TEST, call, fails
 
 from onnxprune.batch import units
 from onnxprune.batch.content import Contents
@@ -279,3 +279,19 @@ def test_a_recipe_for_one_model_must_be_one(tmp_path: Path) -> None:
     fails(
         call("prune", model, "-o", out, "--recipe", tmp_path / "r.toml", "--ratio", 0.5), "--recipe says how", "--ratio"
     )
+
+
+def test_the_recipe_of_the_readme(tmp_path: Path) -> None:
+    blocks = (ROOT / "README.md").read_text(encoding="utf-8").split("```toml\n")[1:]
+    text = blocks[0].partition("```")[0].replace("hf://org/repo/model.onnx", "model.onnx")
+    zoo(tmp_path, "zoo/resnet.onnx", "zoo/vit_b.onnx", "zoo/broken/x.onnx", "more/net.onnx", "model.onnx")
+    zoo(tmp_path, "cifar10.npz", "cifar10_test.npz")
+    made = recipe(tmp_path, text)
+    assert (made.workers, made.timeout, made.memory) == (2, 600, 3_000_000_000)
+    jobs = {(s.name, s.settings["macs"], s.settings["repair"]): s.settings for s in specs(made)}
+    assert len(jobs) == 4 + 2 + 4 + 4
+    assert jobs["resnet", 0.5, "affine"] == {
+        "samples": 500, "macs": 0.5, "repair": "affine", "calib": "cifar10.npz", "data": "cifar10_test.npz",
+        "preprocess": ["imagenet"],
+    }  # fmt: skip
+    assert jobs["vit_b", 0.6, "lstsq"] == {"macs": 0.6, "repair": "lstsq", "exclude": ["*:heads"]}
