@@ -463,7 +463,7 @@ def test_a_terminal_shows_what_is_in_flight(tmp_path: Path) -> None:
     hanging(tmp_path / "zoo" / "b.onnx")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "120"}
     ours, theirs = pty.openpty()
-    args = command(tmp_path / "zoo", "-o", tmp_path / "out", "--workers", 1, "--timeout", 3)
+    args = command(tmp_path / "zoo", "-o", tmp_path / "out", "--workers", 1, "--timeout", 6)
     process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=theirs, env=environ)
     os.close(theirs)
     shown = "".join(iter(lambda: read_terminal(ours), ""))

@@ -89,7 +89,7 @@ def test_what_goes_wrong_on_a_cluster(tmp_path: Path, cluster: Cluster) -> None:
     (tmp_path / "zoo").mkdir()
     small(tmp_path / "zoo" / "a.onnx")
     hanging(tmp_path / "zoo" / "b.onnx")
-    said = ran(tmp_path / "zoo", "-o", tmp_path / "out", "--dask", cluster.file, "--timeout", 4)
+    said = ran(tmp_path / "zoo", "-o", tmp_path / "out", "--dask", cluster.file, "--timeout", 8)
     assert said.returncode == 1 and [j.status for j in results.read(tmp_path / "out")] == ["done", "timeout"], (
         said.stderr
     )
