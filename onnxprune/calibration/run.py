@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from onnxprune.graph.weights import Array
 
 Source = str | Path | onnx.ModelProto | bytes
 Feeds = Mapping[str, Array]
+THREADS = "ONNXPRUNE_THREADS"  # of a session, where nothing else is said; ONNX Runtime does not heed OMP_NUM_THREADS
 
 # What random inputs try on the original, in this order: (sequence, image), each with the batch asked for, two, then one.
 _SIZES = ((16, 224), (8, 64), (32, 256), (128, 32), (512, 128), (1024, 320))
@@ -48,7 +50,7 @@ def open_session(model: Source, role: str, threads: int | None = None) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.use_deterministic_compute = True
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or int(os.environ.get(THREADS) or 0)
     options.enable_mem_pattern = False  # it has the second batch allocate all memory anew; a session sees few batches
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "0"

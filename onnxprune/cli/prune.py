@@ -24,6 +24,8 @@ SELECTION = (
     "criterion", "scope", "round_to", "max_ratio", "include", "exclude", "group_ratio", "reduce", "normalise", "plan_out",
 )  # fmt: skip
 
+BESIDE_RECIPE = ("model", "out", "recipe", "plan_out", "report", "html", "dry_run", "json", "verbose")
+
 
 def _names(incomplete: str, where: str) -> list[str]:
     """Shell completion: the names in a table of `onnxprune.criteria`."""
@@ -176,6 +178,10 @@ def prune(
             autocompletion=_normalisers,
         ),
     ] = "mean",
+    recipe: Annotated[
+        Path | None,
+        _file("--recipe", metavar="RECIPE.toml", help="Take all settings from a recipe of 'onnxprune batch'."),
+    ] = None,
     plan: Annotated[
         Path | None, _file("--plan", metavar="PLAN.json", help="Apply this plan instead of making one.")
     ] = None,
@@ -281,6 +287,15 @@ def prune(
     """
     from onnxprune.cli.paths import check_outputs
 
+    if recipe is not None:
+        _refuse(ctx, [n for n in ctx.params if n not in BESIDE_RECIPE], "--recipe says how")
+        from onnxprune.batch.jobs import as_options, settings_for
+        from onnxprune.batch.recipe import read
+
+        said = as_options(settings_for(read(recipe), model), recipe.parent)
+        return prune(
+            ctx, model, out, report=report, html=html, plan_out=plan_out, dry_run=dry_run, json=json, verbose=verbose, **said
+        )  # fmt: skip
     if out is None and not dry_run:
         raise OnnxPruneError("where should the smaller model go? give -o OUT (or --dry-run to write none)")
     if samples is not None and calib is None:
@@ -312,7 +327,7 @@ def prune(
         max_ratio=max_ratio,
         include=include or (),
         exclude=exclude or (),
-        group_ratio=dict(map(_glob_ratio, group_ratio or ())),
+        group_ratio=group_ratios(group_ratio or ()),
         seed=seed,
         macs=macs,
         params=params,
@@ -375,6 +390,11 @@ def _refuse(ctx: typer.Context, names: Sequence[str], why: str) -> None:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise OnnxPruneError(f"{why}, so --{name.replace('_', '-')} has no place beside it; drop one")
+
+
+def group_ratios(given: Sequence[str]) -> dict[str, float]:
+    """What `--group-ratio` says, GLOB=R each. Raises OnnxPruneError."""
+    return dict(map(_glob_ratio, given))
 
 
 def _glob_ratio(text: str) -> tuple[str, float]:

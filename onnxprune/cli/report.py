@@ -35,7 +35,7 @@ def report(
     The page is one file that loads nothing; open it in a browser. A run may still be going on:
     the page shows what is there.
     """
-    from onnxprune.batch.results import read  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from onnxprune.batch.results import read
     from onnxprune.cli.console import clean, emit, emit_json, plural, text
     from onnxprune.cli.paths import check_outputs
     from onnxprune.graph.io import write_text

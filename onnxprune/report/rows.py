@@ -23,6 +23,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
+IN_ROW = ("params", "macs", "bytes", "error", "latency", "sparsity")  # what a row takes of a report
 FILES = ("calib", "data", "cache", "plan")  # settings that name files
 MISSING = "not set"
 

@@ -1,0 +1,1 @@
+"""Many models, many settings: recipes, jobs in processes of their own, a database of results."""

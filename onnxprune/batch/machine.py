@@ -1,0 +1,81 @@
+"""What this machine has to give: cores and memory, as far as a container or a scheduler leaves them to this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def cores() -> int:
+    """The cores that this process may use; at least one."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    found = len(affinity(0)) if affinity else os.cpu_count() or 1
+    for text in _cgroup("cpu.max"):
+        quota, _, period = text.partition(" ")
+        if quota.isdigit() and period.isdigit():
+            found = min(found, int(quota) // int(period))
+    return max(1, found)
+
+
+def memory_bytes() -> int | None:
+    """The memory that is free, or can be had at once; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    limits = [
+        int(text) for name in ("memory.max", "memory/memory.limit_in_bytes") for text in _cgroup(name) if text.isdigit()
+    ]
+    return min([free, *limits]) if free is not None else None
+
+
+def oom_kills() -> int:
+    """How often the system has killed a process for want of memory so far."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process and its descendants hold, without files that are mapped; 0 where the system does not tell."""
+    return sum(map(_held, _family(pid)))
+
+
+def _held(pid: int) -> int:
+    kinds = ("RssAnon:", "RssShmem:", "VmSwap:")
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it has just ended
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(kinds))
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = listed.read_text().split()
+        except OSError:
+            continue
+        for child in children:
+            yield from _family(int(child))
+
+
+def _cgroup(name: str) -> Iterator[str]:
+    """What a file of the control group of this process says, and of those around it."""
+    try:
+        line = next(x for x in Path("/proc/self/cgroup").read_text().splitlines() if x.startswith("0::"))
+        own = Path(line.removeprefix("0::").strip("/"))
+    except (OSError, StopIteration):
+        own = Path()
+    for folder in (own, *own.parents):
+        try:
+            yield (CGROUPS / folder / name).read_text().strip()
+        except OSError:
+            continue

@@ -1,0 +1,221 @@
+"""Recipes: which models to prune, and in which ways; TOML, checked key by key.
+
+    models = ["zoo/", "more/*.onnx", "s3://bucket/net.onnx"]
+    skip = ["*broken*"]
+
+    [settings]              # of every job
+    samples = 500
+
+    [matrix]                # each key a list; a job for every combination
+    macs = [0.7, 0.5]
+    criterion = ["l2", "obs"]
+
+    [[override]]            # of the models that match, over all else
+    match = "*resnet*"
+    calib = "cifar.npz"
+
+What a later one sets stands: settings, matrix, overrides in their order. Paths start at the recipe's folder.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, NoReturn
+
+from onnxprune.batch import units
+from onnxprune.batch.lines import Key, line_of, lines
+from onnxprune.batch.settings import INTEGER, SETTINGS, TEXT, TEXTS, Kind, check, check_all, near, over, shown, words
+from onnxprune.errors import OnnxPruneError
+
+Matrix = Mapping[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Override:
+    """Settings, and lists of settings, of the models that one of the globs `match` fits."""
+
+    match: list[str]
+    settings: Mapping[str, Any]
+    matrix: Matrix
+    key: Key = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to prune and how. `base` is where relative paths start."""
+
+    models: list[str]
+    base: Path
+    skip: list[str] = field(default_factory=list)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    matrix: Matrix = field(default_factory=dict)
+    overrides: list[Override] = field(default_factory=list)
+    output: str | None = None
+    workers: int | None = None
+    threads: int | None = None
+    timeout: float | None = None
+    memory: int | None = None
+    path: Path | None = None
+    lines: Mapping[Key, int] = field(default_factory=dict)
+
+    def where(self, *key: str | int) -> str:
+        """The recipe and the line of a key, for messages."""
+        return f"{self.path}:{line_of(key, dict(self.lines))}: " if self.path else ""
+
+    def combinations(self, *names: str) -> list[dict[str, Any]]:
+        """The settings for a model, known by these names (its path, its short name), each different one once.
+
+        Raises OnnxPruneError where they do not go together.
+        """
+        mine = [o for o in self.overrides if matches(o.match, names)]
+        matrix = dict(self.matrix)
+        last: dict[str, Any] = {}
+        for o in mine:
+            matrix, last = {**matrix, **o.matrix}, over(last, o.settings)
+        found = list[dict[str, Any]]()
+        for combination in _product(matrix):
+            made = over(over(self.settings, combination), last)
+            if "calib" not in made:
+                made.pop("samples", None)  # it says how much of calib to use
+            try:
+                check_all(made)
+            except OnnxPruneError as e:
+                raise OnnxPruneError(f"{self.path or 'settings'}: {names[0]} with {words(made)}: {e}") from e
+            found += [made] if made not in found else []
+        return found
+
+
+def matches(globs: list[str], names: tuple[str, ...]) -> bool:
+    """Does one of the globs fit one of the names, or the last part of one?"""
+    every = {part for n in names for part in (n, n.rpartition("/")[2])}
+    return any(fnmatch(n, g) for n in every for g in globs)
+
+
+def _product(matrix: Matrix) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*matrix.values()):
+        made: dict[str, Any] = {}
+        for name, value in zip(matrix, values, strict=True):
+            made |= {name: value} if name in SETTINGS else value
+        yield made
+
+
+# Reading
+
+
+_OPEN = Kind("a table", lambda x: isinstance(x, dict))
+_TOP: dict[str, Kind] = {
+    "models": TEXTS,
+    "skip": TEXTS,
+    "output": TEXT,
+    "workers": INTEGER,
+    "threads": INTEGER,
+    "timeout": Kind("a duration such as 90, '10m' or '2h'", lambda x: isinstance(x, int | float | str)),
+    "memory": Kind("a size such as '800MB' or '3GB'", lambda x: isinstance(x, int | str)),
+    "settings": _OPEN,
+    "matrix": _OPEN,
+    "override": Kind("tables, each begun with [[override]]", lambda x: isinstance(x, list) and all(map(_OPEN.fits, x))),
+}
+
+
+def read(path: Path) -> Recipe:
+    """Read and check a recipe. Raises OnnxPruneError with file, line, key and what was expected."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except OSError as e:
+        raise OnnxPruneError(f"{path}: {e.strerror}; give the path of a recipe") from e
+    except UnicodeDecodeError as e:
+        raise OnnxPruneError(f"{path}: not UTF-8 text ({e.reason} at byte {e.start}); a recipe is a TOML file") from e
+    except tomllib.TOMLDecodeError as e:
+        raise OnnxPruneError(f"{path}: not TOML: {e}; see https://toml.io") from e
+    return _Reader(path, lines(text)).recipe(data)
+
+
+class _Reader:
+    """Checks the parts of a recipe, and says on which line something is wrong."""
+
+    def __init__(self, path: Path, found: dict[Key, int]) -> None:
+        self.path, self.base, self.lines = path, path.parent, found
+
+    def wrong(self, key: Key, why: str) -> NoReturn:
+        raise OnnxPruneError(f"{self.path}:{line_of(key, self.lines)}: {why}")
+
+    def recipe(self, data: dict[str, Any]) -> Recipe:
+        for name, value in data.items():
+            if name not in _TOP:
+                hint = f"put it under [settings]: {name} = {shown(value)}" if name in SETTINGS else near(name, _TOP)
+                self.wrong((name,), f"there is no key '{name}' at the top of a recipe; {hint}")
+            if not _TOP[name].fits(value):
+                self.wrong((name,), f"{name} is {shown(value)}; expected {_TOP[name].words}")
+        if not data.get("models"):
+            self.wrong(("models",), 'models is missing; expected a list of paths, globs or folders: models = ["zoo/"]')
+        return Recipe(
+            models=data["models"],
+            base=self.base,
+            skip=data.get("skip", []),
+            settings=self.settings(("settings",), data.get("settings", {})),
+            matrix=self.matrix(("matrix",), data.get("matrix", {})),
+            overrides=[self.override(("override", i), o) for i, o in enumerate(data.get("override", []))],
+            output=data.get("output"),
+            workers=self.positive(data, "workers"),
+            threads=self.positive(data, "threads"),
+            timeout=self.unit(data, "timeout", units.seconds),
+            memory=self.unit(data, "memory", units.size_bytes),
+            path=self.path,
+            lines=self.lines,
+        )
+
+    def positive(self, data: dict[str, Any], name: str) -> int | None:
+        value: int | None = data.get(name)
+        if value is not None and value < 1:
+            self.wrong((name,), f"{name} is {value}; expected 1 or more")
+        return value
+
+    def unit(self, data: dict[str, Any], name: str, reader: Callable[[Any], Any]) -> Any:
+        try:
+            return reader(data[name]) if name in data else None
+        except OnnxPruneError as e:
+            self.wrong((name,), f"{name}: {e}")
+
+    def settings(self, key: Key, data: dict[str, Any]) -> dict[str, Any]:
+        for name, value in data.items():
+            self.setting((*key, name), name, value)
+        return data
+
+    def setting(self, key: Key, name: str, value: Any) -> None:
+        try:
+            check(name, value, self.base)
+        except OnnxPruneError as e:
+            self.wrong(key, f"{'.'.join(str(k) for k in key if isinstance(k, str))}: {e}")
+
+    def matrix(self, key: Key, data: Any) -> dict[str, list[Any]]:
+        if not isinstance(data, dict):
+            self.wrong(key, f"matrix is {shown(data)}; expected a table of lists")
+        for name, values in data.items():
+            where = (*key, name)
+            if not isinstance(values, list) or not values:
+                self.wrong(where, f"matrix.{name} is {shown(values)}; expected a list of at least one value")
+            for value in values:
+                if name in SETTINGS:
+                    self.setting(where, name, value)
+                elif isinstance(value, dict):
+                    for inner, one in value.items():
+                        self.setting((*where, inner), inner, one)
+                else:
+                    hint = "or a list of tables of settings, as in [{ratio = 0.3}, {macs = 0.5}]"
+                    self.wrong(where, f"matrix.{name}: there is no setting '{name}'; {near(name, SETTINGS)}, {hint}")
+        return data
+
+    def override(self, key: Key, data: dict[str, Any]) -> Override:
+        match = data.get("match")
+        globs = [match] if isinstance(match, str) else match
+        if not globs or not TEXTS.fits(globs):
+            self.wrong((*key, "match"), f"override.match is {shown(match)}; expected a glob, or a list of globs")
+        rest = {k: v for k, v in data.items() if k not in ("match", "matrix")}
+        matrix = self.matrix((*key, "matrix"), data.get("matrix", {}))
+        return Override(globs, self.settings(key, rest), matrix, (*key, "match"))

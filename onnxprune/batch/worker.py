@@ -1,0 +1,113 @@
+"""What the process of one job does: a job as a line of JSON from stdin, its outcome to a file.
+
+It ends when the process that started it does, however that ends: nobody else holds the other end of its stdin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from onnxprune.api import NotCompared, prune
+from onnxprune.batch.isolate import RESULT
+from onnxprune.batch.jobs import Task
+from onnxprune.batch.settings import arguments
+from onnxprune.batch.store import Outcome
+from onnxprune.errors import OnnxPruneError
+
+GRACE_SECONDS = 60
+ALLOCATION = (
+    "bad_alloc",
+    "Failed to allocate memory",
+    "out of memory",
+    "Unable to allocate",
+)  # C++, ONNX Runtime, numpy
+
+
+def main() -> NoReturn:
+    job = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_parent, args=(job["scratch"],), daemon=True).start()
+    _last_resorts(job["timeout"])
+    outcome = execute(Task(**job["task"]))
+    Path(job["scratch"], RESULT).write_text(json.dumps(asdict(outcome), default=str), encoding="utf-8")
+    sys.stdout.flush()
+    os._exit(0)  # no library's last words can spoil it now
+
+
+def execute(task: Task) -> Outcome:
+    """Prune, and say how that ended."""
+    try:
+        Path(task.output).parent.mkdir(parents=True, exist_ok=True)
+        made = prune(task.model, task.output, **arguments(task.settings, Path(task.folder)))
+    except NotCompared as e:
+        return Outcome("failed", _line(e), report=_said(e.made.report, task), written=True)
+    except Exception as e:
+        return _failure(e)
+    if not made.report["params"]["before"]:
+        return Outcome(
+            "failed", "the model has no weights, so there is nothing to prune", report=_said(made.report, task)
+        )
+    return Outcome("done", _nothing(made.report), report=_said(made.report, task), written=True)
+
+
+def _said(report: dict[str, Any], task: Task) -> dict[str, Any]:
+    """The report, with the model's path as it was given."""
+    return {**report, "model": task.given}
+
+
+def _nothing(report: dict[str, Any]) -> str:
+    """A word where no channel went."""
+    if any(g["kept"] < g["size"] for g in report["groups"]):
+        return ""
+    why = "nothing fits the settings" if report["groups"] else "the model has no group that could be pruned"
+    return f"nothing was removed: {why}"
+
+
+def _failure(e: Exception) -> Outcome:
+    text = _line(e)
+    if isinstance(e, MemoryError) or any(words in text for words in ALLOCATION):
+        return Outcome("memory", f"out of memory: {text}" if text else "out of memory")
+    if isinstance(e, OnnxPruneError):
+        return Outcome("failed", text)
+    if isinstance(e, OSError):
+        return Outcome("failed", f"{e.filename}: {e.strerror}" if e.filename else text)
+    return Outcome("crashed", f"{type(e).__name__}: {text}; this is a defect of onnxprune, {_where(e)}")
+
+
+def _where(e: Exception) -> str:
+    trace = e.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "nowhere"
+
+
+def _line(e: Exception) -> str:
+    return " ".join(str(e).split())
+
+
+def _end_with_parent(scratch: str) -> None:
+    """Wait for the end of stdin; then take along what this process started, and its files."""
+    while os.read(0, 1):
+        pass
+    shutil.rmtree(scratch, ignore_errors=True)
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _last_resorts(timeout: float | None) -> None:
+    """What helps where no thread of Python can: an alarm from the system, and to be the first that it kills for memory."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if timeout is not None and hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, timeout + GRACE_SECONDS)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")

@@ -1,0 +1,235 @@
+"""`onnxprune batch`: many models, many settings, unattended; results in a database, pruned models beside it."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxprune.cli.app import FAILED_CHECK, INTERRUPTED, app
+from onnxprune.cli.prune import group_ratios, prune
+from onnxprune.errors import OnnxPruneError
+
+if TYPE_CHECKING:
+    from onnxprune.batch.isolate import Limits
+    from onnxprune.batch.jobs import Spec
+    from onnxprune.batch.recipe import Recipe
+    from onnxprune.batch.results import Job
+    from onnxprune.batch.run import Pool
+
+# What `prune` is told of one model, or of its output; all its other options are settings.
+NO_SETTINGS = ("ctx", "model", "out", "recipe", "plan", "plan_out", "report", "html", "dry_run", "json", "verbose")
+LISTED = 40  # jobs: of more, only those that failed are listed
+
+
+def _settings_of_prune(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `prune` that are settings; it gets them by name."""
+    own = inspect.signature(command, eval_str=True)
+    mine = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    theirs = [p for name, p in inspect.signature(prune, eval_str=True).parameters.items() if name not in NO_SETTINGS]
+    command.__signature__ = own.replace(parameters=[*mine, *theirs])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*mine, *theirs)} | {"return": None}
+    return command
+
+
+def _run(*names: str, metavar: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Run", **more)
+
+
+@app.command(
+    epilog="Examples:\n\nonnxprune batch recipe.toml -o pruned\n\nonnxprune batch recipe.toml -o pruned --dry-run\n\n"
+    "onnxprune batch zoo/ more/*.onnx -o pruned --macs 0.5 --calib pictures.npz --workers 2 --timeout 10m --memory 3GB"
+)
+@_settings_of_prune
+def batch(
+    ctx: typer.Context,
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE.toml|MODELS...",
+            help="A recipe (see the README), or models: paths, globs, folders, addresses such as s3://bucket/net.onnx. Then the "
+            "options of 'onnxprune prune' are those of every job.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where results go.")] = None,
+    workers: Annotated[int | None, _run(metavar="N", help="Jobs at a time (the cores).", min=1)] = None,
+    threads: Annotated[int | None, _run(metavar="N", help="Threads of a job (cores / workers).", min=1)] = None,
+    timeout: Annotated[str | None, _run(metavar="TIME", help="Stop a job after so long: 90s, 10m, 2h (1h).")] = None,
+    memory: Annotated[
+        str | None,
+        _run(metavar="SIZE", help="Stop a job that holds more memory: 800MB, 3GB (the memory that is free / workers)."),
+    ] = None,
+    retry: Annotated[bool, _run("--retry", metavar="", help="Run the jobs again that failed before.")] = False,
+    dask: Annotated[
+        str | None, _run(metavar="ADDRESS", help="Run on a Dask cluster: tcp://HOST:PORT, or the scheduler's file.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the jobs.")] = False,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write a table of the results.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the results, reports included, as JSON.")] = False,
+    **settings: Any,
+) -> None:
+    """Prune many models in many ways, each job in a process of its own; the same command goes on after an interruption.
+
+    Exit status: 0 all jobs are done, 1 some failed, 2 an error, 130 interrupted.
+    """
+    from dataclasses import replace
+
+    from onnxprune.batch import units
+    from onnxprune.batch.jobs import specs
+
+    recipe = _recipe(ctx, what, settings)
+    if timeout is not None:
+        recipe = replace(recipe, timeout=units.seconds(timeout))
+    if memory is not None:
+        recipe = replace(recipe, memory=units.size_bytes(memory))
+    recipe = replace(recipe, workers=workers or recipe.workers, threads=threads or recipe.threads)
+    jobs = specs(recipe)
+    if dry_run:
+        _list(jobs, json)
+        return
+    folder = _folder(out, recipe, csv)
+    _go(jobs, recipe, folder, dask, retry)
+    _tell(jobs, folder, csv, json)
+
+
+def _recipe(ctx: typer.Context, what: Sequence[str], settings: dict[str, Any]) -> Recipe:
+    from onnxprune.batch import recipe
+
+    given = {n: v for n, v in settings.items() if (s := ctx.get_parameter_source(n)) and s.name == "COMMANDLINE"}
+    if not any(w.endswith(".toml") for w in what):
+        return recipe.Recipe(list(what), Path(), settings=_settings(given))
+    if len(what) > 1:
+        raise OnnxPruneError("a recipe says what the models are; give one recipe, or models")
+    if given:
+        names = ", ".join(f"--{n.replace('_', '-')}" for n in given)
+        raise OnnxPruneError(f"{names}: the recipe has the settings; write it there")
+    return recipe.read(Path(what[0]))
+
+
+def _settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of the command line as settings. Raises OnnxPruneError for what cannot be."""
+    from onnxprune.batch.settings import check
+
+    made: dict[str, Any] = {}
+    for name, value in given.items():
+        if name == "no_validate":
+            made["check"] = not value
+        elif name == "group_ratio":
+            made[name] = group_ratios(value)
+        else:
+            made[name] = str(value) if isinstance(value, Path) else value
+    for name, value in made.items():
+        check(name, value, Path())
+    if "samples" in made and "calib" not in made:
+        raise OnnxPruneError("--samples is for --calib: it says how much of it to use; give both")
+    return made
+
+
+def _folder(out: Path | None, recipe: Recipe, csv: Path | None) -> Path:
+    from onnxprune.cli.paths import check_outputs
+
+    check_outputs({"--csv": csv}, [recipe.path])
+    if out is None and recipe.output is None:
+        raise OnnxPruneError(
+            "where should the results go? give -o DIR (or output in the recipe; --dry-run writes none)"
+        )
+    return out or recipe.base / str(recipe.output)
+
+
+def _list(jobs: Sequence[Spec], json: bool) -> None:
+    from onnxprune.cli.console import emit, emit_json, plural, table, text
+
+    if json:
+        emit_json([{"model": j.model, "name": j.name, "settings": j.settings, "output": j.output} for j in jobs])
+    else:
+        emit(table(("model", "settings", "output"), [(j.model, j.words, j.output) for j in jobs]), "")
+        emit(text(f"{plural(len(jobs), 'job')}, {plural(len({j.name for j in jobs}), 'model')}"))
+
+
+def _go(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None, retry: bool) -> None:
+    """Run the jobs. Ctrl-C, and SIGTERM, end those in flight, and say how to go on."""
+    from onnxprune.batch.run import batch as run
+    from onnxprune.batch.store import Store
+    from onnxprune.cli.jobs import watch
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    with Store(folder) as store, watch() as shown:
+        try:
+            with _pool(jobs, recipe, folder, dask) as (pool, limits):
+                shown.limits(pool.width if dask is None else None, limits)
+                run(jobs, store, pool, limits, shown, retry)
+        except KeyboardInterrupt:
+            shown.close()
+            print(f"{shown.left()}; the same command goes on where this one stopped", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _pool(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None) -> Iterator[tuple[Pool, Limits]]:
+    from onnxprune.batch import cluster, run
+
+    if dask is not None:
+        with cluster.dask(dask, folder) as pool:
+            yield pool, cluster.limits(recipe.threads, recipe.timeout, recipe.memory)
+    else:
+        workers = recipe.workers or run.default_workers(len(jobs))
+        with run.local(workers) as pool:
+            yield pool, run.limits(workers, recipe.threads, recipe.timeout, recipe.memory)
+
+
+def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> None:
+    """The results of these jobs, to whom it may concern; exit status 1 where some are not done."""
+    from dataclasses import asdict
+
+    from onnxprune.batch.results import DATABASE, brief, each, select
+    from onnxprune.cli.console import emit, emit_json, relative, text
+    from onnxprune.graph.io import write_text
+    from onnxprune.report.rows import csv_text, rows
+
+    asked = select(each(folder), [(j.name, j.settings) for j in jobs])
+    found = [j if json else brief(j) for j in asked]
+    if csv:
+        write_text(csv, csv_text(rows(found)))
+    if json:
+        emit_json([asdict(j) for j in found])
+    else:
+        emit(*_table(found))
+        counts = Counter(j.status for j in found)
+        said = ", ".join(f"{n} {status}" for status, n in counts.most_common())
+        emit(text(f"{said}; results in {relative(str(folder / DATABASE))}"))
+    if any(j.status != "done" for j in found):
+        raise typer.Exit(FAILED_CHECK)
+
+
+def _table(jobs: Sequence[Job]) -> list[Any]:
+    from onnxprune.batch.settings import words
+    from onnxprune.cli.console import table
+
+    listed = jobs if len(jobs) <= LISTED else [j for j in jobs if j.status != "done"]
+    rows = [(j.name, words(j.settings), j.status, *_numbers(j), j.message) for j in listed]
+    return (
+        [table(("model", "settings", "status", ">params", ">MACs", ">error", ">seconds", ""), rows), ""] if rows else []
+    )
+
+
+def _numbers(j: Job) -> tuple[str, str, str, str]:
+    from onnxprune.cli.console import percent
+
+    report = j.report or {}
+    left = [
+        percent(p["after"], p["before"]) if (p := report.get(k)) and p["after"] is not None else ""
+        for k in ("params", "macs")
+    ]
+    error = (report.get("error") or {}).get("relative_l2")
+    return left[0], left[1], "" if error is None else f"{error:.3g}", "" if j.seconds is None else f"{j.seconds:.1f}"
