@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "onnxprune"
 FLOORS = [
     "version", "errors", "layout", "graph", "ops", "coupling", "macs", "groups", "signals", "criteria", "scoring", "plans",
     "surgery", "calibration", "repair", "convert", "sparsity", "validation", "allocate", "explain", "report", "memory", "pipeline",
-    "api", "batch", "__init__", "cli", "__main__",
+    "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {"typer": {"cli"}, "rich": {"cli"}, "onnxruntime": {"calibration", "convert"}, "PIL": {"calibration"}}
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from onnxprune.cli import loudness
 from onnxprune.errors import OnnxPruneError
 
 FAILED_CHECK, STOPPED, INTERRUPTED, NO_READER = 1, 2, 130, 141
@@ -30,7 +31,8 @@ class Guarded(TyperGroup):
     ) -> Any:
         given = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in given or os.environ.get(DEBUG, "0") not in ("", "0")
-        given = [a for a in given if a != "--debug"]
+        loudness.quiet = "--quiet" in given
+        given = [a for a in given if a not in ("--debug", "--quiet")]
         run = super().main
         sys.exit(_status(lambda: run(given, prog_name, complete_var, False, windows_expand_args, **extra), debug))
 
@@ -129,6 +131,9 @@ def onnxprune(
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help=f"Show the traceback of an error; may stand anywhere. Or set {DEBUG}=1.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Say nothing but errors, and what --json asks for; may stand anywhere.")
     ] = False,
 ) -> None:
     """Make an exported ONNX model smaller by removing whole channels, and measure how far its outputs move.

@@ -11,6 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from onnxprune.cli import loudness
+
 PIPE_WIDTH = 10_000  # nothing is wrapped where no terminal is
 INDENT = (0, 2, 0, 0)
 ASCII = str.maketrans({"…": "...", "→": "->", "×": "x"})
@@ -18,6 +20,8 @@ ASCII = str.maketrans({"…": "...", "→": "->", "×": "x"})
 
 def emit(*parts: RenderableType) -> None:
     """Print to stdout, as wide as the terminal; in a pipe nothing is wrapped or coloured."""
+    if loudness.quiet:
+        return
     out = sys.stdout
     console = Console(file=out, width=None if out.isatty() else PIPE_WIDTH, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
@@ -47,6 +51,8 @@ def json_text(data: Mapping[str, Any] | Sequence[Any]) -> str:
 
 def warn(message: str) -> None:
     """A message for people, on stderr."""
+    if loudness.quiet:
+        return
     print(_encodable(f"warning: {clean(message)}", sys.stderr.encoding), file=sys.stderr, flush=True)
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from onnxprune.cli import loudness
+
 Tell = Callable[[str, int, int], None]
 SAY = {
     "load": "reading the model",
@@ -32,7 +34,7 @@ UNITS = {"calibrate": "samples", "plan": "groups", "try": "layers", "repair": "l
 @contextmanager
 def progress() -> Iterator[Tell]:
     """A function to tell of a stage, the steps done and the steps in all (0: unknown); the line is wiped at the end."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or loudness.quiet:
         yield lambda stage, done, of: None
         return
     columns = (SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn())

@@ -1,0 +1,55 @@
+"""One call for frameworks that chain passes over files (Olive, Optimum): paths in, a path out, settings as plain data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from onnxprune.api import prune
+from onnxprune.batch.settings import arguments, check, check_all
+from onnxprune.errors import OnnxPruneError, OutputError
+
+MODEL, REPORT = "model.onnx", "report.json"
+
+
+def run_pass(
+    model_path: str | PathLike[str],
+    output_path: str | PathLike[str],
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """Prune a file (or the one model in a folder) and return the path of the new one, its report beside it.
+
+    `config` are settings as in a recipe of `batch`: `{"macs": 0.5, "calib": "pictures.npz", "then_sparsify": "2:4"}`. An
+    `output_path` that ends in .onnx is a file, any other a folder, which gets `model.onnx` and `report.json`.
+    Raises OnnxPruneError for settings that there are not, and whatever `prune` raises.
+    """
+    settings, source, target = dict(config or {}), _source(Path(model_path)), _target(Path(output_path))
+    for name, value in settings.items():
+        check(name, value, Path())
+    check_all(settings)
+    made = prune(source, target, **arguments(settings, Path()))
+    report = target.with_name(REPORT if target.name == MODEL else f"{target.stem}.{REPORT}")
+    report.write_text(json.dumps(made.report, indent=2, default=str) + "\n", encoding="utf-8")
+    return target
+
+
+def _source(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.onnx"))
+    if len(found) != 1:
+        raise OnnxPruneError(f"{path} holds {len(found)} .onnx files; name the one to prune")
+    return found[0]
+
+
+def _target(path: Path) -> Path:
+    if path.suffix == ".onnx":
+        return path
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise OutputError(f"{path}: {e.strerror}; name a folder, or a file that ends in .onnx") from e
+    return path / MODEL
