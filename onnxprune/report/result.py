@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,7 @@ def prune_report(
         "sensitivity": measured_groups(means.tables) if means and means.tables else None,
         "repair": repaired.to_json() if repaired else None,
         "error": error_report(result) if result else None,
-        **_measured(before, after, size, result, reconstruction),
+        **_measured(before, after, size, result, reconstruction, sparse.nonzero() if sparse else ({}, {})),
         "seconds": {k: round(v, 4) for k, v in seconds.items()},
     }
 
@@ -173,13 +174,21 @@ def validate_report(
 
 
 def _measured(
-    before: Analysis, after: Analysis, size: int | None, result: Result | None, reconstruction: Reconstruction | None
+    before: Analysis,
+    after: Analysis,
+    size: int | None,
+    result: Result | None,
+    reconstruction: Reconstruction | None,
+    counted: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {}),
 ) -> dict[str, Any]:
     """What both commands measure; null where nothing was run, or nobody asked for it."""
     latency = result.latency if result else None
     return {
         "measures": {
-            "weight_sparsity": {"before": weight_sparsity(before), "after": weight_sparsity(after)},
+            "weight_sparsity": {
+                "before": weight_sparsity(before, counted[0]),
+                "after": weight_sparsity(after, counted[1]),
+            },
             "compression_ratio": _over(before.model.size_bytes, size),
             "params_reduction": _less(before.params(), after.params()),
             "macs_reduction": _less(before.macs(), after.macs()),
@@ -192,8 +201,11 @@ def _measured(
     }
 
 
-def weight_sparsity(a: Analysis) -> float | None:
-    """The share of zeros among the parameters that are floats; None where there are none."""
+def weight_sparsity(a: Analysis, counted: Mapping[str, int] = MappingProxyType({})) -> float | None:
+    """The share of zeros among the parameters that are floats; None where there are none.
+
+    `counted` has the weights whose numbers that are not zero were counted before, so that they need not be read again.
+    """
     floats = {n: w for n, w in a.coupling.weights.items() if a.param_count(n) and is_float(dtype_of(w.data_type))}
     total = sum(map(a.param_count, floats))
 
@@ -202,7 +214,9 @@ def weight_sparsity(a: Analysis) -> float | None:
         release(w)
         return found
 
-    return 1 - sum(ordered(nonzero, floats.values())) / total if total else None
+    known = sum(counted[n] for n in floats.keys() & counted.keys())
+    read = sum(ordered(nonzero, (w for n, w in floats.items() if n not in counted)))
+    return 1 - (known + read) / total if total else None
 
 
 def _over(before: int | None, after: int | None) -> float | None:

@@ -27,7 +27,7 @@ def _layer(x: Layer) -> dict[str, Any]:
         "sparse": x.chosen,
         "reason": x.why or None,
         "method": x.method or None,
-        "zeros": 1 - t.kept / t.weights if t and t.weights else None,
+        "zeros": 1 - t.nonzero / t.weights if t and t.weights else None,
         "kept_magnitude": t.share if t else None,
         "error": x.error,
         "error_before_repair": x.error_before,

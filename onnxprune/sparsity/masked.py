@@ -72,10 +72,11 @@ def _bits(dtype: np.dtype[Any]) -> int:
 
 @dataclass
 class Tally:
-    """What was seen of a layer: how many weights, how many stay, their magnitude and what stays of it."""
+    """What was seen of a layer: how many weights, how many were not zero and are not zero, their magnitude and what stays of it."""
 
     weights: int = 0
-    kept: int = 0
+    nonzero_before: int = 0
+    nonzero: int = 0
     magnitude: float = 0.0
     kept_magnitude: float = 0.0
 
@@ -127,8 +128,9 @@ class MaskedWeight(DerivedWeight):
         size = self.numbers.floats(sizes, x.dtype)
         keep = form.back(self.keep(form.view(sizes if self.group else size)))
         left = self.numbers.cleared(x, keep)
-        kept = _sum(self.numbers.magnitudes(left))
-        return left, Tally(x.size, int(np.count_nonzero(keep)), _sum(size), kept)
+        left_sizes = self.numbers.sizes(left)
+        before, after = (int(np.count_nonzero(s)) for s in (sizes, left_sizes))
+        return left, Tally(x.size, before, after, _sum(size), _sum(self.numbers.floats(left_sizes, x.dtype)))
 
 
 def _sum(x: Array) -> float:

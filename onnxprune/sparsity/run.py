@@ -60,6 +60,13 @@ class Sparsified:
     )  # group: share of its readers' magnitude before, after
     repair: RepairReport | None = None
 
+    def nonzero(self) -> tuple[dict[str, int], dict[str, int]]:
+        """How many weights of the tensors that were masked while they were read were not zero before, and are not after."""
+        tallies = {name: w.tally for name, w in self._weights.items() if w.tally.weights}
+        after = {name: t.nonzero for name, t in tallies.items()}
+        untouched = self.plan is None and self.repair is None  # else they are not the original's
+        return {name: t.nonzero_before for name, t in tallies.items()} if untouched else {}, after
+
     def measure(self) -> None:
         """Read what has not been read yet, so that every chosen layer has its tally."""
         for layer in self.layers:
@@ -166,7 +173,11 @@ def _tally(was: Analysis, old: Matrix, a: Analysis, new: Matrix) -> Tally:
     size = old.form.view(numbers(was, old).magnitudes(was.coupling.weights[old.weight].array()))
     there = new.form.view(numbers(a, new).there(a.coupling.weights[new.weight].array()))
     return Tally(
-        size.size, int(there.sum()), float(size.sum(dtype=np.float64)), float((size * there).sum(dtype=np.float64))
+        size.size,
+        int(np.count_nonzero(size)),
+        int(there.sum()),
+        float(size.sum(dtype=np.float64)),
+        float((size * there).sum(dtype=np.float64)),
     )
 
 
