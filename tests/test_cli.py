@@ -516,3 +516,11 @@ def test_a_terminal_shows_progress_on_stderr_and_whole_names(tmp_path: Path, col
     assert done.returncode == 0
     assert b"comparing outputs" in shown
     assert b"\x1b" not in done.stdout and b"blocks.0.attn.qkv:head_features" in done.stdout
+
+
+def test_nothing_heavy_is_imported_before_a_command_runs() -> None:
+    """`--help`, completion and Ctrl-C must not wait for it."""
+    code = "import sys; from onnxprune.cli import commands; commands(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "onnxprune.cli.batch" in loaded
+    assert not {"numpy", "onnx", "onnxruntime", "onnxprune.api"} & set(loaded)

@@ -1,16 +1,18 @@
 """What of a model stays as it is: frozen weight axes by reason, with the route from each weight to what freezes it."""
 
+from __future__ import annotations
+
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxprune import Analysis
 from onnxprune.cli.console import clean, count, indented, more, percent, plural, text
-from onnxprune.explain import FIRST, general, whole_weights
-from onnxprune.groups import ALONE
+
+if TYPE_CHECKING:
+    from onnxprune import Analysis
 
 Axis = Mapping[str, Any]  # an entry of the report's `frozen`
 FEW_REASONS, FEW_AXES = 10, 3
@@ -19,6 +21,9 @@ FEW_REASONS, FEW_AXES = 10, 3
 def stays(a: Analysis, frozen: Sequence[Axis], verbose: bool) -> list[RenderableType]:
     """The last part of `inspect`: reasons, those that cost most parameters first, each with the axes that it freezes."""
     axes = [f for f in frozen if not f["structural"]]
+    from onnxprune.explain import whole_weights
+    from onnxprune.groups import ALONE
+
     whole = whole_weights(a)
     reasons = _by_reason(axes)
     order = sorted(reasons, key=lambda r: _cost(reasons[r], whole), reverse=True)
@@ -47,6 +52,8 @@ def _summary(a: Analysis, axes: Sequence[Axis], whole: Mapping[str, int]) -> Tex
 
 
 def _by_reason(axes: Sequence[Axis]) -> dict[str, list[Axis]]:
+    from onnxprune.explain import general
+
     out: dict[str, list[Axis]] = defaultdict(list)
     for f in axes:
         out[general(f["reason"], f["operator"])].append(f)
@@ -80,6 +87,8 @@ def _axes(a: Analysis, axes: Sequence[Axis], whole: Mapping[str, int], verbose: 
 
 def _route(f: Axis) -> str:
     """` <- Conv 'conv2' <- Add 'add3' <- Reshape 'r7'`, and the reason where the title leaves a name out."""
+    from onnxprune.explain import FIRST, general
+
     said = [f"{stop['operator']} '{stop['name']}'" for stop in f["route"]]
     if f["route_left_out"]:
         said.insert(FIRST, f"… {f['route_left_out']} more …")
