@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import onnx
 import pytest
 from runs import CALIB, HOSTILE, MODELS, TEST, Job, jobs
 from test_cli import call, fails
+from test_sparse_layers import LEFT, graph
 
 import onnxprune
 from onnxprune.report.html import page
@@ -203,3 +205,23 @@ def test_the_readme_names_the_columns() -> None:
     assert not missing, f"the README does not name {sorted(missing)}"
     report = jobs()[0].report
     assert report and not {k for k in report if f"`{k}`" not in README}
+
+
+def test_a_sparse_model_and_layers_that_were_left_are_shown(tmp_path: Path) -> None:
+    """Of a layer that is left alone it is not known whether a target could run it."""
+    nodes, weights, _ = LEFT["two axes of one weight"]
+    source = tmp_path / "m.onnx"
+    onnx.save(graph(nodes, weights, ["N", 8]), source)
+    result = call(
+        "sparsify",
+        source,
+        "-o",
+        tmp_path / "o.onnx",
+        "--layers",
+        "eligible",
+        "--html",
+        tmp_path / "p.html",
+        "--no-validate",
+    )
+    assert result.exit_code == 0, result.output
+    assert "sum over different axes" in (tmp_path / "p.html").read_text(encoding="utf-8")

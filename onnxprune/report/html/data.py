@@ -88,7 +88,7 @@ class _Model:
 
     def sparse(self, x: Report) -> list[Any]:
         said = [self.text(x[k]) for k in ("name", "op", "reason")]
-        flags = [int(x[k]) for k in ("eligible", "likely", "sparse")]
+        flags = [int(bool(x[k])) for k in ("eligible", "likely", "sparse")]
         return [*said, *flags, short(x["kept_magnitude"]), short(x["error"])]
 
 
