@@ -1,7 +1,7 @@
 // Scatter plots with axes, drawn as wide as there is room.
 
 const SERIES = 6; // colours, each with a mark of its own
-const PAD = { top: 14, right: 24, bottom: 42, left: 58 };
+const PAD = { top: 14, right: 24, bottom: 42, left: 72 };
 
 /** A place that is drawn when it is there, and again when its width changes. */
 function drawn(draw, label) {
