@@ -32,7 +32,7 @@ def test_what_it_cannot_do_is_said(tmp_path: Path) -> None:
         onnxprune.run_pass(CNN, tmp_path, {"rato": 0.3})
     with pytest.raises(OnnxPruneError, match="'then_sparsify'"):
         onnxprune.run_pass(CNN, tmp_path, {"permute": True})
-    with pytest.raises(OnnxPruneError, match="holds 0 .onnx files"):
+    with pytest.raises(OnnxPruneError, match=r"holds 0 .onnx files"):
         onnxprune.run_pass(tmp_path, tmp_path / "o.onnx")
     with pytest.raises(ModelError):
         onnxprune.run_pass(tmp_path / "none.onnx", tmp_path / "o.onnx")

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 from onnx import NodeProto
 
 from onnxprune.coupling import Coupling, Site
@@ -91,11 +92,17 @@ class _Finder:
         ]
         found.sort(key=lambda m: m.sites[0])
         numbers = marks(self.a.flat.proto)
-        return _once([replace(m, inner=numbers.get(m.weight)) for m in found])
+        return [self._written(m) for m in _once([replace(m, inner=numbers.get(m.weight)) for m in found])]
+
+    def _written(self, m: Matrix) -> Matrix:
+        """Left alone where the model has no tensor to write to: a Constant's list of floats, a sparse initializer."""
+        if m.form is None or m.inner is not None or m.weight in self.a.model.weights:
+            return m
+        return replace(m, form=None, left="no plain tensor of the file holds it")
 
     def _one(self, name: str) -> Iterator[Matrix]:
         weight = self.c.weights[name]
-        if not weight.shape:
+        if not weight.shape or 0 in weight.shape:
             return
         readings: list[_Reading] = []
         others: list[str] = []
@@ -187,11 +194,23 @@ class _Finder:
         """Why the entries of a constant are not numbers that could be made zero one by one."""
         dtype, known = dtype_of(self.c.weights[name].data_type), self.c.integers.get(name)
         if is_float(dtype):
-            return ""
+            return "its numbers are powers of two, none is zero" if "e8m0" in dtype.name else ""
         if known is None or known.bits < 8:
             return "several numbers share a byte" if known else f"its {dtype.name} entries stand for unknown numbers"
         constants = [p for p in (known.scale, known.zero) if p]
-        return "" if all(p in self.c.weights for p in constants) else "its scale or zero point is computed"
+        if not all(p in self.c.weights for p in constants):
+            return "its scale or zero point is computed"
+        return "" if self._same_zeros(name) else "it is read with several zero points"
+
+    def _same_zeros(self, name: str) -> bool:
+        """Do all DequantizeLinear that read some integers take the same ones for zero?"""
+        found = set()
+        for index, slot in self.readers[name]:
+            node = self.nodes[index]
+            if node.op_type == "DequantizeLinear" and slot == 0:
+                zero = self.c.weights.get(node.input[2]) if len(node.input) > 2 else None
+                found.add(np.asarray(0 if zero is None else zero.array()).astype(np.int64).tobytes())
+        return len(found) < 2
 
     def _rank(self, site: Site) -> int | None:
         """The rank of the other operand."""
@@ -201,8 +220,8 @@ class _Finder:
         return None if shape is None else len(shape)
 
 
-def numbers(a: Analysis, matrix: Matrix) -> Numbers:
-    """What the entries of a matrix stand for."""
+def numbers(a: Analysis, matrix: Matrix, everywhere: bool = False) -> Numbers:
+    """What the entries of a matrix stand for; `everywhere` says that more than the inputs of an output are compared."""
     known = a.coupling.integers.get(matrix.weight)
     if known is None or is_float(dtype_of(a.coupling.weights[matrix.weight].data_type)):
         return Numbers()
@@ -211,10 +230,18 @@ def numbers(a: Analysis, matrix: Matrix) -> Numbers:
     if zero is None or not zero.size:
         zero = None
     fitted = None if zero is None else known.fit(zero, shape)
-    inputs = matrix.form.parts[2] if matrix.form else ()
-    along = [n for n, s in inputs if s == _stride(shape, known.axis % len(shape))]
-    varies = scale is not None and scale.size > 1 and bool(along)  # blocks along what is summed over
-    return Numbers(fitted, known.fit(scale, shape) if varies and scale is not None else None)
+    if scale is None:
+        return Numbers(fitted)
+    scale = known.fit(scale, shape)
+    along = _held(shape, matrix.form.parts[2] if matrix.form else ())
+    varies = everywhere or any(scale.shape[axis] > 1 for axis in along)
+    return Numbers(fitted, scale if varies else None)
+
+
+def _held(shape: tuple[int, ...], factors: Axis) -> list[int]:
+    """The axes of the file that have some of these factors."""
+    strides = {a: _stride(shape, a) for a in range(len(shape))}
+    return [a for a, stride in strides.items() if any(stride <= s < stride * shape[a] for _, s in factors)]
 
 
 def _stride(shape: tuple[int, ...], axis: int) -> int:

@@ -98,6 +98,6 @@ def _scores(a: Analysis, vote: _Vote, size: int) -> Array:
     """|w| as [rows, channels]."""
     m = vote.matrix
     assert m.form is not None
-    w = m.form.view(numbers(a, m).magnitudes(a.coupling.weights[m.weight].array()))  # [B, O, I, P]
+    w = m.form.view(numbers(a, m, True).magnitudes(a.coupling.weights[m.weight].array()))  # [B, O, I, P]
     parts = [np.moveaxis(w[:, :, s : s + size], 2, 3).reshape(-1, size) for s in vote.starts]
     return np.concatenate(parts).astype(np.float32, copy=False)

@@ -163,7 +163,7 @@ def _compare(
 def _tally(was: Analysis, old: Matrix, a: Analysis, new: Matrix) -> Tally:
     """What stays of the magnitude that there was."""
     assert old.form is not None and new.form is not None
-    size = old.form.view(numbers(was, old).magnitudes(was.coupling.weights[old.weight].array()))
+    size = old.form.view(numbers(was, old, True).magnitudes(was.coupling.weights[old.weight].array()))
     there = new.form.view(numbers(a, new).there(a.coupling.weights[new.weight].array()))
     return Tally(
         size.size, int(there.sum()), float(size.sum(dtype=np.float64)), float((size * there).sum(dtype=np.float64))
@@ -187,7 +187,9 @@ def mask(
         assert x.matrix.form is not None
         x.method = x.method or "magnitude"
         base: Weight = work.coupling.weights[x.matrix.weight]
-        weights[x.matrix.weight] = MaskedWeight(base, x.matrix.form, keep, pattern.group, numbers(work, x.matrix))
+        weights[x.matrix.weight] = MaskedWeight(
+            base, x.matrix.form, keep, pattern.group, numbers(work, x.matrix, not pattern.group)
+        )
     inner = {x.matrix.inner: weights[x.matrix.weight].array() for x in chosen if x.matrix.inner is not None}
     own = {x.matrix.weight: weights[x.matrix.weight] for x in chosen if x.matrix.inner is None}
     model = rewritten(model, {at: array for at, array in inner.items() if at is not None})
@@ -197,4 +199,4 @@ def mask(
 def _scores(a: Analysis, x: Layer) -> npt.NDArray[np.generic]:
     assert x.matrix.form is not None
     array = a.coupling.weights[x.matrix.weight].array()
-    return x.matrix.form.view(numbers(a, x.matrix).magnitudes(array))
+    return x.matrix.form.view(numbers(a, x.matrix, True).magnitudes(array))
