@@ -168,8 +168,9 @@ def _together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool
 def _make(analysis: Analysis, plan: Plan, means: Means, sparsity: Sparsity | None, clock: Clock, dry: bool) -> _Made:
     if sparsity is not None:
         with clock.time("sparsify"):
-            data = None if dry else means.batches
-            sparse = sparsify(analysis, sparsity, data, plan=plan, progress=clock.tell)
+            if dry:  # nothing is fitted
+                sparsity = replace(sparsity, method="magnitude", repair="none")
+            sparse = sparsify(analysis, sparsity, None if dry else means.batches, plan=plan, progress=clock.tell)
         return _Made(sparse.model, sparse.repair, sparse)
     if means.repair != "none" and not dry:
         with clock.time("repair"):

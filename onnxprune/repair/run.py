@@ -158,6 +158,9 @@ class _Repair:
         layer = task.layer
         index = task.index
         choose = self.thin.choose.get(self.net.nodes[index].output[0]) if index in self.net.thinned else None
+        if choose and not (np.isfinite(rows.x).all() and np.isfinite(rows.target).all()):
+            self.report.left_out[task.name] = "it reads or makes numbers that are not finite"
+            return []
         fit = FITS.get(self.method, chosen)
         found = fit(rows, layer.w, layer.b, task.tail, choose)
         self.report.layers.append(

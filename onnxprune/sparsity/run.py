@@ -101,7 +101,7 @@ def sparsify(
     report = None
     if batches is not None:
         plain = mask(smaller, work, layers, pattern, options)[0]
-        choose = _choosers(layers, pattern, options)
+        choose = _choosers(work, layers, pattern, options)
         smaller, report = repair(
             analysis, used, batches, options.repair or "none", seed=options.seed,
             progress=lambda done, of: tell("fit", done, of), thin=Thin(choose, plain),
@@ -142,9 +142,17 @@ def _decided(m: Matrix, pattern: Pattern, options: Sparsity) -> Layer:
     return Layer(m, verdict, not why, why)
 
 
-def _choosers(layers: list[Layer], pattern: Pattern, options: Sparsity) -> dict[str, Choose]:
-    method = options.method or "magnitude"
-    return {x.matrix.output: chooser(method, pattern, x.matrix.shape[3]) for x in layers if x.chosen}
+def _choosers(a: Analysis, layers: list[Layer], pattern: Pattern, options: Sparsity) -> dict[str, Choose]:
+    """None where layers compete: each is fitted alone."""
+    if options.scope == "global":
+        return {}
+    method, chosen = options.method or "magnitude", [x.matrix for x in layers if x.chosen]
+    return {output: chooser(method, pattern, m.shape[3]) for m in chosen for output in _outputs(a, m)}
+
+
+def _outputs(a: Analysis, m: Matrix) -> list[str]:
+    """Of the products that read a matrix; a tensor of a local function has one for each call."""
+    return [a.flat.proto.graph.node[index].output[0] for index, _ in m.sites]
 
 
 def _compare(
@@ -152,7 +160,7 @@ def _compare(
 ) -> None:
     """What the fit did to each layer; those that could not be fitted go by magnitude."""
     fitted = {x.name: x for x in report.layers}
-    old = {x.matrix.output: x.matrix for x in before}
+    old = {output: x.matrix for x in before for output in _outputs(was, x.matrix)}
     for layer in layers:
         known = fitted.get(layer.matrix.name)
         if layer.chosen and known:
