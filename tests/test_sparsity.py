@@ -338,6 +338,29 @@ def test_layers_compete_where_that_is_asked_for(calib: Path | None, tmp_path: Pa
     assert total == pytest.approx(0.6, abs=1e-3) and max(zeros) - min(zeros) > 0.1
 
 
+@pytest.mark.parametrize("chosen", ["vwr", "vr", "vw"])
+def test_both_matrices_of_a_recurrent_layer_are_told_apart(chosen: str, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["h"]),
+        helper.make_node("GRU", ["h", "w", "r"], ["", "y"], hidden_size=8, name="gru"),
+    ]
+    weights = {"v": scores(12, 12) - 0.5, "w": scores(1, 24, 12) - 0.5, "r": scores(1, 24, 8) - 0.5}
+    source = model(nodes, [tensor("x", [4, 2, 12])], [tensor("y", [1, 2, 8])], weights)
+    batches = [{"x": scores(4, 2, 12, seed=i)} for i in range(8)]
+    for repair in ("lstsq", "none"):
+        made = onnxprune.sparsify(
+            source, tmp_path / "o.onnx", layers="all", include=list(chosen), calib=batches, repair=repair, check=False
+        )
+        out = {t.name: numpy_helper.to_array(t) for t in onnx.load(made.files[0]).graph.initializer if len(t.dims) > 1}
+        rows = {x["tensor"]: x for x in made.report["sparsity"]["layers"]}
+        for name, w in out.items():
+            assert (w == 0).mean() == (0.5 if name in chosen else 0) and rows[name]["zeros"] == (
+                0.5 if name in chosen else None
+            )
+        assert rows["r"]["method"] == ("magnitude" if "r" in chosen else None) and rows["r"]["error"] is None
+        assert rows["w"]["method"] == ("sparsegpt" if "w" in chosen else None)
+
+
 def test_data_that_make_no_numbers_fit_nothing(tmp_path: Path) -> None:
     """An infinite input makes the Gram matrix of no use: the layer goes by magnitude, and gets no NaN."""
     x = scores(64, 16)

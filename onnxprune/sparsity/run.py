@@ -142,30 +142,32 @@ def _decided(m: Matrix, pattern: Pattern, options: Sparsity) -> Layer:
     return Layer(m, verdict, not why, why)
 
 
-def _choosers(a: Analysis, layers: list[Layer], pattern: Pattern, options: Sparsity) -> dict[str, Choose]:
+def _choosers(a: Analysis, layers: list[Layer], pattern: Pattern, options: Sparsity) -> dict[tuple[str, int], Choose]:
     """None where layers compete: each is fitted alone."""
     if options.scope == "global":
         return {}
     method, chosen = options.method or "magnitude", [x.matrix for x in layers if x.chosen]
-    return {output: chooser(method, pattern, m.shape[3]) for m in chosen for output in _outputs(a, m)}
+    return {place: chooser(method, pattern, m.shape[3]) for m in chosen for place in _places(a, m)}
 
 
-def _outputs(a: Analysis, m: Matrix) -> list[str]:
-    """Of the products that read a matrix; a tensor of a local function has one for each call."""
-    return [a.flat.proto.graph.node[index].output[0] for index, _ in m.sites]
+def _places(a: Analysis, m: Matrix) -> list[tuple[str, int]]:
+    """Who reads a matrix, by output and input: a recurrent layer reads two, a tensor of a local function is read in each call."""
+    nodes = a.flat.proto.graph.node
+    return [(next(filter(None, nodes[index].output)), slot) for index, slot in m.sites]
 
 
 def _compare(
     a: Analysis, layers: list[Layer], was: Analysis, before: list[Layer], report: RepairReport, options: Sparsity
 ) -> None:
     """What the fit did to each layer; those that could not be fitted go by magnitude."""
-    fitted = {x.name: x for x in report.layers}
-    old = {output: x.matrix for x in before for output in _outputs(was, x.matrix)}
+    fitted = {(x.output, x.slot): x for x in report.layers}
+    old = {place: x.matrix for x in before for place in _places(was, x.matrix)}
     for layer in layers:
-        known = fitted.get(layer.matrix.name)
+        place = next(iter(_places(a, layer.matrix)))
+        known = fitted.get(place)
         if layer.chosen and known:
             layer.method, layer.error, layer.error_before = options.method or "", known.after, known.before
-            layer.tally = _tally(was, old[layer.matrix.output], a, layer.matrix)
+            layer.tally = _tally(was, old[place], a, layer.matrix)
 
 
 def _tally(was: Analysis, old: Matrix, a: Analysis, new: Matrix) -> Tally:
