@@ -158,6 +158,16 @@ def test_units_go_as_a_whole_and_the_least_go(name: str, axes: tuple[int, ...]) 
     assert (~whole).sum() == whole.size // 4 and worth[~whole].max() <= worth[whole].min()
 
 
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_what_is_no_number_is_not_hidden_by_a_zero(scope: str) -> None:
+    w = scores(8, 8)
+    w[2, 3], w[5, 1] = np.nan, np.inf
+    a = onnxprune.analyze(linear(w))
+    out = full_proto(sparsify(a, Sparsity(pattern="unstructured", scope=scope, layers="all")).model)
+    left = numpy_helper.to_array(out.graph.initializer[0])
+    assert np.isnan(left[2, 3]) and np.isinf(left[5, 1]) and (left != 0).sum() == 32
+
+
 def test_blocks_at_the_edges_are_smaller_and_compete_all_the_same() -> None:
     s = np.ones((1, 6, 6, 1), np.float32)
     s[:, 4:, 4:] = 9  # the corner, 2 x 2 of a 4 x 4 block, is worth most

@@ -38,7 +38,7 @@ class Matrix:
 
     weight: str
     name: str  # of the first node that reads it
-    output: str  # of that node
+    output: str  # of that node, the first that it has
     op: str
     groups: int  # of a grouped convolution
     dtype: str
@@ -47,7 +47,6 @@ class Matrix:
     left: str = ""
     inner: int | None = None
     sites: tuple[Site, ...] = ()
-    rank: int | None = None  # of what it is multiplied with
 
     @property
     def params(self) -> int:
@@ -113,9 +112,9 @@ class _Finder:
         form, why = self._form(readings, weight.shape)
         why = next(iter(others), "") or why or self._no_numbers(name)
         yield Matrix(
-            name, _label(first), first.output[0], first.op_type, _groups(first), dtype_of(weight.data_type).name,
+            name, _label(first), _output(first), first.op_type, _groups(first), dtype_of(weight.data_type).name,
             form.shape if form else (1, 1, 1, 1), None if why else form, why, None,
-            tuple(r.site for r in readings), self._rank(readings[0].site),
+            tuple(r.site for r in readings),
         )  # fmt: skip
 
     def _operand(self, site: Site) -> str:
@@ -129,18 +128,9 @@ class _Finder:
         while _moves(made) and made.input[0] in makers:
             made = makers[made.input[0]]
         dtype, why = dtype_of(self.c.trace.dtype(name) or 1).name, f"{made.op_type} '{_label(made)}' computes it"
+        shape = (1, 1, 1, 1)
         return Matrix(
-            name,
-            _label(node),
-            node.output[0],
-            node.op_type,
-            _groups(node),
-            dtype,
-            (1, 1, 1, 1),
-            None,
-            why,
-            None,
-            (site,),
+            name, _label(node), _output(node), node.op_type, _groups(node), dtype, shape, None, why, None, (site,)
         )
 
     def _follow(self, name: str, axes: list[Axis], readings: list[_Reading], others: list[str]) -> None:
@@ -212,13 +202,6 @@ class _Finder:
                 found.add(np.asarray(0 if zero is None else zero.array()).astype(np.int64).tobytes())
         return len(found) < 2
 
-    def _rank(self, site: Site) -> int | None:
-        """The rank of the other operand."""
-        index, slot = site
-        ins = self.nodes[index].input
-        shape = self.c.trace.shape(ins[1 - slot]) if slot < 2 <= len(ins) else None
-        return None if shape is None else len(shape)
-
 
 def numbers(a: Analysis, matrix: Matrix, everywhere: bool = False) -> Numbers:
     """What the entries of a matrix stand for; `everywhere` says that more than the inputs of an output are compared."""
@@ -267,7 +250,11 @@ def _moves(node: NodeProto) -> bool:
 
 
 def _label(node: NodeProto) -> str:
-    return str(node.name or node.output[0])
+    return str(node.name or _output(node))
+
+
+def _output(node: NodeProto) -> str:
+    return str(next(filter(None, node.output)))
 
 
 def _groups(node: NodeProto) -> int:
