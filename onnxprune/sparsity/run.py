@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.inner import marked, rewritten
 from onnxprune.graph.io import Model
-from onnxprune.graph.weights import Weight
+from onnxprune.graph.weights import Weight, release
 from onnxprune.groups import Analysis, analyze
 from onnxprune.plans import Plan
 from onnxprune.repair import Choose, RepairReport, Thin, repair
@@ -69,6 +69,7 @@ class Sparsified:
             if not weight.tally.weights:
                 for _ in weight.parts():
                     pass
+                release(weight)
             layer.tally = weight.tally
 
     _weights: dict[str, MaskedWeight] = field(default_factory=dict)
@@ -190,7 +191,7 @@ def mask(
     chosen = [x for x in layers if x.chosen]
     keep = pattern.keep
     if options.scope == "global" and isinstance(pattern, Units):
-        limit = threshold(lambda: (pattern.worth(_scores(work, x)).ravel() for x in chosen), pattern.sparsity)
+        limit = threshold(lambda: _worths(work, chosen, pattern), pattern.sparsity)
         keep = lambda scores: pattern.above(scores, limit)  # noqa: E731
     weights: dict[str, MaskedWeight] = {}
     for x in chosen:
@@ -206,7 +207,10 @@ def mask(
     return replace(model, weights={**model.weights, **own}), weights
 
 
-def _scores(a: Analysis, x: Layer) -> npt.NDArray[np.generic]:
-    assert x.matrix.form is not None
-    array = a.coupling.weights[x.matrix.weight].array()
-    return x.matrix.form.view(numbers(a, x.matrix, True).magnitudes(array))
+def _worths(a: Analysis, layers: Iterable[Layer], pattern: Units) -> Iterator[npt.NDArray[np.generic]]:
+    """What the units of each layer are worth, one layer after the other."""
+    for m in (x.matrix for x in layers):
+        assert m.form is not None
+        weight = a.coupling.weights[m.weight]
+        yield pattern.worth(m.form.view(numbers(a, m, True).magnitudes(weight.array()))).ravel()
+        release(weight)
