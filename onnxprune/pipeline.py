@@ -160,6 +160,10 @@ def _together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool
     pattern = sparsity.check()
     if isinstance(pattern, NofM):
         options = replace(options, round_to=math.lcm(options.round_to, pattern.m))
+    if options.repair == "merge":
+        raise OnnxPruneError(
+            "repair merge moves weights of channels, not single ones; choose another --repair beside a pattern"
+        )
     if work.options is not None and sparsity.repair is None and sparsity.scope == "local":
         sparsity = replace(sparsity, repair=options.repair if calibrated else None)
     return options, sparsity.resolved(calibrated)

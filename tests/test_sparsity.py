@@ -320,6 +320,15 @@ def test_pruned_and_then_sparse_in_one_run(tmp_path: Path) -> None:
     assert checked.exit_code == 0, checked.output
 
 
+@pytest.mark.parametrize("calib", [(), ("--calib", CALIB, "--samples", 20)])
+def test_merging_channels_is_no_repair_of_single_weights(calib: tuple[object, ...], tmp_path: Path) -> None:
+    out = tmp_path / "o.onnx"
+    result = call("prune", RESNET, "-o", out, "--ratio", 0.2, "--then-sparsify", "2:4", "--repair", "merge", *calib)
+    assert result.exit_code == 2 and "choose another --repair" in result.stderr and not any(tmp_path.iterdir())
+    result = call("sparsify", RESNET, "-o", out, "--all", "--repair", "merge", *calib)
+    assert result.exit_code == 2 and "repair 'merge' is unknown; there are none, bias" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["unstructured", "4x4", "1x4", "stripe", "kernel", "filter", "shared-kernel", "4of9"])
 def test_every_granularity_is_written_and_checked(name: str, tmp_path: Path) -> None:
     out = tmp_path / "o.onnx"

@@ -166,7 +166,8 @@ def sparsify(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Only say what would become zero, by magnitude; of the files, write only --report."
+            "--dry-run",
+            help="Only say what would become zero, by magnitude; of the files, write only --report and --html.",
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,

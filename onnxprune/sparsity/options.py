@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.repair import METHODS as REPAIRS
+from onnxprune.repair.solve import FITS
 from onnxprune.sparsity.methods import METHODS
 from onnxprune.sparsity.patterns import NofM, Pattern, Units, parse
 
+REPAIRS = ("none", *FITS)
 LAYERS = ("likely", "eligible", "all")
 TARGETS = ("tensorrt", "none")
 SCOPES = ("local", "global")
