@@ -320,6 +320,29 @@ def test_pruned_and_then_sparse_in_one_run(tmp_path: Path) -> None:
     assert checked.exit_code == 0, checked.output
 
 
+@pytest.mark.parametrize("name", ["4x4", "shared-kernel", "unstructured", "2:4"])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_groups_of_a_convolution_are_fitted_in_the_pattern_of_the_whole_weight(
+    op: str, name: str, tmp_path: Path
+) -> None:
+    """Blocks go across its groups, of three outputs; so do runs of four inputs, where it is a transposed one."""
+    shape = (12, 6, 3, 3) if op == "Conv" else (12, 3, 3, 3)
+    node = helper.make_node(op, ["x", "w"], ["y"], group=2)
+    inputs = 12
+    size = 4 if op == "Conv" else 8
+    source = model([node], [tensor("x", ["N", inputs, 6, 6])], [tensor("y", ["N", shape[0] if op == "Conv" else 6, size, size])],
+                   {"w": scores(*shape) - 0.5})  # fmt: skip
+    calib = [{"x": scores(8, inputs, 6, 6, seed=i)} for i in range(4)]
+    made = onnxprune.sparsify(source, tmp_path / "o.onnx", pattern=name, layers="all", calib=calib, check=False)
+    (row,) = made.report["sparsity"]["layers"]
+    w = numpy_helper.to_array(onnx.load(made.files[0]).graph.initializer[0])
+    assert row["zeros"] == pytest.approx((w == 0).mean(), abs=1e-6)
+    plain = onnxprune.sparsify(source, tmp_path / "p.onnx", pattern=name, layers="all", check=False)
+    assert row["zeros"] == pytest.approx(
+        plain.report["sparsity"]["layers"][0]["zeros"], abs=0.03
+    )  # some blocks are smaller
+
+
 @pytest.mark.parametrize("calib", [(), ("--calib", CALIB, "--samples", 20)])
 def test_merging_channels_is_no_repair_of_single_weights(calib: tuple[object, ...], tmp_path: Path) -> None:
     out = tmp_path / "o.onnx"

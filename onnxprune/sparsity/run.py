@@ -147,8 +147,13 @@ def _choosers(a: Analysis, layers: list[Layer], pattern: Pattern, options: Spars
     """None where layers compete: each is fitted alone."""
     if options.scope == "global":
         return {}
-    method, chosen = options.method or "magnitude", [x.matrix for x in layers if x.chosen]
-    return {place: chooser(method, pattern, m.shape[3]) for m in chosen for place in _places(a, m)}
+    method, chosen = options.method or "magnitude", [x.matrix for x in layers if x.chosen and not _split(x.matrix)]
+    return {place: chooser(method, pattern, m.shape) for m in chosen for place in _places(a, m)}
+
+
+def _split(m: Matrix) -> bool:
+    """Would a fit take the inputs apart that the pattern has in a row?"""
+    return m.op == "ConvTranspose" and m.groups > 1
 
 
 def _places(a: Analysis, m: Matrix) -> list[tuple[str, int]]:
