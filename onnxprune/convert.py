@@ -8,7 +8,7 @@ from dataclasses import replace
 from graphlib import TopologicalSorter
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, shape_inference
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model
@@ -45,13 +45,19 @@ def cast(model: Model, to: str) -> Model:
     """The model in half precision ("fp16"), with the inputs and outputs that it had.
 
     Operators that need float32 keep it behind Casts (ONNX Runtime's converter knows which). Large weights are converted when
-    they are read. Raises OnnxPruneError for another type.
+    they are read. Raises OnnxPruneError for another type, and for a model that the converter does not take.
     """
     if to not in CASTS:
         raise OnnxPruneError(f"cast '{to}' is unknown; there is {', '.join(CASTS)}")
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    done = convert_float_to_float16(_hollow(model), keep_io_types=True, disable_shape_infer=True)
+    try:
+        done = convert_float_to_float16(_hollow(model), keep_io_types=True, disable_shape_infer=True)
+    except Exception as e:  # it raises whatever its code runs into
+        why = f"{type(e).__name__}{f': {e}' if str(e) else ''}"
+        raise OnnxPruneError(
+            f"ONNX Runtime's converter to half precision does not take the model ({why}); drop --cast"
+        ) from e
     _sort(done)
     weights = dict(model.weights)
     for tensor in done.graph.initializer:
@@ -66,8 +72,12 @@ def cast(model: Model, to: str) -> Model:
 
 
 def _hollow(model: Model) -> ModelProto:
-    """The graph with its shapes inferred, and weights of no elements: the converter looks at their types alone."""
-    proto = shape_inference.infer_shapes(model.proto)
+    """The graph with its shapes inferred, and weights of no elements: the converter looks at their types alone.
+
+    It does not look into local functions, so they are put where they are called.
+    """
+    proto = inliner.inline_local_functions(model.proto) if model.proto.functions else model.proto
+    proto = shape_inference.infer_shapes(proto)
     for tensor in proto.graph.initializer:
         if tensor.name in model.weights:
             tensor.CopyFrom(

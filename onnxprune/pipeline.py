@@ -160,6 +160,10 @@ def _together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool
     pattern = sparsity.check()
     if isinstance(pattern, NofM):
         options = replace(options, round_to=math.lcm(options.round_to, pattern.m))
+    if options.repair == "merge":
+        raise OnnxPruneError(
+            "repair merge moves weights of channels, not single ones; choose another --repair beside a pattern"
+        )
     if work.options is not None and sparsity.repair is None and sparsity.scope == "local":
         sparsity = replace(sparsity, repair=options.repair if calibrated else None)
     return options, sparsity.resolved(calibrated)
@@ -168,8 +172,9 @@ def _together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool
 def _make(analysis: Analysis, plan: Plan, means: Means, sparsity: Sparsity | None, clock: Clock, dry: bool) -> _Made:
     if sparsity is not None:
         with clock.time("sparsify"):
-            data = None if dry else means.batches
-            sparse = sparsify(analysis, sparsity, data, plan=plan, progress=clock.tell)
+            if dry:  # nothing is fitted
+                sparsity = replace(sparsity, method="magnitude", repair="none")
+            sparse = sparsify(analysis, sparsity, None if dry else means.batches, plan=plan, progress=clock.tell)
         return _Made(sparse.model, sparse.repair, sparse)
     if means.repair != "none" and not dry:
         with clock.time("repair"):

@@ -42,7 +42,8 @@ def _walk(graph: GraphProto, outer: dict[str, Array], imports: Any) -> Iterator[
             known.update(_computed(node, known, imports))
             continue
         for slot, axis in _summed(node, {i for i in node.input if i in known}):
-            yield node.name or node.output[0], np.moveaxis(np.asarray(known[node.input[slot]], np.float32), axis, -1)
+            w = np.asarray(known[node.input[slot]], np.float32)
+            yield node.name or node.output[0], np.moveaxis(w, axis if w.ndim > 1 else 0, -1)
 
 
 def _computed(node: NodeProto, known: dict[str, Array], imports: Any) -> dict[str, Array]:
@@ -68,4 +69,8 @@ def _summed(node: NodeProto, constant: set[str]) -> Iterator[tuple[int, int]]:
     if node.op_type in ("MatMul", "Gemm", "FusedMatMul", "FusedGemm"):
         for slot, name, plain in ((0, "transA", -1), (1, "transB", -2)):
             if node.input[slot] in constant:
-                yield slot, (-3 - plain) if attrs.get(name, 0) else plain
+                axis = (-3 - plain) if attrs.get(name, 0) else plain
+                moved = axis == -2 and attrs.get(
+                    name.replace("trans", "transBatch"), 0
+                )  # there the first axis is the row
+                yield slot, 0 if moved else axis

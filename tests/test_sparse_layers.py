@@ -220,6 +220,50 @@ def int4_with_a_zero_point() -> Graph:
 
 
 @case
+def uint16_with_a_zero_point_beyond_int16() -> Graph:
+    return quantised(np.uint16, 40000, None)
+
+
+@case
+def int32() -> Graph:
+    return quantised(np.int32, 0, None)
+
+
+@case
+def uint8_in_blocks_of_outputs_with_scales_for_each_input() -> Graph:
+    w = np.random.default_rng(0).integers(0, 256, (12, 8)).astype(np.uint8)
+    scale = np.random.default_rng(1).uniform(0.01, 1, (12, 2)).astype(np.float32)
+    nodes = [node("DequantizeLinear", "w s", "d", axis=1, block_size=4), node("MatMul", "x d", "y")]
+    return graph(nodes, {"w": w, "s": scale}, ["N", 12]), {"x": rng(3, 12)}
+
+
+@case
+def constant_node_of_one_axis() -> Graph:
+    constant = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(rng(96)))
+    nodes = [constant, node("Reshape", "w s", "r"), node("MatMul", "x r", "y")]
+    return graph(nodes, {"s": np.array([12, 8])}, ["N", 12]), {"x": rng(3, 12)}
+
+
+@case
+def vector() -> Graph:
+    nodes = [node("MatMul", "x w", "m"), node("Unsqueeze", "m a", "y")]
+    return graph(nodes, {"w": rng(12), "a": np.array([1])}, ["N", 12]), {"x": rng(3, 12)}
+
+
+@case
+def batches_between_the_axes() -> Graph:
+    product = node("FusedMatMul", "x w", "y", domain="com.microsoft", transBatchB=1)
+    return graph([product], {"w": rng(12, 3, 8)}, [3, 5, 12], domains=("com.microsoft",)), {"x": rng(3, 5, 12)}
+
+
+@case
+def groups_across_the_rows_of_a_large_tensor() -> Graph:
+    """The axis that is summed over is two of the file, the outermost one inside; six is no multiple of four."""
+    nodes = [node("Transpose", "w", "t", perm=[2, 0, 1]), node("Reshape", "t s", "r"), node("MatMul", "x r", "y")]
+    return graph(nodes, {"w": rng(6, 20000, 3), "s": np.array([18, 20000])}, ["N", 18]), {"x": rng(3, 18)}
+
+
+@case
 def fake_quantised() -> Graph:
     """Float weights between QuantizeLinear and DequantizeLinear, as training with quantisation leaves them."""
     nodes = [node("QuantizeLinear", "w s z", "q"), node("DequantizeLinear", "q s z", "d"), node("MatMul", "x d", "y")]
@@ -318,6 +362,32 @@ def assert_largest(before: Array, after: Array) -> None:
         assert np.allclose(np.abs(new).sum(axis=1), best)
 
 
+def test_outputs_of_other_scales_compete_by_their_numbers() -> None:
+    """Four outputs of a hundred times the scale of the others: their weights stay, whatever the integers are."""
+    w = np.random.default_rng(0).integers(1, 128, (12, 8)).astype(np.int8)
+    scale = np.array([1.0] * 4 + [0.001] * 4, np.float32)
+    nodes = [node("DequantizeLinear", "w s", "d", axis=1), node("MatMul", "x d", "y")]
+    model = graph(nodes, {"w": w, "s": scale}, ["N", 12])
+    for pattern in ("unstructured", "filter"):
+        (after,) = operands(made(model, Sparsity(pattern=pattern, layers="all"))[1]).values()
+        assert np.array_equal((after != 0).sum(axis=1), [12] * 4 + [0] * 4), pattern
+
+
+def test_integers_and_floats_compete_by_their_numbers() -> None:
+    w = np.random.default_rng(0).integers(64, 128, (12, 8)).astype(np.int8)
+    nodes = [node("DequantizeLinear", "w s", "d"), node("MatMul", "x d", "a"), node("MatMul", "a v", "y")]
+    weights = {"w": w, "s": np.float32(1e-5), "v": 1 + np.abs(rng(8, 12))}
+    model = graph(nodes, weights, ["N", 12])
+    small, large = operands(made(model, Sparsity(pattern="unstructured", scope="global", layers="all"))[1]).values()
+    assert not small.any() and large.all()
+
+
+@pytest.mark.parametrize("shape", [(12, 0), (0, 8)])
+def test_a_weight_of_no_elements_is_no_layer(shape: tuple[int, int]) -> None:
+    model = graph([node("MatMul", "x w", "y")], {"w": np.zeros(shape, np.float32)}, ["N", shape[0]])
+    assert made(model)[0].layers == [] and made(model, Sparsity(pattern="unstructured"))[0].layers == []
+
+
 def test_every_small_group_by_brute_force() -> None:
     """All 4-tuples of a few values: no choice of two keeps more, equal ones included."""
     rows = np.array(list(itertools.product([-2.0, -1.0, 0.0, 1.0, 3.0], repeat=4)), np.float32)
@@ -341,6 +411,22 @@ LEFT = {
     "an output of the graph": ([node("MatMul", "x y", "z")], {"y": rng(8, 8)}, "output of the graph"),
     "a weight that is computed": (
         [node("Abs", "w", "p"), node("MatMul", "x p", "y")], {"w": rng(8, 8)}, "Abs 'Abs_p' computes it"
+    ),
+    "two zero points": (
+        [node("DequantizeLinear", "w s", "a"), node("DequantizeLinear", "w s z", "b"), node("MatMul", "x a", "m"),
+         node("MatMul", "m b", "y")],
+        {"w": np.arange(64, dtype=np.uint8).reshape(8, 8), "s": np.float32(0.1), "z": np.uint8(9)},
+        "several zero points",
+    ),
+    "a list of floats": (
+        [helper.make_node("Constant", [], ["w"], value_floats=[1.0] * 64), node("Reshape", "w s", "r"), node("MatMul", "x r", "y")],
+        {"s": np.array([8, 8])},
+        "no plain tensor",
+    ),
+    "powers of two": (
+        [node("Cast", "w", "c", to=F32), node("MatMul", "x c", "y")],
+        {"w": np.ones((8, 8), ml_dtypes.float8_e8m0fnu)},
+        "powers of two",
     ),
     "a Reshape that cuts through": (
         [node("Transpose", "w", "t"), node("Reshape", "t s", "r"), node("MatMul", "x r", "y")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from laws import run_ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from sparse_checker import operands, violations
-from tiny import linear, model, tensor
+from tiny import linear, model, saved, tensor
 from typer.testing import CliRunner, Result
 
 import onnxprune
@@ -24,7 +25,7 @@ from onnxprune.cli import commands
 from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import full_proto
-from onnxprune.graph.weights import ArrayWeight
+from onnxprune.graph.weights import ArrayWeight, MappedFile
 from onnxprune.repair.support import fit_on
 from onnxprune.sparsity import Sparsity, sparsify
 from onnxprune.sparsity import masked as masks
@@ -156,6 +157,16 @@ def test_units_go_as_a_whole_and_the_least_go(name: str, axes: tuple[int, ...]) 
     assert np.array_equal(whole, keep.any(axis=axes))
     worth = s.mean(axis=axes)
     assert (~whole).sum() == whole.size // 4 and worth[~whole].max() <= worth[whole].min()
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_what_is_no_number_is_not_hidden_by_a_zero(scope: str) -> None:
+    w = scores(8, 8)
+    w[2, 3], w[5, 1] = np.nan, np.inf
+    a = onnxprune.analyze(linear(w))
+    out = full_proto(sparsify(a, Sparsity(pattern="unstructured", scope=scope, layers="all")).model)
+    left = numpy_helper.to_array(out.graph.initializer[0])
+    assert np.isnan(left[2, 3]) and np.isinf(left[5, 1]) and (left != 0).sum() == 32
 
 
 def test_blocks_at_the_edges_are_smaller_and_compete_all_the_same() -> None:
@@ -310,23 +321,113 @@ def test_pruned_and_then_sparse_in_one_run(tmp_path: Path) -> None:
     assert checked.exit_code == 0, checked.output
 
 
+@pytest.mark.parametrize("name", ["4x4", "shared-kernel", "unstructured", "2:4"])
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_groups_of_a_convolution_are_fitted_in_the_pattern_of_the_whole_weight(
+    op: str, name: str, tmp_path: Path
+) -> None:
+    """Blocks go across its groups, of three outputs; so do runs of four inputs, where it is a transposed one."""
+    shape = (12, 6, 3, 3) if op == "Conv" else (12, 3, 3, 3)
+    node = helper.make_node(op, ["x", "w"], ["y"], group=2)
+    inputs = 12
+    size = 4 if op == "Conv" else 8
+    source = model([node], [tensor("x", ["N", inputs, 6, 6])], [tensor("y", ["N", shape[0] if op == "Conv" else 6, size, size])],
+                   {"w": scores(*shape) - 0.5})  # fmt: skip
+    calib = [{"x": scores(8, inputs, 6, 6, seed=i)} for i in range(4)]
+    made = onnxprune.sparsify(source, tmp_path / "o.onnx", pattern=name, layers="all", calib=calib, check=False)
+    (row,) = made.report["sparsity"]["layers"]
+    w = numpy_helper.to_array(onnx.load(made.files[0]).graph.initializer[0])
+    assert row["zeros"] == pytest.approx((w == 0).mean(), abs=1e-6)
+    plain = onnxprune.sparsify(source, tmp_path / "p.onnx", pattern=name, layers="all", check=False)
+    assert row["zeros"] == pytest.approx(
+        plain.report["sparsity"]["layers"][0]["zeros"], abs=0.03
+    )  # some blocks are smaller
+
+
+@pytest.mark.parametrize("calib", [(), ("--calib", CALIB, "--samples", 20)])
+def test_merging_channels_is_no_repair_of_single_weights(calib: tuple[object, ...], tmp_path: Path) -> None:
+    out = tmp_path / "o.onnx"
+    result = call("prune", RESNET, "-o", out, "--ratio", 0.2, "--then-sparsify", "2:4", "--repair", "merge", *calib)
+    assert result.exit_code == 2 and "choose another --repair" in result.stderr and not any(tmp_path.iterdir())
+    result = call("sparsify", RESNET, "-o", out, "--all", "--repair", "merge", *calib)
+    assert result.exit_code == 2 and "repair 'merge' is unknown; there are none, bias" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["unstructured", "4x4", "1x4", "stripe", "kernel", "filter", "shared-kernel", "4of9"])
 def test_every_granularity_is_written_and_checked(name: str, tmp_path: Path) -> None:
     out = tmp_path / "o.onnx"
-    made = call("sparsify", RESNET, "-o", out, "--pattern", name, "--sparsity", 0.4, "--no-validate")
+    share = () if "of" in name else ("--sparsity", 0.4)
+    made = call("sparsify", RESNET, "-o", out, "--pattern", name, *share, "--no-validate")
     assert made.exit_code == 0, made.output
     assert call("validate", out, "--pattern", name, "--sparsity", 0.4).exit_code == 0
     assert call("validate", RESNET, "--pattern", name, "--sparsity", 0.4).exit_code == 1
 
 
-def test_layers_compete_where_that_is_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("calib", [None, CALIB])
+def test_layers_compete_where_that_is_asked_for(calib: Path | None, tmp_path: Path) -> None:
     made = onnxprune.sparsify(
-        RESNET, tmp_path / "o.onnx", pattern="unstructured", sparsity=0.6, scope="global", check=False
+        RESNET,
+        tmp_path / "o.onnx",
+        pattern="unstructured",
+        sparsity=0.6,
+        scope="global",
+        calib=calib,
+        samples=20,
+        check=False,
     )
     layers = [x for x in made.report["sparsity"]["layers"] if x["sparse"]]
     zeros = [x["zeros"] for x in layers]
     total = sum(z * x["params"] for z, x in zip(zeros, layers, strict=True)) / sum(x["params"] for x in layers)
     assert total == pytest.approx(0.6, abs=1e-3) and max(zeros) - min(zeros) > 0.1
+
+
+@pytest.mark.parametrize("chosen", ["vwr", "vr", "vw"])
+def test_both_matrices_of_a_recurrent_layer_are_told_apart(chosen: str, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["h"]),
+        helper.make_node("GRU", ["h", "w", "r"], ["", "y"], hidden_size=8, name="gru"),
+    ]
+    weights = {"v": scores(12, 12) - 0.5, "w": scores(1, 24, 12) - 0.5, "r": scores(1, 24, 8) - 0.5}
+    source = model(nodes, [tensor("x", [4, 2, 12])], [tensor("y", [1, 2, 8])], weights)
+    batches = [{"x": scores(4, 2, 12, seed=i)} for i in range(8)]
+    for repair in ("lstsq", "none"):
+        made = onnxprune.sparsify(
+            source, tmp_path / "o.onnx", layers="all", include=list(chosen), calib=batches, repair=repair, check=False
+        )
+        out = {t.name: numpy_helper.to_array(t) for t in onnx.load(made.files[0]).graph.initializer if len(t.dims) > 1}
+        rows = {x["tensor"]: x for x in made.report["sparsity"]["layers"]}
+        for name, w in out.items():
+            assert (w == 0).mean() == (0.5 if name in chosen else 0) and rows[name]["zeros"] == (
+                0.5 if name in chosen else None
+            )
+        assert rows["r"]["method"] == ("magnitude" if "r" in chosen else None) and rows["r"]["error"] is None
+        assert rows["w"]["method"] == ("sparsegpt" if "w" in chosen else None)
+
+
+def test_data_that_make_no_numbers_fit_nothing(tmp_path: Path) -> None:
+    """An infinite input makes the Gram matrix of no use: the layer goes by magnitude, and gets no NaN."""
+    x = scores(64, 16)
+    x[3, 5] = np.inf
+    onnx.save(linear(scores(16, 8)), tmp_path / "m.onnx")
+    made = onnxprune.sparsify(
+        tmp_path / "m.onnx", tmp_path / "o.onnx", layers="all", calib=saved(tmp_path, x=x), check=False
+    )
+    (w,) = operands(onnx.load(made.files[0])).values()
+    assert np.isfinite(w).all() and violations(w, 2, 4) == 0
+    assert [x["method"] for x in made.report["sparsity"]["layers"]] == ["magnitude"]
+    assert "not finite" in str(made.report["repair"]["left_out"])
+
+
+def test_a_dry_run_with_data_only_says_what_magnitude_would_do(tmp_path: Path) -> None:
+    result = call("sparsify", RESNET, "--all", "--calib", CALIB, "--dry-run")
+    assert result.exit_code == 0 and "chosen by" in result.stdout and "magnitude" in result.stdout, result.output
+
+
+def test_a_comparison_and_a_check_are_one_json(tmp_path: Path) -> None:
+    onnx.save(linear(scores(16, 8)), tmp_path / "m.onnx")
+    result = call("validate", tmp_path / "m.onnx", tmp_path / "m.onnx", "--pattern", "2:4", "--layers", "all", "--json")
+    report = json.loads(result.stdout)
+    assert result.exit_code == 1 and report["sparsity"]["holds"] is False and "measures" in report
 
 
 # other ways to write it
@@ -349,6 +450,43 @@ def test_half_precision_computes_nearly_the_same(path: Path) -> None:
     assert np.abs(a - b).max() < 0.02 * np.abs(a).max()
     for name, w in operands(made).items():
         assert np.array_equal(w == 0, operands(want)[name] == 0), name
+
+
+def _function_called_twice(constant: onnx.NodeProto) -> onnx.ModelProto:
+    body = [constant, helper.make_node("MatMul", ["a", "w"], ["b"], name="inside")]
+    f = helper.make_function("mine", "Layer", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    calls = [helper.make_node("Layer", [i], [o], domain="mine", name=f"to_{o}") for i, o in (("x", "h"), ("h", "y"))]
+    made = model(calls, [tensor("x", ["N", 8])], [tensor("y", ["N", 8])])
+    made.functions.append(f)
+    made.opset_import.append(helper.make_opsetid("mine", 1))
+    return made
+
+
+def test_the_tensor_of_a_function_is_fitted_and_halved_where_it_is_called(tmp_path: Path) -> None:
+    w = numpy_helper.from_array(scores(8, 8) - 0.5)
+    source = _function_called_twice(helper.make_node("Constant", [], ["w"], value=w))
+    path = tmp_path / "m.onnx"
+    onnx.save(source, path)
+    calib = saved(tmp_path, x=scores(64, 8))
+    made = onnxprune.sparsify(path, tmp_path / "o.onnx", layers="all", calib=calib, cast="fp16")
+    out = onnx.load(made.files[0])
+    assert all(violations(w, 2, 4) == 0 for w in operands(out).values())
+    assert {x["method"] for x in made.report["sparsity"]["layers"]} == {"sparsegpt"}
+    assert made.report["error"]["relative_l2"] < 0.5
+    plain = full_proto(cast(onnxprune.load(path), "fp16"))
+    (a,), (b,) = (run_ort(m, [{"x": scores(3, 8)}])[0] for m in (source, plain))
+    assert np.allclose(a, b, rtol=1e-2, atol=1e-2)
+
+
+def test_what_the_converter_to_half_precision_does_not_take_is_one_line() -> None:
+    def branch() -> onnx.GraphProto:
+        w = numpy_helper.from_array(scores(8, 8), "same")
+        return helper.make_graph([helper.make_node("MatMul", ["x", "same"], ["b"])], "g", [], [tensor("b", None)], [w])
+
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch(), else_branch=branch())
+    source = model([node], [tensor("x", ["N", 8]), tensor("c", [], TensorProto.BOOL)], [tensor("y", ["N", 8])])
+    with pytest.raises(OnnxPruneError, match="does not take the model"):
+        cast(onnxprune.load(source), "fp16")
 
 
 def test_no_number_becomes_zero_in_half_precision() -> None:
@@ -398,6 +536,10 @@ def test_a_product_becomes_a_gemm_and_computes_the_same(shape: list[Any], bias: 
         (("--sparsity", 1.5, "--pattern", "4x4"), "sparsity 1.5"),
         (("--layers", "some"), "layers 'some' is unknown"),
         (("--all", "--layers", "likely"), "contradict"),
+        (("--pattern", "4:8", "--layers", "likely"), "asks a target, and there is none for 4:8"),
+        (("--sparsity", 0.9), "says itself how much becomes zero"),
+        (("--repair", "lstsq"), "give inputs with --calib"),
+        (("--pattern", "unstructured", "--scope", "global", "--repair", "lstsq", "--calib", CALIB), "are not repaired"),
         (("--include", "nobody*"), "no layer matches 'nobody*'"),
         (("--cast", "fp4"), "cast 'fp4' is unknown"),
         (("--samples", 5), "--samples is for --calib"),
@@ -421,3 +563,18 @@ def test_every_pattern_is_a_pattern() -> None:
         pattern: Pattern = parse(name)
         assert isinstance(pattern, NofM | Units | KernelShapes)
     assert isinstance(Numbers().sizes(np.array([-1.5], np.float32)), np.ndarray)
+
+
+def test_what_was_read_of_a_file_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that compete are all looked at before any is written, and a dry run writes none."""
+    weights = {f"w{i}": scores(32, 32, seed=i) for i in range(3)}
+    nodes = [helper.make_node("MatMul", [a, f"w{i}"], [b]) for i, (a, b) in enumerate(["xh", "hg", "gy"])]
+    path = tmp_path / "m.onnx"
+    source = model(nodes, [tensor("x", ["N", 32])], [tensor("y", ["N", 32])], weights)
+    onnx.save(source, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    released: list[int] = []
+    monkeypatch.setattr(MappedFile, "release", lambda self, offset, length: released.append(offset))
+    found = sparsify(onnxprune.analyze(path), Sparsity(pattern="unstructured", scope="global", layers="all"))
+    assert len(released) == 6 and len(set(released)) == 3  # two passes
+    found.measure()
+    assert len(released) == 9

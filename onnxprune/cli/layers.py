@@ -46,7 +46,8 @@ def layer_facts(sparse: Report) -> list[tuple[str, object]]:
     how = ", ".join(f"{m} ({n})" if len(methods) > 1 else m for m, n in methods.most_common())
     rows: list[tuple[str, object]] = [("pattern", said), ("runs on", sparse["runs_on"])]
     if chosen:
-        repaired = f", repair {options['repair']}" if options["repair"] != "none" else ""
+        fitted = options["repair"] != "none" and any(x["error_before_repair"] is not None for x in chosen)
+        repaired = f", repair {options['repair']}" if fitted else ""
         rows.append(("chosen by", how + repaired))
     left = Counter(x["reason"] for x in layers if not x["sparse"])
     if left:

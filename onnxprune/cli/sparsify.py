@@ -166,7 +166,8 @@ def sparsify(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Only say what would become zero, by magnitude; of the files, write only --report."
+            "--dry-run",
+            help="Only say what would become zero, by magnitude; of the files, write only --report and --html.",
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -194,11 +195,14 @@ def sparsify(
     from onnxprune.cli.layers import sparsified
     from onnxprune.cli.progress import progress
     from onnxprune.cli.reports import Texts, given, page_of, tell
+    from onnxprune.sparsity.patterns import Units
 
     options = onnxprune.Sparsity(
         pattern=pattern, sparsity=sparsity, method=method, repair=repair, permute=permute,
         layers="all" if every else layers, target=target, scope=scope, include=include or (), exclude=exclude or (), seed=seed,
     )  # fmt: skip
+    if "sparsity" in given(ctx) and not isinstance(options.check(), Units):
+        raise OnnxPruneError(f"pattern {pattern} says itself how much becomes zero; leave --sparsity out")
     options.resolved(calib is not None)
     texts: Texts = {report: json_text, html: partial(page_of, given(ctx))}
     try:

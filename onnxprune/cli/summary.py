@@ -40,6 +40,10 @@ def outcome(report: Report, rows: Facts) -> list[RenderableType]:
 def _repaired(repair: Report) -> str:
     """What the repair did to the error of the outputs on the calibration data."""
     before, after = (f"{repair[k]:.4g}" for k in ("error_before", "error_after"))
+    if not repair["layers"] and repair["method"] != "merge":
+        return "nothing: there was no layer to fit" + (
+            f", {len(repair['left_out'])} left out" if repair["left_out"] else ""
+        )
     if not repair["kept"]:
         return f"nothing: every change raised the relative L2 of {before}"
     said = f"{plural(repair['kept'], 'layer')}, by {repair['method']}: relative L2 {before} -> {after}"

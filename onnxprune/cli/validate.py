@@ -1,7 +1,7 @@
 """`onnxprune validate`: how far a candidate's outputs are from the original's, and whether that is near enough."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,11 +64,11 @@ def validate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run two models on the same inputs in ONNX Runtime and measure how far the outputs differ; or check a sparsity pattern."""
-    if pattern is not None:
-        held = _check(candidate or original, pattern, sparsity, layers, json and candidate is None, verbose)
-        if candidate is None:
-            raise typer.Exit(0 if held else FAILED_CHECK)
+    sparse = None if pattern is None else _check(candidate or original, pattern, sparsity, layers)
+    held = sparse is None or _told(sparse, verbose, json=json and candidate is None, silent=json)
     if candidate is None:
+        if sparse is not None:
+            raise typer.Exit(0 if held else FAILED_CHECK)
         raise OnnxPruneError("which model is to be judged? give ORIGINAL and CANDIDATE, or one model and --pattern")
     import onnxprune
     from onnxprune.calibration import read_preprocess
@@ -90,21 +90,19 @@ def validate(
         found = layer_errors(before, models[1], result.batches)
         report = validate_report(before, after, result, found)
     if json:
-        emit_json(report)
+        emit_json({**report, "sparsity": sparse} if sparse else report)
     else:
         emit(compared(report))
     if max_error is not None and (failures := failed(result, max_error)):
         warn(f"the candidate is not near enough: {'; '.join(failures)}")
         raise typer.Exit(FAILED_CHECK)
-    if pattern is not None and not held:
+    if not held:
         raise typer.Exit(FAILED_CHECK)
 
 
-def _check(model: Path, pattern: str, sparsity: float, layers: str | None, json: bool, verbose: bool) -> bool:
-    """Say which layers have the pattern; whether all do that must."""
+def _check(model: Path, pattern: str, sparsity: float, layers: str | None) -> dict[str, Any]:
+    """Which layers have the pattern."""
     import onnxprune
-    from onnxprune.cli.console import emit, emit_json, warn
-    from onnxprune.cli.layers import checked
     from onnxprune.cli.progress import progress
     from onnxprune.report.sparsity import check_report
     from onnxprune.sparsity import check_pattern
@@ -113,12 +111,20 @@ def _check(model: Path, pattern: str, sparsity: float, layers: str | None, json:
     with progress() as tell:
         tell("load", 0, 0)
         found = check_pattern(onnxprune.load(model), options)
-    report = check_report(str(model), pattern, found)
+    return check_report(str(model), pattern, found)
+
+
+def _told(report: dict[str, Any], verbose: bool, *, json: bool, silent: bool) -> bool:
+    """Say it, unless it is part of another report; whether all layers have the pattern that must."""
+    from onnxprune.cli.console import emit, emit_json, warn
+    from onnxprune.cli.layers import checked
+
     if json:
         emit_json(report)
-    else:
+    elif not silent:
         emit(checked(report, verbose))
     if not any(x["checked"] for x in report["layers"]):
+        model, pattern = report["model"], report["pattern"]
         warn(f"{model} has no layer that must have {pattern}; '--layers eligible' or '--layers all' checks more")
         return False
     return bool(report["holds"])

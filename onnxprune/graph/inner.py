@@ -16,7 +16,7 @@ MARK = "onnxprune inner tensor "  # in a doc string, which every copy of a tenso
 
 def marked(model: Model) -> Model:
     """A copy of a model whose inner tensors are numbered in their doc strings; the model itself where it has none to mark."""
-    if not any(len(t.dims) > 1 for t in inner_tensors(model.proto)):
+    if not any(len(t.dims) > 0 for t in inner_tensors(model.proto)):
         return model
     proto = ModelProto()
     proto.CopyFrom(model.proto)

@@ -57,11 +57,12 @@ class Site:
 
 
 class Layer:
-    """One of those matrix products. `x` and `y` name the tensors it reads and makes."""
+    """One of those matrix products. `x` and `y` name the tensors it reads and makes; the weights are the node's input `slot`."""
 
     x: str
     y: str
     axis: int  # of its outputs in y
+    slot: int = 1
     w: Array
     b: Array | None = None  # None: there is none, and none can be added
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -51,9 +51,9 @@ class Network:
         keep: Mapping[Dim, np.ndarray],
         original: Model,
         pruned: Model,
-        thinned: Container[str] = (),
+        thinned: Collection[tuple[str, int]] = (),
     ) -> None:
-        """`thinned` names the outputs of nodes whose weights are to become sparse."""
+        """`thinned` are weights that are to become sparse: an output of the node, and which of its inputs."""
         self.analysis, self.keep, self.original = analysis, keep, original
         self.editor = Editor(pruned)
         self.model = self.editor.peek()
@@ -70,9 +70,9 @@ class Network:
                 self.readers[name].append(i)
         self.outputs = [v.name for v in pruned.proto.graph.output]
         self.live = self._after(v.name for v in pruned.proto.graph.input if v.name not in self.weights)
-        self.thinned = {i for i, n in enumerate(self.nodes) if n.output and n.output[0] in thinned}
+        self.thinned = {(self.makers[o], slot) for o, slot in thinned if o in self.makers}
         moved = (n for n in self.live if self.moves(n))
-        self.touched = self._after([*moved, *(o for i in self.thinned for o in self.nodes[i].output if o)])
+        self.touched = self._after([*moved, *(o for i, _ in self.thinned for o in self.nodes[i].output if o)])
 
     def _after(self, start: Iterable[str]) -> set[str]:
         """Those values, and all that are computed from them."""
@@ -93,14 +93,14 @@ class Network:
 
     def stays_of(self, index: int, slot: int) -> dict[int, np.ndarray]:
         """The same for the weight that a node reads."""
-        at = self._flat[self._output(index)]
+        at = self._flat[self.output_of(index)]
         name = self.analysis.flat.proto.graph.node[at].input[slot]
         return self._stays(self.analysis.coupling.use(name, at, slot) or ())
 
     def _stays(self, axes: Iterable[Dim]) -> dict[int, np.ndarray]:
         return {a: kept(d, self.keep) for a, d in enumerate(axes) if any(v in self.keep for v in leaves(d))}
 
-    def _output(self, index: int) -> str:
+    def output_of(self, index: int) -> str:
         """An output of a node by which the original's node is known."""
         found: str = next(o for o in self.nodes[index].output if o in self._flat)
         return found
@@ -110,7 +110,7 @@ class Network:
         return next((self._flat[o] for o in self.nodes[index].output if o in self._flat), None)
 
     def original_site(self, index: int) -> Site:
-        node = self.analysis.flat.proto.graph.node[self._flat[self._output(index)]]
+        node = self.analysis.flat.proto.graph.node[self._flat[self.output_of(index)]]
         weights = self.analysis.coupling.weights
         named = NodeProto()
         named.CopyFrom(node)

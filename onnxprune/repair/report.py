@@ -18,6 +18,8 @@ class LayerRepair:
     damping: float  # relative to the mean of the Gram matrix's diagonal
     condition: float
     seconds: float
+    output: str = ""  # the first one that the node has
+    slot: int = 1  # which of its inputs has the weights
 
 
 @dataclass

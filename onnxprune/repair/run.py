@@ -76,12 +76,12 @@ def repair(
 
 @dataclass(frozen=True)
 class Thin:
-    """Layers that are to become sparse, by the first output of their nodes, and how the weights of each are chosen.
+    """Weights that are to become sparse, by the first output that the node has, and the input, and how those of each are chosen.
 
     `plain` is the model that the result is compared with: sparse too, but not repaired.
     """
 
-    choose: Mapping[str, Choose] = field(default_factory=dict)
+    choose: Mapping[tuple[str, int], Choose] = field(default_factory=dict)
     plain: Model | None = None
 
 
@@ -157,13 +157,17 @@ class _Repair:
     def _fit(self, task: Task, rows: Rows, began: float) -> list[Change]:
         layer = task.layer
         index = task.index
-        choose = self.thin.choose.get(self.net.nodes[index].output[0]) if index in self.net.thinned else None
+        output = self.net.output_of(index)
+        choose = self.thin.choose.get((output, layer.slot))
+        if choose and not (np.isfinite(rows.x).all() and np.isfinite(rows.target).all()):
+            self.report.left_out[task.name] = "it reads or makes numbers that are not finite"
+            return []
         fit = FITS.get(self.method, chosen)
         found = fit(rows, layer.w, layer.b, task.tail, choose)
         self.report.layers.append(
             LayerRepair(
                 task.name, task.op, found.before, found.after, rows.x.shape[1], found.damping, found.condition,
-                time.perf_counter() - began,
+                time.perf_counter() - began, output, layer.slot,
             )
         )  # fmt: skip
         return layer.changes(found.w, found.b)

@@ -49,9 +49,13 @@ def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[Task]:
     """
     found = [f for index in range(len(net.nodes)) for f in _layers(net, index, left_out)]
     if method == "none":
-        return [_task(net, f, nothing(f[2])) for f in found if f[0] in net.thinned]
+        return [_task(net, f, nothing(f[2])) for f in found if (f[0], f[2].slot) in net.thinned]
     if method == "obs":  # the inputs that stay take over from those that go, as the original has them
-        found = [f for f in found if f[0] in net.thinned or (net.moves(f[2].x) and net.nodes[f[0]].op_type in COUNT)]
+        found = [
+            f
+            for f in found
+            if (f[0], f[2].slot) in net.thinned or (net.moves(f[2].x) and net.nodes[f[0]].op_type in COUNT)
+        ]
         return [_task(net, f, nothing(f[2]), True) for f in found]
     passed = {i for _, _, layer in found for i in follow(layer, net, lambda _: False).passed}
     found = [f for f in found if f[0] not in passed]
@@ -79,7 +83,8 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
     known = node.domain in ("", "ai.onnx") and node.op_type in (*LAYERS, *RECURRENT)
     if not known and node.op_type not in COUNT and node.op_type not in LIKE:
         return
-    changed = index in net.thinned or net.touched.intersection(node.input) or _lost_states(net, index)
+    thinned = any((index, slot) in net.thinned for slot in range(len(node.input)))
+    changed = thinned or net.touched.intersection(node.input) or _lost_states(net, index)
     if all(n in net.live for n in node.input) or not changed:
         return
     try:

@@ -103,11 +103,10 @@ class Form:
         order, factors = self._order(), self._factors
         if not order:
             return 0
-        first = factors[order[0]]
-        inputs = self.parts[2]
-        if first in inputs and inputs[-1] == first:
-            return group
-        return 1 if not inputs or inputs[-1][0] % group == 0 or len(inputs) == 1 else 0
+        first, inputs = factors[order[0]], self.parts[2]
+        if len(inputs) > 1 and inputs[-1][0] % group:  # groups go across the rows of the last factor
+            return 0 if first in inputs else 1
+        return group if inputs and inputs[-1] == first else 1
 
     def rows(self, count: int) -> Form:
         """The form of so many rows of the file's outermost factor."""

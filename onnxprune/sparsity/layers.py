@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 from onnx import NodeProto
 
 from onnxprune.coupling import Coupling, Site
@@ -37,7 +38,7 @@ class Matrix:
 
     weight: str
     name: str  # of the first node that reads it
-    output: str  # of that node
+    output: str  # of that node, the first that it has
     op: str
     groups: int  # of a grouped convolution
     dtype: str
@@ -46,7 +47,6 @@ class Matrix:
     left: str = ""
     inner: int | None = None
     sites: tuple[Site, ...] = ()
-    rank: int | None = None  # of what it is multiplied with
 
     @property
     def params(self) -> int:
@@ -91,11 +91,17 @@ class _Finder:
         ]
         found.sort(key=lambda m: m.sites[0])
         numbers = marks(self.a.flat.proto)
-        return _once([replace(m, inner=numbers.get(m.weight)) for m in found])
+        return [self._written(m) for m in _once([replace(m, inner=numbers.get(m.weight)) for m in found])]
+
+    def _written(self, m: Matrix) -> Matrix:
+        """Left alone where the model has no tensor to write to: a Constant's list of floats, a sparse initializer."""
+        if m.form is None or m.inner is not None or m.weight in self.a.model.weights:
+            return m
+        return replace(m, form=None, left="no plain tensor of the file holds it")
 
     def _one(self, name: str) -> Iterator[Matrix]:
         weight = self.c.weights[name]
-        if not weight.shape:
+        if not weight.shape or 0 in weight.shape:
             return
         readings: list[_Reading] = []
         others: list[str] = []
@@ -106,9 +112,9 @@ class _Finder:
         form, why = self._form(readings, weight.shape)
         why = next(iter(others), "") or why or self._no_numbers(name)
         yield Matrix(
-            name, _label(first), first.output[0], first.op_type, _groups(first), dtype_of(weight.data_type).name,
+            name, _label(first), _output(first), first.op_type, _groups(first), dtype_of(weight.data_type).name,
             form.shape if form else (1, 1, 1, 1), None if why else form, why, None,
-            tuple(r.site for r in readings), self._rank(readings[0].site),
+            tuple(r.site for r in readings),
         )  # fmt: skip
 
     def _operand(self, site: Site) -> str:
@@ -122,18 +128,9 @@ class _Finder:
         while _moves(made) and made.input[0] in makers:
             made = makers[made.input[0]]
         dtype, why = dtype_of(self.c.trace.dtype(name) or 1).name, f"{made.op_type} '{_label(made)}' computes it"
+        shape = (1, 1, 1, 1)
         return Matrix(
-            name,
-            _label(node),
-            node.output[0],
-            node.op_type,
-            _groups(node),
-            dtype,
-            (1, 1, 1, 1),
-            None,
-            why,
-            None,
-            (site,),
+            name, _label(node), _output(node), node.op_type, _groups(node), dtype, shape, None, why, None, (site,)
         )
 
     def _follow(self, name: str, axes: list[Axis], readings: list[_Reading], others: list[str]) -> None:
@@ -187,22 +184,27 @@ class _Finder:
         """Why the entries of a constant are not numbers that could be made zero one by one."""
         dtype, known = dtype_of(self.c.weights[name].data_type), self.c.integers.get(name)
         if is_float(dtype):
-            return ""
+            return "its numbers are powers of two, none is zero" if "e8m0" in dtype.name else ""
         if known is None or known.bits < 8:
             return "several numbers share a byte" if known else f"its {dtype.name} entries stand for unknown numbers"
         constants = [p for p in (known.scale, known.zero) if p]
-        return "" if all(p in self.c.weights for p in constants) else "its scale or zero point is computed"
+        if not all(p in self.c.weights for p in constants):
+            return "its scale or zero point is computed"
+        return "" if self._same_zeros(name) else "it is read with several zero points"
 
-    def _rank(self, site: Site) -> int | None:
-        """The rank of the other operand."""
-        index, slot = site
-        ins = self.nodes[index].input
-        shape = self.c.trace.shape(ins[1 - slot]) if slot < 2 <= len(ins) else None
-        return None if shape is None else len(shape)
+    def _same_zeros(self, name: str) -> bool:
+        """Do all DequantizeLinear that read some integers take the same ones for zero?"""
+        found = set()
+        for index, slot in self.readers[name]:
+            node = self.nodes[index]
+            if node.op_type == "DequantizeLinear" and slot == 0:
+                zero = self.c.weights.get(node.input[2]) if len(node.input) > 2 else None
+                found.add(np.asarray(0 if zero is None else zero.array()).astype(np.int64).tobytes())
+        return len(found) < 2
 
 
-def numbers(a: Analysis, matrix: Matrix) -> Numbers:
-    """What the entries of a matrix stand for."""
+def numbers(a: Analysis, matrix: Matrix, everywhere: bool = False) -> Numbers:
+    """What the entries of a matrix stand for; `everywhere` says that more than the inputs of an output are compared."""
     known = a.coupling.integers.get(matrix.weight)
     if known is None or is_float(dtype_of(a.coupling.weights[matrix.weight].data_type)):
         return Numbers()
@@ -211,10 +213,18 @@ def numbers(a: Analysis, matrix: Matrix) -> Numbers:
     if zero is None or not zero.size:
         zero = None
     fitted = None if zero is None else known.fit(zero, shape)
-    inputs = matrix.form.parts[2] if matrix.form else ()
-    along = [n for n, s in inputs if s == _stride(shape, known.axis % len(shape))]
-    varies = scale is not None and scale.size > 1 and bool(along)  # blocks along what is summed over
-    return Numbers(fitted, known.fit(scale, shape) if varies and scale is not None else None)
+    if scale is None:
+        return Numbers(fitted)
+    scale = known.fit(scale, shape)
+    along = _held(shape, matrix.form.parts[2] if matrix.form else ())
+    varies = everywhere or any(scale.shape[axis] > 1 for axis in along)
+    return Numbers(fitted, scale if varies else None)
+
+
+def _held(shape: tuple[int, ...], factors: Axis) -> list[int]:
+    """The axes of the file that have some of these factors."""
+    strides = {a: _stride(shape, a) for a in range(len(shape))}
+    return [a for a, stride in strides.items() if any(stride <= s < stride * shape[a] for _, s in factors)]
 
 
 def _stride(shape: tuple[int, ...], axis: int) -> int:
@@ -240,7 +250,11 @@ def _moves(node: NodeProto) -> bool:
 
 
 def _label(node: NodeProto) -> str:
-    return str(node.name or node.output[0])
+    return str(node.name or _output(node))
+
+
+def _output(node: NodeProto) -> str:
+    return str(next(filter(None, node.output)))
 
 
 def _groups(node: NodeProto) -> int:

@@ -16,6 +16,7 @@ from onnxprune.sparsity.forms import Form
 
 Array = npt.NDArray[Any]
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+WIDE = {1: np.int16, 2: np.int32, 4: np.int64, 8: np.int64}  # differences of integers of so many bytes
 BLOCK_BYTES = 1 << 20  # what is masked at once: it stays in a core's cache
 
 
@@ -36,8 +37,9 @@ class Numbers:
             bits = UNSIGNED[x.dtype.itemsize]
             sign = 1 << (_bits(x.dtype) - 1)
             return np.asarray(x.view(bits) & bits(sign - 1))
-        wide = np.abs(x.astype(np.int16 if x.dtype.itemsize == 1 else np.int64) - self._offset(x))
-        return np.asarray(wide if self.scale is None else wide * np.abs(self.scale))
+        wide = WIDE[x.dtype.itemsize]
+        away = np.abs(x.astype(wide) - self._offset(x).astype(wide))
+        return np.asarray(away if self.scale is None else away * np.abs(self.scale))
 
     def magnitudes(self, x: Array) -> Array:
         """|w|, in float32 (float64 for doubles)."""
@@ -50,7 +52,7 @@ class Numbers:
 
     def there(self, x: Array) -> Array:
         """Which numbers are not zero."""
-        return np.asarray(x != 0 if is_float(x.dtype) else x.astype(np.int16) != self._offset(x))
+        return np.asarray(x != (0 if is_float(x.dtype) else self._offset(x)))
 
     def cleared(self, x: Array, keep: Array) -> Array:
         """`x` with the number zero where `keep` is False."""
@@ -59,10 +61,11 @@ class Numbers:
             return np.asarray(
                 (bits * keep.view(np.uint8).astype(bits.dtype)).view(x.dtype)
             )  # np.where takes ten times as long
-        return np.where(keep, x.astype(np.int16), self._offset(x)).astype(x.dtype)
+        return np.where(keep, x, self._offset(x))
 
-    def _offset(self, x: Array) -> Any:
-        return 0 if self.zero is None else self.zero.astype(np.int16)
+    def _offset(self, x: Array) -> Array:
+        """The integers that stand for zero, in the type of `x`."""
+        return np.asarray(0 if self.zero is None else self.zero).astype(x.dtype)
 
 
 def _bits(dtype: np.dtype[Any]) -> int:

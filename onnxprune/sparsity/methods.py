@@ -7,17 +7,28 @@ inputs come kernel position by kernel position, K = (P I). It returns which stay
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
 from math import comb
+from typing import Protocol
 
 import numpy as np
 
 from onnxprune.repair.store import Array
 from onnxprune.repair.support import Choose, fit_on
-from onnxprune.sparsity.patterns import NofM, Pattern
+from onnxprune.sparsity.patterns import NofM, Pattern, Shape
 
 Masked = tuple[Array, Array]  # which weights stay, and what they become
-Method = Callable[[Pattern, int, Array, Array], Masked]
+
+
+class Keeps(Protocol):
+    """What methods ask of a pattern."""
+
+    def keep(self, scores: Array) -> Array:
+        """Which weights stay: bool [B, O, I, P]."""
+
+
+Method = Callable[[Keeps, int, Array, Array], Masked]
 DAMPING = 0.01  # of the mean of the Gram matrix's diagonal, as in SparseGPT
 BLOCK = 128  # columns after which all later ones are brought up to date
 SETS = 70  # of weights to drop from one group that are tried; with more, each weight is judged alone
@@ -35,7 +46,7 @@ def as_layer(x: Array) -> Array:
     return x.transpose(0, 3, 2, 1).reshape(b, p * i, o)
 
 
-def magnitude(pattern: Pattern, positions: int, _: Array, w: Array) -> Masked:
+def magnitude(pattern: Keeps, positions: int, _: Array, w: Array) -> Masked:
     """s = |w|
 
     Source: Mishra et al. 2021, Accelerating Sparse Deep Neural Networks, arXiv 2104.08378
@@ -44,7 +55,7 @@ def magnitude(pattern: Pattern, positions: int, _: Array, w: Array) -> Masked:
     return keep, w * keep
 
 
-def wanda(pattern: Pattern, positions: int, gram: Array, w: Array) -> Masked:
+def wanda(pattern: Keeps, positions: int, gram: Array, w: Array) -> Masked:
     """s_ij = |w_ij| |x_j|_2; an output for which |w| alone does better goes by that.
 
     Source: Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models, arXiv 2306.11695, eq. 1
@@ -54,7 +65,7 @@ def wanda(pattern: Pattern, positions: int, gram: Array, w: Array) -> Masked:
     return _better(gram, w, (keep, w * keep), magnitude(pattern, positions, gram, w), pattern)
 
 
-def sparsegpt(pattern: Pattern, positions: int, gram: Array, w: Array) -> Masked:
+def sparsegpt(pattern: Keeps, positions: int, gram: Array, w: Array) -> Masked:
     """Column after column by Optimal Brain Surgeon: what goes is made up for by the columns that are still to come.
 
     Of each group those go whose absence costs least, w_S^T ([H^-1]_SS)^-1 w_S for the set S, H of the columns from there on. Other
@@ -74,7 +85,7 @@ def sparsegpt(pattern: Pattern, positions: int, gram: Array, w: Array) -> Masked
     return keep, fit_on(keep, gram, gram @ w, w)
 
 
-def _better(gram: Array, w: Array, one: Masked, other: Masked, pattern: Pattern) -> Masked:
+def _better(gram: Array, w: Array, one: Masked, other: Masked, pattern: Keeps) -> Masked:
     """For each output the one that is closer to what `w` makes, where a pattern leaves outputs to themselves."""
     if not isinstance(pattern, NofM):
         return one
@@ -141,6 +152,18 @@ def _cheapest(n: int, inverse: Array, w: Array) -> Array:
 METHODS: dict[str, Method] = {"magnitude": magnitude, "wanda": wanda, "sparsegpt": sparsegpt}
 
 
-def chooser(method: str, pattern: Pattern, positions: int) -> Choose:
+@dataclass(frozen=True)
+class _Whole:
+    """A pattern of a whole weight w [B, O, I, P], for a fit that takes its outputs in other batches (groups of a convolution)."""
+
+    pattern: Pattern
+    shape: Shape
+
+    def keep(self, scores: Array) -> Array:
+        return self.pattern.keep(scores.reshape(self.shape)).reshape(scores.shape)
+
+
+def chooser(method: str, pattern: Pattern, shape: Shape) -> Choose:
     """A method as the fitting of a layer calls it."""
-    return lambda gram, w: METHODS[method](pattern, positions, gram, w)
+    whole = pattern if isinstance(pattern, NofM) else _Whole(pattern, shape)
+    return lambda gram, w: METHODS[method](whole, shape[3], gram, w)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.repair import METHODS as REPAIRS
+from onnxprune.repair.solve import FITS
 from onnxprune.sparsity.methods import METHODS
 from onnxprune.sparsity.patterns import NofM, Pattern, Units, parse
 
+REPAIRS = ("none", *FITS)
 LAYERS = ("likely", "eligible", "all")
 TARGETS = ("tensorrt", "none")
 SCOPES = ("local", "global")
@@ -50,6 +51,8 @@ class Sparsity:
             )
         if self.scope == "global" and self.method not in (None, "magnitude"):
             raise OnnxPruneError("layers compete by magnitude; use --scope local with another method")
+        if self.scope == "global" and self.repair not in (None, "none"):
+            raise OnnxPruneError("layers that compete are not repaired; use --scope local with --repair")
         if self.permute and not isinstance(pattern, NofM):
             raise OnnxPruneError(f"channels are permuted for N:M patterns, not for {pattern.name}; leave --permute out")
         return pattern
@@ -61,9 +64,15 @@ class Sparsity:
         target = self.target or ("tensorrt" if trt else "none")
         if target == "tensorrt" and not trt:
             raise OnnxPruneError(f"TensorRT has kernels for 2:4 only, not for {pattern.name}; use --target none")
+        if target == "none" and self.layers in ("likely", "eligible"):
+            raise OnnxPruneError(
+                f"--layers {self.layers} asks a target, and there is none for {pattern.name}; use --layers all"
+            )
         method = self.method or ("sparsegpt" if calibrated and self.scope == "local" else "magnitude")
         if method != "magnitude" and not calibrated:
             raise OnnxPruneError(f"method {method} watches the network at work; give inputs with --calib")
+        if self.repair not in (None, "none") and not calibrated:
+            raise OnnxPruneError(f"repair {self.repair} watches the network at work; give inputs with --calib")
         return replace(
             self,
             method=method,

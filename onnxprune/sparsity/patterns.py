@@ -148,14 +148,18 @@ class Units:
 
     def worth(self, scores: Array) -> Array:
         """The mean score of each unit, [B, units of O, of I, of P]."""
-        counts = np.ones((1, *scores.shape[1:]), np.float32)
-        return np.asarray(self._sum(scores.astype(np.float32, copy=False)) / self._sum(counts))
-
-    def _sum(self, x: Array) -> Array:
+        worth = self._sum(scores.astype(np.float32, copy=False))
         for axis, extent in enumerate(self.extents, 1):
-            starts = np.arange(0, x.shape[axis], extent or x.shape[axis])
             if extent != 1:
-                x = np.add.reduceat(x, starts, axis=axis)
+                lone = [n if a == axis else 1 for a, n in enumerate(scores.shape)]
+                worth = worth / self._sum(np.ones(lone, np.float32), axis)
+        return worth
+
+    def _sum(self, x: Array, *axes: int) -> Array:
+        for axis in axes or (1, 2, 3):
+            extent = self.extents[axis - 1]
+            if extent != 1:
+                x = np.add.reduceat(x, np.arange(0, x.shape[axis], extent or x.shape[axis]), axis=axis)
         return x
 
     def spread(self, units: Array, shape: Sequence[int]) -> Array:
@@ -172,7 +176,7 @@ class Units:
 
     def above(self, scores: Array, threshold: float) -> Array:
         """The same with a threshold for many layers."""
-        return self.spread(self.worth(scores) > threshold, scores.shape)
+        return self.spread(~(self.worth(scores) <= threshold), scores.shape)  # NaN stays
 
     def broken(self, there: Array) -> int:
         units = self._sum(there.astype(np.float32)) > 0
@@ -180,8 +184,10 @@ class Units:
 
 
 def largest(x: Array, count: int) -> Array:
-    """Which are the `count` largest, the first ones where they are equal: bool, the shape of `x`."""
+    """Which are the `count` largest, the first ones where they are equal, NaN first of all: bool, the shape of `x`."""
     flat = x.reshape(-1)
+    if np.isnan(flat.max(initial=0)):
+        flat = np.where(np.isnan(flat), np.inf, flat)
     gone = flat.size - count
     if gone <= 0:
         return np.ones(x.shape, bool)

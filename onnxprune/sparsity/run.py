@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.inner import marked, rewritten
 from onnxprune.graph.io import Model
-from onnxprune.graph.weights import Weight
+from onnxprune.graph.weights import Weight, release
 from onnxprune.groups import Analysis, analyze
 from onnxprune.plans import Plan
 from onnxprune.repair import Choose, RepairReport, Thin, repair
@@ -76,6 +76,7 @@ class Sparsified:
             if not weight.tally.weights:
                 for _ in weight.parts():
                     pass
+                release(weight)
             layer.tally = weight.tally
 
     _weights: dict[str, MaskedWeight] = field(default_factory=dict)
@@ -108,7 +109,7 @@ def sparsify(
     report = None
     if batches is not None:
         plain = mask(smaller, work, layers, pattern, options)[0]
-        choose = _choosers(layers, pattern, options)
+        choose = _choosers(work, layers, pattern, options)
         smaller, report = repair(
             analysis, used, batches, options.repair or "none", seed=options.seed,
             progress=lambda done, of: tell("fit", done, of), thin=Thin(choose, plain),
@@ -149,28 +150,43 @@ def _decided(m: Matrix, pattern: Pattern, options: Sparsity) -> Layer:
     return Layer(m, verdict, not why, why)
 
 
-def _choosers(layers: list[Layer], pattern: Pattern, options: Sparsity) -> dict[str, Choose]:
-    method = options.method or "magnitude"
-    return {x.matrix.output: chooser(method, pattern, x.matrix.shape[3]) for x in layers if x.chosen}
+def _choosers(a: Analysis, layers: list[Layer], pattern: Pattern, options: Sparsity) -> dict[tuple[str, int], Choose]:
+    """None where layers compete: each is fitted alone."""
+    if options.scope == "global":
+        return {}
+    method, chosen = options.method or "magnitude", [x.matrix for x in layers if x.chosen and not _split(x.matrix)]
+    return {place: chooser(method, pattern, m.shape) for m in chosen for place in _places(a, m)}
+
+
+def _split(m: Matrix) -> bool:
+    """Would a fit take the inputs apart that the pattern has in a row?"""
+    return m.op == "ConvTranspose" and m.groups > 1
+
+
+def _places(a: Analysis, m: Matrix) -> list[tuple[str, int]]:
+    """Who reads a matrix, by output and input: a recurrent layer reads two, a tensor of a local function is read in each call."""
+    nodes = a.flat.proto.graph.node
+    return [(next(filter(None, nodes[index].output)), slot) for index, slot in m.sites]
 
 
 def _compare(
     a: Analysis, layers: list[Layer], was: Analysis, before: list[Layer], report: RepairReport, options: Sparsity
 ) -> None:
     """What the fit did to each layer; those that could not be fitted go by magnitude."""
-    fitted = {x.name: x for x in report.layers}
-    old = {x.matrix.output: x.matrix for x in before}
+    fitted = {(x.output, x.slot): x for x in report.layers}
+    old = {place: x.matrix for x in before for place in _places(was, x.matrix)}
     for layer in layers:
-        known = fitted.get(layer.matrix.name)
+        place = next(iter(_places(a, layer.matrix)))
+        known = fitted.get(place)
         if layer.chosen and known:
             layer.method, layer.error, layer.error_before = options.method or "", known.after, known.before
-            layer.tally = _tally(was, old[layer.matrix.output], a, layer.matrix)
+            layer.tally = _tally(was, old[place], a, layer.matrix)
 
 
 def _tally(was: Analysis, old: Matrix, a: Analysis, new: Matrix) -> Tally:
     """What stays of the magnitude that there was."""
     assert old.form is not None and new.form is not None
-    size = old.form.view(numbers(was, old).magnitudes(was.coupling.weights[old.weight].array()))
+    size = old.form.view(numbers(was, old, True).magnitudes(was.coupling.weights[old.weight].array()))
     there = new.form.view(numbers(a, new).there(a.coupling.weights[new.weight].array()))
     return Tally(
         size.size,
@@ -191,21 +207,26 @@ def mask(
     chosen = [x for x in layers if x.chosen]
     keep = pattern.keep
     if options.scope == "global" and isinstance(pattern, Units):
-        limit = threshold(lambda: (pattern.worth(_scores(work, x)).ravel() for x in chosen), pattern.sparsity)
+        limit = threshold(lambda: _worths(work, chosen, pattern), pattern.sparsity)
         keep = lambda scores: pattern.above(scores, limit)  # noqa: E731
     weights: dict[str, MaskedWeight] = {}
     for x in chosen:
         assert x.matrix.form is not None
         x.method = x.method or "magnitude"
         base: Weight = work.coupling.weights[x.matrix.weight]
-        weights[x.matrix.weight] = MaskedWeight(base, x.matrix.form, keep, pattern.group, numbers(work, x.matrix))
+        weights[x.matrix.weight] = MaskedWeight(
+            base, x.matrix.form, keep, pattern.group, numbers(work, x.matrix, not pattern.group)
+        )
     inner = {x.matrix.inner: weights[x.matrix.weight].array() for x in chosen if x.matrix.inner is not None}
     own = {x.matrix.weight: weights[x.matrix.weight] for x in chosen if x.matrix.inner is None}
     model = rewritten(model, {at: array for at, array in inner.items() if at is not None})
     return replace(model, weights={**model.weights, **own}), weights
 
 
-def _scores(a: Analysis, x: Layer) -> npt.NDArray[np.generic]:
-    assert x.matrix.form is not None
-    array = a.coupling.weights[x.matrix.weight].array()
-    return x.matrix.form.view(numbers(a, x.matrix).magnitudes(array))
+def _worths(a: Analysis, layers: Iterable[Layer], pattern: Units) -> Iterator[npt.NDArray[np.generic]]:
+    """What the units of each layer are worth, one layer after the other."""
+    for m in (x.matrix for x in layers):
+        assert m.form is not None
+        weight = a.coupling.weights[m.weight]
+        yield pattern.worth(m.form.view(numbers(a, m, True).magnitudes(weight.array()))).ravel()
+        release(weight)
