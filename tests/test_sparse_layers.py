@@ -210,6 +210,21 @@ def uint8_with_a_scale_for_each_input() -> Graph:
 
 
 @case
+def uint8_that_is_moved_before_it_is_dequantised() -> Graph:
+    """Zero points and scales of a Reshape's and a Transpose's axes."""
+    model, feeds = quantised(np.uint8, [128, 3, 255], 1)
+    (w,) = (t for t in model.graph.initializer if t.name == "w")
+    w.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(w).T.reshape(2, 4, 12)), "w"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([8, 12]), "shape"))
+    moves = [node("Reshape", "w shape", "r"), node("Transpose", "r", "t", perm=[1, 0])]
+    rest = [onnx.NodeProto.FromString(n.SerializeToString()) for n in model.graph.node]
+    rest[0].input[0] = "t"
+    del model.graph.node[:]
+    model.graph.node.extend([*moves, *rest])
+    return model, feeds
+
+
+@case
 def int4() -> Graph:
     return quantised(ml_dtypes.int4, 0, None)
 

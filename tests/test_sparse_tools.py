@@ -131,6 +131,7 @@ DIFFER = {
         ("float8", "int8", "uint8_with_a_zero_point_for_each_output", "uint8_with_a_scale_for_each_input", "int4"),
         "type",
     ),
+    "uint8_that_is_moved_before_it_is_dequantised": "path",
     **dict.fromkeys(("int4_with_a_zero_point", "uint16_with_a_zero_point_beyond_int16", "int32"), "type"),
     "uint8_in_blocks_of_outputs_with_scales_for_each_input": "type",
 }
@@ -299,6 +300,7 @@ NO_MATRIX = {
     "int8": "int8 weights",
     "uint8_with_a_zero_point_for_each_output": "uint8 weights",
     "uint8_with_a_scale_for_each_input": "uint8 weights",
+    "uint8_that_is_moved_before_it_is_dequantised": "uint8 weights",
     "int4": "int4 weights",
     "int4_with_a_zero_point": "int4 weights",
     "uint16_with_a_zero_point_beyond_int16": "uint16 weights",

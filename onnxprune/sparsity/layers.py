@@ -11,22 +11,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from onnxprune.coupling import Coupling, Site
 from onnxprune.graph.contrib import LIKE
 from onnxprune.graph.inner import marks
 from onnxprune.graph.nodes import captured
-from onnxprune.graph.weights import dtype_of, is_float
+from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.macs import COUNT
-from onnxprune.sparsity.forms import Axis, Form, Misfit, regroup, start
+from onnxprune.sparsity.forms import Axis, Form, Misfit, regroup, size, start
 from onnxprune.sparsity.masked import Numbers
 
 RENAME = ("Identity", "Cast", "CastLike", "DequantizeLinear", "QuantizeLinear", "Quant")  # zero stays zero
 REGROUP = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 DOMAINS = ("", "ai.onnx", "com.microsoft", "onnx.brevitas", "qonnx.custom_op.general")
 OPERANDS = 3  # the first inputs of a product: what it multiplies is among them
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """Where integers are turned into numbers: the name that they have there, and their axes in terms of the file."""
+
+    name: str
+    axes: tuple[Axis, ...]
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Matrix:
     left: str = ""
     inner: int | None = None
     sites: tuple[Site, ...] = ()
+    meaning: Meaning | None = None  # of integers
 
     @property
     def params(self) -> int:
@@ -105,6 +114,7 @@ class _Finder:
             return
         readings: list[_Reading] = []
         others: list[str] = []
+        self.meanings: list[Meaning] = []
         self._follow(name, start(weight.shape), readings, others)
         if not readings:
             return
@@ -114,7 +124,7 @@ class _Finder:
         yield Matrix(
             name, _label(first), _output(first), first.op_type, _groups(first), dtype_of(weight.data_type).name,
             form.shape if form else (1, 1, 1, 1), None if why else form, why, None,
-            tuple(r.site for r in readings),
+            tuple(r.site for r in readings), next(iter(self.meanings), None),
         )  # fmt: skip
 
     def _operand(self, site: Site) -> str:
@@ -137,6 +147,8 @@ class _Finder:
         """Collect the products that read a value, and what else does, in words."""
         if name in self.held:
             others.append(self.held[name])
+        if name in self.c.integers and not is_float(dtype_of(self.c.trace.dtype(name) or TensorProto.FLOAT)):
+            self.meanings.append(Meaning(name, tuple(axes)))
         for index, slot in self.readers[name]:
             node = self.nodes[index]
             if (index, slot) in self.roles:
@@ -182,20 +194,23 @@ class _Finder:
 
     def _no_numbers(self, name: str) -> str:
         """Why the entries of a constant are not numbers that could be made zero one by one."""
-        dtype, known = dtype_of(self.c.weights[name].data_type), self.c.integers.get(name)
+        dtype = dtype_of(self.c.weights[name].data_type)
         if is_float(dtype):
             return "its numbers are powers of two, none is zero" if "e8m0" in dtype.name else ""
-        if known is None or known.bits < 8:
-            return "several numbers share a byte" if known else f"its {dtype.name} entries stand for unknown numbers"
-        constants = [p for p in (known.scale, known.zero) if p]
-        if not all(p in self.c.weights for p in constants):
+        if not self.meanings:
+            return f"its {dtype.name} entries stand for unknown numbers"
+        known = [self.c.integers[m.name] for m in self.meanings]
+        if any(k.bits < 8 for k in known):
+            return "several numbers share a byte"
+        if not all(p in self.c.weights for k in known for p in (k.scale, k.zero) if p):
             return "its scale or zero point is computed"
-        return "" if self._same_zeros(name) else "it is read with several zero points"
+        same = all(m.axes == self.meanings[0].axes for m in self.meanings) and self._same_zeros()
+        return "" if same else "it is read with several zero points"
 
-    def _same_zeros(self, name: str) -> bool:
+    def _same_zeros(self) -> bool:
         """Do all DequantizeLinear that read some integers take the same ones for zero?"""
         found = set()
-        for index, slot in self.readers[name]:
+        for index, slot in (site for m in self.meanings for site in self.readers[m.name]):
             node = self.nodes[index]
             if node.op_type == "DequantizeLinear" and slot == 0:
                 zero = self.c.weights.get(node.input[2]) if len(node.input) > 2 else None
@@ -205,33 +220,32 @@ class _Finder:
 
 def numbers(a: Analysis, matrix: Matrix, everywhere: bool = False) -> Numbers:
     """What the entries of a matrix stand for; `everywhere` says that more than the inputs of an output are compared."""
-    known = a.coupling.integers.get(matrix.weight)
-    if known is None or is_float(dtype_of(a.coupling.weights[matrix.weight].data_type)):
+    if matrix.meaning is None:
         return Numbers()
-    shape = a.coupling.weights[matrix.weight].shape
-    zero, scale = (a.coupling.weights[n].array() if n else None for n in (known.zero, known.scale))
-    if zero is None or not zero.size:
-        zero = None
-    fitted = None if zero is None else known.fit(zero, shape)
+    known, axes = a.coupling.integers[matrix.meaning.name], matrix.meaning.axes
+    weights, file_shape = a.coupling.weights, a.coupling.weights[matrix.weight].shape
+    zero, scale = (weights[n].array() if n else None for n in (known.zero, known.scale))
+    shape = tuple(map(size, axes))
+
+    def in_file(p: Array) -> Array:
+        """A parameter for each position where the integers are read, as the file has them."""
+        if p.size == 1 or axes == tuple(start(file_shape)):
+            return p
+        moved = Form((tuple(f for axis in axes for f in axis), (), (), ()), file_shape)
+        return moved.back(np.broadcast_to(p, shape))
+
+    fitted = None if zero is None or not zero.size else in_file(known.fit(zero, shape))
     if scale is None:
         return Numbers(fitted)
     scale = known.fit(scale, shape)
-    along = _held(shape, matrix.form.parts[2] if matrix.form else ())
-    varies = everywhere or any(scale.shape[axis] > 1 for axis in along)
-    return Numbers(fitted, scale if varies else None)
+    inputs = matrix.form.parts[2] if matrix.form else ()
+    varies = everywhere or any(n > 1 and _overlap(axis, inputs) for n, axis in zip(scale.shape, axes, strict=True))
+    return Numbers(fitted, in_file(scale) if varies else None)
 
 
-def _held(shape: tuple[int, ...], factors: Axis) -> list[int]:
-    """The axes of the file that have some of these factors."""
-    strides = {a: _stride(shape, a) for a in range(len(shape))}
-    return [a for a, stride in strides.items() if any(stride <= s < stride * shape[a] for _, s in factors)]
-
-
-def _stride(shape: tuple[int, ...], axis: int) -> int:
-    out = 1
-    for n in shape[axis + 1 :]:
-        out *= n
-    return out
+def _overlap(a: Axis, b: Axis) -> bool:
+    """Does a step along one axis move along the other too?"""
+    return any(s < t * m and t < s * n for n, s in a for m, t in b)
 
 
 def _direct_roles(c: Coupling, nodes: object) -> dict[Site, dict[str, list[int]]]:
