@@ -10,13 +10,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxprune.cli.app import app
+from onnxprune.cli.options import (
+    CALIB,
+    CAST,
+    DATA,
+    HTML,
+    JSON,
+    MODEL,
+    NO_VALIDATE,
+    PERMUTE,
+    PREPROCESS,
+    PROFILE,
+    REPAIRS,
+    REPORT,
+    SAMPLES,
+    SEED,
+    SPARSE_LAYERS,
+    option,
+    repairs,
+)  # fmt: skip
 from onnxprune.errors import OnnxPruneError
 
 if TYPE_CHECKING:
     from onnxprune import Options
     from onnxprune.cli.reports import Said, Texts
 
-METHODS = ("none", "merge", "bias", "affine", "lstsq", "obs")
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 # The options that say what to remove: a plan has already decided all that.
 SELECTION = (
@@ -51,28 +69,12 @@ def _allocations(incomplete: str) -> list[str]:
     return [name for name in ALLOCATIONS if name.startswith(incomplete)]
 
 
-def _repairs(incomplete: str) -> list[str]:
-    return [name for name in METHODS if name.startswith(incomplete)]
-
-
 def _scopes(incomplete: str) -> list[str]:
     return [name for name in ("local", "global", "isomorphic") if name.startswith(incomplete)]
 
 
 def _what(metavar: str, help: str, **more: Any) -> Any:
-    return typer.Option(metavar=metavar, help=help, rich_help_panel="What to remove", **more)
-
-
-def _file(*names: str, metavar: str, help: str) -> Any:
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel="Files")
-
-
-def _calib(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="Calibration", **more)
-
-
-def _check(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="Check", **more)
+    return option("What to remove", metavar=metavar, help=help, **more)
 
 
 @app.command(
@@ -86,8 +88,10 @@ def _check(*names: str, help: str, **more: Any) -> Any:
 )
 def prune(
     ctx: typer.Context,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file; it is never changed.")],
-    out: Annotated[Path | None, _file("--output", "-o", metavar="OUT", help="Where the smaller model goes.")] = None,
+    model: MODEL,
+    out: Annotated[
+        Path | None, option("Files", "--output", "-o", metavar="OUT", help="Where the smaller model goes.")
+    ] = None,
     ratio: Annotated[
         float,
         _what(
@@ -180,104 +184,65 @@ def prune(
     ] = "mean",
     recipe: Annotated[
         Path | None,
-        _file("--recipe", metavar="RECIPE.toml", help="Take all settings from a recipe of 'onnxprune batch'."),
+        option(
+            "Files", "--recipe", metavar="RECIPE.toml", help="Take all settings from a recipe of 'onnxprune batch'."
+        ),
     ] = None,
     plan: Annotated[
-        Path | None, _file("--plan", metavar="PLAN.json", help="Apply this plan instead of making one.")
+        Path | None, option("Files", "--plan", metavar="PLAN.json", help="Apply this plan instead of making one.")
     ] = None,
     plan_out: Annotated[
         Path | None,
-        _file("--plan-out", metavar="PLAN.json", help="Write the plan: the channels kept, group by group."),
+        option("Files", "--plan-out", metavar="PLAN.json", help="Write the plan: the channels kept, group by group."),
     ] = None,
-    report: Annotated[Path | None, _file("--report", metavar="REPORT.json", help="Write the report as JSON.")] = None,
-    html: Annotated[
-        Path | None, _file("--html", metavar="REPORT.html", help="Write the report as a page to read in a browser.")
-    ] = None,
-    calib: Annotated[
-        Path | None,
-        _calib(
-            "--calib",
-            metavar="FILE.npz|FOLDER",
-            help="Inputs to watch the network on: an .npz with one array an input, a folder of .npy, or a folder of "
-            "pictures. What goes is then chosen by what the network does with them, and what stays is repaired. Labels are "
-            "never used.",
-        ),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        _calib("--samples", min=1, metavar="N", help="Use so many of them, spread evenly (all, unless given)."),
-    ] = None,
+    report: REPORT = None,
+    html: HTML = None,
+    calib: CALIB = None,
+    samples: SAMPLES = None,
     repair: Annotated[
         str | None,
-        _calib(
+        option(
+            "Calibration",
             "--repair",
-            metavar="|".join(METHODS),
+            metavar="|".join(REPAIRS),
             help="How the layers that stay take over what the removed channels did (lstsq with --calib, else none): the most "
             "similar channel that stays (merge, which needs no data), means into biases (bias), means and deviations "
             "(affine), least squares of every layer, one after the other (lstsq), or all at once (obs).",
-            autocompletion=_repairs,
+            autocompletion=repairs,
         ),
     ] = None,
     then_sparsify: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Sparsity",
             "--then-sparsify",
             metavar="PATTERN",
             help="Make what stays sparse too, as 'onnxprune sparsify --pattern' does; for N:M, channel counts are kept at "
             "multiples of M.",
-            rich_help_panel="Sparsity",
         ),
     ] = None,
-    permute: Annotated[
-        bool,
-        typer.Option("--permute", help="Permute channels so that more stays.", rich_help_panel="Sparsity"),
-    ] = False,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="likely|eligible|all",
-            help="In which layers, see 'onnxprune sparsify --help'.",
-            rich_help_panel="Sparsity",
-        ),
-    ] = None,
-    cast: Annotated[
-        str | None,
-        typer.Option(metavar="fp16", help="Write half precision.", rich_help_panel="Sparsity"),
-    ] = None,
-    preprocess: Annotated[
-        list[str] | None,
-        _calib(
-            "--preprocess",
-            metavar="imagenet|FILE.toml|NAME=VALUE",
-            help="How pictures, in --calib and --data, become inputs: a preset (imagenet, unit, raw), a TOML file, or one "
-            "of resize, crop, scale, mean, std, colour, layout, filter; repeatable, the later ones win.",
-        ),
-    ] = None,
+    permute: PERMUTE = False,
+    layers: SPARSE_LAYERS = None,
+    cast: CAST = None,
+    preprocess: PREPROCESS = None,
     cache: Annotated[
         Path | None,
-        _calib(
-            "--cache", metavar="FILE.jsonl", help="Keep measured errors here; what is found here is not measured again."
+        option(
+            "Calibration",
+            "--cache",
+            metavar="FILE.jsonl",
+            help="Keep measured errors here; what is found here is not measured again.",
         ),
     ] = None,
-    data: Annotated[
-        Path | None,
-        _check(
-            "--data",
-            metavar="FILE.npz|FOLDER",
-            help="Compare on these inputs: what --calib takes. With an array 'labels', accuracy is measured too. "
-            "Without, the inputs are random.",
-        ),
-    ] = None,
-    no_validate: Annotated[bool, _check("--no-validate", help="Leave the comparison out.")] = False,
-    profile: Annotated[
-        bool, _check("--profile", help="Measure peak memory too: each model runs once in a process of its own.")
-    ] = False,
-    seed: Annotated[int, _check("--seed", min=0, metavar="N", help="Seed of random inputs and criteria.")] = 0,
+    data: DATA = None,
+    no_validate: NO_VALIDATE = False,
+    profile: PROFILE = False,
+    seed: SEED = 0,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say what would go; of the files, write only --plan-out and --report."),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    json: JSON = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every group.")] = False,
 ) -> None:
     """Remove whole channels (filters, neurons, heads) from a model, with all that depends on them.
