@@ -478,3 +478,18 @@ def read_terminal(end: int) -> str:
         return os.read(end, 4096).decode(errors="replace")
     except OSError:
         return ""
+
+
+def test_a_job_that_only_makes_weights_zero_is_told_of_as_such(tmp_path: Path) -> None:
+    text = f"""
+output = "out"
+models = ["{MODELS / "digits_resnet.onnx"}"]
+[settings]
+ratio = 0
+check = false
+then_sparsify = "2:4"
+layers = "eligible"
+"""
+    assert ran(recipe(tmp_path, text)).returncode == 0
+    (job,) = results.read(tmp_path / "out")
+    assert job.message == "" and job.report and any(x["sparse"] for x in job.report["sparsity"]["layers"])

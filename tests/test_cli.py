@@ -431,7 +431,7 @@ def test_reasons_that_are_left_out_are_where_it_says() -> None:
     assert top(whole, LISTED).endswith("; 2 more reasons, see --verbose")
     assert top(whole, INSPECTED).endswith("; 2 more reasons, see 'onnxprune inspect'")
     groups = [{"size": 4, "kept": 4, "reason": reason} for reason in whole]
-    assert why_nothing({"groups": groups, "frozen": []}).endswith("see --verbose")
+    assert why_nothing({"groups": groups, "frozen": [], "sparsity": None}).endswith("see --verbose")
 
 
 # lists and help

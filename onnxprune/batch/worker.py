@@ -64,8 +64,9 @@ def _said(report: dict[str, Any], task: Task) -> dict[str, Any]:
 
 
 def _nothing(report: dict[str, Any]) -> str:
-    """A word where no channel went."""
-    if any(g["kept"] < g["size"] for g in report["groups"]):
+    """A word where no channel went, and no weight became zero."""
+    sparse = report["sparsity"]
+    if any(g["kept"] < g["size"] for g in report["groups"]) or (sparse and any(x["sparse"] for x in sparse["layers"])):
         return ""
     why = "nothing fits the settings" if report["groups"] else "the model has no group that could be pruned"
     return f"nothing was removed: {why}"

@@ -124,9 +124,9 @@ def top(reasons: Counter[str], where: str, most: int = FEW_REASONS) -> str:
 
 
 def why_nothing(report: Report) -> str:
-    """In words, why no channel went; empty where some did."""
-    groups = report["groups"]
-    if any(g["kept"] < g["size"] for g in groups):
+    """In words, why no channel went; empty where some did, or weights became zero instead."""
+    groups, sparse = report["groups"], report["sparsity"]
+    if any(g["kept"] < g["size"] for g in groups) or (sparse and any(x["sparse"] for x in sparse["layers"])):
         return ""
     if groups:
         return "nothing was removed: " + top(Counter(g["reason"] or "no reason given" for g in groups), LISTED)
