@@ -82,6 +82,7 @@ class _Finder:
         self.nodes = a.flat.proto.graph.node
         self.roles = _direct_roles(self.c, self.nodes)
         self.explained = {site for known in self.c.roles.values() for site, _ in known}
+        self.makers = {o: n for n in self.c.live for o in n.output if o in self.c.computed}
         self.readers: dict[str, list[Site]] = defaultdict(list)
         self.held = {v.name: "it is an output of the graph" for v in a.flat.proto.graph.output}
         live = {n.output[0] for n in self.c.live if n.output}
@@ -133,10 +134,9 @@ class _Finder:
     def _computed(self, site: Site) -> Matrix:
         """An operand that is constant, but not a constant that was moved."""
         node, name = self.nodes[site[0]], self._operand(site)
-        makers = {o: n for n in self.c.live for o in n.output if o in self.c.computed}
-        made = makers[name]
-        while _moves(made) and made.input[0] in makers:
-            made = makers[made.input[0]]
+        made = self.makers[name]
+        while _moves(made) and made.input[0] in self.makers:
+            made = self.makers[made.input[0]]
         dtype, why = dtype_of(self.c.trace.dtype(name) or 1).name, f"{made.op_type} '{_label(made)}' computes it"
         shape = (1, 1, 1, 1)
         return Matrix(
