@@ -309,6 +309,20 @@ def test_a_permutation_changes_no_output_and_a_mask_after_it_keeps_more() -> Non
     assert kept[1] > kept[0] * 1.003
 
 
+def test_groups_that_a_nan_reads_keep_their_order() -> None:
+    rng = np.random.default_rng(0)
+    weights = {n: rng.standard_normal((8, 8)).astype(np.float32) for n in ("w1", "w2", "w3")}
+    weights["w2"][3, 3] = np.nan
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"]), helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "w2"], ["c"]), helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("MatMul", ["d", "w3"], ["y"]),
+    ]  # fmt: skip
+    proto = model(nodes, [tensor("x", ["N", 8])], [tensor("y", ["N", 8])], weights)
+    found = sparsify(onnxprune.analyze(proto), Sparsity(layers="all", target="none", permute=True))
+    assert set(found.gains) <= {"w2"}  # the group that w3 reads
+
+
 def test_pruned_and_then_sparse_in_one_run(tmp_path: Path) -> None:
     out = tmp_path / "o.onnx"
     result = call("prune", RESNET, "-o", out, "--macs", 0.7, "--calib", CALIB, "--samples", 200, "--then-sparsify", "2:4",

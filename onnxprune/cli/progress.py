@@ -28,7 +28,14 @@ SAY = {
     "save": "writing",
     "validate": "comparing outputs in ONNX Runtime",
 }
-UNITS = {"calibrate": "samples", "plan": "groups", "try": "layers", "repair": "layers", "fit": "layers"}
+UNITS = {
+    "calibrate": "samples",
+    "plan": "groups",
+    "try": "layers",
+    "repair": "layers",
+    "fit": "layers",
+    "permute": "groups",
+}
 
 
 @contextmanager

@@ -36,7 +36,11 @@ class _Vote:
 
 
 def permuted(
-    analysis: Analysis, plan: Plan, chosen: Callable[[Analysis], list[Matrix]], pattern: Pattern
+    analysis: Analysis,
+    plan: Plan,
+    chosen: Callable[[Analysis], list[Matrix]],
+    pattern: Pattern,
+    progress: Callable[[int, int], None],
 ) -> tuple[Plan, Gains]:
     """The plan with the channels that stay in another order, and for each group what its readers keep, before and after.
 
@@ -47,11 +51,14 @@ def permuted(
     a = analyze(marked(model))
     layers = {m.weight: m for m in chosen(a)}
     groups, gains = dict(plan.groups), Gains()
-    for group in a.groups:
+    for at, group in enumerate(a.groups):
+        progress(at, len(a.groups))
         votes = list(_votes(a, group, layers, pattern.m))
         if not votes or group.size <= pattern.m:
             continue
         scores = [_scores(a, v, group.size) for v in votes]
+        if not all(np.isfinite(s).all() for s in scores):
+            continue
         sizes = [v.size for v in group.vars if isinstance(v.size, int)]
         order = best_order(scores, pattern.n, pattern.m, sizes=sizes)
         if np.array_equal(order, np.arange(group.size)):

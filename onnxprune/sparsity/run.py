@@ -102,7 +102,10 @@ def sparsify(
     used = plan or Plan("", {})
     if options.permute:
         tell("permute", 0, 0)
-        used, gains = permuted(analysis, used, lambda a: [x.matrix for x in decide(a, options) if x.chosen], pattern)
+        used, gains = permuted(
+            analysis, used, lambda a: [x.matrix for x in decide(a, options) if x.chosen], pattern,
+            lambda done, of: tell("permute", done, of),
+        )  # fmt: skip
     smaller = apply_plan(analysis, used)
     work = analyze(marked(smaller))
     layers = decide(work, options)
