@@ -13,7 +13,6 @@ import numpy as np
 
 from onnxprune.allocate import Means, Options
 from onnxprune.explain import Route, explain
-from onnxprune.graph.parallel import ordered
 from onnxprune.graph.weights import Weight, dtype_of, is_float, release
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Plan
@@ -215,7 +214,7 @@ def weight_sparsity(a: Analysis, counted: Mapping[str, int] = MappingProxyType({
         return found
 
     known = sum(counted[n] for n in floats.keys() & counted.keys())
-    read = sum(ordered(nonzero, (w for n, w in floats.items() if n not in counted)))
+    read = sum(nonzero(w) for n, w in floats.items() if n not in counted)
     return 1 - (known + read) / total if total else None
 
 

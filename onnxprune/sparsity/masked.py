@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.graph.parallel import ordered
-from onnxprune.graph.weights import DerivedWeight, Weight, dtype_of, is_float
+from onnxprune.graph.weights import DerivedWeight, Weight, dtype_of, is_float, keep_memory
 from onnxprune.sparsity.forms import Form
 
 Array = npt.NDArray[Any]
@@ -110,13 +109,9 @@ class MaskedWeight(DerivedWeight):
     def parts(self) -> Iterator[Array]:
         self.tally = Tally()
         x = self.base.array().reshape(-1)
-        apart = blocks(self.form, self.group if self._apart else 0, dtype_of(self.data_type).itemsize)
-
-        def masked(block: tuple[int, Form]) -> tuple[Array, Tally]:
-            at, form = block
-            return self._masked(x[at : at + math.prod(form.file_shape)].reshape(form.file_shape), form)
-
-        for part, tally in ordered(masked, apart):
+        keep_memory()
+        for at, form in blocks(self.form, self.group if self._apart else 0, dtype_of(self.data_type).itemsize):
+            part, tally = self._masked(x[at : at + math.prod(form.file_shape)].reshape(form.file_shape), form)
             self.tally += tally
             yield part
 
