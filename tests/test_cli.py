@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 import onnxprune
 from onnxprune.cli import commands
-from onnxprune.cli.summary import INSPECTED, LISTED, top, why_nothing
+from onnxprune.cli.summary import INSPECTED, LISTED, _accuracy, top, why_nothing
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
@@ -524,3 +524,11 @@ def test_nothing_heavy_is_imported_before_a_command_runs() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "onnxprune.cli.batch" in loaded
     assert not {"numpy", "onnx", "onnxruntime", "onnxprune.api"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("drop", "said"), [(0.02, ", 2.0 points less"), (-0.003, ", 0.3 points more"), (0.0, ""), (None, "")]
+)
+def test_accuracy_falls_or_rises(drop: float | None, said: str) -> None:
+    error = {"accuracy": {"before": 0.9, "after": 0.9}, "accuracy_drop": drop}
+    assert _accuracy(error) == "90.0% -> 90.0%" + said

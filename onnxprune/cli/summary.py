@@ -168,7 +168,7 @@ def _outputs(error: Report) -> list[RenderableType]:
 def _accuracy(error: Report) -> str:
     before, after = (percent(error["accuracy"][when]) or "unknown" for when in ("before", "after"))
     drop = error["accuracy_drop"]
-    return f"{before} -> {after}" + (f", {100 * drop:.1f} points less" if drop else "")
+    return f"{before} -> {after}" + (f", {100 * abs(drop):.1f} points {'less' if drop > 0 else 'more'}" if drop else "")
 
 
 def _machine(report: Report) -> Facts:
