@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnxprune.allocate import JUDGED, RATIOS, Cache, Means, Options, Table, candidates, make_plan, measure
-from onnxprune.calibration import Batches, Preprocess
+from onnxprune.allocate import JUDGED, RATIOS, Options, Table, candidates, make_plan, measure
+from onnxprune.calibration import Preprocess
 from onnxprune.graph.io import Model, load, save
 from onnxprune.groups import Analysis
 from onnxprune.groups import analyze as _analyze
-from onnxprune.pipeline import Data, Inputs, NotCompared, Pruned, Stage, Work, as_batches, run, runnable
+from onnxprune.pipeline import Data, Inputs, NotCompared, Pruned, Stage, Work, as_batches, means_of, run, runnable
 from onnxprune.plans import Plan
 from onnxprune.sparsity import Sparsity
 from onnxprune.surgery import apply_plan
@@ -57,7 +56,7 @@ def plan(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = options or Options(**changes)
     batches = Inputs(calib, samples).calibration(analysis.model)
-    return make_plan(analysis, options, _means(analysis, options, batches, cache, None))
+    return make_plan(analysis, options, means_of(analysis, options, batches, cache, None))
 
 
 def sensitivity(
@@ -80,21 +79,9 @@ def sensitivity(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = (options or Options(**changes)).resolved(True)
     batches = Inputs(calib, samples, preprocess=preprocess).calibration(analysis.model)
-    means = replace(_means(analysis, options, batches, cache, stage), judged=samples)
+    means = replace(means_of(analysis, options, batches, cache, stage), judged=samples)
     chosen = candidates(analysis, options, means.watch(analysis, options))
     return measure(chosen, means.judge, ratios, means.cache, progress=means.progress("measure"))
-
-
-def _means(
-    analysis: Analysis,
-    options: Options,
-    batches: Batches | None,
-    cache: str | PathLike[str] | None,
-    stage: Stage | None,
-) -> Means:
-    method = options.resolved(batches is not None).repair or "none"
-    kept = Cache(None if cache is None else Path(cache))
-    return Means(analysis, batches, method, kept, stage or (lambda *_: None), options.seed)
 
 
 def apply(
@@ -115,7 +102,7 @@ def apply(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = Options(repair=repair, seed=seed)
     options.check()
-    means = _means(analysis, options, Inputs(calib, samples).calibration(analysis.model), None, None)
+    means = means_of(analysis, options, Inputs(calib, samples).calibration(analysis.model), None, None)
     return apply_plan(analysis, plan) if means.repair == "none" else means.finish(plan)[0]
 
 

@@ -19,7 +19,7 @@ from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto, load, save
 from onnxprune.groups import Analysis, analyze
-from onnxprune.memory import available_bytes
+from onnxprune.machine import memory_bytes
 from onnxprune.plans import Plan
 from onnxprune.repair import RepairReport
 from onnxprune.report.result import prune_report
@@ -134,7 +134,7 @@ def run(
         work = replace(work, options=options)
     with clock.time("analyze"):
         analysis = analyze(model)
-    means = Means(analysis, calibration, options.repair or "none", _cache(inputs), clock.tell, options.seed)
+    means = means_of(analysis, options, calibration, inputs.cache, clock.tell)
     with clock.time("plan"):
         used = work.plan or (make_plan(analysis, options, means) if work.options else Plan("", {}))
         if work.plan_out is not None:
@@ -151,8 +151,17 @@ def run(
     return _reported(source, files, made, analysis, used, work, means, batches, clock)
 
 
-def _cache(inputs: Inputs) -> Cache:
-    return Cache(None if inputs.cache is None else Path(inputs.cache))
+def means_of(
+    analysis: Analysis,
+    options: Options,
+    batches: Batches | None,
+    cache: str | PathLike[str] | None,
+    tell: Stage | None,
+) -> Means:
+    """What planning and repair may use, by options; `cache` names the file that keeps what was measured."""
+    method = options.resolved(batches is not None).repair or "none"
+    kept = Cache(None if cache is None else Path(cache))
+    return Means(analysis, batches, method, kept, tell or (lambda *_: None), options.seed)
 
 
 def _together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool) -> tuple[Options, Sparsity]:
@@ -190,6 +199,7 @@ def _reported(
     result: Result | None = None
     layers: Reconstruction | None = None
     failure: OnnxPruneError | None = None
+    written = load(files[0]) if files else made.model
     too_large = _too_large(analysis.model, files) if work.check else ""
     if work.check and files and not too_large:
         with clock.time("validate"):
@@ -197,13 +207,13 @@ def _reported(
                 seen = batches or means.batches
                 original = source if isinstance(source, onnx.ModelProto) else Path(source)
                 result = compare(original, files[0], data=seen, seed=work.seed, timed=True, profile=work.profile)
-                layers = layer_errors(analysis, load(files[0]), seen, plan) if seen else None
+                layers = layer_errors(analysis, written, seen, plan) if seen else None
             except OnnxPruneError as e:
                 failure = e
     if made.sparse:
         with clock.time("tally"):
             made.sparse.measure()
-    after = analyze(load(files[0]) if files else made.model)
+    after = analyze(written)
     options = None if work.plan else work.options
     report = prune_report(
         analysis, plan, after, files, result, clock.seconds, options, means, made.repaired, layers, made.sparse
@@ -216,7 +226,7 @@ def _reported(
 
 def _too_large(model: Model, files: list[Path]) -> str:
     """Why the two models cannot be run here; empty where they can."""
-    need, room = COPIES * (model.size_bytes + sum(f.stat().st_size for f in files)), available_bytes()
+    need, room = COPIES * (model.size_bytes + sum(f.stat().st_size for f in files)), memory_bytes()
     if room is None or need <= room:
         return ""
     where = "'onnxprune validate' does it where there is more"

@@ -25,10 +25,10 @@ from onnxprune.batch import results
 from onnxprune.batch.content import Contents, Seen, Stamp
 from onnxprune.batch.isolate import Limits, Running, run
 from onnxprune.batch.jobs import Spec, Task, prepare
-from onnxprune.batch.machine import cores, memory_bytes, resident_bytes
 from onnxprune.batch.results import Job, joined, split
 from onnxprune.batch.store import Outcome, Store
 from onnxprune.errors import OutputError
+from onnxprune.machine import cores, memory_bytes, resident_bytes
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 

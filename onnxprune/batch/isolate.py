@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Protocol
 
 from onnxprune.batch.jobs import Task
-from onnxprune.batch.machine import oom_kills, resident_bytes
 from onnxprune.batch.store import Outcome
 from onnxprune.batch.units import size
+from onnxprune.machine import oom_kills, resident_bytes
 
 POLL_SECONDS = 0.05
 LOG, RESULT = "log", "result.json"  # what a job prints, and what it finds

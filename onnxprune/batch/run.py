@@ -11,9 +11,9 @@ from typing import Protocol
 from onnxprune.batch.content import Contents
 from onnxprune.batch.isolate import Limits, Running, run
 from onnxprune.batch.jobs import Spec, Task, prepare, unreadable
-from onnxprune.batch.machine import cores, memory_bytes
 from onnxprune.batch.store import Outcome, Store
 from onnxprune.errors import OnnxPruneError
+from onnxprune.machine import cores, memory_bytes
 
 TIMEOUT_SECONDS = 3600.0
 PATIENCE_SECONDS = 20.0  # for jobs that are being stopped

@@ -118,8 +118,7 @@ def _surgeon(pattern: NofM, positions: int, inverse: Array, w: Array) -> Masked:
 
 def _groups(inputs: int, positions: int, m: int) -> list[tuple[int, int]]:
     """The columns that are decided together: every m inputs of a kernel position, and what is left over."""
-    starts = [(p * inputs + i, p * inputs + min(i + m, inputs)) for p in range(positions) for i in range(0, inputs, m)]
-    return starts
+    return [(p * inputs + i, p * inputs + min(i + m, inputs)) for p in range(positions) for i in range(0, inputs, m)]
 
 
 def _blocks(groups: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:

@@ -130,7 +130,6 @@ class Units:
     extents: tuple[int, int, int]
     sparsity: float
     runs_on: str
-    source: str = ""
 
     group = 0
 
@@ -260,60 +259,49 @@ class KernelShapes:
         return bool((~shape | dictionary).all(axis=1).any())
 
 
+# outputs, inputs and kernel positions of a unit, and who can run it fast
 NAMED = {
-    "unstructured": (
+    "unstructured": (  # Han et al. 2015, Learning both Weights and Connections, arXiv 1506.02626
         (1, 1, 1),
-        "no GPU: it compresses the file, and CPU runtimes with sparse kernels (DeepSparse, XNNPACK) gain from about 70 %",
-        "Han et al. 2015, Learning both Weights and Connections, arXiv 1506.02626",
+        "no GPU: it compresses the file, and CPU runtimes with sparse kernels (DeepSparse, XNNPACK) can use it",
     ),
-    "kernel": (
-        (1, 1, 0),
-        "engines that skip whole 2-D kernels",
-        "Mao et al. 2017, Exploring the Granularity of Sparsity, arXiv 1705.08922",
-    ),
-    "shared-kernel": (
-        (0, 1, 1),
-        "convolutions by im2col, without the columns that are zero",
-        "Lebedev and Lempitsky 2016, Fast ConvNets Using Group-wise Brain Damage, arXiv 1506.02515",
-    ),
-    "stripe": (
-        (1, 0, 1),
-        "engines that compute a filter as 1x1 stripes",
-        "Meng et al. 2020, Pruning Filter in Filter, arXiv 2009.14410",
-    ),
-    "filter": (
-        (1, 0, 0),
-        "nothing as it is: `onnxprune prune` removes filters, and that is fast everywhere",
-        "Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv 1608.08710",
-    ),
+    # Mao et al. 2017, Exploring the Granularity of Sparsity, arXiv 1705.08922
+    "kernel": ((1, 1, 0), "engines that skip whole 2-D kernels"),
+    # Lebedev and Lempitsky 2016, Fast ConvNets Using Group-wise Brain Damage, arXiv 1506.02515
+    "shared-kernel": ((0, 1, 1), "convolutions by im2col, without the columns that are zero"),
+    # Meng et al. 2020, Pruning Filter in Filter, arXiv 2009.14410
+    "stripe": ((1, 0, 1), "engines that compute a filter as 1x1 stripes"),
+    # Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv 1608.08710
+    "filter": ((1, 0, 0), "nothing as it is: `onnxprune prune` removes filters, and that is fast everywhere"),
 }
+# Gray et al. 2017, GPU Kernels for Block-Sparse Weights, arXiv 1711.09224
 BLOCKS = "block-sparse kernels (Triton, OpenVINO, TVM), and CPUs whose vectors are as long as a block"
 
 
 def _units(name: str, sparsity: float) -> Units:
-    extents, runs_on, source = NAMED[name]
-    return Units(name, extents, sparsity, runs_on, source)
+    extents, runs_on = NAMED[name]
+    return Units(name, extents, sparsity, runs_on)
 
 
 def _block(rows: int, columns: int, sparsity: float) -> Units:
     if rows * columns < 2:
         raise OnnxPruneError("pattern 1x1 is 'unstructured'")
-    return Units(f"{rows}x{columns}", (rows, columns, 1), sparsity, BLOCKS, "Gray et al. 2017, Block-Sparse Weights")
+    return Units(f"{rows}x{columns}", (rows, columns, 1), sparsity, BLOCKS)
 
 
-# notation: what reads it, and what it means; the groups of the expression are whole numbers
-PATTERNS: dict[str, tuple[str, Callable[..., Pattern], str]] = {
-    "N:M": (r"(\d+):(\d+)", lambda n, m, _: NofM(n, m), "at most N of every M inputs in a row: 2:4, 1:4, 4:8"),
-    "RxC": (r"(\d+)x(\d+)", _block, "blocks of R outputs x C inputs: 1x8 and 8x1 (vectors), 4x4, 16x16"),
-    "KofN": (r"(\d+)of(\d+)", lambda k, n, _: KernelShapes(k, n), "K of the N positions of each kernel, in a few shapes: 4of9"),
-}  # fmt: skip
+# notation: what reads it (its groups are whole numbers), and what makes the pattern of them and of a sparsity
+PATTERNS: dict[str, tuple[str, Callable[..., Pattern]]] = {
+    "N:M": (r"(\d+):(\d+)", lambda n, m, _: NofM(n, m)),
+    "RxC": (r"(\d+)x(\d+)", _block),
+    "KofN": (r"(\d+)of(\d+)", lambda k, n, _: KernelShapes(k, n)),
+}
 
 
 def parse(text: str, sparsity: float = 0.5) -> Pattern:
     """The pattern that a notation stands for. Raises OnnxPruneError."""
     if text in NAMED:
         return _units(text, sparsity)
-    for expression, make, _ in PATTERNS.values():
+    for expression, make in PATTERNS.values():
         found = re.fullmatch(expression, text)
         if found:
             return make(*map(int, found.groups()), sparsity)

@@ -40,9 +40,8 @@ class Layer:
     why: str  # it is not chosen
     method: str = ""
     tally: Tally | None = None
-    error: float | None = (
-        None  # of its output, relative L2, behind the activation that follows; None where nobody looked
-    )
+    # Of its output, relative L2, behind the activation that follows; None where nobody looked.
+    error: float | None = None
     error_before: float | None = None  # before repair
 
 
@@ -57,8 +56,9 @@ class Sparsified:
     plan: Plan | None = None  # the permutation of channels, and what else was asked for
     gains: dict[str, tuple[float, float]] = field(
         default_factory=dict
-    )  # group: share of its readers' magnitude before, after
+    )  # by group: what its readers keep, before and after
     repair: RepairReport | None = None
+    _weights: dict[str, MaskedWeight] = field(default_factory=dict)
 
     def nonzero(self) -> tuple[dict[str, int], dict[str, int]]:
         """How many weights of the tensors that were masked while they were read were not zero before, and are not after."""
@@ -78,8 +78,6 @@ class Sparsified:
                     pass
                 release(weight)
             layer.tally = weight.tally
-
-    _weights: dict[str, MaskedWeight] = field(default_factory=dict)
 
 
 def sparsify(
@@ -106,8 +104,8 @@ def sparsify(
             analysis, used, lambda a: [x.matrix for x in decide(a, options) if x.chosen], pattern,
             lambda done, of: tell("permute", done, of),
         )  # fmt: skip
-    smaller = apply_plan(analysis, used)
-    work = analyze(marked(smaller))
+    smaller = apply_plan(analysis, used) if used.groups else analysis.model
+    work = analysis if (seen := marked(smaller)) is analysis.model else analyze(seen)
     layers = decide(work, options)
     report = None
     if batches is not None:
