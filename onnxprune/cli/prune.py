@@ -276,11 +276,9 @@ def prune(
     check_outputs({"-o": out, "--plan-out": plan_out, "--report": report, "--html": html}, [model, plan, calib, data])
 
     import onnxprune
-    from onnxprune.api import NotCompared
     from onnxprune.calibration import read_preprocess
     from onnxprune.cli.console import json_text
-    from onnxprune.cli.progress import progress
-    from onnxprune.cli.reports import given, page_of, tell
+    from onnxprune.cli.reports import carry_out, given, page_of
 
     options = onnxprune.Options(
         ratio=ratio,
@@ -313,30 +311,29 @@ def prune(
         sparsity.resolved(calib is not None)
     how = _how(options.resolved(calib is not None), plan)
     texts: Texts = {report: json_text, html: partial(page_of, given(ctx))}
-    try:
-        with progress() as stage:
-            made = onnxprune.prune(
-                model,
-                None if dry_run else out,
-                options,
-                plan=onnxprune.Plan.load(plan) if plan else None,
-                plan_out=plan_out,
-                calib=calib,
-                samples=samples,
-                cache=cache,
-                data=data,
-                preprocess=read_preprocess(preprocess) if preprocess else None,
-                check=not no_validate,
-                profile=profile,
-                sparsity=sparsity,
-                cast=cast,
-                seed=seed,
-                stage=stage,
-            )
-    except NotCompared as e:
-        tell(e.made.report, _said(e.made.report, how, verbose), texts, json)
-        raise
-    tell(made.report, _said(made.report, how, verbose), texts, json)
+    carry_out(
+        lambda stage: onnxprune.prune(
+            model,
+            None if dry_run else out,
+            options,
+            plan=onnxprune.Plan.load(plan) if plan else None,
+            plan_out=plan_out,
+            calib=calib,
+            samples=samples,
+            cache=cache,
+            data=data,
+            preprocess=read_preprocess(preprocess) if preprocess else None,
+            check=not no_validate,
+            profile=profile,
+            sparsity=sparsity,
+            cast=cast,
+            seed=seed,
+            stage=stage,
+        ),
+        lambda r: _said(r, how, verbose),
+        texts,
+        json,
+    )
 
 
 def _said(report: dict[str, Any], how: str, verbose: bool) -> Said:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Group
 
 from onnxprune.cli.console import emit, emit_json, warn
 from onnxprune.errors import OutputError
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline import Pruned, Stage
+
+    Work = Callable[[Stage], Pruned]
 
 Said = tuple[Group, str]  # the report for people, and a warning ('': there is none)
 Texts = Mapping[
@@ -35,7 +40,21 @@ def page_of(asked: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     return page([Single(report["model"], name, report, asked)], name)
 
 
-def tell(report: dict[str, Any], said: Said, texts: Texts, json: bool) -> None:
+def carry_out(work: Work, say: Callable[[dict[str, Any]], Said], texts: Texts, json: bool) -> None:
+    """Do it under a line of progress, and tell of what was made: also where only the comparison failed."""
+    from onnxprune.api import NotCompared
+    from onnxprune.cli.progress import progress
+
+    try:
+        with progress() as stage:
+            report = work(stage).report
+    except NotCompared as e:
+        _tell(e.made.report, say(e.made.report), texts, json)
+        raise
+    _tell(report, say(report), texts, json)
+
+
+def _tell(report: dict[str, Any], said: Said, texts: Texts, json: bool) -> None:
     """Write the files that were asked for, print the report as JSON or for people, and warn."""
     for path, text in texts.items():
         if path:

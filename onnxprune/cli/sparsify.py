@@ -160,12 +160,10 @@ def sparsify(
     check_outputs({"-o": out, "--report": report, "--html": html}, [model, plan, calib, data])
 
     import onnxprune
-    from onnxprune.api import NotCompared
     from onnxprune.calibration import read_preprocess
     from onnxprune.cli.console import json_text
     from onnxprune.cli.layers import sparsified
-    from onnxprune.cli.progress import progress
-    from onnxprune.cli.reports import Texts, given, page_of, tell
+    from onnxprune.cli.reports import Texts, carry_out, given, page_of
     from onnxprune.sparsity.patterns import Units
 
     options = onnxprune.Sparsity(
@@ -176,25 +174,24 @@ def sparsify(
         raise OnnxPruneError(f"pattern {pattern} says itself how much becomes zero; leave --sparsity out")
     options.resolved(calib is not None)
     texts: Texts = {report: json_text, html: partial(page_of, given(ctx))}
-    try:
-        with progress() as stage:
-            made = onnxprune.sparsify(
-                model,
-                None if dry_run else out,
-                options,
-                plan=onnxprune.Plan.load(plan) if plan else None,
-                cast=cast,
-                gemm=gemm,
-                calib=calib,
-                samples=samples,
-                data=data,
-                preprocess=read_preprocess(preprocess) if preprocess else None,
-                check=not no_validate,
-                profile=profile,
-                seed=seed,
-                stage=stage,
-            )
-    except NotCompared as e:
-        tell(e.made.report, sparsified(e.made.report, verbose), texts, json)
-        raise
-    tell(made.report, sparsified(made.report, verbose), texts, json)
+    carry_out(
+        lambda stage: onnxprune.sparsify(
+            model,
+            None if dry_run else out,
+            options,
+            plan=onnxprune.Plan.load(plan) if plan else None,
+            cast=cast,
+            gemm=gemm,
+            calib=calib,
+            samples=samples,
+            data=data,
+            preprocess=read_preprocess(preprocess) if preprocess else None,
+            check=not no_validate,
+            profile=profile,
+            seed=seed,
+            stage=stage,
+        ),
+        lambda r: sparsified(r, verbose),
+        texts,
+        json,
+    )
