@@ -1,129 +1,36 @@
-"""Reading and writing: nothing is lost, nothing is half written, and what cannot be read is said in one line."""
+"""Reading: nothing is lost, and what cannot be read is said in one line."""
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from io_models import (
+    BIG,
+    NARROW,
+    SMALL,
+    cleared,
+    edit_external,
+    gemm,
+    holding,
+    named,
+    plain,
+    put,
+    put_external,
+    refuses,
+    typed,
+    values,
+)
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import io, wire
-from onnxprune.graph.io import full_proto, load, save, write_text
+from onnxprune.graph.io import full_proto, load, save
 from onnxprune.graph.weights import ArrayWeight, MappedFile, MappedWeight, SlicedWeight, TensorWeight
-
-RNG = np.random.default_rng(0)
-BIG = RNG.standard_normal((32, 48), dtype=np.float32)  # 6 KiB
-SMALL = RNG.standard_normal(48, dtype=np.float32)  # 192 bytes
-
-NARROW = {
-    "bfloat16": ml_dtypes.bfloat16,
-    "float16": np.float16,
-    "float8e4m3fn": ml_dtypes.float8_e4m3fn,
-    "float8e5m2": ml_dtypes.float8_e5m2,
-    "int4": ml_dtypes.int4,
-    "uint4": ml_dtypes.uint4,
-    "float4": ml_dtypes.float4_e2m1fn,
-    "int8": np.int8,
-    "int64": np.int64,
-    "bool": np.bool_,
-    "complex64": np.complex64,
-}
-
-
-def values(dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    return RNG.integers(0, 2, shape).astype(np.float32).astype(dtype)
-
-
-def named(name: str, array: np.ndarray) -> TensorProto:
-    return numpy_helper.from_array(array, name)
-
-
-def typed(name: str, array: np.ndarray) -> TensorProto:
-    """The data in a typed field, as `make_tensor` lays them out."""
-    return helper.make_tensor(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array.ravel())
-
-
-def gemm(*tensors: TensorProto, opset: int = 17, ir: int = 8) -> onnx.ModelProto:
-    """y = x w + b, with whatever else among the initializers."""
-    graph = helper.make_graph(
-        [helper.make_node("Gemm", ["x", "w", "b"], ["y"])],
-        "gemm",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 32])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 48])],
-        tensors or [named("w", BIG), named("b", SMALL)],
-    )
-    return helper.make_model(graph, ir_version=ir, opset_imports=[helper.make_opsetid("", opset)])
-
-
-def holding(*tensors: TensorProto) -> onnx.ModelProto:
-    """A model that holds any tensors: each is an output of its own."""
-    nodes = [helper.make_node("Identity", [t.name], [f"{t.name}_out"]) for t in tensors]
-    outputs = [helper.make_tensor_value_info(f"{t.name}_out", t.data_type, list(t.dims)) for t in tensors]
-    graph = helper.make_graph(nodes, "holding", [], outputs, tensors)
-    return helper.make_model(graph, ir_version=11, opset_imports=[helper.make_opsetid("", 23)])
-
-
-def put(folder: Path, model: onnx.ModelProto | bytes, name: str = "m.onnx") -> Path:
-    path = folder / name
-    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString(deterministic=True))
-    return path
-
-
-def put_external(folder: Path, model: onnx.ModelProto | None = None, name: str = "m.onnx") -> Path:
-    """Save with all the data, small tensors too, in `weights.bin`."""
-    path = folder / name
-    onnx.save_model(model or gemm(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    return path
-
-
-def edit_external(path: Path, key: str, value: str | None) -> None:
-    """Set or drop a key of the first initializer's external data."""
-    model = onnx.load(path, load_external_data=False)
-    tensor = model.graph.initializer[0]
-    kept = {e.key: e.value for e in tensor.external_data if e.key != key}
-    del tensor.external_data[:]
-    for k, v in {**kept, **({} if value is None else {key: value})}.items():
-        tensor.external_data.add(key=k, value=v)
-    put(path.parent, model, path.name)
-
-
-def plain(model: onnx.ModelProto) -> bytes:
-    """The bytes of a model whose initializers all have `raw_data`, wherever they came from."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for t in copy.graph.initializer:
-        if t.data_type != TensorProto.STRING:
-            raw = numpy_helper.from_array(numpy_helper.to_array(t)).raw_data
-            for field in io.DATA_FIELDS:
-                t.ClearField(field)
-            t.raw_data = raw
-    return bytes(copy.SerializeToString(deterministic=True))
-
-
-def refuses(source: Any, *words: str) -> None:
-    """Loading fails with one line that holds all of these words."""
-    with pytest.raises(ModelError) as e:
-        load(source)
-    message = str(e.value)
-    assert "\n" not in message
-    assert [w for w in words if w not in message] == [], message
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
-
-
-# Load
 
 
 def test_large_initializers_stay_in_the_file(tmp_path: Path) -> None:
@@ -159,14 +66,6 @@ def test_every_type_both_ways(tmp_path: Path, dtype: Any, shape: tuple[int, ...]
         for external in (False, True):
             out = save(model, tmp_path / "out.onnx", external=external)[0]
             assert plain(cleared(onnx.load(out))) == plain(source)
-
-
-def cleared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """onnx.load leaves marks of external data behind."""
-    for t in model.graph.initializer:
-        t.ClearField("data_location")
-        del t.external_data[:]
-    return model
 
 
 def test_typed_large_is_emptied_and_small_keeps_its_field(tmp_path: Path) -> None:
@@ -441,244 +340,3 @@ def test_external_data_of_attributes_and_bodies_are_read_in(tmp_path: Path) -> N
     model = load(put(tmp_path, stored))
     assert model.proto.graph.node[1].attribute[0].t.raw_data == BIG.tobytes()
     assert model.proto.graph.node[2].attribute[0].g.initializer[0].raw_data == SMALL.tobytes()
-
-
-# Save
-
-
-@pytest.mark.parametrize("external", [False, True])
-def test_what_is_saved_runs(tmp_path: Path, external: bool) -> None:
-    out = save(load(gemm()), tmp_path / "out.onnx", external=external)[0]
-    onnx.checker.check_model(out, full_check=True)
-    x = RNG.standard_normal((3, 32), dtype=np.float32)
-    (y,) = ort.InferenceSession(out, providers=["CPUExecutionProvider"]).run(None, {"x": x})
-    np.testing.assert_allclose(y, x @ BIG + SMALL, rtol=1e-4, atol=1e-4)
-
-
-def test_offsets_are_aligned_and_order_is_kept(tmp_path: Path) -> None:
-    arrays = {"z": (300,), "a": (3,), "m": (1 << 18,), "b": (257,), "n": (1 << 18,)}
-    tensors = [named(n, RNG.standard_normal(s, dtype=np.float32)) for n, s in arrays.items()]
-    out, data = save(load(holding(*tensors)), tmp_path / "out.onnx", external=True)
-    stored = onnx.load(out, load_external_data=False).graph.initializer
-    places = {t.name: {e.key: e.value for e in t.external_data} for t in stored}
-    assert list(places) == list(arrays)
-    assert {n: int(p["offset"]) for n, p in places.items() if p} == {"z": 0, "m": 4096, "b": 1052672, "n": 1056768}
-    assert {p["location"] for p in places.values() if p} == {data.name}
-    assert plain(cleared(onnx.load(out))) == plain(holding(*tensors))
-
-
-def test_changed_weights_are_written(tmp_path: Path) -> None:
-    model = load(put(tmp_path, gemm()))
-    keep = np.array([0, 5, 31])
-    model.weights["w"] = SlicedWeight(model.weights["w"], [(0, keep)])
-    model.weights["b"] = ArrayWeight(SMALL * 2)
-    w, b = (numpy_helper.to_array(t) for t in full_proto(model).graph.initializer)
-    np.testing.assert_array_equal(w, BIG[keep])
-    np.testing.assert_array_equal(b, SMALL * 2)
-    (out,) = save(model, tmp_path / "out.onnx")
-    assert onnx.load(out) == full_proto(model)
-
-
-def test_a_small_initializer_changed_in_the_message_is_written(tmp_path: Path) -> None:
-    model = load(put(tmp_path, gemm()))
-    model.proto.graph.initializer[1].raw_data = (SMALL * 3).tobytes()
-    assert onnx.load(save(model, tmp_path / "out.onnx")[0]).graph.initializer[1].raw_data == (SMALL * 3).tobytes()
-
-
-def test_an_initializer_without_data_is_an_error(tmp_path: Path) -> None:
-    model = load(put(tmp_path, gemm()))
-    del model.weights["w"]
-    with pytest.raises(OutputError, match="'w' has no data"):
-        save(model, tmp_path / "out.onnx")
-
-
-@pytest.mark.parametrize("external", [False, True])
-def test_same_model_same_bytes(tmp_path: Path, external: bool) -> None:
-    path = put(tmp_path, gemm())
-    folders = [tmp_path / "1", tmp_path / "2"]
-    for folder, source in zip(folders, (path, gemm()), strict=True):
-        folder.mkdir()
-        save(load(source), folder / "out.onnx", external=external)
-    assert files(folders[0]) == files(folders[1])
-    for name in files(folders[0]):
-        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
-    if not external:
-        assert (folders[0] / "out.onnx").read_bytes() == path.read_bytes()
-
-
-def test_two_gigabytes_force_a_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io, "PROTOBUF_BYTES", io.MARGIN_BYTES + 2000)
-    assert len(save(load(gemm()), tmp_path / "out.onnx", external=False)) == 2
-    monkeypatch.setattr(io, "PROTOBUF_BYTES", 2000)
-    with pytest.raises(OutputError, match="2 GiB"):
-        full_proto(load(gemm()))
-
-
-class Failing(ArrayWeight):
-    """A weight that cannot be read."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(BIG)
-        self.error = error
-
-    def raw(self) -> bytes:
-        raise self.error
-
-
-FAILURES: Sequence[tuple[BaseException, type[BaseException]]] = [
-    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OutputError),
-    (KeyboardInterrupt(), KeyboardInterrupt),
-    (MemoryError(), MemoryError),
-]
-
-
-@pytest.mark.parametrize("external", [False, True])
-@pytest.mark.parametrize(("error", "raised"), FAILURES, ids=["disk full", "ctrl-C", "memory"])
-def test_a_failure_leaves_the_target_alone(
-    tmp_path: Path, error: BaseException, raised: type[BaseException], external: bool
-) -> None:
-    save(load(gemm()), tmp_path / "out.onnx", external=True)
-    before = {n: (tmp_path / n).read_bytes() for n in files(tmp_path)}
-    model = load(gemm(named("w", BIG * 2), named("b", SMALL)))
-    model.weights["w"] = Failing(error)
-    with pytest.raises(raised):
-        save(model, tmp_path / "out.onnx", external=external)
-    assert {n: (tmp_path / n).read_bytes() for n in files(tmp_path)} == before
-
-
-@pytest.mark.parametrize("existing", [False, True])
-@pytest.mark.parametrize("failing", [".data", ".onnx"])
-def test_a_failed_rename_is_undone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, existing: bool
-) -> None:
-    if existing:
-        save(load(gemm(named("w", BIG * 2), named("b", SMALL))), tmp_path / "out.onnx", external=True)
-    before = {n: (tmp_path / n).read_bytes() for n in files(tmp_path)}
-    replace = os.replace
-    first: list[Path] = []
-
-    def refuse(source: Path, target: Path) -> None:
-        if str(target).endswith(failing) and not first:
-            first.append(target)
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(OutputError, match="Input/output error"):
-        save(load(gemm()), tmp_path / "out.onnx", external=True)
-    assert first and {n: (tmp_path / n).read_bytes() for n in files(tmp_path)} == before
-
-
-def test_a_new_pair_replaces_the_old_one(tmp_path: Path) -> None:
-    save(load(gemm(named("w", BIG * 2), named("b", SMALL))), tmp_path / "out.onnx", external=True)
-    save(load(gemm()), tmp_path / "out.onnx", external=True)
-    assert files(tmp_path) == ["out.onnx", "out.onnx.data"]
-    assert plain(cleared(onnx.load(tmp_path / "out.onnx"))) == plain(gemm())
-
-
-def test_outputs_that_are_refused(tmp_path: Path) -> None:
-    path = put_external(tmp_path)
-    (tmp_path / "weights.bin").rename(tmp_path / "m.onnx.data")
-    for i, tensor in enumerate((stored := onnx.load(path, load_external_data=False)).graph.initializer):
-        assert i < 2
-        tensor.external_data[0].value = "m.onnx.data"
-    put(tmp_path, stored)
-    (tmp_path / "link.onnx").symlink_to(path)
-    (tmp_path / "hard.onnx").hardlink_to(path)
-    (tmp_path / "data.onnx.data").symlink_to(tmp_path / "m.onnx.data")
-    (tmp_path / "taken.onnx.data").mkdir()
-    before = files(tmp_path)
-    model = load(path)
-
-    def refused(name: str, words: str, **options: bool) -> None:
-        with pytest.raises(OutputError, match=words):
-            save(model, tmp_path / name, **options)
-
-    for name in ("m.onnx", "link.onnx", "hard.onnx", "m.onnx.data", "data.onnx"):
-        refused(name, "is the model that is being read")
-    refused("no/such/out.onnx", "no folder")
-    refused("taken.onnx.data", "is a folder")
-    refused("taken.onnx", "is a folder", external=True)
-    assert files(tmp_path) == before
-
-
-def test_write_text(tmp_path: Path) -> None:
-    write_text(tmp_path / "plan.json", "é\n")
-    assert (tmp_path / "plan.json").read_bytes() == "é\n".encode()
-    with pytest.raises(OutputError, match="no folder"):
-        write_text(tmp_path / "no" / "plan.json", "")
-
-
-# Slices
-
-
-@st.composite
-def slices(draw: st.DrawFn) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """An array, and (axis, indices) pairs that are in range when they are taken one after another."""
-    array = draw(hnp.arrays(np.int16, hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=7)))
-    shape, keep = list(array.shape), []
-    for axis in draw(st.lists(st.integers(0, array.ndim - 1), max_size=5)):
-        indices = draw(st.lists(st.integers(0, shape[axis] - 1), max_size=7)) if shape[axis] else []
-        keep.append((axis, np.array(indices, dtype=np.int64)))
-        shape[axis] = len(indices)
-    return array, keep
-
-
-@given(slices(), st.integers(0, 5), st.sampled_from([1, 16, 1 << 22]))
-def test_a_slice_is_what_numpy_takes(
-    case: tuple[np.ndarray, list[tuple[int, np.ndarray]]], cut: int, block_bytes: int
-) -> None:
-    array, keep = case
-    expected = array
-    for axis, indices in keep:
-        expected = expected.take(indices, axis)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("onnxprune.graph.weights.BLOCK_BYTES", block_bytes)
-        for weight in (
-            SlicedWeight(ArrayWeight(array), keep),
-            SlicedWeight(SlicedWeight(ArrayWeight(array), keep[:cut]), keep[cut:]),
-        ):
-            assert (weight.shape, weight.nbytes, weight.data_type) == (
-                expected.shape,
-                expected.nbytes,
-                TensorProto.INT16,
-            )
-            assert isinstance(weight.base, ArrayWeight)
-            np.testing.assert_array_equal(weight.array(), expected, strict=True)
-            assert bytes(weight.raw()) == expected.tobytes()
-
-
-@pytest.mark.parametrize("dtype", NARROW.values(), ids=NARROW)
-def test_slices_of_every_type(dtype: Any) -> None:
-    array, keep = values(dtype, (6, 5, 3)), [(1, np.array([0, 3])), (0, np.array([5, 1, 2]))]
-    weight = SlicedWeight(ArrayWeight(array), keep)
-    expected = array[[5, 1, 2]][:, [0, 3]]
-    np.testing.assert_array_equal(weight.array(), expected)
-    assert bytes(weight.raw()) == numpy_helper.from_array(np.ascontiguousarray(expected)).raw_data
-    assert weight.nbytes == len(weight.raw())
-
-
-@pytest.mark.parametrize("keep", [(2, [0]), (-1, [0]), (0, [4]), (0, [-1]), (0, [[0]]), (0, [0.5])])
-def test_slices_out_of_range(keep: tuple[int, Any]) -> None:
-    with pytest.raises(ValueError, match="axis"):
-        SlicedWeight(ArrayWeight(np.zeros((4, 4))), [(keep[0], np.array(keep[1]))])
-
-
-# The zoo
-
-
-@pytest.fixture
-def zoo() -> Path:
-    if "ONNXPRUNE_ZOO" not in os.environ:
-        pytest.skip("set ONNXPRUNE_ZOO to a folder of ONNX files to run this")
-    return Path(os.environ["ONNXPRUNE_ZOO"])
-
-
-def test_the_zoo_survives_a_round_trip(zoo: Path, tmp_path: Path) -> None:
-    paths = sorted(zoo.rglob("*.onnx"))
-    assert paths
-    for path in paths:
-        source = onnx.load(path)
-        for external in (False, True):
-            out = save(load(path), tmp_path / "out.onnx", external=external)[0]
-            assert plain(cleared(onnx.load(out))) == plain(source), path
