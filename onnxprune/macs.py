@@ -10,6 +10,7 @@ from onnx import NodeProto, helper
 
 from onnxprune.graph.contrib import LIKE, operands
 from onnxprune.graph.trace import Trace
+from onnxprune.graph.unsettled import unsettled
 
 Shape = tuple[Any, ...]  # of ints, or of what adds and multiplies as they do
 
@@ -54,11 +55,11 @@ COUNT: dict[str, Callable[[NodeProto, list[Shape], Shape], Any]] = {
 
 def total_macs(nodes: Iterable[NodeProto], trace: Trace) -> int | None:
     """Sum over the nodes, those of a loop's body once; None where the shapes of an operator that multiplies are unknown."""
-    if trace.guesses:
-        return None
+    nodes = list(nodes)
+    unknown = unsettled(nodes, trace)
 
     def first(name: str) -> Shape | None:
-        shape = trace.shape(name)
+        shape = None if name in unknown else trace.shape(name)
         return None if shape is None else tuple(s if isinstance(s, int) else s[0] for s in shape)
 
     total: int | None = count_macs(nodes, lambda node, slot: first(node.input[slot]), first)

@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxprune.allocate.poly import Compiled, Ints, Poly, Values
 from onnxprune.coupling import Use
+from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.weights import BITS, dtype_of
 from onnxprune.groups import PARAM_TYPES, Analysis
 from onnxprune.layout import PROD, VAR, Dim, find, kept, leaves, pair
@@ -126,13 +127,16 @@ class _Sizes:
         return None if axes is None else tuple(self.size(d) for d in axes)
 
     def macs(self) -> Number | None:
-        if self.c.trace.guesses:
-            return None
+        unknown = unsettled(self.c.live, self.c.trace)
         index = {o: i for i, n in enumerate(self.analysis.flat.proto.graph.node) for o in n.output if o}
         macs: Number | None = count_macs(
             self.c.live,
-            lambda node, slot: self.shape(self.c.use(node.input[slot], index[next(o for o in node.output if o)], slot)),
-            lambda name: self.shape(self.c.layouts.get(name)),
+            lambda node, slot: self.shape(
+                None
+                if (name := node.input[slot]) in unknown
+                else self.c.use(name, index[next(o for o in node.output if o)], slot)
+            ),
+            lambda name: self.shape(None if name in unknown else self.c.layouts.get(name)),
         )
         return macs
 

@@ -1,0 +1,29 @@
+"""Which tensors have a size that only the data decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnx import NodeProto
+
+from onnxprune.graph.trace import Trace
+
+
+def unsettled(nodes: Iterable[NodeProto], trace: Trace) -> set[str]:
+    """The tensors with a size that the data decide, as NonZero's, or that is computed from one.
+
+    The trace gives such a size two sample sizes of its own. So a dynamic size that a tensor before them has too (the batch, say)
+    is that one, and settled by the inputs.
+    """
+    doubtful, others = set(trace.guesses), set[str]()
+    for node in nodes:
+        if not doubtful.isdisjoint(node.input):
+            doubtful.update(filter(None, node.output))
+        others.update(node.input, node.output)
+    known = {s for name in others - doubtful for s in trace.shape(name) or ()}
+
+    def is_open(name: str) -> bool:
+        shape = trace.shape(name)
+        return shape is None or any(isinstance(s, tuple) and s not in known for s in shape)
+
+    return set(filter(is_open, doubtful))
