@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from graphlib import TopologicalSorter
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, shape_inference
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model
-from onnxprune.graph.nodes import captured, value_names
+from onnxprune.graph.nodes import captured, sort_nodes, value_names
 from onnxprune.graph.weights import Array, ArrayWeight, DerivedWeight, Weight
 from onnxprune.groups import analyze
 from onnxprune.layout import Size
@@ -58,7 +57,7 @@ def cast(model: Model, to: str) -> Model:
         raise OnnxPruneError(
             f"ONNX Runtime's converter to half precision does not take the model ({why}); drop --cast"
         ) from e
-    _sort(done)
+    sort_nodes(done.graph)
     weights = dict(model.weights)
     for tensor in done.graph.initializer:
         old = weights.get(tensor.name)
@@ -84,16 +83,6 @@ def _hollow(model: Model) -> ModelProto:
                 TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0], doc_string=tensor.doc_string)
             )
     return proto
-
-
-def _sort(proto: ModelProto) -> None:
-    """Bring the nodes in an order in which each comes after what it reads."""
-    nodes = list(proto.graph.node)
-    makers = {o: i for i, n in enumerate(nodes) for o in n.output if o}
-    reads = {i: [makers[x] for x in (*n.input, *captured(n)) if x in makers] for i, n in enumerate(nodes)}
-    copies = [NodeProto.FromString(nodes[i].SerializeToString()) for i in TopologicalSorter(reads).static_order()]
-    del proto.graph.node[:]
-    proto.graph.node.extend(copies)
 
 
 def gemms(model: Model) -> Model:

@@ -26,10 +26,12 @@ from io_models import (
     typed,
     values,
 )
+from laws import LAWS, check
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
 from onnxprune.graph import io, wire
-from onnxprune.graph.io import full_proto, load, save
+from onnxprune.graph.io import RUNTIME_ONLY, full_proto, load, save
 from onnxprune.graph.weights import ArrayWeight, MappedFile, MappedWeight, SlicedWeight, TensorWeight
 
 
@@ -161,6 +163,69 @@ def test_old_operators_do_not_print(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+def test_every_operator_that_only_onnx_runtime_knows() -> None:
+    """What ONNX Runtime registers in the default domain at a version at which ONNX does not have it."""
+    history = [(s.name, s.since_version) for s in onnx.defs.get_all_schemas_with_history() if not s.domain]
+    own = {s.name for s in get_all_operator_schema() if not s.domain and (s.name, s.since_version) not in history}
+    assert own <= RUNTIME_ONLY
+
+
+def changed(change: Callable[[onnx.ModelProto], object]) -> onnx.ModelProto:
+    """y = relu(x w1) w2, changed."""
+    model = helper.make_model(
+        onnx.parser.parse_graph(
+            "g (float[N, 8] x) => (float[N, 4] y) { a = MatMul(x, w1) b = Relu(a) y = MatMul(b, w2) }"
+        ),
+        ir_version=8,
+        opset_imports=[helper.make_opsetid("", 12)],
+    )
+    model.graph.initializer.extend([named("w1", BIG[:8, :16]), named("w2", BIG[:16, :4])])
+    change(model)
+    return model
+
+
+def normalised(model: onnx.ModelProto) -> None:
+    model.graph.node[1].CopyFrom(helper.make_node("LayerNormalization", ["a", "s"], ["b"]))
+    model.graph.initializer.append(named("s", SMALL[:16]))
+
+
+def normalised_in_a_body(model: onnx.ModelProto) -> None:
+    norm = onnx.parser.parse_graph("then () => (float[N, 16] t) { t = Relu(a) }")
+    norm.node[0].CopyFrom(helper.make_node("LayerNormalization", ["a", "s"], ["t"]))
+    plain = onnx.parser.parse_graph("else () => (float[N, 16] e) { e = Identity(a) }")
+    model.graph.node[1].CopyFrom(helper.make_node("If", ["c"], ["b"], then_branch=norm, else_branch=plain))
+    model.graph.initializer.extend([named("s", SMALL[:16]), named("c", np.array(True))])
+
+
+ACCEPTED: dict[str, Callable[[onnx.ModelProto], object]] = {
+    "an operator below its first opset": normalised,
+    "an operator below its first opset, in a body": normalised_in_a_body,
+    "nodes in another order": lambda m: m.graph.node.append(m.graph.node.pop(0)),
+    "IR 3 with initializers that are no inputs": lambda m: setattr(m, "ir_version", 3),
+    "no name": lambda m: m.graph.ClearField("name"),
+    "an output without a type": lambda m: m.graph.output[0].ClearField("type"),
+    "an output without a shape": lambda m: m.graph.output[0].type.tensor_type.ClearField("shape"),
+    "the default domain by its name": lambda m: setattr(m.graph.node[1], "domain", "ai.onnx"),
+    "com.microsoft without its import": lambda m: m.graph.node[1].CopyFrom(
+        helper.make_node("Gelu", ["a"], ["b"], domain="com.microsoft")
+    ),
+}
+
+
+UNTOLD = {  # laws that are not for them
+    "nodes in another order": "identity",  # they are put in order
+    "IR 3 with initializers that are no inputs": "removal",  # ONNX Runtime wants each read, and the zeroed model leaves one unread
+}
+
+
+@pytest.mark.parametrize("what", ACCEPTED)
+def test_what_onnx_runtime_accepts_is_pruned(what: str) -> None:
+    model = changed(ACCEPTED[what])
+    feeds = [{"x": BIG[:n, :8]} for n in (1, 3)]
+    checker = check(model, feeds, laws=[law for law in LAWS if law != UNTOLD.get(what)])
+    assert [g.size for g in checker.groups] == [16]
+
+
 # What cannot be loaded
 
 
@@ -227,6 +292,14 @@ def test_checker_has_the_last_word() -> None:
     source = gemm()
     source.graph.node[0].op_type = "Gemmm"
     refuses(source, "No Op registered for Gemmm")
+
+
+def test_a_domain_without_its_import_is_refused_with_the_fix() -> None:
+    source = gemm()
+    source.graph.node[0].domain = "qonnx.custom_op.general"
+    refuses(source, "'qonnx.custom_op.general'", "model.opset_import.add(domain='qonnx.custom_op.general', version=1)")
+    source.opset_import.add(domain="qonnx.custom_op.general", version=1)
+    load(source)
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -5,7 +5,7 @@ where they lie; `save` streams them into a new file, about one tensor at a time.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from onnx import GraphProto, NodeProto, TensorProto, checker, defs, numpy_helper
 
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import wire
+from onnxprune.graph.nodes import bodies, sort_nodes
 from onnxprune.graph.weights import (
     TYPED_FIELDS,
     ArrayWeight,
@@ -34,24 +35,36 @@ MARGIN_BYTES = 1 << 20  # kept free below that limit
 ALIGN_BYTES, PAGE_BYTES, LARGE_BYTES = 64, 4096, 1 << 20  # in a data file, tensors of LARGE_BYTES start on a page
 
 DATA_FIELDS = (*TYPED_FIELDS, "raw_data", "external_data", "data_location")
-# Operators of before ONNX 1.0, and one that ONNX Runtime's optimiser writes: the checker knows nothing about them (and
-# says so on stdout, which is not its own, or refuses them).
-EXPERIMENTAL = frozenset(
+# Operators that ONNX Runtime takes in the default domain at opsets where ONNX does not have them, or has them no more: of
+# before ONNX 1.0, written by its optimizer whatever the opset, and plugins of TensorRT. The checker refuses them, or prints.
+RUNTIME_ONLY = frozenset(
     [
         "ATen",
-        "SimplifiedLayerNormalization",
         "Affine",
         "ConstantFill",
         "Crop",
+        "DisentangledAttention_TRT",
         "DynamicSlice",
+        "EfficientNMS_TRT",
         "GRUUnit",
         "GivenTensorFill",
+        "GroupNormalization",
         "ImageScaler",
+        "LayerNormalization",
+        "MeanVarianceNormalization",
+        "MemcpyFromHost",
+        "MemcpyToHost",
+        "MultilevelCropAndResize_TRT",
         "ParametricSoftplus",
+        "PyramidROIAlign_TRT",
         "Scale",
         "ScaledTanh",
+        "SimplifiedLayerNormalization",
+        "ThresholdedRelu",
     ]
 )
+EXPERIMENTAL = "experimental"  # the domain that they have while the checker looks
+RUNTIME_DOMAINS = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")  # ONNX Runtime's own
 
 
 @dataclass
@@ -135,6 +148,7 @@ def _from_proto(source: onnx.ModelProto) -> Model:
 
 
 def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: DataFiles, where: str) -> None:
+    sort_nodes(proto.graph)
     for tensor in inner_tensors(proto):
         if is_external(tensor):
             _inline(tensor, files.weight(tensor, needed_bytes(tensor, where)))
@@ -254,16 +268,54 @@ def _run_checker(proto: onnx.ModelProto, where: str) -> None:
         if not _has_data(tensor):
             tensor.ClearField("dims")
             tensor.dims.append(0)
-    old = [n for n in copy.graph.node if n.op_type in EXPERIMENTAL and n.domain in ("", "ai.onnx")]
-    if old:
-        copy.opset_import.add(domain="experimental", version=1)
-    for node in old:
-        node.domain = "experimental"
+    _excuse(copy, where)
     try:
         checker.check_model(copy)
     except (checker.ValidationError, ValueError, RuntimeError) as e:
         what = " ".join(str(e).partition("\n\n")[0].split())
         raise ModelError(f"{where} is not valid ONNX: {what}; correct the model, or export it again") from e
+
+
+def _excuse(copy: onnx.ModelProto, where: str) -> None:
+    """Take out of a copy what ONNX Runtime accepts and the checker does not."""
+    copy.graph.name = copy.graph.name or "graph"
+    for v in (*copy.graph.input, *copy.graph.output):  # a type or a shape that only the run will tell
+        if not v.HasField("type"):
+            v.type.tensor_type.elem_type = TensorProto.FLOAT
+        if v.type.HasField("tensor_type"):
+            v.type.tensor_type.shape.SetInParent()
+    if (
+        copy.ir_version < 4
+    ):  # such a file lists its initializers as inputs; the optimizer adds some that it does not list
+        copy.ir_version = 4
+    for item in (copy, *copy.functions):
+        _excuse_domains(item.graph.node if isinstance(item, onnx.ModelProto) else item.node, item.opset_import, where)
+
+
+def _excuse_domains(nodes: Iterable[NodeProto], imports: Any, where: str) -> None:
+    """Import what nodes use and ONNX Runtime imports by itself; give operators that it alone knows a domain of their own."""
+    versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
+    newest = defs.C.schema_version_map()
+    own = {**{d: high for d, (_, high) in newest.items() if d}, **dict.fromkeys(RUNTIME_DOMAINS, 1), EXPERIMENTAL: 1}
+    for node in (*nodes, *(inner for n in nodes for body in bodies(n) for inner in body.node)):
+        if node.domain == "ai.onnx":
+            node.domain = ""
+        if not node.domain and node.op_type in RUNTIME_ONLY and not _has_schema(node.op_type, versions.get("", 1)):
+            node.domain = EXPERIMENTAL
+        domain = node.domain
+        if domain in versions:
+            continue
+        if domain not in own:
+            raise ModelError(
+                f"{where} has no opset import for domain {domain!r} of its operator {node.op_type}; "
+                f"add it with onnx: model.opset_import.add(domain={domain!r}, version=1)"
+            )
+        versions[domain] = own[domain]
+        imports.add(domain=domain, version=own[domain])
+
+
+def _has_schema(op: str, version: int) -> bool:
+    return defs.has(op, version) and not defs.get_schema(op, version).deprecated
 
 
 # Save

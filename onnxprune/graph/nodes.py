@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxprune.graph.io import Model
 from onnxprune.graph.weights import ArrayWeight, Weight
+
+if TYPE_CHECKING:
+    from onnxprune.graph.io import Model
 
 
 def constant_of(node: NodeProto) -> np.ndarray | None:
@@ -63,6 +67,26 @@ def captured(node: NodeProto) -> set[str]:
             todo.extend(subgraphs(n))
         out.update(o.name for o in g.output if o.name not in own)
     return out
+
+
+def sort_nodes(graph: GraphProto) -> None:
+    """Bring the nodes of a graph, and of the bodies in it, in an order in which each comes after what it reads.
+
+    A graph that is in order, or has a cycle, stays as it is.
+    """
+    for body in (b for n in graph.node for b in subgraphs(n)):
+        sort_nodes(body)
+    makers = {name: i for i, n in enumerate(graph.node) for name in n.output if name}
+    reads = {i: [makers[x] for x in (*n.input, *captured(n)) if x in makers] for i, n in enumerate(graph.node)}
+    if all(j < i for i, makers_of in reads.items() for j in makers_of):
+        return
+    try:
+        order = list(TopologicalSorter(reads).static_order())
+    except CycleError:  # onnx.checker says so
+        return
+    nodes = [NodeProto.FromString(n.SerializeToString()) for n in graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes[i] for i in order)
 
 
 def value_names(proto: ModelProto) -> set[str]:

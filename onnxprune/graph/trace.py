@@ -164,12 +164,13 @@ class Trace:
             self._evaluate(node)
 
     def _schema(self, node: NodeProto, domain: str) -> Any:
+        """The operator at the model's opset, or at the next one that has it: ONNX Runtime writes some too early."""
         key = (domain, node.op_type)
         if key not in self._ops:
-            try:
-                self._ops[key] = defs.get_schema(node.op_type, self.opsets.get(domain, 1), domain)
-            except defs.SchemaError:
-                self._ops[key] = None
+            newest = defs.C.schema_version_map().get(domain, (1, 0))[1]
+            versions = range(self.opsets.get(domain, 1), newest + 1)
+            since = next((v for v in versions if defs.has(node.op_type, v, domain)), None)
+            self._ops[key] = defs.get_schema(node.op_type, since, domain) if since else None
         return self._ops[key]
 
     def _infer(self, node: NodeProto, domain: str) -> bool:

@@ -11,6 +11,7 @@ from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple, same
     "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish",
     "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign",
     "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Affine", "ParametricSoftplus", "ScaledTanh",
+    "MemcpyFromHost", "MemcpyToHost",
 )  # fmt: skip
 def unary(op: Op) -> list[Axes | None]:
     """y = f(x), position by position."""

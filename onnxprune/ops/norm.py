@@ -169,9 +169,14 @@ def lrn(op: Op) -> list[Axes | None]:
 
 @couple("MeanVarianceNormalization", "LpNormalization")
 def mean_variance(op: Op) -> list[Axes | None]:
-    """Normalise over `axes` (or `axis`): those mix."""
+    """Normalise over `axes` (or `axis`): those mix. Below opset 9 ONNX Runtime has a MeanVarianceNormalization of its own."""
     x = op.x(0)
-    axes = op.attr("axes", [0, 2, 3]) if op.type == "MeanVarianceNormalization" else [op.axis(-1)]
+    if op.type == "LpNormalization":
+        axes = [op.axis(-1)]
+    elif op.version < 9:
+        axes = list(range(1 if op.attr("across_channels", 0) else 2, len(x)))
+    else:
+        axes = op.attr("axes", [0, 2, 3])
     for a in axes:
         op.mix(x[a % len(x)], "normalises along it")
     return [list(x)]

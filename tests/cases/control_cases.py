@@ -262,4 +262,6 @@ def drawn_from_channels(d: Draw, op: str) -> Built:
     return net.done(("b.weight", 0), m.used, frozen=[m.made])
 
 
+for _copy in ("MemcpyFromHost", "MemcpyToHost"):
+    UNCHECKED["", _copy] = "ONNX Runtime writes it for a GPU, and runs it on no other device"
 UNCHECKED[("", "SpatialBN")] = "Caffe2's operator of before ONNX 1.0: no runtime has it, and onnx.checker refuses it"

@@ -15,7 +15,8 @@ from cases.base import DIMS, DOMAIN, MS, Built, Draw, Mid, Net, _above_one, any_
     examples=2,
 )  # fmt: skip
 def unary(d: Draw, op: str) -> Built:
-    net = Net(d, opset_from(d, max(first_version(op), 9), 13, 17))
+    first = 7 if op == "ThresholdedRelu" else max(first_version(op), 9)  # ONNX Runtime has that one before ONNX has it
+    net = Net(d, opset_from(d, first, 13, 17))
     m = any_mid(net)
     return m.end(net.op(op, DOMAIN.get(op, lambda _, x: x)(net, m.x)), exact=True)
 

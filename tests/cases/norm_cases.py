@@ -86,7 +86,7 @@ def ms_simplified_layer_norm(d: Draw, op: str) -> Built:
 
 @case("LayerNormalization", examples=8)
 def layer_norm(d: Draw, op: str) -> Built:
-    net = Net(d, 17)
+    net = Net(d, d.pick(7, 11, 16, 17))  # ONNX Runtime's optimizer writes it below its first opset too
     m = any_mid(net, "tokens", "flat")
     ins = [net.weight("ln.scale", m.c)] + ([net.weight("ln.bias", m.c)] if d.flag() else [])
     m.close(net.op(op, m.x, *ins, axis=d.pick(-1, m.rank - 1)))
@@ -112,7 +112,7 @@ def rms_norm(d: Draw, op: str) -> Built:
 
 @case("SimplifiedLayerNormalization", examples=3)
 def simplified_layer_norm(d: Draw, op: str) -> Built:
-    net = Net(d, 17)
+    net = Net(d, d.pick(8, 12, 17))
     m = any_mid(net, "tokens", "flat")
     m.close(net.op(op, m.x, net.weight("ln.scale", m.c), axis=-1, epsilon=1e-5, stash_type=1))
     return net.done(m.made, ("ln.scale", 0), m.used, exact=False)
@@ -149,8 +149,11 @@ def lrn(d: Draw, op: str) -> Built:
 
 @case("MeanVarianceNormalization", examples=3)
 def mean_variance(d: Draw, op: str) -> Built:
-    net = Net(d, d.pick(9, 13))
+    net = Net(d, d.pick(7, 9, 13))
     m = any_mid(net, "image")
+    if net.opset < 9:  # ONNX Runtime's own, of before ONNX had it
+        across = d.int(0, 1)
+        return m.end(net.op(op, m.x, across_channels=across, normalize_variance=d.int(0, 1)), exact=not across)
     axes, exact = d.pick((None, True), ([0, 2, 3], True), ([1, 2, 3], False))
     return m.end(net.op(op, m.x, axes=axes), exact=exact)
 
