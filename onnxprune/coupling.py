@@ -22,6 +22,7 @@ from onnxprune.graph.scopes import is_dead
 from onnxprune.graph.trace import MAX_FLOAT_SEED, Trace, sample_sizes
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
+from onnxprune.ops.records import Operand
 from onnxprune.ops.registry import Axes, Edit, Op, Quantised, lookup
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
@@ -42,6 +43,7 @@ class Coupling:
     edits: dict[int, list[Edit]] = field(default_factory=dict)  # node index -> deferred edits
     mixed: list[tuple[Dim, str]] = field(default_factory=list)
     roles: dict[tuple[str, int], list[tuple[Site, str]]] = field(default_factory=dict)  # tensor, axis -> who reads it
+    operands: dict[Site, Operand] = field(default_factory=dict)  # what products read, weight or activation
     computed: set[str] = field(default_factory=set)  # from weights and static sizes alone
     kinds: list[tuple[Dim, str, str]] = field(default_factory=list)  # layout, kind, node
     integers: dict[str, Quantised] = field(default_factory=dict)  # weights that stand for other numbers
@@ -184,6 +186,7 @@ def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
             where = f"{op.domain}::" if op.domain else ""
             raise LayoutError(f"no rule for operator {where}{op.type}")
         _store(c, op, rule(op))
+        c.operands.update({(index, o.slot): o for o in op.name_operands()})
         for i, unread in enumerate(axes):
             if i not in op.related and not scope:
                 for d in unread or ():

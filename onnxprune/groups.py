@@ -34,6 +34,7 @@ from onnxprune.layout import (
     size_where,
 )
 from onnxprune.macs import total_macs
+from onnxprune.ops.records import record_of
 
 PARAM_TYPES = {
     getattr(TensorProto, name)
@@ -138,9 +139,9 @@ class Analysis:
         state: set[str] = set()
         read: set[str] = set()
         for node in self.flat.proto.graph.node:
-            at = 3 if node.op_type == "BatchNormalization" else len(node.input)
-            state.update(node.input[at:])
-            read.update(node.input[:at])
+            running = record_of(node).traits.statistics
+            for slot, name in enumerate(node.input):
+                (state if slot in running else read).add(name)
         return state - read
 
     def param_count(self, name: str) -> int:

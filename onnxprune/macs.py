@@ -1,56 +1,51 @@
-"""Multiply-accumulates of a graph: one a multiplication of a weight or of two activations, at the first sample size."""
+"""Multiply-accumulates of a graph: one a multiplication of a weight or of two activations, at the first sample size.
+
+Each operator's record says how it multiplies (`Product.macs` in ops/records.py); here the shapes are looked up.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from onnx import NodeProto, helper
 
-from onnxprune.graph.contrib import LIKE, operands
 from onnxprune.graph.trace import Trace
 from onnxprune.graph.unsettled import unsettled
+from onnxprune.ops.records import Shape, UnknownShape, record_of
 
-Shape = tuple[Any, ...]  # of ints, or of what adds and multiplies as they do
-
-
-def _attr(node: NodeProto, name: str, default: int = 0) -> int:
-    return next((a.i for a in node.attribute if a.name == name), default)
+InputShape = Callable[[NodeProto, int], Shape | None]
+OutputShape = Callable[[str], Shape | None]
 
 
-def _conv(node: NodeProto, ins: list[Shape], out: Shape) -> Any:
-    return math.prod(out) * math.prod(ins[1][1:])
+class _Shapes:
+    """A node with the shapes of its inputs and outputs."""
 
+    def __init__(self, node: NodeProto, of_input: InputShape, of_output: OutputShape) -> None:
+        self.node, self._of_input, self._of_output = node, of_input, of_output
 
-def _conv_transpose(node: NodeProto, ins: list[Shape], out: Shape) -> Any:
-    return math.prod(ins[0]) * math.prod(ins[1][1:])
+    def attr(self, name: str, default: Any = None) -> Any:
+        found = next((a for a in self.node.attribute if a.name == name), None)
+        value = default if found is None else helper.get_attribute_value(found)
+        return value.decode() if isinstance(value, bytes) else value
 
+    def has(self, i: int) -> bool:
+        return i < len(self.node.input) and bool(self.node.input[i])
 
-def _gemm(node: NodeProto, ins: list[Shape], out: Shape) -> Any:
-    return math.prod(out) * ins[0][0 if _attr(node, "transA") else 1]
+    def rank(self, i: int = 0) -> int:
+        return len(self.x(i))
 
+    def x(self, i: int) -> Shape:
+        return self._known(self._of_input(self.node, i) if self.has(i) else None)
 
-def _matmul(node: NodeProto, ins: list[Shape], out: Shape) -> Any:
-    return math.prod(out) * ins[0][-1]
+    def y(self, j: int = 0) -> Shape:
+        name = self.node.output[j] if j < len(self.node.output) else ""
+        return self._known(self._of_output(name) if name else None)
 
-
-def _einsum(node: NodeProto, ins: list[Shape], out: Shape) -> Any:
-    left, _, _ = helper.get_attribute_value(node.attribute[0]).decode().replace(" ", "").partition("->")
-    sizes = {c: n for term, shape in zip(left.split(","), ins, strict=True) for c, n in zip(term, shape, strict=False)}
-    return math.prod(sizes.values()) if len(ins) > 1 and "." not in left else 0
-
-
-def _recurrent(node: NodeProto, ins: list[Shape], out: Shape) -> Any:
-    steps = ins[0][0] * ins[0][1]
-    return steps * (math.prod(ins[1]) + math.prod(ins[2]))
-
-
-COUNT: dict[str, Callable[[NodeProto, list[Shape], Shape], Any]] = {
-    "Conv": _conv, "FusedConv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul,
-    "FusedGemm": _gemm, "FusedMatMul": _matmul, "MatMulNBits": _matmul, "Einsum": _einsum, "LSTM": _recurrent,
-    "DynamicQuantizeLSTM": _recurrent, "GRU": _recurrent, "RNN": _recurrent,
-}  # fmt: skip
+    def _known(self, shape: Shape | None) -> Shape:
+        if shape is None:
+            raise UnknownShape(self.node.name)
+        return shape
 
 
 def total_macs(nodes: Iterable[NodeProto], trace: Trace) -> int | None:
@@ -66,22 +61,15 @@ def total_macs(nodes: Iterable[NodeProto], trace: Trace) -> int | None:
     return total
 
 
-def count_macs(
-    nodes: Iterable[NodeProto],
-    of_input: Callable[[NodeProto, int], Shape | None],
-    of_output: Callable[[str], Shape | None],
-) -> Any:
+def count_macs(nodes: Iterable[NodeProto], of_input: InputShape, of_output: OutputShape) -> Any:
     """The same where shapes come from elsewhere: of a node's input slot, of an output's name."""
     total: Any = 0
     for node in nodes:
-        like = LIKE.get(node.op_type)
-        count = COUNT.get(like.op if like else node.op_type)
-        if count is None:
+        product = record_of(node).product
+        if product is None:
             continue
-        slots = operands(node) if like else range(len(node.input))
-        ins = [of_input(node, s) for s in slots if node.input[s]]
-        out = of_output(next(o for o in node.output if o))
-        if out is None or any(s is None for s in ins[:2]):
+        try:
+            total += product.macs(_Shapes(node, of_input, of_output))
+        except (UnknownShape, IndexError, ArithmeticError):  # a shape that is unknown, or not what the operator asks for
             return None
-        total += count(node, [shape or () for shape in ins], out)
     return total

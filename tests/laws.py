@@ -45,7 +45,8 @@ ZERO_POINTS = {  # integer inputs, each with the input that holds its zero point
     "DynamicQuantizeLSTM": {1: 9, 2: 11},
 }  # fmt: skip
 UNCOUNTED = {  # products that `_Counts` leaves out
-    "Einsum", "LSTM", "GRU", "RNN", "MatMulNBits", "NhwcConv", "NhwcFusedConv", *ZERO_POINTS,
+    "Einsum", "LSTM", "GRU", "RNN", "MatMulNBits", "NhwcConv", "NhwcFusedConv", *ZERO_POINTS, "TransposeMatMul", "MoE", "QMoE",
+    "DeformConv", "CausalConvWithState", "Attention", "MultiHeadAttention", "GroupQueryAttention", "LinearAttention",
 }  # fmt: skip
 RECURRENT = ((1, 2), (2, 2))
 SUMMED = {  # inputs that may be weights which sum over channels, each with the axis summed over

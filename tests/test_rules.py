@@ -18,7 +18,7 @@ from laws import LAWS, Checker, difference, run_ort, run_reference
 from onnx import helper, numpy_helper
 
 from onnxprune.graph.flat import FLAT
-from onnxprune.ops.registry import RULES
+from onnxprune.ops.registry import RECORDS
 
 BY_NAME = {c.name: c for c in CASES}
 
@@ -26,10 +26,10 @@ BY_NAME = {c.name: c for c in CASES}
 def test_every_rule_has_a_case() -> None:
     assert len(BY_NAME) == len(CASES), "two cases of one name"
     covered = {c.op for c in CASES}
-    rules = {(domain, op) for domain, op in RULES if domain != FLAT}  # markers stand for If, Loop, Scan and calls
+    rules = {(domain, op) for domain, op in RECORDS if domain != FLAT}  # markers stand for If, Loop, Scan and calls
     missing = sorted(f"{domain or 'ai.onnx'}::{op}" for domain, op in rules - covered - set(UNCHECKED))
     assert not missing, f"rules without a case in tests/cases.py: {', '.join(missing)}"
-    assert not set(UNCHECKED) - set(RULES), "an operator is excused that has no rule"
+    assert not set(UNCHECKED) - set(RECORDS), "an operator is excused that has no rule"
 
 
 def holds(case: CaseOf, built: Built) -> None:

@@ -21,6 +21,7 @@ from onnxprune.graph.weights import BITS, dtype_of
 from onnxprune.groups import PARAM_TYPES, Analysis
 from onnxprune.layout import PROD, VAR, Dim, find, kept, leaves, pair
 from onnxprune.macs import count_macs
+from onnxprune.ops.records import record_of
 from onnxprune.ops.registry import Axes
 from onnxprune.plans import Plan, vars_of
 
@@ -173,7 +174,7 @@ class _Sizes:
     def _is_statistic(self, use: Use) -> bool:
         """Does this use read a running mean or variance?"""
         _, index, slot = use
-        return slot > 2 and self.analysis.flat.proto.graph.node[index].op_type == "BatchNormalization"
+        return index >= 0 and slot in record_of(self.analysis.flat.proto.graph.node[index]).traits.statistics
 
 
 def _term(d: Dim) -> object:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Monomial = tuple[int, ...]  # the unknowns that are multiplied, sorted; one stands twice for its square
+CAP = 1 << 32  # i + CAP * most stands for the unknown i, or for `most` where it is larger
 Ints = npt.NDArray[np.int64]
 Values = npt.NDArray[Any]  # int64, or float64
 
@@ -38,6 +39,28 @@ class Poly:
 
     __radd__, __rmul__ = __add__, __mul__
 
+    def __neg__(self) -> Poly:
+        return self * -1
+
+    def __sub__(self, other: Poly | int) -> Poly:
+        return self + -other
+
+    def __rsub__(self, other: int) -> Poly:
+        return -self + other
+
+    def __floordiv__(self, divisor: int) -> Poly:
+        """The exact quotient. Raises ArithmeticError where there is none."""
+        if any(c % divisor for c in self.terms.values()):
+            raise ArithmeticError(f"{divisor} does not divide a polynomial")
+        return Poly({m: c // divisor for m, c in self.terms.items()})
+
+    def at_most(self, most: int) -> Poly:
+        """One unknown, or `most` where it is larger. Raises ArithmeticError for other polynomials."""
+        ((monomial, factor),) = self.terms.items() if len(self.terms) == 1 else (((), 0),)
+        if len(monomial) != 1 or factor != 1:
+            raise ArithmeticError("only a single unknown can be cut")
+        return Poly({(monomial[0] + CAP * most,): 1})
+
 
 def _terms(x: Poly | int) -> Mapping[Monomial, int]:
     return x.terms if isinstance(x, Poly) else {(): x}
@@ -51,10 +74,14 @@ class Compiled:
         degree = max(map(len, terms), default=0)
         self.coefficients: Ints = np.array([*terms.values()], np.int64)
         padded = [m + (unknowns,) * (degree - len(m)) for m in terms]  # one more unknown, which is always 1
-        self.factors: Ints = np.array(padded, np.int64).reshape(len(padded), degree)
+        factors: Ints = np.array(padded, np.int64).reshape(len(padded), degree)
+        self.factors, most = factors % CAP, factors // CAP
+        self.most: Ints | None = np.where(most, most, np.iinfo(np.int64).max) if most.any() else None
 
     def __call__(self, at: Values) -> Values:
         """The values at the points `at [.., unknowns]`, of their type."""
         one = np.ones((*at.shape[:-1], 1), at.dtype)
-        values: Values = np.concatenate([at, one], -1)[..., self.factors].prod(-1) @ self.coefficients
+        taken = np.concatenate([at, one], -1)[..., self.factors]
+        taken = taken if self.most is None else np.minimum(taken, self.most.astype(at.dtype))
+        values: Values = taken.prod(-1) @ self.coefficients
         return values

@@ -29,9 +29,9 @@ def ops(
 def _rows() -> list[dict[str, Any]]:
     import onnxprune.ops  # noqa: F401 - fills the registry
     from onnxprune.graph.flat import FLAT
-    from onnxprune.ops.registry import RULES
+    from onnxprune.ops.registry import RECORDS
 
-    known = (e for found in RULES.values() for e in found if e.domain != FLAT)
+    known = (e for found in RECORDS.values() for e in found if e.domain != FLAT)
     entries = sorted(known, key=lambda e: (e.domain, e.op, e.since))
     return [
         {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from onnxprune.layout import Dim, LayoutError, concat, factor, find, prod, split
 from onnxprune.ops.fused import View
+from onnxprune.ops.records import Encoding, NodeShapes, Operand, Product, renumber
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple
 
 
@@ -15,7 +19,50 @@ def heads_of(op: Op, d: Dim, count: int) -> tuple[Dim, Dim]:
     return factor(d, size // count)
 
 
-@couple("Attention", since=23)
+# Each query is multiplied with every key, each weight with every value: (queries + outputs) x keys, whatever is masked.
+
+
+def _count_attention(node: NodeShapes) -> Any:
+    """q [B, s, (h d)] or [B, h, s, d]; keys are the past ones [B, h, p, d] and the new ones."""
+    keys = node.x(1)[-2] + (node.x(4)[2] if node.has(4) else 0)
+    return (math.prod(node.x(0)) + math.prod(node.y())) * keys
+
+
+def _count_multi_head(node: NodeShapes) -> Any:
+    """q [B, s, (h d)]; k [B, t, (h d)], [B, h, t, d] or [B, t, h, 2, d]; or q, k, v in one [B, s, h, 3, d]."""
+    q, past = node.x(0), node.x(6)[2] if node.has(6) else 0
+    if len(q) == 5:
+        return 2 * math.prod(node.y()) * (q[1] + past)
+    k = node.x(1)
+    return (math.prod(q) + math.prod(node.y())) * (k[2 if len(k) == 4 else 1] + past)
+
+
+def _count_grouped(node: NodeShapes) -> Any:
+    """Queries are as wide as outputs; keys are the past ones [B, kv, p, d] and the new ones."""
+    keys = node.x(1 if node.has(1) else 0)[1] + (node.x(3)[2] if node.has(3) else 0)
+    return 2 * math.prod(node.y()) * keys
+
+
+def _count_packed(node: NodeShapes) -> Any:
+    """The projection x [B, s, i] w [i, (h d) + (h d) + (h e)], then attention; the past is [2, B, h, p, d]."""
+    x, (_, width), y = node.x(0), node.x(1), node.y()
+    keys = x[1] + (node.x(4)[3] if node.has(4) else 0)
+    queries = (width - y[2]) // 2
+    return x[0] * x[1] * (x[2] * width + (queries + y[2]) * keys)
+
+
+def _count_linear(node: NodeShapes) -> Any:
+    """Every key is multiplied with its value, every query with the state [B, kv, d, e]; delta rules also read it with the key."""
+    value = node.y(1)[3]
+    reads = 2 if "delta" in node.attr("update_rule", "gated_delta") else 1
+    return (reads * math.prod(node.x(1)) + math.prod(node.x(0))) * value
+
+
+PACKED = Product("attention", _count_packed, lambda _: [Operand(1, inputs=(0,), outputs=(1,))], bias=2)
+LINEAR = Product("attention", _count_linear)
+
+
+@couple("Attention", since=23, product=Product("attention", _count_attention))
 def attention(op: Op) -> list[Axes | None]:
     """q [B, s, (kv r d)], k [B, t, (kv d)], v [B, t, (kv e)] -> y [B, s, (kv r e)]; or with heads as axis 1 of rank 4.
 
@@ -94,7 +141,7 @@ def keep_scale(op: Op, name: str, d: Dim) -> None:
     op.edit(change)
 
 
-@couple("MultiHeadAttention", domain=MICROSOFT)
+@couple("MultiHeadAttention", domain=MICROSOFT, product=Product("attention", _count_multi_head, bias=3))
 def multi_head_attention(op: Op) -> list[Axes | None]:
     """q [B, s, (h d)], k [B, t, (h d)], v [B, t, (h e)], bias [(h d) + (h d) + (h e)] -> y [B, s, (h e)].
 
@@ -168,7 +215,7 @@ def _weigh(op: Op, heads: Dim, d: Dim, e: Dim) -> None:
     keep_scale(op, "scale", d)
 
 
-@couple("Attention", domain=MICROSOFT)
+@couple("Attention", domain=MICROSOFT, product=PACKED)
 def packed_attention(op: Op) -> list[Axes | None]:
     """x [B, s, i], w [i, (h d) + (h d) + (h e)], bias the same, past [2, B, h, t, d] -> y [B, s, (h e)].
 
@@ -184,8 +231,6 @@ def packed_attention(op: Op) -> list[Axes | None]:
     op.tie(d, kd)
     op.tie(h, kh)
     op.tie(h, vh)
-    op.role(1, 0, "in")
-    op.role(1, 1, "out")
     if op.has(2):
         op.tie(op.x(2)[0], concat(q, k, v))
         op.role(2, 0, "bias")
@@ -213,7 +258,7 @@ def packed_attention(op: Op) -> list[Axes | None]:
     return [[x[0], x[1], prod(h, e)], [op.plain(2), x[0], h, op.plain(total[3]), d] if total else None]
 
 
-@couple("QAttention", domain=MICROSOFT)
+@couple("QAttention", domain=MICROSOFT, product=renumber(PACKED, (0, 1, 2, 5, 8), {1: Encoding(4, 7, axis=1)}, bias=2))
 def packed_integer_attention(op: Op) -> list[Axes | None]:
     """com.microsoft's Attention on integers; queries, keys and values keep one width, as no attribute gives three.
 
@@ -227,11 +272,10 @@ def packed_integer_attention(op: Op) -> list[Axes | None]:
         if op.has(i) and op.rank(i) and find(op.x(i)[0]).size != 1:
             op.tie(op.x(i)[0], op.x(1)[1])
             op.role(i, 0, "stat")
-    op.quantised(1, 4, 7, 1)
     return outs
 
 
-@couple("GroupQueryAttention", domain=MICROSOFT)
+@couple("GroupQueryAttention", domain=MICROSOFT, product=Product("attention", _count_grouped))
 def group_query_attention(op: Op) -> list[Axes | None]:
     """q [B, s, (kv r d)], k, v [B, t, (kv d)], or all in one tensor [B, s, (kv r d) + (kv d) + (kv d)] -> y [B, s, (kv r d)].
 
@@ -310,8 +354,8 @@ def rotary_embedding(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("LinearAttention", since=27)
-@couple("LinearAttention", domain=MICROSOFT)
+@couple("LinearAttention", since=27, product=LINEAR)
+@couple("LinearAttention", domain=MICROSOFT, product=LINEAR)
 def linear_attention(op: Op) -> list[Axes | None]:
     """q [B, t, (kv r d)], k [B, t, (kv d)], v [B, t, (kv e)], state [B, kv, d, e], decay [B, t, (kv d) or kv], beta [B, t, kv or 1]
     -> y [B, t, (kv r e)], state.

@@ -113,7 +113,8 @@ def nothing(op: Op) -> list[Axes | None]:
     return []
 
 
-@couple("NonMaxSuppression", "Unique", "Compress", "Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike")
+@couple("Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike", random=True)
+@couple("NonMaxSuppression", "Unique", "Compress")
 def opaque(op: Op) -> list[Axes | None]:
     """The result counts, selects or draws positions: all axes are frozen."""
     raise LayoutError(f"{op.type} counts, selects or draws positions")

@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
 from onnxprune.layout import LayoutError, div, factor, find
+from onnxprune.ops.records import SAME, Affine, Bounds, Line, NodeFacts
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple, same
 
 
+def _between(low: float, high: float) -> Callable[[NodeFacts, Mapping[int, np.ndarray]], Bounds]:
+    return lambda _node, _constants: (low, high)
+
+
+def _read_clip(node: NodeFacts, constants: Mapping[int, np.ndarray]) -> Bounds:
+    """The bounds of a Clip: attributes before opset 11, then inputs; open where a bound is computed."""
+    low, high = node.attr("min", -math.inf), node.attr("max", math.inf)
+    low = constants[1].min(initial=math.inf) if node.has(1) and 1 in constants else low
+    high = constants[2].max(initial=-math.inf) if node.has(2) and 2 in constants else high
+    return float(low), float(high)
+
+
+def _add(x: int, sign: float = 1.0) -> Affine:
+    """x plus `sign` times a constant, where x is in a slot up to `x`."""
+
+    def of(node: NodeFacts, slot: int, constants: Mapping[int, np.ndarray]) -> Line | None:
+        return (np.ones(()), sign * constants[1 - slot]) if slot <= x and 1 - slot in constants else None
+
+    return of
+
+
+def _scale(x: int, power: float = 1.0) -> Affine:
+    """x times a constant to the `power`, where x is in a slot up to `x`."""
+
+    def of(node: NodeFacts, slot: int, constants: Mapping[int, np.ndarray]) -> Line | None:
+        return (constants[1 - slot] ** power, np.zeros(())) if slot <= x and 1 - slot in constants else None
+
+    return of
+
+
+@couple("Relu", pointwise=True, bounds=_between(0, math.inf), clips=True)
+@couple("Abs", "Exp", "Softplus", "Sqrt", pointwise=True, bounds=_between(0, math.inf))
+@couple("HardSigmoid", "Sigmoid", pointwise=True, bounds=_between(0, 1))
+@couple("Identity", "MemcpyFromHost", "MemcpyToHost", pointwise=True, moves=SAME)
+@couple("Cast", pointwise=True, moves=SAME, changes_type=True)
 @couple(
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Cast", "Ceil", "Celu", "Cos", "Cosh",
-    "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish",
-    "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign",
-    "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Affine", "ParametricSoftplus", "ScaledTanh",
-    "MemcpyFromHost", "MemcpyToHost",
+    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
+    "Floor", "Gelu", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Round", "Selu",
+    "Shrink", "Sign", "Sin", "Sinh", "Softsign", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Affine", "ParametricSoftplus",
+    "ScaledTanh", pointwise=True,
 )  # fmt: skip
 def unary(op: Op) -> list[Axes | None]:
     """y = f(x), position by position."""
     return same(op)
 
 
-@couple("ImageScaler")
+@couple("ImageScaler", pointwise=True)
 def image_scaler(op: Op) -> list[Axes | None]:
     """y = scale * x + bias, where the attribute `bias` has an entry for each channel of axis 1."""
     x = op.x(0)
@@ -33,25 +73,25 @@ def image_scaler(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("Gelu", "QuickGelu", "FastGelu", domain=MICROSOFT)
+@couple("Gelu", "QuickGelu", "FastGelu", domain=MICROSOFT, pointwise=True)
 def fused_gelu(op: Op) -> list[Axes | None]:
     """y = gelu(x [+ bias]), the bias along the last axis."""
     return [op.broadcast(op.x(0), op.x(1))] if op.has(1) else same(op)
 
 
-@couple("ScaledSiLU", domain=MICROSOFT)
+@couple("ScaledSiLU", domain=MICROSOFT, pointwise=True)
 def scaled_silu(op: Op) -> list[Axes | None]:
     """y = s x sigmoid(s x) with one scale s."""
     return same(op)
 
 
-@couple("LinearAttentionGate", domain=MICROSOFT)
+@couple("LinearAttentionGate", domain=MICROSOFT, pointwise=True)
 def decay_and_rate(op: Op) -> list[Axes | None]:
     """decay = scale * softplus(a + bias), rate = sigmoid(b); a and b [B, t, h], bias and scale [h]."""
     return [op.broadcast(op.x(0), op.x(1), op.x(2)), list(op.x(3)) if op.has(3) else None]
 
 
-@couple("BiasSplitGelu", domain=MICROSOFT)
+@couple("BiasSplitGelu", domain=MICROSOFT, pointwise=True)
 def bias_split_gelu(op: Op) -> list[Axes | None]:
     """x + bias [.., (2 d)], of which the second half gates the first -> y [.., d]."""
     x = op.broadcast(op.x(0), op.x(1))
@@ -64,30 +104,36 @@ def bias_split_gelu(op: Op) -> list[Axes | None]:
     return [[*x[:-1], d]]
 
 
-@couple("BiasGelu", domain=MICROSOFT)
+@couple("BiasGelu", domain=MICROSOFT, pointwise=True)
 def bias_gelu(op: Op) -> list[Axes | None]:
     """y = gelu(x + bias), the bias along the last axis."""
     return [op.broadcast(op.x(0), op.x(1))]
 
 
-@couple("CastLike")
+@couple("CastLike", pointwise=True, moves=SAME, changes_type=True)
 def cast_like(op: Op) -> list[Axes | None]:
     """y = x with the type of the second input, of which nothing else is read."""
     op.related.add(1)
     return same(op)
 
 
-@couple("Clip", "Dropout")
+@couple("Clip", pointwise=True, bounds=_read_clip, clips=True)
+@couple("Dropout", pointwise=True, random=True)
 def first_input(op: Op) -> list[Axes | None]:
     """y = f(x, parameters that are scalars)."""
     return same(op)
 
 
+@couple("Add", pointwise=True, sums=True, affine=_add(1))
+@couple("Sum", pointwise=True, sums=True)
+@couple("Sub", pointwise=True, affine=_add(0, -1.0))
+@couple("Mul", pointwise=True, affine=_scale(1))
+@couple("Div", pointwise=True, affine=_scale(0, -1.0))
 @couple(
-    "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
-    "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "SwiGLU", "Where", "Xor",
+    "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "Max", "Mean", "Min", "Mod", "Or", "Pow", "SwiGLU", "Where", "Xor", pointwise=True,
 )  # fmt: skip
-@couple("BiasAdd", "GatedAdd", domain=MICROSOFT)
+@couple("BiasAdd", "GatedAdd", domain=MICROSOFT, pointwise=True)
 def nary(op: Op) -> list[Axes | None]:
     """y = f(a, b, ..) with broadcasting: the aligned axes hold the same channels."""
     if op.attr("broadcast") and op.attr("axis") is not None:  # opset < 7: b is aligned to a at `axis`
@@ -105,7 +151,7 @@ def nary(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("PRelu")
+@couple("PRelu", pointwise=True)
 def prelu(op: Op) -> list[Axes | None]:
     """y = x if x > 0 else slope * x; the slope broadcasts to x.
 

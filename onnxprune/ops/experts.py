@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 from onnxprune.layout import Dim, LayoutError, factor, find, prod
 from onnxprune.ops.quant import in_blocks
+from onnxprune.ops.records import Encoding, NodeFacts, NodeShapes, Operand, Product, take_least
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple
 
 
-@couple("MoE", domain=MICROSOFT)
-@couple("QMoE", domain=MICROSOFT)
+def _read_experts(node: NodeFacts) -> list[Operand]:
+    """Weights [e, made, used]."""
+    return [Operand(i, inputs=(2,), outputs=(0, 1)) for i in (2, 4, 6) if node.has(i)]
+
+
+def _read_integer_experts(node: NodeFacts) -> list[Operand]:
+    """The same packed into bytes along the last axis."""
+    return [Operand(i, (2,), (0, 1), encoding=_encode(node, i)) for i in (2, 5, 8) if node.has(i)]
+
+
+def _encode(node: NodeFacts, slot: int) -> Encoding:
+    bits = node.attr(f"fc{(slot + 1) // 3}_expert_weight_bits") or node.attr("expert_weight_bits", 4)
+    block = node.attr("block_size", 0)
+    return Encoding(slot + 1, 0, 2 if block > 0 else 1, bits, 1 << (bits - 1), block * bits // 8)
+
+
+def _count_experts(node: NodeShapes, operands: Sequence[Operand]) -> Any:
+    """Every token passes through `k` experts."""
+    *tokens, experts = node.x(1)
+    used = take_least(experts, node.attr("k", 1))
+    packed = [8 // o.encoding.bits if o.encoding else 1 for o in operands]
+    each = sum(math.prod(node.x(o.slot)[1:]) * n for o, n in zip(operands, packed, strict=True))
+    return math.prod(tokens) * used * each
+
+
+EXPERTS = Product("experts", lambda node: _count_experts(node, _read_experts(node)), _read_experts)
+INTEGERS = Product("experts", lambda node: _count_experts(node, _read_integer_experts(node)), _read_integer_experts)
+
+
+@couple("MoE", domain=MICROSOFT, product=EXPERTS)
+@couple("QMoE", domain=MICROSOFT, product=INTEGERS)
 def mixture(op: Op) -> list[Axes | None]:
     """x [*t, h], router [t, e], w1 [e, (f i), h], w2 [e, h, i], w3 [e, i, h], biases [e, rows] -> y [*t, h].
 
@@ -59,19 +93,15 @@ def _expert(op: Op, slot: int, more: int, e: Dim, made: Dim, used: Dim) -> None:
     op.tie(w[0], e)
     op.tie(w[1], made)
     if more == 2:
-        bits = op.attr(f"fc{(slot + 1) // 3}_expert_weight_bits") or op.attr("expert_weight_bits", 4)
-        block = op.attr("block_size", 0)
-        share = max(block, 8 // bits)
+        bits = _encode(op, slot).bits
+        share = max(op.attr("block_size", 0), 8 // bits)
         blocks = in_blocks(op, used, share)
         op.tie(w[2], prod(blocks, op.plain(share * bits // 8)))
         for a, b in zip(op.x(slot + 1), (e, made, blocks), strict=False):
             op.tie(a, b)
             op.role(slot + 1, 2, "in")
-        op.quantised(slot, slot + 1, 0, 2 if block > 0 else 1, bits, 1 << (bits - 1), block * bits // 8)
     else:
         op.tie(w[2], used)
-    for axis, role in enumerate(("out", "out", "in")):
-        op.role(slot, axis, role)
     if op.has(slot + more):
         op.tie(op.x(slot + more)[0], e)
         op.tie(op.x(slot + more)[1], made)

@@ -49,7 +49,7 @@ def take(op: Op, d: Dim, indices: np.ndarray, slot: int) -> Axes:
     return [out] if indices.ndim else []
 
 
-@couple("Gather")
+@couple("Gather", table=(0, 1))
 def gather(op: Op) -> list[Axes | None]:
     """y = take(x, indices, axis). Constant indices refine the axis; computed ones (an embedding) freeze it.
 

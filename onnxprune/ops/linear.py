@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Any
+
 from onnxprune.layout import Dim, LayoutError, factor, find, freeze, prod
 from onnxprune.ops.fused import View
+from onnxprune.ops.records import NodeFacts, NodeShapes, Operand, Product
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
+
+
+def _count_convolution(node: NodeShapes) -> Any:
+    """Every output sums over the inputs of its group and the kernel: y [N, (g o), *t], w [(g o), i, *k]."""
+    return math.prod(node.y()) * math.prod(node.x(1)[1:])
+
+
+def _read_convolution(node: NodeFacts) -> list[Operand]:
+    kernel = tuple(range(2, node.rank(1)))
+    return [Operand(1, inputs=(1,), outputs=(0,), kernel=kernel, groups=node.attr("group", 1))]
+
+
+def _count_transposed(node: NodeShapes) -> Any:
+    """Every input goes to the outputs of its group, at each kernel position: x [N, (g i), *s], w [(g i), o, *k]."""
+    return math.prod(node.x(0)) * math.prod(node.x(1)[1:])
+
+
+def _read_transposed(node: NodeFacts) -> list[Operand]:
+    kernel = tuple(range(2, node.rank(1)))
+    return [Operand(1, inputs=(0,), outputs=(1,), kernel=kernel, groups=node.attr("group", 1))]
+
+
+CONVOLUTION = Product("convolution", _count_convolution, _read_convolution, bias=2)
+TRANSPOSED = Product("transposed convolution", _count_transposed, _read_transposed, bias=2)
 
 
 def window(op: Op, x: Axes, w: Axes) -> None:
@@ -19,8 +48,8 @@ def spatial(op: Op) -> Axes:
     return [op.plain(s, "spatial axis") for s in op.out_shape()[2:]]
 
 
-@couple("Conv")
-@couple("FusedConv", domain=MICROSOFT)
+@couple("Conv", product=CONVOLUTION)
+@couple("FusedConv", domain=MICROSOFT, product=CONVOLUTION)
 def conv(op: Op) -> list[Axes | None]:
     """x [N, (g i), *s], w [(g o), i, *k], b [(g o)] -> y [N, (g o), *s]; attribute `group` is the size of g.
 
@@ -49,8 +78,6 @@ def convolve(op: Op) -> Axes:
     window(op, x, w)
     if not op.const(1) and not op.const(0):
         op.mix(w[1], "sums over it between two activations")
-    op.role(1, 0, "out")
-    op.role(1, 1, "in")
     op.kind(w[0], "filters" if _int(w[1]) > 1 or groups == 1 else "depthwise")
     return [x[0], find(w[0]), *spatial(op)]
 
@@ -64,8 +91,8 @@ def _groups(op: Op, d: Dim, size: int) -> tuple[Dim, Dim]:
         return factor(d, size)
 
 
-@couple("CausalConvWithState", since=27)
-@couple("CausalConvWithState", domain=MICROSOFT)
+@couple("CausalConvWithState", since=27, product=CONVOLUTION)
+@couple("CausalConvWithState", domain=MICROSOFT, product=CONVOLUTION)
 def causal_conv(op: Op) -> list[Axes | None]:
     """x [N, c, *s], w [c, 1, *k], b [c], state [N, c, p] -> y like x, state: each channel has its own kernel.
 
@@ -76,7 +103,6 @@ def causal_conv(op: Op) -> list[Axes | None]:
         raise LayoutError("channels last, a window of states or more than one spatial axis")
     c = op.tie(x[1], w[0])
     window(op, x, w)
-    op.role(1, 0, "out")
     op.kind(c, "filters")
     if op.has(2):
         op.tie(op.x(2)[0], c)
@@ -88,7 +114,7 @@ def causal_conv(op: Op) -> list[Axes | None]:
     return [list(x), state]
 
 
-@couple("DeformConv")
+@couple("DeformConv", product=replace(CONVOLUTION, bias=3))
 def deform_conv(op: Op) -> list[Axes | None]:
     """Conv at offsets [N, (g k), *s] and with masks [N, (g k), *s]; each of the groups g of input channels has its own.
 
@@ -102,7 +128,7 @@ def deform_conv(op: Op) -> list[Axes | None]:
     return View(op, "Conv", [0, 1, *([3] if op.has(3) else [])]).outputs()
 
 
-@couple("ConvTranspose")
+@couple("ConvTranspose", product=TRANSPOSED)
 def conv_transpose(op: Op) -> list[Axes | None]:
     """x [N, (g i), *s], w [(g i), o, *k], b [(g o)] -> y [N, (g o), *s].
 
@@ -120,8 +146,6 @@ def conv_transpose(op: Op) -> list[Axes | None]:
         g, _ = _groups(op, w[0], _int(w[0]) // groups)
         out = prod(g, w[1])
         op.follow_attr("group", g)
-    op.role(1, 0, "in")
-    op.role(1, 1, "out")
     op.kind(out, "filters")
     if op.has(2):
         op.tie(op.x(2)[0], out)
@@ -129,21 +153,30 @@ def conv_transpose(op: Op) -> list[Axes | None]:
     return [[x[0], out, *spatial(op)]]
 
 
-@couple("Gemm")
-@couple("FusedGemm", domain=MICROSOFT)
+def _sides(node: NodeFacts) -> tuple[int, int]:
+    """The axes that are summed over, of either operand of a Gemm."""
+    return (0 if node.attr("transA", 0) else 1), (1 if node.attr("transB", 0) else 0)
+
+
+GEMM = Product(
+    "matrix product",
+    lambda node: math.prod(node.y()) * node.x(0)[_sides(node)[0]],
+    lambda node: [Operand(i, inputs=(k,), outputs=(1 - k,)) for i, k in enumerate(_sides(node))],
+    bias=2,
+)
+
+
+@couple("Gemm", product=GEMM)
+@couple("FusedGemm", domain=MICROSOFT, product=GEMM)
 def gemm(op: Op) -> list[Axes | None]:
     """y [m, n] = a [m, k] b [k, n] + c, with either operand transposed.
 
     Source: https://onnx.ai/onnx/operators/onnx__Gemm.html
     """
     a, b = op.x(0), op.x(1)
-    ta, tb = (1 if op.attr(t, 0) else 0 for t in ("transA", "transB"))
-    m, k1, k2, n = a[ta], a[1 - ta], b[tb], b[1 - tb]
-    contract(op, k1, k2)
-    op.role(0, 1 - ta, "in")
-    op.role(0, ta, "out")
-    op.role(1, tb, "in")
-    op.role(1, 1 - tb, "out")
+    ka, kb = _sides(op)
+    m, n = a[1 - ka], b[1 - kb]
+    contract(op, a[ka], b[kb])
     y = [m, find(n)]
     op.kind(n, "neurons")
     if op.has(2):
@@ -152,17 +185,41 @@ def gemm(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("MatMul")
-@couple("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
+def order_axes(node: NodeFacts, i: int) -> list[int]:
+    """The axes of an operand in the order [*batch, rows, columns]; FusedMatMul's attributes transpose it."""
+    axes = list(range(node.rank(i)))
+    if node.attr(f"transBatch{'AB'[i]}"):
+        axes = [*axes[1:-1], axes[0], axes[-1]]
+    if node.attr(f"trans{'AB'[i]}") and len(axes) > 1:
+        axes[-2:] = axes[:-3:-1]
+    return axes
+
+
+def _count_matmul(node: NodeShapes) -> Any:
+    return math.prod(node.y()) * node.x(0)[order_axes(node, 0)[-1]]
+
+
+def _read_matmul(node: NodeFacts) -> list[Operand]:
+    a, b = order_axes(node, 0), order_axes(node, 1)
+    return [
+        Operand(0, inputs=(a[-1],), outputs=tuple(a[-2:-1]), batch=tuple(a[:-2])),
+        Operand(1, inputs=(b[-2:][0],), outputs=tuple(b[1:][-1:]), batch=tuple(b[:-2])),
+    ]
+
+
+MATMUL = Product("matrix product", _count_matmul, _read_matmul)
+
+
+@couple("MatMul", product=MATMUL)
+@couple("FusedMatMul", "TransposeMatMul", domain=MICROSOFT, product=MATMUL)
 def matmul(op: Op) -> list[Axes | None]:
     """a [*b, m, k] @ b [*b, k, n] -> y [*b, m, n], NumPy's rules for vectors and batches.
 
     Source: https://onnx.ai/onnx/operators/onnx__MatMul.html
     """
-    a, b = ([x[i] for i in _order(op, side)] for side, x in enumerate((op.x(0), op.x(1))))
+    a, b = ([x[i] for i in order_axes(op, side)] for side, x in enumerate((op.x(0), op.x(1))))
     contract(op, a[-1], b[-2] if len(b) > 1 else b[0])
     batch = op.broadcast(a[:-2], b[:-2]) if len(a) > 2 or len(b) > 2 else []
-    _matmul_roles(op)
     live = not op.const(0) and not op.const(1)
     if live:
         for d in batch:
@@ -172,24 +229,6 @@ def matmul(op: Op) -> list[Axes | None]:
     elif len(b) > 1:
         op.kind(b[-1] if op.const(1) else a[-2] if len(a) > 1 else a[-1], "neurons")
     return [[*batch, *(a[-2:-1] if len(a) > 1 else []), *(b[-1:] if len(b) > 1 else [])]]
-
-
-def _order(op: Op, i: int) -> list[int]:
-    """The axes of an operand in the order [*batch, rows, columns]; FusedMatMul's attributes transpose it."""
-    axes = list(range(op.rank(i)))
-    if op.attr(f"transBatch{'AB'[i]}"):
-        axes = [*axes[1:-1], axes[0], axes[-1]]
-    if op.attr(f"trans{'AB'[i]}") and len(axes) > 1:
-        axes[-2:] = axes[:-3:-1]
-    return axes
-
-
-def _matmul_roles(op: Op) -> None:
-    for i, contracted in ((0, -1), (1, -2)):
-        axes = _order(op, i)
-        op.role(i, axes[contracted] if len(axes) > 1 else 0, "in")
-        if len(axes) > 1:
-            op.role(i, axes[-3 - contracted], "out")
 
 
 def contract(op: Op, k1: Dim, k2: Dim) -> None:
@@ -206,18 +245,54 @@ def _int(d: Dim) -> int:
     return size
 
 
-@couple("Einsum")
+def read_equation(node: NodeFacts) -> tuple[list[str], str]:
+    """The terms of the inputs and of the output of an Einsum."""
+    equation = node.attr("equation").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    if not arrow:
+        right = "".join(sorted(c for c in set(left) - {",", "."} if left.count(c) == 1))
+        right = ("..." if "..." in left else "") + right
+    return left.split(","), right
+
+
+def _place_letters(term: str, rank: int) -> dict[int, str]:
+    """The axes that a term names, by axis; those of its ellipsis are not among them."""
+    before, dots, after = term.partition("...")
+    return dict(enumerate(before)) | ({rank - len(after) + i: c for i, c in enumerate(after)} if dots else {})
+
+
+def _count_einsum(node: NodeShapes) -> Any:
+    """One operand after the other is multiplied at each combination of all letters."""
+    terms, _ = read_equation(node)
+    sizes: dict[object, Any] = {}
+    for i, term in enumerate(terms):
+        shape = node.x(i)
+        letters = _place_letters(term, len(shape))
+        dots = [a for a in range(len(shape)) if a not in letters]
+        names: dict[int, object] = {**letters, **{a: at - len(dots) for at, a in enumerate(dots)}}
+        for axis, name in names.items():
+            if sizes.get(name, 1) == 1:
+                sizes[name] = shape[axis]
+    return math.prod(sizes.values()) * (len(terms) - 1)
+
+
+def _read_einsum(node: NodeFacts) -> list[Operand]:
+    terms, right = read_equation(node)
+    found = []
+    for i, term in enumerate(terms):
+        letters = _place_letters(term, node.rank(i))
+        made = tuple(a for a, c in letters.items() if c in right)
+        found.append(Operand(i, tuple(a for a in letters if a not in made), made))
+    return found
+
+
+@couple("Einsum", product=Product("matrix product", _count_einsum, _read_einsum))
 def einsum(op: Op) -> list[Axes | None]:
     """Axes of one letter are tied; a letter that the output lacks is summed over.
 
     Source: https://onnx.ai/onnx/operators/onnx__Einsum.html
     """
-    equation = op.attr("equation").replace(" ", "")
-    left, arrow, right = equation.partition("->")
-    terms = left.split(",")
-    if not arrow:
-        right = "".join(sorted(c for c in set(left) - {",", "."} if left.count(c) == 1))
-        right = ("..." if "..." in left else "") + right
+    terms, right = read_equation(op)
     letters: dict[str, Dim] = {}
     batches: list[Axes] = []
     for i, term in enumerate(terms):
@@ -228,25 +303,20 @@ def einsum(op: Op) -> list[Axes | None]:
             axes = axes[: len(before)] + axes[len(axes) - len(after) :]
             term = before + after
         if len(set(term)) != len(term):
-            raise LayoutError(f"a diagonal in '{equation}'")
-        _einsum_term(op, i, term, axes, letters, right)
+            raise LayoutError(f"a diagonal in '{op.attr('equation')}'")
+        _einsum_term(op, term, axes, letters)
     batch = op.broadcast(*batches) if batches else []
     _einsum_mix(op, terms, letters, right)
     before, dots, after = right.partition("...")
     return [[letters[c] for c in before] + (batch if dots else []) + [letters[c] for c in after]]
 
 
-def _einsum_term(op: Op, i: int, term: str, axes: Axes, letters: dict[str, Dim], right: str) -> None:
+def _einsum_term(op: Op, term: str, axes: Axes, letters: dict[str, Dim]) -> None:
     for c, d in zip(term, axes, strict=True):
         if c in letters and find(letters[c]).size != 1 and find(d).size != 1:
             op.tie(letters[c], d)
         elif c not in letters or find(letters[c]).size == 1:
             letters[c] = d
-    raw = op.attr("equation").replace(" ", "").partition("->")[0].split(",")[i]
-    for at, c in enumerate(raw):
-        if c != ".":
-            axis = at if "." not in raw[:at] else op.rank(i) - (len(raw) - at)
-            op.role(i, axis, "out" if c in right else "in")
 
 
 def _einsum_mix(op: Op, terms: list[str], letters: dict[str, Dim], right: str) -> None:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from onnxprune.layout import LayoutError, factor, find
+from onnxprune.ops.records import Line, NodeFacts
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 
 
-@couple("BatchNormalization")
-@couple("SpatialBN")
+def _normalize(node: NodeFacts, slot: int, constants: Mapping[int, np.ndarray]) -> Line | None:
+    """(x - mean) / sqrt(var + epsilon) * gamma + beta with what it carries; [c, 1, ..] of x [N, c, *s]."""
+    if slot or node.attr("training_mode", 0) or not all(i in constants for i in range(1, 5)):
+        return None
+    gamma, beta, mean, var = (constants[i].astype(np.float64) for i in range(1, 5))
+    scale = gamma / np.sqrt(var + node.attr("epsilon", 1e-5))
+    shape = (-1,) + (1,) * max(node.rank() - 2, 0)
+    return scale.reshape(shape), (beta - mean * scale).reshape(shape)
+
+
+@couple("BatchNormalization", affine=_normalize, statistics=(3, 4))
+@couple("SpatialBN", affine=_normalize, statistics=(3, 4))
 def batch_norm(op: Op) -> list[Axes | None]:
     """x [N, c, *s]; scale, bias, mean, var [c].
 
@@ -182,7 +197,8 @@ def mean_variance(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("Softmax", "LogSoftmax", "Hardmax")
+@couple("Softmax", bounds=lambda _node, _constants: (0.0, 1.0))
+@couple("LogSoftmax", "Hardmax")
 def softmax(op: Op) -> list[Axes | None]:
     """Each position's value depends on which others are there: the axis is frozen.
 

@@ -5,16 +5,21 @@ Nothing is quantised again: integers, scales and zero points are sliced as they 
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from onnx import TensorProto
 
-from onnxprune.graph.contrib import LIKE, MICROSOFT
+from onnxprune.graph.contrib import MICROSOFT
 from onnxprune.layout import Dim, LayoutError, factor, find, fixed, pair, prod
 from onnxprune.ops.fused import only_whole, plainer
+from onnxprune.ops.linear import CONVOLUTION, GEMM, MATMUL
+from onnxprune.ops.records import SAME, Encoding, NodeFacts, Operand, Product, renumber
 from onnxprune.ops.registry import Axes, Op, couple
 
 
-@couple("DequantizeLinear", "QuantizeLinear")
-@couple("DequantizeLinear", "QuantizeLinear", domain=MICROSOFT)
+@couple("DequantizeLinear", "QuantizeLinear", moves=SAME, changes_type=True)
+@couple("DequantizeLinear", "QuantizeLinear", domain=MICROSOFT, moves=SAME, changes_type=True)
 def qdq(op: Op) -> list[Axes | None]:
     """y = (x - zero_point) * scale and back: per tensor, per channel of `axis`, or per block along it, which goes as a whole.
 
@@ -62,8 +67,9 @@ def dynamic_quantize(op: Op) -> list[Axes | None]:
     return [list(x), [], []]
 
 
+@couple("NhwcFusedConv", "NhwcConv", domain=MICROSOFT, product=CONVOLUTION)
 @couple(
-    "NhwcFusedConv", "NhwcConv", "NhwcMaxPool", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool",
+    "NhwcMaxPool", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool",
     "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
     domain=MICROSOFT,
 )  # fmt: skip
@@ -74,19 +80,27 @@ def plain(op: Op) -> list[Axes | None]:
     return outs
 
 
-PARAMETERS = {  # weight; its scale and zero point, which may have an entry for each output channel; bias
-    "ConvInteger": (1, (0, 3), 0),
-    "MatMulInteger": (1, (0, 3), 0),
-    "QLinearConv": (3, (4, 5), 0),
-    "QLinearMatMul": (3, (4, 5), 0),
-    "QGemm": (3, (4, 5), 0),
-    "MatMulIntegerToFloat": (1, (3, 5), 6),
-    "DynamicQuantizeMatMul": (1, (2, 3), 4),
-}
+def _of_integers(plain: Product, slots: tuple[int, ...], weight: int, scale: int, zero: int, bias: int = 0) -> Product:
+    """A product of integers: `slots` are its operands; the weight's scale and zero point may have an entry for each output."""
+    moved = renumber(plain, slots)
+
+    def operands(node: NodeFacts) -> list[Operand]:
+        return [
+            replace(o, encoding=Encoding(scale, zero, axis=next(iter(o.outputs), 0))) if o.slot == weight else o
+            for o in moved.operands(node)
+        ]
+
+    return replace(moved, operands=operands, bias=bias or None)
 
 
-@couple("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
-@couple("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QLinearConv", domain=MICROSOFT)
+@couple("ConvInteger", product=_of_integers(CONVOLUTION, (0, 1), 1, scale=0, zero=3))
+@couple("MatMulInteger", product=_of_integers(MATMUL, (0, 1), 1, scale=0, zero=3))
+@couple("QLinearConv", product=_of_integers(CONVOLUTION, (0, 3), 3, scale=4, zero=5, bias=8))
+@couple("QLinearConv", domain=MICROSOFT, product=_of_integers(CONVOLUTION, (0, 3), 3, scale=4, zero=5, bias=8))
+@couple("QLinearMatMul", product=_of_integers(MATMUL, (0, 3), 3, scale=4, zero=5))
+@couple("QGemm", domain=MICROSOFT, product=_of_integers(GEMM, (0, 3), 3, scale=4, zero=5, bias=6))
+@couple("MatMulIntegerToFloat", domain=MICROSOFT, product=_of_integers(MATMUL, (0, 1), 1, scale=3, zero=5, bias=6))
+@couple("DynamicQuantizeMatMul", domain=MICROSOFT, product=_of_integers(MATMUL, (0, 1), 1, scale=2, zero=3, bias=4))
 def product_of_integers(op: Op) -> list[Axes | None]:
     """Conv, Gemm or MatMul on integers; the weight's scale and zero point follow its output channels.
 
@@ -94,27 +108,36 @@ def product_of_integers(op: Op) -> list[Axes | None]:
     """
     (y, *_) = plainer(op)
     assert y is not None
-    weight, params, bias = PARAMETERS[op.type]
-    conv = LIKE[op.type].op == "Conv"
-    out = op.x(weight)[0] if conv or op.attr("transB", 0) else op.x(weight)[-1]
-    for i in params:
+    assert op.product is not None
+    weight, encoding = next((o, o.encoding) for o in op.product.operands(op) if o.encoding)
+    w = op.x(weight.slot)
+    out = w[encoding.axis]
+    for i in (encoding.scale, encoding.zero):
         if i and op.has(i) and op.rank(i) > 1:  # a row of columns for each matrix of a batch
-            op.broadcast([*op.x(weight)[:-2], op.plain(1), out], op.x(i))
+            op.broadcast([*w[:-2], op.plain(1), out], op.x(i))
         elif i and op.has(i) and op.rank(i) and find(op.x(i)[0]).size != 1:
             op.tie(op.x(i)[0], out)
             op.role(i, 0, "stat")
-    if bias and op.has(bias):
+    bias = op.product.bias
+    if bias and op.has(bias) and bias not in op.related:
         op.tie(op.x(bias)[0], out)
         op.role(bias, 0, "bias")
     if op.type == "DynamicQuantizeMatMul":
         for d in op.x(0):
             op.mix(d, "takes its range over it")
     only_whole(op)
-    op.quantised(weight, *params, 0 if conv or op.attr("transB", 0) else -1)
     return [y]
 
 
-@couple("MatMulNBits", domain=MICROSOFT)
+def _read_blocks(node: NodeFacts) -> list[Operand]:
+    bits = node.attr("bits", 4)
+    return [Operand(1, (1, 2), (0,), encoding=Encoding(2, 3, 1, bits, 1 << (bits - 1)))]
+
+
+BLOCKS = Product("matrix product", lambda node: math.prod(node.y()) * node.x(0)[-1], _read_blocks, bias=5)
+
+
+@couple("MatMulNBits", domain=MICROSOFT, product=BLOCKS)
 def matmul_in_blocks(op: Op) -> list[Axes | None]:
     """x [.., (k block)], w [n, k, bytes], scales and zero points [n, k], bias [n] -> y [.., n]: inputs go in whole blocks.
 
@@ -131,13 +154,11 @@ def matmul_in_blocks(op: Op) -> list[Axes | None]:
     if op.has(5):
         op.tie(op.x(5)[0], n)
         op.role(5, 0, "bias")
-    for i, roles in ((1, ("out", "in")), (2, ("stat", "in"))):  # a block without its scale is 0
-        for axis, role in enumerate(roles[: op.rank(i)]):
-            op.role(i, axis, role)
+    for axis, role in enumerate(("stat", "in")[: op.rank(2)]):  # a block without its scale is 0
+        op.role(2, axis, role)
     op.kind(n, "neurons")
     op.follow_attr("N", n)
     op.follow_attr("K", x[-1])
-    op.quantised(1, 2, 3, 1, bits, 1 << (bits - 1))
     return [[*x[:-1], find(n)]]
 
 
@@ -152,7 +173,7 @@ def _zero_points(op: Op, i: int, rows: Dim, blocks: Dim, bits: int) -> None:
         op.role(i, axis, "stat")
 
 
-@couple("GatherBlockQuantized", domain=MICROSOFT)
+@couple("GatherBlockQuantized", domain=MICROSOFT, table=(0, 1))
 def embedding_in_blocks(op: Op) -> list[Axes | None]:
     """Rows of a table [v, (e block)] with scales and zero points [v, e] -> y [*indices, (e block)].
 
@@ -176,8 +197,8 @@ def embedding_in_blocks(op: Op) -> list[Axes | None]:
     return [[*op.x(1), prod(blocks, op.plain(size))]]
 
 
-@couple("Quant", domain="onnx.brevitas")
-@couple("Quant", domain="qonnx.custom_op.general")
+@couple("Quant", domain="onnx.brevitas", moves=SAME, changes_type=True)
+@couple("Quant", domain="qonnx.custom_op.general", moves=SAME, changes_type=True)
 def quant(op: Op) -> list[Axes | None]:
     """QONNX: x rounded to the grid of scale, zero point and bit width, all of which broadcast against x.
 

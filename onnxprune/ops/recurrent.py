@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from onnxprune.layout import Dim, LayoutError, factor, find, freeze
+from onnxprune.ops.records import Encoding, NodeFacts, NodeShapes, Operand, Product
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 
 
-@couple("LSTM", "GRU", "RNN", since=7)
-@couple("DynamicQuantizeLSTM", domain=MICROSOFT)
+def _count_steps(node: NodeShapes) -> Any:
+    """Every step of every sample multiplies with all of w and r."""
+    steps = node.x(0)[0] * node.x(0)[1]
+    return steps * (math.prod(node.x(1)) + math.prod(node.x(2)))
+
+
+def _read_gates(_: NodeFacts) -> list[Operand]:
+    return [Operand(i, inputs=(2,), outputs=(1,), batch=(0,)) for i in (1, 2)]
+
+
+def _read_integer_gates(_: NodeFacts) -> list[Operand]:
+    encodings = Encoding(8, 9, axis=2), Encoding(10, 11, axis=2)
+    return [Operand(i, (1,), (2,), batch=(0,), encoding=e) for i, e in enumerate(encodings, start=1)]
+
+
+@couple("LSTM", "GRU", "RNN", since=7, product=Product("recurrent", _count_steps, _read_gates, bias=3))
+@couple(
+    "DynamicQuantizeLSTM", domain=MICROSOFT, product=Product("recurrent", _count_steps, _read_integer_gates, bias=3)
+)
 def recurrent(op: Op) -> list[Axes | None]:
     """x [s, b, i], w [D, (g h), i], r [D, (g h), h], b [D, (2 g h)], initial h and c [D, b, h], peepholes [D, (3 h)]
     -> y [s, D, b, h], y_h and y_c [D, b, h]; with layout = 1 the batch comes first.
@@ -27,9 +48,6 @@ def recurrent(op: Op) -> list[Axes | None]:
     op.freeze(x[op.attr("layout", 0)], f"{op.type} runs along it")
     for d in (_unit(op, w[gates], size), _unit(op, r[gates], size)):
         op.tie(d, h)
-    for i in (1, 2):
-        op.role(i, gates, "out")
-        op.role(i, inputs, "in")
     if quantised:
         _quantised(op, size, h)
     if op.has(3):
@@ -54,10 +72,9 @@ def recurrent(op: Op) -> list[Axes | None]:
 
 
 def _quantised(op: Op, size: int, h: Dim) -> None:
-    for d, i, scale, zero in ((op.x(0)[2], 1, 8, 9), (h, 2, 10, 11)):
+    for d, slots in ((op.x(0)[2], (8, 9)), (h, (10, 11))):
         op.mix(d, "takes its range over it")
-        op.quantised(i, scale, zero, 2)
-        for slot in (scale, zero):
+        for slot in slots:
             if op.has(slot):
                 freeze(op.x(slot)[0], op.reason("direction", structural=True))
             if op.has(slot) and op.rank(slot) == 2:

@@ -33,45 +33,40 @@ from onnxprune.layout import (
     size_of,
     unify,
 )
+from onnxprune.ops.records import RECORDS, Operand, Product, Record, Traits, find_record
 
 Axes = list[Dim]
 Rule = Callable[["Op"], "list[Axes | None]"]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One registered rule."""
+def couple(
+    *ops: str,
+    domain: str = "",
+    since: int = 1,
+    until: int = 10**6,
+    product: Product | None = None,
+    **traits: Any,
+) -> Callable[[Rule], Rule]:
+    """Register the record of one or more operators, for the opset versions [since, until].
 
-    op: str
-    domain: str
-    since: int
-    until: int
-    rule: Rule
-
-    @property
-    def summary(self) -> str:
-        return (self.rule.__doc__ or "").strip().splitlines()[0]
-
-
-RULES: dict[tuple[str, str], list[Entry]] = {}
-
-
-def couple(*ops: str, domain: str = "", since: int = 1, until: int = 10**6) -> Callable[[Rule], Rule]:
-    """Register one rule for one or more operators, for the opset versions [since, until]."""
+    Args:
+        ops: names of operators of `domain`.
+        product: the sum of products that they compute, if they do.
+        traits: the fields of `Traits` that they have.
+    """
 
     def register(rule: Rule) -> Rule:
         for op in ops:
-            RULES.setdefault((domain, op), []).append(Entry(op, domain, since, until, rule))
+            record = Record(op, domain, since, until, rule, product, Traits(**traits))
+            RECORDS.setdefault((domain, op), []).append(record)
         return rule
 
     return register
 
 
 def lookup(domain: str, op: str, version: int) -> Rule | None:
-    for entry in RULES.get((domain, op), ()):
-        if entry.since <= version <= entry.until:
-            return entry.rule
-    return None
+    record = find_record(domain, op, version)
+    return record.rule if record else None
 
 
 class Unknown(LayoutError):
@@ -133,6 +128,12 @@ class Op:
         self._attrs = {a.name: a for a in node.attribute}
 
     # what it is
+
+    @property
+    def product(self) -> Product | None:
+        """The product that its record says it computes."""
+        record = find_record(self.domain, self.type, self.version)
+        return record.product if record else None
 
     @property
     def label(self) -> str:
@@ -250,6 +251,18 @@ class Op:
         """Name the part that axis `axis` of input `i` plays if it is a weight: in, out, scale, bias, stat."""
         self.roles.append((i, axis, role))
 
+    def name_operands(self) -> list[Operand]:
+        """Name the parts that the axes of the product's operands play, and how their integers are encoded."""
+        found = [o for o in (self.product.operands(self) if self.product else ()) if self.has(o.slot)]
+        for operand in found:
+            for axes, role in ((operand.outputs, "out"), (operand.inputs, "in")):
+                for axis in axes:
+                    self.role(operand.slot, axis, role)
+            if operand.encoding is not None:
+                code = operand.encoding
+                self.quantised(operand.slot, code.scale, code.zero, code.axis, code.bits, code.default, code.block)
+        return found
+
     def kind(self, d: Dim, kind: str) -> None:
         """What a user calls the channels of `d`: filters, neurons, heads, ..."""
         self.kinds.append((d, kind))
@@ -308,5 +321,5 @@ def same(op: Op) -> list[Axes | None]:
 
 
 __all__ = [
-    "MICROSOFT", "RULES", "Axes", "Edits", "Entry", "New", "Op", "Quantised", "Unknown", "couple", "lookup", "same",
+    "MICROSOFT", "RECORDS", "Axes", "Edits", "New", "Op", "Quantised", "Unknown", "couple", "lookup", "same",
 ]  # fmt: skip

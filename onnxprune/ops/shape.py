@@ -21,6 +21,7 @@ from onnxprune.layout import (
     pair,
     prod,
 )
+from onnxprune.ops.records import PERMUTE, REGROUP
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
 
 
@@ -86,7 +87,7 @@ def _give_up(op: Op, flat: Dim, size: Size) -> Dim:
     return fixed(size, why)
 
 
-@couple("Reshape", since=5)
+@couple("Reshape", since=5, moves=REGROUP)
 def reshape(op: Op) -> list[Axes | None]:
     """Refine or multiply axes so that both shapes read the same positions; the target follows the plan.
 
@@ -117,7 +118,7 @@ def _reason(op: Op, x: Axes) -> Reason:
     return op.reason("reshaped from axes that are not channels", True)
 
 
-@couple("Reshape", until=4)
+@couple("Reshape", until=4, moves=REGROUP)
 def reshape_1(op: Op) -> list[Axes | None]:
     """Reshape with the target as an attribute (opset 1 to 4)."""
     x, shape = op.x(0), op.out_shape()
@@ -132,7 +133,7 @@ def reshape_1(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("Flatten")
+@couple("Flatten", moves=REGROUP)
 def flatten(op: Op) -> list[Axes | None]:
     """[.., ..] -> [product of the axes before `axis`, product of the rest].
 
@@ -144,7 +145,7 @@ def flatten(op: Op) -> list[Axes | None]:
     return [[prod(*x[:axis]), prod(*x[axis:])]]
 
 
-@couple("Squeeze")
+@couple("Squeeze", moves=REGROUP)
 def squeeze(op: Op) -> list[Axes | None]:
     """Drop axes of size 1. Without `axes`, axes that a plan shrinks to 1 must stay: the axes are then written out.
 
@@ -169,7 +170,7 @@ def squeeze(op: Op) -> list[Axes | None]:
     return [[d for a, d in enumerate(x) if a not in gone]]
 
 
-@couple("Unsqueeze")
+@couple("Unsqueeze", moves=REGROUP)
 def unsqueeze(op: Op) -> list[Axes | None]:
     """Insert axes of size 1.
 
@@ -183,7 +184,7 @@ def unsqueeze(op: Op) -> list[Axes | None]:
     return [[op.plain(1) if a in new else next(rest) for a in range(rank)]]
 
 
-@couple("Transpose")
+@couple("Transpose", moves=PERMUTE)
 def transpose(op: Op) -> list[Axes | None]:
     """y's axis a is x's axis perm[a].
 
@@ -228,14 +229,15 @@ def space_to_depth(op: Op) -> list[Axes | None]:
     return [[x[0], prod(block, x[1]), *(op.plain(s) for s in op.out_shape()[2:])]]
 
 
-@couple("Shape", "Size")
+@couple("Shape", "Size", reads_sizes=True)
 def shape_(op: Op) -> list[Axes | None]:
     """Sizes are numbers, not channels: what is computed from them keeps its value or follows the plan where it is used."""
     op.x(0)
     return [[op.plain(s) for s in op.out_shape()]]
 
 
-@couple("Range", "EyeLike", "NonZero", "RandomNormal", "RandomUniform")
+@couple("RandomNormal", "RandomUniform", random=True)
+@couple("Range", "EyeLike", "NonZero")
 def made(op: Op) -> list[Axes | None]:
     """A tensor made from sizes; its axes are no channels, and what it reads is frozen."""
     for i in range(len(op.layouts)):

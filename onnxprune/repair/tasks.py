@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.graph.contrib import LIKE
-from onnxprune.macs import COUNT
+from onnxprune.ops.records import record_of
 from onnxprune.repair.layers import LAYERS, Layer, Unfit
 from onnxprune.repair.network import Network
 from onnxprune.repair.recurrent import RECURRENT, Inputs, State
@@ -54,7 +53,7 @@ def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[Task]:
         found = [
             f
             for f in found
-            if (f[0], f[2].slot) in net.thinned or (net.moves(f[2].x) and net.nodes[f[0]].op_type in COUNT)
+            if (f[0], f[2].slot) in net.thinned or (net.moves(f[2].x) and record_of(net.nodes[f[0]]).product)
         ]
         return [_task(net, f, nothing(f[2]), True) for f in found]
     passed = {i for _, _, layer in found for i in follow(layer, net, lambda _: False).passed}
@@ -81,7 +80,7 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
     node = net.nodes[index]
     name = node.name or node.output[0]
     known = node.domain in ("", "ai.onnx") and node.op_type in (*LAYERS, *RECURRENT)
-    if not known and node.op_type not in COUNT and node.op_type not in LIKE:
+    if not known and not record_of(node).product:
         return
     thinned = any((index, slot) in net.thinned for slot in range(len(node.input)))
     changed = thinned or net.touched.intersection(node.input) or _lost_states(net, index)

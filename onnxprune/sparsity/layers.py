@@ -14,12 +14,11 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnxprune.coupling import Coupling, Site
-from onnxprune.graph.contrib import LIKE
 from onnxprune.graph.inner import marks
 from onnxprune.graph.nodes import captured
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.macs import COUNT
+from onnxprune.ops.records import record_of
 from onnxprune.sparsity.forms import Axis, Form, Misfit, regroup, size, start
 from onnxprune.sparsity.masked import Numbers
 
@@ -155,8 +154,8 @@ class _Finder:
                 readings.append(_Reading((index, slot), axes))
             elif node.output[0] not in self.c.computed or slot or not _moves(node):
                 others.append(f"{node.op_type} '{_label(node)}' reads it too")
-                product = (node.op_type in COUNT or node.op_type in LIKE) and slot < OPERANDS
-                if product and (index, slot) not in self.explained:  # its rule could not say what is summed over
+                unsaid = (index, slot) not in self.explained  # its rule could not say what is summed over
+                if record_of(node).product and slot < OPERANDS and unsaid:
                     readings.append(_Reading((index, slot), []))
             else:
                 try:

@@ -1,8 +1,8 @@
 """Where does a pruned network first go wrong? The error of every layer's output, in the order of the graph.
 
-Original and candidate walk through the same samples side by side. A layer is an operator that multiplies (those of
-`macs.COUNT`), with what follows position by position while nothing else reads it: its bias, a norm's scale, the shortcut that
-is added (a repaired layer makes up for that one's error), the activation.
+Original and candidate walk through the same samples side by side. A layer is an operator that multiplies (its
+record has a product), with what follows position by position while nothing else reads it: its bias, a norm's scale, the
+shortcut that is added (a repaired layer makes up for that one's error), the activation.
 Of the original's output those channels count that the candidate still has.
 """
 
@@ -18,15 +18,12 @@ from onnx import NodeProto
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.run import count
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.contrib import LIKE
 from onnxprune.graph.flat import flatten
 from onnxprune.graph.io import Model
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.layout import PROD, Dim, Keep, find, fixed, kept, leaves, pair, prod
-from onnxprune.macs import COUNT
-from onnxprune.ops import elementwise
-from onnxprune.ops.registry import RULES
+from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, keep_of
 from onnxprune.repair.network import Network, called
 from onnxprune.repair.rows import picked
@@ -38,9 +35,6 @@ from onnxprune.validation.metrics import ErrorSums
 LEAST_SAMPLES, SAMPLES = 8, 64  # between them a quarter of the data, so that it costs no more than comparing outputs
 MEMORY_BYTES = 1 << 28  # of layer outputs that one piece of a network may hand out
 BLOCK = 1 << 20  # elements that are compared at a time
-FOLLOWED = {"BatchNormalization"} | {  # operators that work position by position
-    op for (_, op), rules in RULES.items() if all(r.rule.__module__ == elementwise.__name__ for r in rules)
-}
 
 
 @dataclass(frozen=True)
@@ -121,7 +115,7 @@ def _few(batches: Batches, samples: int | None) -> Batches:
 def _layers(net: Network, left_out: dict[str, str]) -> Iterator[tuple[NodeProto, str]]:
     """The nodes that multiply, each with the tensor that is looked at."""
     there = {o for n in net.original.proto.graph.node for o in n.output}
-    found = [index for index, node in enumerate(net.nodes) if _multiplies(node)]
+    found = [index for index, node in enumerate(net.nodes) if record_of(node).product]
     last = last_layers(net, {index: at for at, index in enumerate(found)})
     for at, index in enumerate(found):
         node = net.nodes[index]
@@ -133,11 +127,6 @@ def _layers(net: Network, left_out: dict[str, str]) -> Iterator[tuple[NodeProto,
         elif made:
             known = there.intersection(made)
             left_out[_name(node)] = "its output is not of floats" if known else "the original has no such tensor"
-
-
-def _multiplies(node: NodeProto) -> bool:
-    like = LIKE.get(node.op_type)
-    return (like.op if like else node.op_type) in COUNT
 
 
 def _floats(net: Network, tensor: str) -> bool:
@@ -154,8 +143,9 @@ def _tail(net: Network, tensor: str, ready: Callable[[str], bool]) -> list[str]:
     while (index := net.only_reader(route[-1])) is not None:
         node = net.nodes[index]
         others = [name for name in node.input if name in net.live and name != route[-1]]
-        sums = node.op_type == "Add" and all(ready(n) and net.sizes(n) == net.sizes(route[-1]) for n in others)
-        followed = node.op_type in FOLLOWED and len(node.output) == 1 and (sums or not others)
+        traits = record_of(node).traits
+        sums = traits.sums and all(ready(n) and net.sizes(n) == net.sizes(route[-1]) for n in others)
+        followed = (traits.pointwise or traits.affine) and len(node.output) == 1 and (sums or not others)
         if not followed or not _floats(net, node.output[0]):
             break
         route.append(node.output[0])

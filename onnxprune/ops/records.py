@@ -1,0 +1,188 @@
+"""What an operator is, described once: its layout rule, the product that it computes, and its traits.
+
+A rule registers a record with the decorator `couple` (see registry.py). Everything that has to know an operator, from counting
+MACs to repair, asks `record_of(node)`; nothing outside this package compares an operator's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+Array = np.ndarray
+Shape = tuple[Any, ...]  # of ints, or of what adds and multiplies as they do (allocate/poly.py)
+
+# How a node that moves elements does it.
+SAME = "same"  # every element keeps its position: Identity, Cast
+REGROUP = "regroup"  # the elements keep their row-major order, the axes are others: Reshape
+PERMUTE = "permute"  # the axes change places: Transpose
+
+
+class NodeFacts(Protocol):
+    """What a product may ask of a node."""
+
+    def attr(self, name: str, default: Any = None) -> Any: ...
+
+    def has(self, i: int) -> bool: ...
+
+    def rank(self, i: int = 0) -> int: ...
+
+
+class NodeShapes(NodeFacts, Protocol):
+    """The same with shapes. Both methods raise UnknownShape."""
+
+    def x(self, i: int) -> Shape: ...
+
+    def y(self, j: int = 0) -> Shape: ...
+
+
+class UnknownShape(Exception):
+    """The shape of an input or output that a count needs is not known."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The input slots that hold the scale and zero point of an operand (0: none), and how its integers are packed."""
+
+    scale: int
+    zero: int
+    axis: int
+    bits: int = 8
+    default: int = 0
+    block: int = 1
+
+
+@dataclass(frozen=True)
+class Operand:
+    """How a product reads the weight in one of its input slots: the part that each axis plays."""
+
+    slot: int
+    inputs: tuple[int, ...]  # summed over
+    outputs: tuple[int, ...] = ()
+    batch: tuple[int, ...] = ()
+    kernel: tuple[int, ...] = ()
+    groups: int = 1  # outputs are (g o), and each group of them reads inputs of its own
+    encoding: Encoding | None = None
+
+
+@dataclass(frozen=True)
+class Product:
+    """A sum of products: which inputs are weights, and how often a run multiplies.
+
+    `macs` gets the shapes of a node and gives its multiply-accumulates. `operands` describes the inputs that may be weights;
+    there are none where only activations are multiplied. `bias` is the input slot of what is added for each output.
+    """
+
+    kind: str
+    macs: Callable[[NodeShapes], Any]
+    operands: Callable[[NodeFacts], Sequence[Operand]] = lambda _: ()
+    bias: int | None = None
+
+
+class Renumbered:
+    """A node as an operator sees it that reads the inputs `slots` alone."""
+
+    def __init__(self, node: Any, slots: Sequence[int]) -> None:
+        self.node, self.slots = node, slots
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        return self.node.attr(name, default)
+
+    def has(self, i: int) -> bool:
+        return i < len(self.slots) and bool(self.node.has(self.slots[i]))
+
+    def rank(self, i: int = 0) -> int:
+        return int(self.node.rank(self.slots[i]))
+
+    def x(self, i: int) -> Shape:
+        return tuple(self.node.x(self.slots[i]))
+
+    def y(self, j: int = 0) -> Shape:
+        return tuple(self.node.y(j))
+
+
+def renumber(
+    product: Product, slots: Sequence[int], encodings: Mapping[int, Encoding] | None = None, bias: int | None = None
+) -> Product:
+    """A product whose operands stand in other input slots: `slots[i]` is what the product takes for its input i."""
+
+    def operands(node: NodeFacts) -> list[Operand]:
+        found = product.operands(Renumbered(node, slots))
+        return [_move(o, slots[o.slot], (encodings or {}).get(slots[o.slot], o.encoding)) for o in found]
+
+    return Product(product.kind, lambda node: product.macs(Renumbered(node, slots)), operands, bias)
+
+
+def _move(operand: Operand, slot: int, encoding: Encoding | None) -> Operand:
+    return Operand(slot, operand.inputs, operand.outputs, operand.batch, operand.kernel, operand.groups, encoding)
+
+
+Bounds = tuple[float, float]
+
+
+# y = scale * x + shift: both as constants that broadcast against x, given the slot of x and the constant inputs by slot.
+Line = tuple[Array, Array]
+Affine = Callable[[NodeFacts, int, Mapping[int, Array]], Line | None]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What else has to be known of an operator."""
+
+    moves: str = ""  # SAME, REGROUP or PERMUTE where it only moves elements or renames their type
+    changes_type: bool = False  # it moves elements, and writes them as another type
+    pointwise: bool = False  # each element of the output depends on the elements at its position alone
+    bounds: Callable[[NodeFacts, Mapping[int, Array]], Bounds] | None = None  # of its output, given constant inputs by slot
+    clips: bool = False  # it cuts its input at those bounds, and does nothing else
+    affine: Affine | None = None
+    sums: bool = False  # y is the sum of its inputs
+    random: bool = False
+    reads_sizes: bool = False  # only the sizes of its input matter: Shape, Size
+    statistics: tuple[int, ...] = ()  # input slots of running means and variances
+    table: tuple[int, int] | None = None  # input slots of a table and of the row numbers that are looked up in it
+    no_product: str = ""  # why an operator that reads a weight along an input axis has no product
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that is known of an operator, for the opset versions [since, until]."""
+
+    op: str
+    domain: str
+    since: int
+    until: int
+    rule: Callable[..., Any] | None
+    product: Product | None = None
+    traits: Traits = field(default_factory=Traits)
+
+    @property
+    def summary(self) -> str:
+        return (self.rule.__doc__ or "").strip().splitlines()[0] if self.rule else ""
+
+
+RECORDS: dict[tuple[str, str], list[Record]] = {}
+NOTHING = Record("", "", 1, 10**6, None)
+
+
+def find_record(domain: str, op: str, version: int | None = None) -> Record | None:
+    """The record of an operator at an opset version, or the newest one."""
+    for record in reversed(RECORDS.get((domain, op), ())) if version is None else RECORDS.get((domain, op), ()):
+        if version is None or record.since <= version <= record.until:
+            return record
+    return None
+
+
+def record_of(node: NodeProto, version: int | None = None) -> Record:
+    """The record of a node's operator; an empty one where it has none."""
+    return find_record("" if node.domain == "ai.onnx" else node.domain, node.op_type, version) or NOTHING
+
+
+def take_least(size: Any, most: int) -> Any:
+    """The size, or `most` where it is larger; of a polynomial too."""
+    return min(size, most) if isinstance(size, int) else size.at_most(most)
