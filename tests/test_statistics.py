@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -178,3 +179,26 @@ def test_few_samples_are_enough_for_whole_maps() -> None:
     some = np.maximum(x[np.arange(64) * 200 // 64], 0)
     np.testing.assert_allclose(got["t", 1, "rank"], whole_maps(some)["rank"])
     assert got.samples == 200
+
+
+def test_a_stale_type_of_an_output_changes_nothing(tmp_path: Path) -> None:
+    """Converters to half precision with float32 inputs and outputs leave the old type of an output in value_info."""
+    rng = np.random.default_rng(0)
+    half = {n: rng.standard_normal(s).astype(np.float16) for n, s in (("w1", (8, 16)), ("w2", (16, 4)))}
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("MatMul", ["h", "w1"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "w2"], ["c"]),
+        helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT),
+    ]
+    clean = model(nodes, [tensor("x", ["N", 8])], [tensor("y", ["N", 4])], half)
+    stale = onnx.ModelProto.FromString(clean.SerializeToString())
+    stale.graph.value_info.append(tensor("y", ["N", 4], TensorProto.FLOAT16))
+    data = {"x": rng.standard_normal((16, 8)).astype(np.float32)}
+    for name, proto in (("clean", clean), ("stale", stale)):
+        made = onnxprune.prune(proto, tmp_path / f"{name}.onnx", macs=0.5, calib=data, data=data)
+        assert made.report["reconstruction"]["layers"]
+    a, b = (onnx.load(tmp_path / f"{name}.onnx").graph for name in ("clean", "stale"))
+    assert a.initializer == b.initializer
+    assert a.initializer[0].dims == [8, 8]

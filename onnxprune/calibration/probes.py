@@ -33,7 +33,7 @@ def _never_negative(node: onnx.NodeProto, values: Mapping[str, onnx.TensorProto]
 
 @dataclass
 class Net:
-    """A copy of a model, to which nodes and outputs are added; its own outputs are gone."""
+    """A copy of a model without outputs, to which nodes and outputs are added."""
 
     proto: onnx.ModelProto
     opset: int = field(init=False)
@@ -45,7 +45,6 @@ class Net:
         values = {t.name: t for t in self.proto.graph.initializer if not t.dims}
         values |= {n.output[0]: n.attribute[0].t for n in self.proto.graph.node if n.op_type == "Constant"}
         self.never_negative = {n.output[0] for n in self.proto.graph.node if _never_negative(n, values)}
-        del self.proto.graph.output[:]
 
     def node(self, op: str, *ins: str, **attrs: Any) -> str:
         """The output of such a node; equal ones are shared."""

@@ -19,6 +19,7 @@ from onnxprune.calibration.data import Batches
 from onnxprune.calibration.probes import Build, Net, Patches, Probe
 from onnxprune.calibration.run import count, open_model, run_as
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.nodes import with_outputs
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.layout import pair
@@ -197,9 +198,7 @@ def _share(progress: Progress | None, index: int, of: int) -> Progress:
 def _one_pass(
     analysis: Analysis, batches: Batches, wants: Sequence[Want], progress: Progress, threads: int | None
 ) -> tuple[dict[Want, Array], int]:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(analysis.model.proto)
-    net = Net(proto)
+    net = Net(with_outputs(analysis.model.proto))
     names = {want: STATISTICS[want[2]].build(_probe(analysis, net, want)) for want in wants}
     for name in names.values():
         net.output(name)

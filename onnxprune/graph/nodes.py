@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxprune.graph.weights import ArrayWeight, Weight
 
@@ -87,6 +87,19 @@ def sort_nodes(graph: GraphProto) -> None:
     nodes = [NodeProto.FromString(n.SerializeToString()) for n in graph.node]
     del graph.node[:]
     graph.node.extend(nodes[i] for i in order)
+
+
+def with_outputs(proto: ModelProto, outputs: Iterable[ValueInfoProto] = ()) -> ModelProto:
+    """A copy of a model that hands out other values.
+
+    It has no value_info: of a former output it may be stale (converters to half precision leave the old type there), which
+    nobody notices until the output's own entry, which counts more, is gone.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.value_info[:], copy.graph.output[:]
+    copy.graph.output.extend(outputs)
+    return copy
 
 
 def value_names(proto: ModelProto) -> set[str]:
