@@ -70,6 +70,10 @@ def count_macs(nodes: Iterable[NodeProto], of_input: InputShape, of_output: Outp
             continue
         try:
             total += product.macs(_Shapes(node, of_input, of_output))
-        except (UnknownShape, IndexError, ArithmeticError):  # a shape that is unknown, or not what the operator asks for
+        except (
+            UnknownShape,
+            IndexError,
+            ArithmeticError,
+        ):  # a shape that is unknown, or not what the operator asks for
             return None
     return total

@@ -22,8 +22,8 @@ from onnxprune.calibration import input_specs, load_data
 from onnxprune.calibration.run import open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.vocabulary import vocabulary
+from onnxprune.measure.metrics import ErrorSums, Metrics, class_scores, compare, top1_agreement
 from onnxprune.validation import validate
-from onnxprune.validation.metrics import ErrorSums, Metrics, class_scores, compare, top1_agreement
 
 F32 = np.dtype(np.float32)
 finite = st.floats(-1e6, 1e6).map(lambda x: 0.0 if abs(x) < 1e-6 else x)

@@ -7,14 +7,14 @@
     other floats          |smaller - original|^2 / |original|^2
     integers              the fraction that differs
 
-Both are quadratic in small changes, so that errors of small cuts add up; several outputs are averaged.
+Both are quadratic in small changes, so that errors of small cuts add up; several outputs are averaged. Outputs that are no tensors,
+or as long as the data decide, are judged by what they are made of (see `measure/watched.py`).
 Source: the temperature is that of Hinton, Vinyals and Dean 2015, Distilling the Knowledge in a Neural Network, arXiv 1503.02531.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,7 +27,7 @@ from onnxprune.graph.io import Model, full_proto
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array, is_float
 from onnxprune.groups import Analysis
-from onnxprune.validation.metrics import ErrorSums, class_scores, predictions
+from onnxprune.measure import ErrorSums, agreed, aligned, class_scores, judged, showing
 
 TEMPERATURE, OF_TOKENS = 4.0, 1.0
 BLOCK = 1 << 22  # scores that are looked at at once
@@ -37,7 +37,7 @@ Feeds = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Moved:
-    """`error` as above; |smaller - original| / |original| over all float outputs; how often both prefer the same class."""
+    """`error` as above; |smaller - original| / |original| (see `ErrorSums.value`); how often both prefer the same class."""
 
     error: float
     relative_l2: float | None
@@ -67,79 +67,66 @@ class Judge:
         if not self.feeds:
             raise OnnxPruneError("calibration: there is no batch of inputs; give some")
         self.tokens = vocabulary(original.flat.proto)
-        session = open_session(full_proto(original.model), "original", threads)
-        self.reference = [run(session, feeds) for feeds in self.feeds]
+        self.names = judged(original)
+        session = open_session(showing(full_proto(original.model), self.names), "original", threads)
+        made = (run(session, feeds) for feeds in self.feeds)
+        self.reference = [{name: outputs[name] for name in self.names} for outputs in made]
 
     def key(self) -> str:
         """A hash of the inputs, and of what the original makes of them."""
         h = hashlib.sha256()
         for arrays in (*self.feeds, *self.reference):
             for name, x in arrays.items():
-                if isinstance(x, np.ndarray):
-                    h.update(f"{name} {x.dtype} {x.shape}".encode() + np.ascontiguousarray(x).tobytes())
+                h.update(f"{name} {x.dtype} {x.shape}".encode() + np.ascontiguousarray(x).tobytes())
         return h.hexdigest()[:32]
 
     def of(self, model: Model) -> Moved:
         """Run a model on the batches. Raises OnnxPruneError where ONNX Runtime does not."""
-        session = open_session(full_proto(model), "candidate", self.threads)
+        session = open_session(showing(full_proto(model), self.names), "candidate", self.threads)
         sums: dict[str, _Sum] = {}
         overall, same = ErrorSums(), list[Array]()
         scored: str | None = None
         for feeds, before in zip(self.feeds, self.reference, strict=True):
             after = run(session, feeds)
             for name, r in before.items():
-                if isinstance(r, np.ndarray) and isinstance(after[name], np.ndarray) and r.size:
+                if r.size:
                     sums.setdefault(name, _Sum(self.tokens)).add(r, after[name])
-                    if is_float(r.dtype):
-                        overall.add(r, after[name])
-                    if (scored or name) == name and (both := _classes(r, after[name], self.tokens)) is not None:
+                    overall.add(r, after[name])
+                    if (scored or name) == name and (both := agreed(r, after[name], self.tokens)) is not None:
                         scored = name
                         same.append(both)
         total = float(np.mean([s.value() for s in sums.values()])) if sums else 0.0
-        return Moved(total, overall.result()["relative_l2"], float(np.mean(np.concatenate(same))) if same else None)
-
-
-def _classes(r: Array, c: Array, tokens: int | None) -> Array | None:
-    """For each row whether both prefer the same class; None where these are no class scores."""
-    before, after = class_scores(r, tokens), class_scores(c, tokens)
-    if before is None or after is None:
-        return None
-    p, q = predictions(before), predictions(after)
-    agree: Array = (p == q) & (p >= 0)
-    return agree
+        return Moved(total, overall.value, float(np.mean(np.concatenate(same))) if same else None)
 
 
 class _Sum:
-    """The error of one output, gathered batch after batch."""
+    """The error of one output, gathered batch after batch; where that is of class scores, `sums` know only what is no number."""
 
     def __init__(self, tokens: int | None) -> None:
         self.tokens = tokens
-        self.top = self.bottom = 0.0
+        self.sums = ErrorSums()
+        self.divergence, self.rows = 0.0, 0
 
     def add(self, r: Array, c: Array) -> None:
-        if not is_float(r.dtype):
-            self.top, self.bottom = self.top + float(np.count_nonzero(r != c)), self.bottom + r.size
+        if is_float(r.dtype) and r.shape != c.shape:
+            r, c = aligned(r, c)
+        self.sums.add(r, c)
+        scores = class_scores(r, self.tokens) if is_float(r.dtype) else None
+        if scores is None:
             return
-        scores = class_scores(r, self.tokens)
-        width = 1 if scores is None else scores.shape[1]
-        rows = r.reshape(-1, width), c.reshape(-1, width)
-        for at in range(0, len(rows[0]), max(1, BLOCK // width)):
-            x, y = (np.asarray(a[at : at + max(1, BLOCK // width)], np.float64) for a in rows)
-            self._add(x, y, scores is not None)
-
-    def _add(self, x: Array, y: Array, scores: bool) -> None:
-        if not np.isfinite(y[np.isfinite(x)]).all():
-            self.top = math.inf
-            return
-        x, y = np.where(np.isfinite(x), x, 0), np.where(np.isfinite(x), y, 0)
-        if scores:
-            temperature = OF_TOKENS if x.shape[1] == self.tokens else TEMPERATURE
-            self.top, self.bottom = self.top + kl(x, y, temperature), self.bottom + len(x)
-        else:
-            self.top, self.bottom = self.top + float(np.sum((x - y) ** 2)), self.bottom + float(np.sum(x * x))
+        width = scores.shape[1]
+        temperature = OF_TOKENS if width == self.tokens else TEMPERATURE
+        rows, step = (scores, c.reshape(scores.shape)), max(1, BLOCK // width)
+        for at in range(0, len(scores), step):
+            x, y = (np.asarray(a[at : at + step], np.float64) for a in rows)
+            fine = np.isfinite(x) & np.isfinite(y)
+            self.divergence += kl(np.where(fine, x, 0), np.where(fine, y, 0), temperature)
+        self.rows += len(scores)
 
     def value(self) -> float:
-        return self.top / self.bottom if self.bottom else (0.0 if not self.top else math.inf)
+        if self.rows and not self.sums.broken:
+            return self.divergence / self.rows
+        return self.sums.value ** (2 if self.sums.compared else 1)
 
 
 def kl(original: Array, smaller: Array, temperature: float = TEMPERATURE) -> float:

@@ -41,7 +41,7 @@ class Mean:
         self.rows += len(x)
 
     def result(self) -> Array:
-        return np.asarray(self.sum / self.rows)
+        return np.asarray(self.sum / max(self.rows, 1))
 
 
 class Summed(Mean):
@@ -66,7 +66,7 @@ class Greatest:
         self.so_far: Array | float = -np.inf
 
     def add(self, x: Array) -> None:
-        self.so_far = np.maximum(self.so_far, x.max(axis=0))
+        self.so_far = np.maximum(self.so_far, x.max(axis=0, initial=-np.inf))
 
     def result(self) -> Array:
         return np.asarray(self.so_far, np.float64)

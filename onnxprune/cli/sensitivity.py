@@ -68,10 +68,11 @@ def sensitivity(
     options.check()
     how = read_preprocess(preprocess) if preprocess else None
     with progress() as tell:
+        analysis = onnxprune.analyze(model)
         tables = onnxprune.sensitivity(
-            model, calib, options, samples=samples, preprocess=how, ratios=ratio or RATIOS, cache=cache, stage=tell
+            analysis, calib, options, samples=samples, preprocess=how, ratios=ratio or RATIOS, cache=cache, stage=tell
         )
-    report = sensitivity_report(model, calib, samples, options, tables)
+    report = sensitivity_report(analysis, calib, samples, options, tables)
     if html:
         from onnxprune.graph.io import write_text
 

@@ -30,11 +30,18 @@ def outcome(report: Report, rows: Facts) -> list[RenderableType]:
     rows = list(rows)
     if seen := report["calibration"]:
         rows.append(("calibrated on", f"{seen['samples']} samples, {seen['data']}"))
+        rows += judged_by(report["judged_by"])
     if repair := report["repair"]:
         rows.append(("repaired", _repaired(repair)))
     rows += [*_comparison(report["error"]), *_machine(report)] if report["error"] else []
     outputs = _outputs(report["error"]) if report["error"] else []
     return [_sizes(report), "", facts(rows), *outputs, "", _done(report)]
+
+
+def judged_by(stand_ins: Mapping[str, Sequence[str]]) -> Facts:
+    """What errors were measured on where an output does not stand for itself."""
+    said = (f"{', '.join(by) or 'nothing'} in place of '{name}'" for name, by in stand_ins.items())
+    return [("judged by", f"{'; '.join(said)} (no tensor, or the data decide its size)")] if stand_ins else []
 
 
 def _repaired(repair: Report) -> str:
@@ -246,4 +253,5 @@ def sensitivities(report: Report) -> Group:
         for g in groups
     ]
     columns = [">error (channels kept)" if not i else ">" for i in range(most)]
-    return Group(table(("group", ">channels", *columns), rows))
+    judged = [facts(judged_by(report["judged_by"]))] if "judged_by" in report else []
+    return Group(table(("group", ">channels", *columns), rows), *judged)

@@ -9,13 +9,13 @@ from onnx import NodeProto
 from onnxprune.graph.trace import Trace
 
 
-def unsettled(nodes: Iterable[NodeProto], trace: Trace) -> set[str]:
+def unsettled(nodes: Iterable[NodeProto], trace: Trace, guesses: Iterable[str] | None = None) -> set[str]:
     """The tensors with a size that the data decide, as NonZero's, or that is computed from one.
 
     The trace gives such a size two sample sizes of its own. So a dynamic size that a tensor before them has too (the batch, say)
-    is that one, and settled by the inputs.
+    is that one, and settled by the inputs. `guesses` are those of the trace's that matter; all, unless said otherwise.
     """
-    doubtful, others = set(trace.guesses), set[str]()
+    doubtful, others = set(trace.guesses if guesses is None else guesses), set[str]()
     for node in nodes:
         if not doubtful.isdisjoint(node.input):
             doubtful.update(filter(None, node.output))

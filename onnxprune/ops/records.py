@@ -138,7 +138,9 @@ class Traits:
     moves: str = ""  # SAME, REGROUP or PERMUTE where it only moves elements or renames their type
     changes_type: bool = False  # it moves elements, and writes them as another type
     pointwise: bool = False  # each element of the output depends on the elements at its position alone
-    bounds: Callable[[NodeFacts, Mapping[int, Array]], Bounds] | None = None  # of its output, given constant inputs by slot
+    bounds: Callable[[NodeFacts, Mapping[int, Array]], Bounds] | None = (
+        None  # of its output, given constant inputs by slot
+    )
     clips: bool = False  # it cuts its input at those bounds, and does nothing else
     affine: Affine | None = None
     sums: bool = False  # y is the sum of its inputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from onnx import ModelProto, NodeProto
@@ -13,6 +14,7 @@ from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights
+from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.groups import Analysis
@@ -73,6 +75,12 @@ class Network:
         self.thinned = {(self.makers[o], slot) for o, slot in thinned if o in self.makers}
         moved = (n for n in self.live if self.moves(n))
         self.touched = self._after([*moved, *(o for i, _ in self.thinned for o in self.nodes[i].output if o)])
+
+    @cached_property
+    def unsettled(self) -> set[str]:
+        """The values that may have another length than the original's: the data decide it, and what is pruned has a say."""
+        c = self.analysis.coupling
+        return unsettled(c.live, c.trace, c.trace.guesses & self.touched)
 
     def _after(self, start: Iterable[str]) -> set[str]:
         """Those values, and all that are computed from them."""

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from onnx import ModelProto
 
 from onnxprune.calibration.run import count, first
 from onnxprune.errors import DataError, OnnxPruneError
 from onnxprune.graph.flat import nest
 from onnxprune.graph.io import Model, full_proto
 from onnxprune.groups import Analysis
+from onnxprune.measure import ErrorSums, judged, showing
 from onnxprune.plans import Plan, keep_of
-from onnxprune.repair.errors import OutputError
 from onnxprune.repair.layers import Change
 from onnxprune.repair.merge import merged
 from onnxprune.repair.network import Network, called
@@ -105,6 +106,7 @@ class _Repair:
         self.report = RepairReport(self.method, 0)
         fits = self.method in FITS or self.thin.choose
         self.tasks = tasks(self.net, self.method, self.report.left_out) if fits else []
+        self.judged = judged(self.analysis)
         self.before, self.after, self.plain = Store(), Store(), Store()
 
     def __enter__(self) -> _Repair:
@@ -120,9 +122,9 @@ class _Repair:
         for change in self._merged():
             self.changes.append(change)
             self.net.apply(change)
-        outputs, batches = set(self.net.outputs), len(self.plain)
-        original = Walk(self.net.original, [*(t.original_stop() for t in self.tasks), outputs], names, batches)
-        pruned = Walk(self.net.model, [*(t.pruned_stop() for t in self.tasks), outputs], names, batches)
+        batches = len(self.plain)
+        original = Walk(self.net.original, [*(t.original_stop() for t in self.tasks), self.judged], names, batches)
+        pruned = Walk(self.net.model, [*(t.pruned_stop() for t in self.tasks), self.judged], names, batches)
         for at in range(len(self.tasks) + 1):
             progress(at, len(self.tasks) + 1)
             began = time.perf_counter()
@@ -142,14 +144,14 @@ class _Repair:
     def _read(self) -> list[str]:
         """Take the samples in, and run the pruned network as it is without repair; the inputs' names."""
         plain = self.thin.plain or self.net.model
-        session = open_session(full_proto(plain), "pruned", self.threads)
+        session = open_session(showing(full_proto(plain), self.judged), "pruned", self.threads)
         names: list[str] = []
         for batch, feeds in enumerate(first(self.batches, self.samples)):
             names = list(feeds)
             self.report.samples += count(feeds)
             for store in (self.before, self.after):
                 store.put_all(batch, feeds)
-            self.plain.put_all(batch, run(session, feeds))
+            self.plain.put_all(batch, {n: x for n, x in run(session, feeds).items() if n in self.judged})
         if not names:
             raise DataError("there are no samples to repair the model with")
         return names
@@ -162,6 +164,9 @@ class _Repair:
         if choose and not (np.isfinite(rows.x).all() and np.isfinite(rows.target).all()):
             self.report.left_out[task.name] = "it reads or makes numbers that are not finite"
             return []
+        if not rows.x.shape[1]:
+            self.report.left_out[task.name] = "no sample reaches it"
+            return []
         fit = FITS.get(self.method, chosen)
         found = fit(rows, layer.w, layer.b, task.tail, choose)
         self.report.layers.append(
@@ -173,7 +178,7 @@ class _Repair:
         return layer.changes(found.w, found.b)
 
     def _compare(self, pairs: Iterable[tuple[Feeds, Feeds]]) -> None:
-        errors = OutputError(), OutputError()
+        errors = ErrorSums(), ErrorSums()
         for batch, (original, repaired) in enumerate(pairs):
             for name, want in original.items():
                 errors[0].add(want, self.plain.get(name, batch))
@@ -197,9 +202,10 @@ class _Repair:
         changes = [c for some in self.changes[: self.report.kept] for c in some]
         return nest(self.net.written(self.flat, changes), self.analysis.model)
 
-    def _error(self, model: object) -> float:
-        sessions = [open_session(m, "repaired", self.threads) for m in (full_proto(self.net.original), model)]  # type: ignore[arg-type]
-        error = OutputError()
+    def _error(self, model: ModelProto) -> float:
+        protos = full_proto(self.net.original), model
+        sessions = [open_session(showing(m, self.judged), "repaired", self.threads) for m in protos]
+        error = ErrorSums()
         for feeds in first(self.batches, self.samples):
             want, got = (run(s, feeds) for s in sessions)
             for name in want:

@@ -14,6 +14,7 @@ from onnxprune.repair.recurrent import RECURRENT, Inputs, State
 from onnxprune.repair.tails import Tail, follow, nothing
 
 Found = tuple[int, str, Layer]  # node, name
+SELECTED = "the data decide how much it reads, so that its rows are not the original's"
 
 
 @dataclass
@@ -47,6 +48,9 @@ def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[Task]:
     `left_out` hears of those that cannot be fitted, and why.
     """
     found = [f for index in range(len(net.nodes)) for f in _layers(net, index, left_out)]
+    if method != "obs":
+        left_out |= {name: SELECTED for _, name, layer in found if not net.unsettled.isdisjoint((layer.x, layer.y))}
+        found = [f for f in found if f[1] not in left_out]
     if method == "none":
         return [_task(net, f, nothing(f[2])) for f in found if (f[0], f[2].slot) in net.thinned]
     if method == "obs":  # the inputs that stay take over from those that go, as the original has them

@@ -15,6 +15,7 @@ from onnxprune.allocate import Means, Options
 from onnxprune.explain import Route, explain
 from onnxprune.graph.weights import Weight, dtype_of, is_float, release
 from onnxprune.groups import Analysis, Group
+from onnxprune.measure import stand_ins
 from onnxprune.plans import Plan
 from onnxprune.repair import RepairReport
 from onnxprune.report.sensitivity import measured_groups
@@ -130,6 +131,7 @@ def prune_report(
         "files": [str(f) for f in files],
         "options": asdict(options) if options else None,
         "calibration": _calibration(means),
+        "judged_by": stand_ins(before),
         "params": _pair(before.params(), after.params()),
         "macs": _pair(before.macs(), after.macs()),
         "bytes": _pair(before.model.size_bytes, size),

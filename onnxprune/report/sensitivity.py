@@ -9,21 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.allocate import Options, Table
+from onnxprune.groups import Analysis
+from onnxprune.measure import stand_ins
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 900, 460, 70, 40
 FLOOR = 1e-6  # smaller errors are drawn here
 
 
 def sensitivity_report(
-    model: Path, data: Path, samples: int, options: Options, tables: Mapping[str, Table]
+    a: Analysis, data: Path, samples: int, options: Options, tables: Mapping[str, Table]
 ) -> dict[str, Any]:
     """The object that `sensitivity --json` prints; these keys are a contract."""
     return {
-        "model": str(model),
+        "model": str(a.model.path),
         "data": str(data),
         "samples": samples,
         "criterion": options.criterion,
         "groups": measured_groups(tables),
+        **({"judged_by": names} if (names := stand_ins(a)) else {}),
     }
 
 

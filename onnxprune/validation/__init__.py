@@ -1,7 +1,7 @@
 """Compare a pruned model with its original in ONNX Runtime, and put numbers on the difference.
 
-`compare.validate` is the way in: outputs, accuracy, latency, peak memory. `layers` says which layer first goes wrong,
-`metrics` holds the formulas. Nothing here decides whether a difference is acceptable.
+`compare.validate` is the way in: outputs, accuracy, latency, peak memory. `layers` says which layer first goes wrong.
+Nothing here decides whether a difference is acceptable.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from onnxprune.calibration.run import Feeds, Source, count, open_session, proto_
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array, is_float
+from onnxprune.measure import ErrorSums, Metrics, agreement, class_scores, predictions
 from onnxprune.validation.latency import Latency, one_sample, race
 from onnxprune.validation.memory import peak_memory
-from onnxprune.validation.metrics import ErrorSums, Metrics, agreement, class_scores, predictions
 
 
 @dataclass(frozen=True)
@@ -115,27 +115,22 @@ class _Output:
     """What one output showed so far."""
 
     def __init__(self) -> None:
-        self.sums: ErrorSums | None = None
-        self.unequal = self.elements = 0
+        self.sums = ErrorSums()
+        self.floats = False
         self.error: str | None = None
 
     def add(self, r: Any, c: Any, overall: ErrorSums) -> None:
         self.error = self.error or _incomparable(r, c)
         if self.error:
             return
-        if is_float(r.dtype):
-            self.sums = self.sums or ErrorSums()
-            self.sums.add(r, c)
-            overall.add(r, c)
-        self.unequal += int(np.count_nonzero(r != c))
-        self.elements += r.size
+        self.floats = is_float(r.dtype)
+        for sums in (self.sums, overall):
+            sums.add(r, c)
 
     def result(self) -> dict[str, Any]:
         if self.error:
             return {"error": self.error}
-        if self.sums:
-            return dict(self.sums.result())
-        return {"mismatch": self.unequal / self.elements if self.elements else None}
+        return dict(self.sums.result()) if self.floats else {"mismatch": self.sums.mismatch}
 
 
 def _incomparable(r: Any, c: Any) -> str | None:

@@ -23,6 +23,7 @@ from onnxprune.graph.io import Model
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.layout import PROD, Dim, Keep, find, fixed, kept, leaves, pair, prod
+from onnxprune.measure import ErrorSums
 from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, keep_of
 from onnxprune.repair.network import Network, called
@@ -30,11 +31,9 @@ from onnxprune.repair.rows import picked
 from onnxprune.repair.segments import Walk
 from onnxprune.repair.store import Store
 from onnxprune.repair.tasks import last_layers
-from onnxprune.validation.metrics import ErrorSums
 
 LEAST_SAMPLES, SAMPLES = 8, 64  # between them a quarter of the data, so that it costs no more than comparing outputs
 MEMORY_BYTES = 1 << 28  # of layer outputs that one piece of a network may hand out
-BLOCK = 1 << 20  # elements that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def _compare(
             if wanted.shape != got.shape:
                 wrong[tensor] = f"shape {list(wanted.shape)} of the original became {list(got.shape)}"
             elif tensor not in wrong:
-                _add(sums[tensor], wanted, got)
+                sums[tensor].add(wanted, got)
     for node, tensor in chunk:
         if tensor in wrong:
             made.left_out[_name(node)] = wrong[tensor]
@@ -224,10 +223,3 @@ def _sized(d: Dim, length: int, keep: Keep) -> Dim | None:
         return None
     static = math.prod(s for p in d.parts if isinstance(s := find(p).size, int))
     return prod(*(p if isinstance(find(p).size, int) else fixed(length // static) for p in d.parts))
-
-
-def _add(sums: ErrorSums, wanted: Array, got: Array) -> None:
-    """In blocks, because the sums are made in float64."""
-    a, b = wanted.reshape(-1), got.reshape(-1)
-    for start in range(0, a.size, BLOCK):
-        sums.add(a[start : start + BLOCK], b[start : start + BLOCK])

@@ -14,40 +14,58 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, is_float
 
 Metrics = dict[str, float | int | None]
+BLOCK = 1 << 20  # elements that are widened to float64 at a time
 
 
 class ErrorSums:
-    """The sums behind `compare`, gathered batch after batch in float64.
+    """The sums behind every error of arrays, gathered batch after batch in float64; everything that measures one uses these.
 
-    A position where either side is NaN or infinite is left out of all sums, and counted: a model
-    that starts to overflow shows up in `nonfinite_candidate`, not as an average.
+    What is no finite number on either side is left out of all sums, and counted: a model that starts to overflow shows up in
+    `nonfinite_candidate`, not as an average. One that has such numbers where the reference has none is `broken`: its `value` is
+    infinite. Where the shapes differ, as of what the data select, both are laid into the smallest shape that holds both:
+    zeros stand for floats that one does not have, and other elements of one alone are unequal.
     """
 
     def __init__(self) -> None:
         self.compared = 0
         self.nonfinite_reference = 0
         self.nonfinite_candidate = 0
+        self.broken = False
         self._rr = self._cc = self._rc = self._ee = 0.0
         self._max_abs = 0.0
+        self._unequal = self._elements = 0  # of what is no float
 
     def add(self, reference: Array, candidate: Array) -> None:
-        """Take in one batch; both arrays have the same shape, or OnnxPruneError is raised."""
+        """Take in one batch."""
+        floats = is_float(reference.dtype)
         if reference.shape != candidate.shape:
-            raise OnnxPruneError(
-                f"cannot compare arrays of shapes {list(reference.shape)} and {list(candidate.shape)}: "
-                "an element of one has no counterpart in the other"
-            )
-        r, c = (np.asarray(a).astype(np.float64).ravel() for a in (reference, candidate))
+            own = np.ones(reference.shape, bool), np.ones(candidate.shape, bool)
+            (reference, candidate), (mine, other) = aligned(reference, candidate), aligned(*own)
+            if not floats:
+                both = mine & other
+                alone = int(np.count_nonzero(mine ^ other))
+                self._unequal += alone
+                self._elements += alone
+                reference, candidate = reference[both], candidate[both]
+        if not floats:
+            self._unequal += int(np.count_nonzero(reference != candidate))
+            self._elements += reference.size
+            return
+        r, c = reference.reshape(-1), candidate.reshape(-1)
+        for start in range(0, r.size, BLOCK):
+            self._add_floats(r[start : start + BLOCK], c[start : start + BLOCK])
+
+    def _add_floats(self, reference: Array, candidate: Array) -> None:
+        r, c = reference.astype(np.float64), candidate.astype(np.float64)
         fine_r, fine_c = np.isfinite(r), np.isfinite(c)
         self.nonfinite_reference += int(r.size - np.count_nonzero(fine_r))
         self.nonfinite_candidate += int(c.size - np.count_nonzero(fine_c))
         fine = fine_r & fine_c
         if not fine.all():
+            self.broken |= bool((fine_r & ~fine_c).any())
             r, c = r[fine], c[fine]
-        if r.size:
-            self._add_finite(r, c)
-
-    def _add_finite(self, r: Array, c: Array) -> None:
+        if not r.size:
+            return
         with np.errstate(over="ignore"):  # float64 outputs near 1e154 and above: reported as None
             e = c - r
             self._rr += float(r @ r)
@@ -56,6 +74,24 @@ class ErrorSums:
             self._ee += float(e @ e)
         self._max_abs = max(self._max_abs, float(np.abs(e).max()))
         self.compared += r.size
+
+    @property
+    def value(self) -> float:
+        """One number to decide by: |candidate - reference| / |reference| over all floats, infinite where that is no number.
+
+        Where there are none, or all are zero on both sides, the share of the other elements that differ.
+        """
+        if self.broken:
+            return math.inf
+        if self._rr or self._ee:
+            relative = self._relative_l2()
+            return math.inf if relative is None else relative
+        return self.mismatch or 0.0
+
+    @property
+    def mismatch(self) -> float | None:
+        """The share of elements that differ, of what is no float."""
+        return self._unequal / self._elements if self._elements else None
 
     def result(self) -> Metrics:
         """The numbers of `compare` for everything added so far."""
@@ -105,9 +141,23 @@ def compare(reference: Array, candidate: Array) -> Metrics:
     The first four are None when no position is left to compare. Raises OnnxPruneError where the
     shapes differ.
     """
+    if reference.shape != candidate.shape:
+        raise OnnxPruneError(
+            f"cannot compare arrays of shapes {list(reference.shape)} and {list(candidate.shape)}: "
+            "an element of one has no counterpart in the other"
+        )
     sums = ErrorSums()
     sums.add(reference, candidate)
     return sums.result()
+
+
+def aligned(reference: Array, candidate: Array) -> tuple[Array, Array]:
+    """Both in the smallest shape that holds both, filled up with zeros; of two ranks as vectors."""
+    if reference.ndim != candidate.ndim:
+        reference, candidate = reference.reshape(-1), candidate.reshape(-1)
+    size = np.maximum(reference.shape, candidate.shape)
+    r, c = (np.pad(x, [(0, n - m) for n, m in zip(size, x.shape, strict=True)]) for x in (reference, candidate))
+    return r, c
 
 
 def class_scores(output: Any, tokens: int | None = None) -> Array | None:
@@ -138,6 +188,21 @@ def agreement(predicted: Array, wanted: Array) -> float | None:
     if predicted.size == 0:
         return None
     return float(np.mean((predicted == wanted) & (predicted >= 0)))
+
+
+def agreed(reference: Array, candidate: Array, tokens: int | None = None) -> Array | None:
+    """For each row of class scores whether both prefer the same class, [N] bool; None where these are no class scores.
+
+    A row that only one of them has is no agreement.
+    """
+    before, after = class_scores(reference, tokens), class_scores(candidate, tokens)
+    if before is None or after is None:
+        return None
+    p, q = predictions(before), predictions(after)
+    both = min(len(p), len(q))
+    same = np.zeros(max(len(p), len(q)), bool)
+    same[:both] = (p[:both] == q[:both]) & (p[:both] >= 0)
+    return same
 
 
 def top1_agreement(reference: Array, candidate: Array) -> float | None:

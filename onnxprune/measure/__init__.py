@@ -1,0 +1,20 @@
+"""How far one version of a model is from another: the formulas, and the tensors that are looked at."""
+
+from __future__ import annotations
+
+from onnxprune.measure.metrics import ErrorSums, Metrics, agreed, agreement, aligned, class_scores, predictions
+from onnxprune.measure.watched import judged, showing, stand_ins, watched
+
+__all__ = [
+    "ErrorSums",
+    "Metrics",
+    "agreed",
+    "agreement",
+    "aligned",
+    "class_scores",
+    "predictions",
+    "judged",
+    "showing",
+    "stand_ins",
+    "watched",
+]
