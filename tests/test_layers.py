@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1] / "onnxprune"
 # From the ground up. A module may import those before it, and its own package.
 FLOORS = [
     "version", "errors", "layout", "graph", "ops", "coupling", "macs", "groups", "signals", "criteria", "scoring", "plans",
-    "surgery", "calibration", "repair", "convert", "sparsity", "validation", "allocate", "explain", "report", "machine", "pipeline",
-    "api", "batch", "passes", "__init__", "cli", "__main__",
+    "surgery", "calibration", "measure", "repair", "convert", "sparsity", "validation", "allocate", "explain", "report", "machine",
+    "pipeline", "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {"typer": {"cli"}, "rich": {"cli"}, "onnxruntime": {"calibration", "convert"}, "PIL": {"calibration"}}
 MODULES = sorted(ROOT.rglob("*.py"))
