@@ -1,7 +1,9 @@
 """Cuts that are repaired from Gram matrices alone."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from test_cli import MODELS
 from test_repair import build, normal, op, outputs
 
@@ -10,6 +12,7 @@ from onnxprune.allocate import Judge
 from onnxprune.calibration import input_specs, load_data
 from onnxprune.calibration.statistics import gather
 from onnxprune.graph.io import full_proto
+from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.repair import cut, repair
 from onnxprune.scoring import needed
 
@@ -68,3 +71,42 @@ def test_without_statistics_a_cut_is_the_plan() -> None:
     plan = onnxprune.plan(analysis, ratio=0.5)
     a, b = (full_proto(m).SerializeToString() for m in (cut(analysis, plan, {}), onnxprune.apply(analysis, plan)))
     assert a == b
+
+
+def chain(bias: str, weight: str) -> onnx.ModelProto:
+    """Two products; what the second one reads may be moved first."""
+    moves = {"ci": op("Identity", ["c"], ["ci"]), "wi": op("Transpose", ["wt"], ["wi"], perm=[1, 0])}
+    nodes = [op("Gemm", ["x", "v"], ["h"]), op("Relu", ["h"], ["r"]), op("Gemm", ["r", weight, bias], ["y"])]
+    w = normal(6, 4, seed=1)
+    weights = {"v": normal(3, 6), ("w" if weight == "w" else "wt"): w if weight == "w" else w.T, "c": normal(4, seed=2)}
+    return build([*(moves[n] for n in (bias, weight) if n in moves), *nodes], weights, ["n", 3])
+
+
+@pytest.mark.parametrize(("bias", "weight"), [("ci", "w"), ("c", "wi"), ("ci", "wi")])
+def test_what_stands_behind_nodes_that_move_it_is_fitted_as_well(bias: str, weight: str) -> None:
+    x = {"x": normal(64, 3)}
+    made = []
+    for proto in (chain("c", "w"), chain(bias, weight)):
+        analysis = onnxprune.analyze(proto)
+        statistics = gather(analysis, load_data([x], input_specs(proto)), needed(analysis, analysis.groups, "obs"))
+        plan = onnxprune.plan(analysis, ratio=0.5)
+        assert [len(c.keep) for c in plan.groups.values()] == [3]
+        made += [
+            outputs(full_proto(m), x)[0] for m in (cut(analysis, plan, statistics), onnxprune.apply(analysis, plan))
+        ]
+    np.testing.assert_allclose(made[2], made[0], rtol=1e-5, atol=1e-6)
+    assert np.abs(made[1] - made[0]).max() > 0.01
+
+
+def test_a_convolution_of_groups_that_loses_all_but_one_is_left_as_it_is() -> None:
+    """Its Gram matrix is of all groups' inputs, and the filters that stay read those of one."""
+    w = normal(4, 3, 1, 1, seed=1)
+    nodes = [op("Conv", ["x", "v"], ["h"]), op("Conv", ["h", "w"], ["g"], group=2), op("Conv", ["g", "u"], ["y"])]
+    proto = build(nodes, {"v": normal(6, 2, 1, 1), "w": w, "u": normal(3, 4, 1, 1, seed=2)}, ["n", 2, 5, 5])
+    x = {"x": normal(8, 2, 5, 5)}
+    analysis = onnxprune.analyze(proto)
+    statistics = gather(analysis, load_data([x], input_specs(proto)), needed(analysis, analysis.groups, "obs"))
+    (groups,) = (g for g in analysis.groups if g.size == 2 and any(m.tensor == "v" for m in g.members))
+    plan = Plan(fingerprint(analysis.model), {groups.name: Choice(2, (1,))})
+    stored = {t.name: numpy_helper.to_array(t) for t in full_proto(cut(analysis, plan, statistics)).graph.initializer}
+    np.testing.assert_array_equal(stored["w"], w[2:])

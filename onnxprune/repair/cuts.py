@@ -43,9 +43,11 @@ def _fitted(net: Network, layer: Layer, statistics: Mapping[Want, Array]) -> lis
     whole = net.original_site(layer.site.index)
     known = _moments(net, layer, whole, statistics)
     slot = layer.slot if isinstance(layer, Product) else 1
-    if known is None or whole.consts[slot] is None:
+    if known is None or whole.consts[slot] is None or _made(whole).w.shape[0] > 1:  # a group may have lost the others
         return []
     gram, mean = known
+    if not np.isfinite(gram).all():
+        return []
     if layer.b is not None:
         gram = gram - np.outer(mean, mean)
     rows, columns = _places(net, layer, whole, slot)
@@ -88,8 +90,12 @@ def _places(net: Network, layer: Convolution | Product, whole: Site, slot: int) 
 def _matrix(site: Site, slot: int, weight: Array) -> Array:
     """The matrix of a layer with such weights, [K, O]."""
     consts = [*site.consts[:slot], weight, *site.consts[slot + 1 :]]
-    packed: Array = LAYERS[site.node.op_type](replace(site, consts=consts), None).w[0]
+    packed: Array = _made(replace(site, consts=consts)).w[0]
     return packed
+
+
+def _made(site: Site) -> Layer:
+    return LAYERS[site.node.op_type](site, None)
 
 
 def _scale(layer: Layer) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -44,6 +44,43 @@ def called(flat: Model, source: Model) -> Model:
 MOVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
+def after(nodes: Iterable[NodeProto], start: Iterable[str]) -> set[str]:
+    """Those values, and all that are computed from them."""
+    found = set(start)
+    for node in nodes:
+        if any(name in found for name in reads(node)):
+            found.update(filter(None, node.output))
+    return found
+
+
+class Constants:
+    """The contents of a model's constants, and of those behind nodes that only move their elements."""
+
+    def __init__(self, model: Model, nodes: Sequence[NodeProto]) -> None:
+        self.model, self.nodes, self.weights = model, nodes, all_weights(model)
+        self.live = after(nodes, (v.name for v in model.proto.graph.input if v.name not in self.weights))
+        self._makers = {o: i for i, n in enumerate(nodes) for o in n.output if o}
+        self._moved: dict[str, Array] = {}
+
+    def of(self, name: str) -> Array | None:
+        """The contents of a value; None where it is no such constant."""
+        if name in self.weights:
+            return self.weights[name].array()
+        if name in self._moved:
+            return self._moved[name]
+        if name in self.live or self.route(name)[-1] not in self.weights:
+            return None
+        self._moved.update(constants(self.model, [name]))
+        return self._moved[name]
+
+    def route(self, name: str) -> list[str]:
+        """A value, and what it is before each of the nodes that only move its elements."""
+        route = [name]
+        while route[-1] in self._makers and (node := self.nodes[self._makers[route[-1]]]).op_type in MOVES:
+            route.append(node.input[0])
+        return route
+
+
 class Network:
     """A pruned model in the form of `called`, open for changes of its weights."""
 
@@ -60,21 +97,20 @@ class Network:
         self.editor = Editor(pruned)
         self.model = self.editor.peek()
         self.nodes = self.editor.nodes
-        self.weights = all_weights(pruned)
         self.tokens = vocabulary(analysis.flat.proto)
         self._flat = {o: i for i, n in enumerate(analysis.flat.proto.graph.node) for o in n.output if o}
-        self._moved: dict[str, Array] = {}
         self._inputs = [list(n.input) for n in self.nodes]  # as they were
-        self.makers = {o: i for i, n in enumerate(self.nodes) for o in n.output if o}
         self.readers: dict[str, list[int]] = defaultdict(list)
         for i, node in enumerate(self.nodes):
             for name in reads(node):
                 self.readers[name].append(i)
         self.outputs = [v.name for v in pruned.proto.graph.output]
-        self.live = self._after(v.name for v in pruned.proto.graph.input if v.name not in self.weights)
-        self.thinned = {(self.makers[o], slot) for o, slot in thinned if o in self.makers}
+        self._constants = Constants(self.model, self.nodes)
+        self.live = self._constants.live
+        makers = {o: i for i, n in enumerate(self.nodes) for o in n.output if o}
+        self.thinned = {(makers[o], slot) for o, slot in thinned if o in makers}
         moved = (n for n in self.live if self.moves(n))
-        self.touched = self._after([*moved, *(o for i, _ in self.thinned for o in self.nodes[i].output if o)])
+        self.touched = after(self.nodes, [*moved, *(o for i, _ in self.thinned for o in self.nodes[i].output if o)])
 
     @cached_property
     def unsettled(self) -> set[str]:
@@ -82,13 +118,9 @@ class Network:
         c = self.analysis.coupling
         return unsettled(c.live, c.trace, c.trace.guesses & self.touched)
 
-    def _after(self, start: Iterable[str]) -> set[str]:
-        """Those values, and all that are computed from them."""
-        found = set(start)
-        for node in self.nodes:
-            if any(name in found for name in reads(node)):
-                found.update(filter(None, node.output))
-        return found
+    @cached_property
+    def _originals(self) -> Constants:
+        return Constants(self.original, self.original.proto.graph.node)
 
     def moves(self, name: str) -> bool:
         """Did a value lose channels, or get them in another order?"""
@@ -119,11 +151,10 @@ class Network:
 
     def original_site(self, index: int) -> Site:
         node = self.analysis.flat.proto.graph.node[self._flat[self.output_of(index)]]
-        weights = self.analysis.coupling.weights
         named = NodeProto()
         named.CopyFrom(node)
         named.output[0] = self.nodes[index].output[0]
-        return Site(-1, named, [weights[n].array() if n in weights else None for n in node.input])
+        return Site(-1, named, [self._originals.of(n) if n else None for n in node.input])
 
     def sizes(self, name: str) -> tuple[Size, ...] | None:
         """The sizes of a value in the original."""
@@ -132,22 +163,7 @@ class Network:
 
     def const(self, name: str) -> Array | None:
         """The contents of a constant, and of one behind nodes that only move its elements."""
-        if name in self.weights:
-            return self.weights[name].array()
-        if name in self._moved:
-            return self._moved[name]
-        route = self._route(name)
-        if name in self.live or route[-1] not in self.weights:
-            return None
-        self._moved.update(constants(self.model, [name]))
-        return self._moved[name]
-
-    def _route(self, name: str) -> list[str]:
-        """A value, and what it is before each of the nodes that only move its elements."""
-        route = [name]
-        while route[-1] in self.makers and (node := self.nodes[self.makers[route[-1]]]).op_type in MOVES:
-            route.append(node.input[0])
-        return route
+        return self._constants.of(name)
 
     def site(self, index: int) -> Site:
         node = self.nodes[index]
@@ -167,7 +183,7 @@ class Network:
         """Do others read the constant that a change would replace?"""
         ins = self._inputs[change.node]
         name = ins[change.slot] if change.slot < len(ins) else ""
-        return bool(name) and any(self.only_reader(n) is None for n in self._route(name))
+        return bool(name) and any(self.only_reader(n) is None for n in self._constants.route(name))
 
     def written(self, flat: Model, changes: Iterable[Change]) -> Model:
         """The changes, which name nodes of this network, made in the flat model that it comes from."""
