@@ -45,6 +45,10 @@ def budget_of(analysis: Analysis, kind: str, fraction: float) -> Budget:
         raise OnnxPruneError(
             f"--{kind}: the {WORDS[kind]} of the model are unknown, a shape depends on the data; use --params"
         )
+    if kind == "bytes" and analysis.model.sparse:
+        raise OnnxPruneError(
+            f"--bytes: '{analysis.model.sparse[0]}' is stored sparse, so its bytes depend on its zeros; use --params"
+        )
     if kind != "bytes":
         return Budget(kind, fraction, cost, cost.whole, 0)
     return Budget(kind, fraction, cost, analysis.model.size_bytes, saved_bytes(analysis.model) - cost.whole)

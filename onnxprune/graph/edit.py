@@ -107,6 +107,8 @@ class Editor:
             if a.name == "value":
                 tensor.name, tensor.data_type = a.t.name, weight.data_type
                 a.t.CopyFrom(tensor)
+            elif a.name == "sparse_value":
+                a.CopyFrom(helper.make_attribute("value", tensor))
             elif a.name in ("value_ints", "value_floats"):
                 a.CopyFrom(helper.make_attribute(a.name, array.ravel().tolist()))
 

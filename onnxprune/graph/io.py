@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import GraphProto, NodeProto, TensorProto, checker, defs, numpy_helper
+from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, checker, defs, numpy_helper
 
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import wire
 from onnxprune.graph.nodes import bodies, sort_nodes
+from onnxprune.graph.sparse import SparseWeight, encode
 from onnxprune.graph.weights import (
     TYPED_FIELDS,
     ArrayWeight,
@@ -72,8 +73,9 @@ class Model:
     """An ONNX model, its weights apart.
 
     Every main-graph initializer of more than 1 KiB is empty in `proto` (name, data_type and dims stay);
-    `weights` has the data of all dense main-graph initializers, small ones and strings too. To change an
+    `weights` has the data of all main-graph initializers, small ones and strings too. To change an
     initializer, replace its weight (dims and type follow on saving); a small one may also be changed in `proto`.
+    A sparse initializer is one like others; it is written as `sparse_initializer` again where that is smaller.
     """
 
     proto: onnx.ModelProto
@@ -82,6 +84,7 @@ class Model:
     size_bytes: int  # on disk, data files included
     external: bool = False  # initializers came from data files
     data_files: tuple[Path, ...] = ()
+    sparse: tuple[str, ...] = ()  # initializers that the source stores sparse
 
 
 # Load
@@ -119,9 +122,9 @@ def _from_file(path: Path) -> Model:
     for tensor, extent in zip(proto.graph.initializer, extents, strict=True):
         mapped = None if extent is None else MappedWeight(file, *extent, tensor.data_type, tensor.dims)
         _add(weights, tensor, _take(tensor, mapped, files, where), where)
-    _finish_load(proto, weights, files, where)
+    sparse = _finish_load(proto, weights, files, where)
     size += sum(p.stat().st_size for p in files.paths)
-    return Model(proto, weights, path, size, external, tuple(files.paths))
+    return Model(proto, weights, path, size, external, tuple(files.paths), sparse)
 
 
 def _from_proto(source: onnx.ModelProto) -> Model:
@@ -141,18 +144,26 @@ def _from_proto(source: onnx.ModelProto) -> Model:
             for field in ("doc_string", "metadata_props"):
                 _copy_field(tensor, own, field)
             _add(weights, tensor, TensorWeight(tensor), where)
-    _finish_load(proto, weights, files, where)
-    model = Model(proto, weights, None, 0)
+    sparse = _finish_load(proto, weights, files, where)
+    model = Model(proto, weights, None, 0, sparse=sparse)
     model.size_bytes = _layout(model, None).size
     return model
 
 
-def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: DataFiles, where: str) -> None:
+def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: DataFiles, where: str) -> tuple[str, ...]:
+    """Check the model, and make its sparse initializers ones like others; gives back their names."""
     sort_nodes(proto.graph)
     for tensor in inner_tensors(proto):
         if is_external(tensor):
             _inline(tensor, files.weight(tensor, needed_bytes(tensor, where)))
     _run_checker(proto, where)
+    sparse = [SparseTensorProto.FromString(t.SerializeToString()) for t in proto.graph.sparse_initializer]
+    del proto.graph.sparse_initializer[:]
+    for tensor in sparse:
+        head = TensorProto(name=tensor.values.name, data_type=tensor.values.data_type, dims=tensor.dims)
+        proto.graph.initializer.append(head)
+        _add(weights, head, SparseWeight(tensor), where)
+    return tuple(t.values.name for t in sparse)
 
 
 def _copy_fields(source: Any, target: Any, skip: str) -> None:
@@ -358,7 +369,7 @@ def full_proto(model: Model) -> onnx.ModelProto:
     if not fits_message(model):
         raise OutputError("a model of more than 2 GiB does not fit one message; save it to a file and use that")
     proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto.CopyFrom(_stored(model))
     for tensor in proto.graph.initializer:
         weight = _changed(tensor, model.weights)
         if weight is not None:
@@ -378,7 +389,8 @@ def _layout(model: Model, data_name: str | None) -> wire.Layout:
     parts: list[wire.Part] = []
     blocks: list[tuple[int, Weight]] = []
     end = 0
-    for tensor in model.proto.graph.initializer:
+    proto = _stored(model)
+    for tensor in proto.graph.initializer:
         weight = model.weights.get(tensor.name)
         if data_name and weight and weight.data_type != TensorProto.STRING and weight.nbytes >= SMALL_BYTES:
             step = PAGE_BYTES if weight.nbytes >= LARGE_BYTES else ALIGN_BYTES
@@ -390,7 +402,21 @@ def _layout(model: Model, data_name: str | None) -> wire.Layout:
             weight = _changed(tensor, model.weights)
             head = tensor if weight is None else _head(tensor, weight)
             parts.append(_part(head, weight if head.data_type != TensorProto.STRING else None))
-    return wire.Layout(wire.cut(model.proto.SerializeToString(deterministic=True)), parts, blocks)
+    return wire.Layout(wire.cut(proto.SerializeToString(deterministic=True)), parts, blocks)
+
+
+def _stored(model: Model) -> onnx.ModelProto:
+    """The message with sparse initializers as such, where that is smaller."""
+    found = {name: encode(name, model.weights[name]) for name in model.sparse if name in model.weights}
+    if not any(found.values()):
+        return model.proto
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    dense = [t for t in model.proto.graph.initializer if not found.get(t.name)]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(dense)
+    proto.graph.sparse_initializer.extend(filter(None, found.values()))
+    return proto
 
 
 def _part(head: TensorProto, weight: Weight | None) -> wire.Part:

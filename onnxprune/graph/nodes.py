@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnxprune.graph.sparse import SparseWeight
 from onnxprune.graph.weights import ArrayWeight, Weight
 
 if TYPE_CHECKING:
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
 
 
 def constant_of(node: NodeProto) -> np.ndarray | None:
-    """The array that a Constant node holds; None for strings and sparse tensors."""
+    """The array that a Constant node holds; None for strings."""
     for a in node.attribute:
         if a.name == "value":
             return None if a.t.data_type == TensorProto.STRING else numpy_helper.to_array(a.t)
+        if a.name == "sparse_value":
+            return SparseWeight(a.sparse_tensor).array()
         if a.name in ("value_float", "value_floats"):
             return np.array(helper.get_attribute_value(a), np.float32)
         if a.name in ("value_int", "value_ints"):

@@ -38,7 +38,7 @@ def called(flat: Model, source: Model) -> Model:
     )
     for node in (n for n in proto.graph.node if n.op_type in RECURRENT and not n.output[0]):
         node.output[0] = f"{next(filter(None, node.output))}/states"
-    return nest(Model(proto, dict(flat.weights), flat.path, flat.size_bytes, flat.external, flat.data_files), source)
+    return nest(replace(flat, proto=proto, weights=dict(flat.weights)), source)
 
 
 MOVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")

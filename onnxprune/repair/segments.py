@@ -117,7 +117,6 @@ def _cut(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto], o
     proto.graph.node.extend(graph.node[i] for i in nodes)
     read = {name for n in proto.graph.node for name in reads(n)}.union(outputs)
     proto.graph.initializer.extend(t for t in graph.initializer if t.name in read)
-    proto.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in read)
     proto.graph.input.extend(inputs)
     proto.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
     held = {t.name for t in proto.graph.initializer}
