@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
-from onnxprune import ops as _rules  # noqa: F401  (registers every rule)
 from onnxprune.graph.flat import CLOSE, FLAT, flat_id
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights, captured, subgraphs
@@ -22,6 +21,7 @@ from onnxprune.graph.scopes import is_dead
 from onnxprune.graph.trace import MAX_FLOAT_SEED, Trace, sample_sizes
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
+from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
 from onnxprune.ops.records import Operand
 from onnxprune.ops.registry import Axes, Edit, Op, Quantised, lookup
 

@@ -22,10 +22,11 @@ from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import FLAT, flat_id, nest, take_branches
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights, captured
-from onnxprune.graph.trace import Trace, Values
+from onnxprune.graph.trace import Trace
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight, Weight
 from onnxprune.groups import Analysis
 from onnxprune.layout import Dim, Size, kept, leaves, size_after
+from onnxprune.ops.records import Values
 from onnxprune.ops.registry import Axes, Edits, New
 from onnxprune.plans import Plan, keep_of
 

@@ -18,23 +18,13 @@ from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, 
 from onnx.reference.ops._op_list import load_op
 
 from onnxprune.graph import scopes
-from onnxprune.graph.contrib import LIKE, MICROSOFT, channels_last, operands
 from onnxprune.graph.flat import flat_id
 from onnxprune.layout import Size, pair, size_of
+from onnxprune.ops.records import Plainer, Values, record_of
 
 MAX_VALUE = 1 << 16  # elements of a computed value that is worth following
 MAX_FLOAT_SEED = 64  # elements of a float initializer that may be a shape parameter (Resize scales and the like)
 DIVISIBLE = 5040  # a guessed size may be divided by what it likes
-RANDOM = {
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Multinomial",
-    "Bernoulli",
-    "Dropout",
-}
-Values = tuple[np.ndarray, np.ndarray]
 
 
 def tensor_type(elem: int, shape: Sequence[int | None] | None) -> TypeProto:
@@ -159,7 +149,7 @@ class Trace:
         if not self._infer(node, domain):
             return
         if not domain:
-            if node.op_type in ("Shape", "Size") or any(n in self.from_shapes for n in node.input):
+            if record_of(node).traits.reads_sizes or any(n in self.from_shapes for n in node.input):
                 self.from_shapes.update(node.output)
             self._evaluate(node)
 
@@ -174,8 +164,9 @@ class Trace:
         return self._ops[key]
 
     def _infer(self, node: NodeProto, domain: str) -> bool:
-        if domain == MICROSOFT and node.op_type in LIKE:
-            return self._infer_like(node)
+        like = record_of(node).traits.like if domain else None
+        if like:
+            return self._infer_like(node, like)
         schema = self._schema(node, domain)
         if schema is None or (domain, node.op_type) in self._functions:
             return False
@@ -236,11 +227,11 @@ class Trace:
             self.set(name, self.dtype(node.input[0]), (*shape[:axis], int(size), *shape[axis + 1 :]))
         return True
 
-    def _infer_like(self, node: NodeProto) -> bool:
+    def _infer_like(self, node: NodeProto, like: Plainer) -> bool:
         """Ask the shape function of the plainer operator: onnx has none for com.microsoft."""
-        like, last, y = LIKE[node.op_type], channels_last(node), node.output[0]
+        last, y = like.is_last(node), node.output[0]
         known = self._schema(NodeProto(op_type=like.op), "")
-        names = {f"{y} from {i}": node.input[i] for i in operands(node) if node.input[i]}
+        names = {f"{y} from {i}": node.input[i] for i in like.slots(node) if node.input[i]}
         plain = helper.make_node(like.op, list(names), [f"{y} plain"])
         plain.attribute.extend(a for a in node.attribute if a.name in known.attributes)
         for i, (name, actual) in enumerate(names.items()):
@@ -290,10 +281,11 @@ class Trace:
                 self._guessed_sizes.add((x.dim_value, y.dim_value))
 
     def _evaluate(self, node: NodeProto) -> None:
-        if node.op_type in ("Shape", "Size") and node.input[0] in self._types:
+        traits = record_of(node).traits
+        if traits.reads_sizes and node.input[0] in self._types:
             self._shape_of(node)
             return
-        if node.op_type in RANDOM or any(n and n not in self._values for n in node.input) or not node.input:
+        if traits.random or any(n and n not in self._values for n in node.input) or not node.input:
             return
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
             return
@@ -324,7 +316,7 @@ class Trace:
         attrs = {a.name: a.i for a in node.attribute}
         part = slice(attrs.get("start", 0), attrs.get("end"))
         a, b = (np.array(s, np.int64) for s in (zip(*map(pair, shape), strict=True) if shape else ((), ())))
-        a, b = (a[part], b[part]) if node.op_type == "Shape" else (np.asarray(a.prod()), np.asarray(b.prod()))
+        a, b = (a[part], b[part]) if self.shape(node.output[0]) else (np.asarray(a.prod()), np.asarray(b.prod()))
         self._values[node.output[0]] = (a, a if np.array_equal(a, b) else b)
 
     def _run(self, node: NodeProto, feeds: list[np.ndarray | None]) -> list[Any] | None:
@@ -346,46 +338,18 @@ class Trace:
             return None
 
 
-# What is equal at both samples after these is equal at any: they move entries, or the dynamic parts cancel.
-EXACT = {
-    "Add", "Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Mul", "Neg",
-    "Range", "ReduceProd", "ReduceSum", "Reshape", "Shape", "Size", "Slice", "Split", "Squeeze", "Sub", "Tile", "Transpose",
-    "Unsqueeze",
-}  # fmt: skip
-INDEXED = {"Gather": 1, "GatherElements": 1, "GatherND": 1, "Slice": 1}  # the first input that says which entries
-
-
 def _by_chance(node: NodeProto, ins: list[Values | None]) -> bool:
-    """Is a result that is equal at both samples equal at these only? So it may be where dynamic sizes are compared or rounded."""
-    dynamic = [v is not None and not _same(*v) for v in ins]
-    if node.op_type in INDEXED:
-        return any(dynamic[INDEXED[node.op_type] :])
-    if node.op_type == "Where":
-        return dynamic[0]
-    if node.op_type == "Cast" and ins[0] is not None:
-        to = next(a.i for a in node.attribute if a.name == "to")
-        wide = (
-            TensorProto.FLOAT,
-            TensorProto.DOUBLE,
-            *([] if ins[0][0].dtype.kind == "f" else [TensorProto.INT64, TensorProto.INT32]),
-        )
-        return dynamic[0] and to not in wide
-    if node.op_type == "Div" and ins[0] is not None:
-        return ins[0][0].dtype.kind in "iu" and dynamic[0] and not dynamic[1]
-    if node.op_type == "Equal":
-        return _may_meet(*ins)
-    return any(dynamic) and node.op_type not in EXACT
+    """Is a result that is equal at both samples equal at these only?"""
+    traits = record_of(node).traits
+    if traits.by_chance:
+        return traits.by_chance(node, ins)
+    exact = traits.reads_sizes or (traits.moves and not traits.changes_type)
+    return not exact and any(map(is_dynamic, ins))
 
 
-def _may_meet(x: Values | None, y: Values | None) -> bool:
-    """Could a dynamic size be equal to what it is compared with, at another size? Not to a negative number."""
-    if x is None or y is None:
-        return True
-    (a, b), (c, d) = x, y
-    try:
-        return bool(np.any(((a != b) & ~((c == d) & (c < 0))) | ((c != d) & ~((a == b) & (a < 0)))))
-    except ValueError:
-        return True
+def is_dynamic(both: Values | None) -> bool:
+    """Does a known value change with the sample?"""
+    return both is not None and not _same(*both)
 
 
 def _quiet(*_: object) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from onnxprune.layout import LayoutError, div, factor, find
 from onnxprune.ops.records import SAME, Affine, Bounds, Line, NodeFacts
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple, same
+from onnxprune.ops.samples import by_condition, by_meeting, by_rounding, by_type, never
 
 
 def _between(low: float, high: float) -> Callable[[NodeFacts, Mapping[int, np.ndarray]], Bounds]:
@@ -46,10 +47,11 @@ def _scale(x: int, power: float = 1.0) -> Affine:
 @couple("Abs", "Exp", "Softplus", "Sqrt", pointwise=True, bounds=_between(0, math.inf))
 @couple("HardSigmoid", "Sigmoid", pointwise=True, bounds=_between(0, 1))
 @couple("Identity", "MemcpyFromHost", "MemcpyToHost", pointwise=True, moves=SAME)
-@couple("Cast", pointwise=True, moves=SAME, changes_type=True)
+@couple("Cast", pointwise=True, moves=SAME, changes_type=True, by_chance=by_type)
+@couple("Neg", pointwise=True, by_chance=never)
 @couple(
     "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
-    "Floor", "Gelu", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Round", "Selu",
+    "Floor", "Gelu", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Not", "Reciprocal", "Round", "Selu",
     "Shrink", "Sign", "Sin", "Sinh", "Softsign", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Affine", "ParametricSoftplus",
     "ScaledTanh", pointwise=True,
 )  # fmt: skip
@@ -124,14 +126,16 @@ def first_input(op: Op) -> list[Axes | None]:
     return same(op)
 
 
-@couple("Add", pointwise=True, sums=True, affine=_add(1))
+@couple("Add", pointwise=True, sums=True, affine=_add(1), by_chance=never)
 @couple("Sum", pointwise=True, sums=True)
-@couple("Sub", pointwise=True, affine=_add(0, -1.0))
-@couple("Mul", pointwise=True, affine=_scale(1))
-@couple("Div", pointwise=True, affine=_scale(0, -1.0))
+@couple("Sub", pointwise=True, affine=_add(0, -1.0), by_chance=never)
+@couple("Mul", pointwise=True, affine=_scale(1), by_chance=never)
+@couple("Div", pointwise=True, affine=_scale(0, -1.0), by_chance=by_rounding)
+@couple("Where", pointwise=True, by_chance=by_condition)
+@couple("Equal", pointwise=True, by_chance=by_meeting)
 @couple(
-    "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
-    "Max", "Mean", "Min", "Mod", "Or", "Pow", "SwiGLU", "Where", "Xor", pointwise=True,
+    "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "Max", "Mean", "Min", "Mod", "Or", "Pow", "SwiGLU", "Xor", pointwise=True,
 )  # fmt: skip
 @couple("BiasAdd", "GatedAdd", domain=MICROSOFT, pointwise=True)
 def nary(op: Op) -> list[Axes | None]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from onnx import NodeProto
 
-from onnxprune.graph.contrib import LIKE, channels_last, operands
 from onnxprune.layout import LayoutError, Reason, Size, find
 from onnxprune.ops.registry import Axes, Edits, New, Op, Rule, lookup
 
@@ -70,12 +69,14 @@ def _last(axes: Axes) -> Axes:
 
 
 def plainer(op: Op, *more: int) -> list[Axes | None]:
-    """The layouts that the plainer operator of LIKE gives; `more` are further input slots that it may read.
+    """The layouts that the plainer operator of its record gives; `more` are further input slots that it may read.
 
     The other inputs are scales and zero points of whole tensors.
     """
-    slots = [*operands(op.node), *(s for s in more if op.has(s))]
-    return View(op, LIKE[op.type].op, slots, last=channels_last(op.node)).outputs()
+    like = op.record.traits.like
+    assert like is not None
+    slots = [*like.slots(op.node), *(s for s in more if op.has(s))]
+    return View(op, like.op, slots, last=like.is_last(op.node)).outputs()
 
 
 def only_whole(op: Op) -> None:

@@ -23,6 +23,7 @@ from onnxprune.layout import (
     var,
 )
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
+from onnxprune.ops.samples import by_index, never
 from onnxprune.ops.shape import regroup
 
 
@@ -49,7 +50,7 @@ def take(op: Op, d: Dim, indices: np.ndarray, slot: int) -> Axes:
     return [out] if indices.ndim else []
 
 
-@couple("Gather", table=(0, 1))
+@couple("Gather", table=(0, 1), by_chance=by_index())
 def gather(op: Op) -> list[Axes | None]:
     """y = take(x, indices, axis). Constant indices refine the axis; computed ones (an embedding) freeze it.
 
@@ -97,7 +98,7 @@ def _as_reshape(op: Op, x: Axes, axis: int) -> Axes:
     return y
 
 
-@couple("Concat")
+@couple("Concat", by_chance=never)
 def concat_(op: Op) -> list[Axes | None]:
     """Lay the inputs' channels end to end along `axis`; tie the other axes one to one.
 
@@ -111,7 +112,7 @@ def concat_(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("Split")
+@couple("Split", by_chance=never)
 def split_(op: Op) -> list[Axes | None]:
     """Refine the axis into the outputs' parts; the sizes follow the plan.
 
@@ -141,7 +142,7 @@ def split_(op: Op) -> list[Axes | None]:
     return [_with(x, axis, p) for p in parts]
 
 
-@couple("Slice")
+@couple("Slice", by_chance=by_index())
 def slice_(op: Op) -> list[Axes | None]:
     """Refine each sliced axis into before + kept + after; starts and ends follow the plan.
 
@@ -295,7 +296,7 @@ def center_crop_pad(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("Tile", since=6)
+@couple("Tile", since=6, by_chance=never)
 def tile(op: Op) -> list[Axes | None]:
     """Whole copies end to end: y[a] = (r x[a]); an axis of size 1 becomes r equal positions.
 
@@ -323,7 +324,7 @@ def _ratio(size: object, d: Dim) -> tuple[int, int]:
     return (a // c, b // e)
 
 
-@couple("Expand")
+@couple("Expand", by_chance=never)
 def expand(op: Op) -> list[Axes | None]:
     """Broadcast to a shape: an axis of size 1 becomes equal positions, free to follow what they meet.
 
@@ -348,7 +349,7 @@ def expand(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("ConstantOfShape")
+@couple("ConstantOfShape", by_chance=never)
 def constant_of_shape(op: Op) -> list[Axes | None]:
     """Equal values everywhere: any axis of static size may follow what it meets.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxprune.layout import Dim, LayoutError, factor, find, freeze, prod
 from onnxprune.ops.fused import View
-from onnxprune.ops.records import NodeFacts, NodeShapes, Operand, Product
+from onnxprune.ops.records import NodeFacts, NodeShapes, Operand, Plainer, Product
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 
 
@@ -49,7 +49,7 @@ def spatial(op: Op) -> Axes:
 
 
 @couple("Conv", product=CONVOLUTION)
-@couple("FusedConv", domain=MICROSOFT, product=CONVOLUTION)
+@couple("FusedConv", domain=MICROSOFT, product=CONVOLUTION, like=Plainer("Conv", (0, 1, 2)))
 def conv(op: Op) -> list[Axes | None]:
     """x [N, (g i), *s], w [(g o), i, *k], b [(g o)] -> y [N, (g o), *s]; attribute `group` is the size of g.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxprune.layout import LayoutError, factor, find, fixed, is_frozen
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
+from onnxprune.ops.samples import by_index
 
 
 def _aligned(op: Op, axis: int, *tensors: Axes) -> Axes:
@@ -19,7 +20,7 @@ def _aligned(op: Op, axis: int, *tensors: Axes) -> Axes:
     return out
 
 
-@couple("GatherElements")
+@couple("GatherElements", by_chance=by_index())
 def gather_elements(op: Op) -> list[Axes | None]:
     """y[.., j, ..] = x[.., indices[.., j, ..], ..]: y has the indices' shape.
 
@@ -39,7 +40,7 @@ def scatter_elements(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("GatherND")
+@couple("GatherND", by_chance=by_index())
 def gather_nd(op: Op) -> list[Axes | None]:
     """y = indices' axes but the last + the axes of x that are not indexed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxprune.layout import Size, find, fixed, is_frozen, pair, size_of
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
+from onnxprune.ops.samples import never
 
 
 @couple("AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
@@ -59,8 +60,9 @@ def roi(op: Op) -> list[Axes | None]:
     return [[op.plain(shape[0]), x[1], *(op.plain(s, "spatial axis") for s in shape[2:])]]
 
 
+@couple("ReduceSum", "ReduceProd", by_chance=never)
 @couple(
-    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum",
+    "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceLogSum",
     "ReduceLogSumExp", "ReduceSumSquare",
 )  # fmt: skip
 def reduce(op: Op) -> list[Axes | None]:

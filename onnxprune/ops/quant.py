@@ -10,11 +10,10 @@ from dataclasses import replace
 
 from onnx import TensorProto
 
-from onnxprune.graph.contrib import MICROSOFT
 from onnxprune.layout import Dim, LayoutError, factor, find, fixed, pair, prod
 from onnxprune.ops.fused import only_whole, plainer
 from onnxprune.ops.linear import CONVOLUTION, GEMM, MATMUL
-from onnxprune.ops.records import SAME, Encoding, NodeFacts, Operand, Product, renumber
+from onnxprune.ops.records import MICROSOFT, SAME, Encoding, NodeFacts, Operand, Plainer, Product, renumber
 from onnxprune.ops.registry import Axes, Op, couple
 
 
@@ -67,12 +66,17 @@ def dynamic_quantize(op: Op) -> list[Axes | None]:
     return [list(x), [], []]
 
 
-@couple("NhwcFusedConv", "NhwcConv", domain=MICROSOFT, product=CONVOLUTION)
-@couple(
-    "NhwcMaxPool", "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool",
-    "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
-    domain=MICROSOFT,
-)  # fmt: skip
+@couple("NhwcFusedConv", "NhwcConv", domain=MICROSOFT, product=CONVOLUTION, like=Plainer("Conv", (0, 1, 2), last=True))
+@couple("NhwcMaxPool", domain=MICROSOFT, like=Plainer("MaxPool", last=True))
+@couple("QLinearAveragePool", domain=MICROSOFT, like=Plainer("AveragePool"))
+@couple("QLinearGlobalAveragePool", domain=MICROSOFT, like=Plainer("GlobalAveragePool"))
+@couple("QLinearLeakyRelu", domain=MICROSOFT, like=Plainer("LeakyRelu"))
+@couple("QLinearSigmoid", domain=MICROSOFT, like=Plainer("Sigmoid"))
+@couple("QLinearSoftmax", domain=MICROSOFT, like=Plainer("Softmax"))
+@couple("QLinearAdd", domain=MICROSOFT, like=Plainer("Add", (0, 3)))
+@couple("QLinearMul", domain=MICROSOFT, like=Plainer("Mul", (0, 3)))
+@couple("QLinearWhere", domain=MICROSOFT, like=Plainer("Where", (0, 1, 4), 1))
+@couple("QLinearConcat", domain=MICROSOFT, like=Plainer("Concat", range(2, 1 << 10, 3), 2))
 def plain(op: Op) -> list[Axes | None]:
     """A plainer operator with the channels last, or with a scale and a zero point for each whole tensor."""
     outs = plainer(op, *([3] if op.type == "NhwcFusedConv" else []))
@@ -93,14 +97,28 @@ def _of_integers(plain: Product, slots: tuple[int, ...], weight: int, scale: int
     return replace(moved, operands=operands, bias=bias or None)
 
 
-@couple("ConvInteger", product=_of_integers(CONVOLUTION, (0, 1), 1, scale=0, zero=3))
-@couple("MatMulInteger", product=_of_integers(MATMUL, (0, 1), 1, scale=0, zero=3))
-@couple("QLinearConv", product=_of_integers(CONVOLUTION, (0, 3), 3, scale=4, zero=5, bias=8))
-@couple("QLinearConv", domain=MICROSOFT, product=_of_integers(CONVOLUTION, (0, 3), 3, scale=4, zero=5, bias=8))
-@couple("QLinearMatMul", product=_of_integers(MATMUL, (0, 3), 3, scale=4, zero=5))
-@couple("QGemm", domain=MICROSOFT, product=_of_integers(GEMM, (0, 3), 3, scale=4, zero=5, bias=6))
-@couple("MatMulIntegerToFloat", domain=MICROSOFT, product=_of_integers(MATMUL, (0, 1), 1, scale=3, zero=5, bias=6))
-@couple("DynamicQuantizeMatMul", domain=MICROSOFT, product=_of_integers(MATMUL, (0, 1), 1, scale=2, zero=3, bias=4))
+CONV = _of_integers(CONVOLUTION, (0, 3), 3, scale=4, zero=5, bias=8)
+
+
+@couple("ConvInteger", product=_of_integers(CONVOLUTION, (0, 1), 1, scale=0, zero=3), like=Plainer("Conv", (0, 1)))
+@couple("QLinearConv", product=CONV, like=Plainer("Conv", (0, 3, 8), 7))
+@couple("QLinearConv", domain=MICROSOFT, product=CONV, like=Plainer("Conv", (0, 3, 8), 7))
+@couple("MatMulInteger", product=_of_integers(MATMUL, (0, 1), 1, scale=0, zero=3), like=Plainer("MatMul", (0, 1)))
+@couple("QLinearMatMul", product=_of_integers(MATMUL, (0, 3), 3, scale=4, zero=5), like=Plainer("MatMul", (0, 3), 7))
+@couple(
+    "QGemm",
+    domain=MICROSOFT,
+    product=_of_integers(GEMM, (0, 3), 3, scale=4, zero=5, bias=6),
+    like=Plainer("Gemm", (0, 3, 6), 8),
+)
+@couple(
+    "MatMulIntegerToFloat", domain=MICROSOFT, product=_of_integers(MATMUL, (0, 1), 1, scale=3, zero=5, bias=6),
+    like=Plainer("MatMul", (0, 1), 2),
+)  # fmt: skip
+@couple(
+    "DynamicQuantizeMatMul", domain=MICROSOFT, product=_of_integers(MATMUL, (0, 1), 1, scale=2, zero=3, bias=4),
+    like=Plainer("MatMul", (0, 1), 2),
+)  # fmt: skip
 def product_of_integers(op: Op) -> list[Axes | None]:
     """Conv, Gemm or MatMul on integers; the weight's scale and zero point follow its output channels.
 

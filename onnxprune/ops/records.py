@@ -15,7 +15,9 @@ import numpy as np
 if TYPE_CHECKING:
     from onnx import NodeProto
 
+MICROSOFT = "com.microsoft"
 Array = np.ndarray
+Values = tuple[Array, Array]  # the contents of a tensor at both samples of the trace
 Shape = tuple[Any, ...]  # of ints, or of what adds and multiplies as they do (allocate/poly.py)
 
 # How a node that moves elements does it.
@@ -132,6 +134,24 @@ Affine = Callable[[NodeFacts, int, Mapping[int, Array]], Line | None]
 
 
 @dataclass(frozen=True)
+class Plainer:
+    """The operator of the default domain that a node is without its scales and zero points, and with its channels on axis 1."""
+
+    op: str
+    operands: Sequence[int] = (0,)  # the input slots that the plainer operator would read, in its order
+    typed: int = 0  # the slot whose element type the result has; float where it is absent
+    last: bool = False  # the node keeps its channels on the last axis
+
+    def slots(self, node: NodeProto) -> list[int]:
+        """The operands that a node has."""
+        return [s for s in self.operands if s < len(node.input)]
+
+    def is_last(self, node: NodeProto) -> bool:
+        """Does the node keep its channels on the last axis rather than on axis 1?"""
+        return self.last or any(a.name == "channels_last" and a.i for a in node.attribute)
+
+
+@dataclass(frozen=True)
 class Traits:
     """What else has to be known of an operator."""
 
@@ -148,6 +168,8 @@ class Traits:
     reads_sizes: bool = False  # only the sizes of its input matter: Shape, Size
     statistics: tuple[int, ...] = ()  # input slots of running means and variances
     table: tuple[int, int] | None = None  # input slots of a table and of the row numbers that are looked up in it
+    like: Plainer | None = None  # it is that operator with more around it
+    by_chance: Callable[[NodeProto, Sequence[Values | None]], bool] | None = None  # see samples.py
     no_product: str = ""  # why an operator that reads a weight along an input axis has no product
 
 

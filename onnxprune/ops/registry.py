@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper
 
-from onnxprune.graph.contrib import MICROSOFT
 from onnxprune.graph.integers import Quantised
 from onnxprune.graph.trace import Trace
 from onnxprune.layout import (
@@ -33,7 +32,7 @@ from onnxprune.layout import (
     size_of,
     unify,
 )
-from onnxprune.ops.records import RECORDS, Operand, Product, Record, Traits, find_record
+from onnxprune.ops.records import MICROSOFT, NOTHING, RECORDS, Operand, Product, Record, Traits, find_record
 
 Axes = list[Dim]
 Rule = Callable[["Op"], "list[Axes | None]"]
@@ -130,10 +129,13 @@ class Op:
     # what it is
 
     @property
+    def record(self) -> Record:
+        return find_record(self.domain, self.type, self.version) or NOTHING
+
+    @property
     def product(self) -> Product | None:
         """The product that its record says it computes."""
-        record = find_record(self.domain, self.type, self.version)
-        return record.product if record else None
+        return self.record.product
 
     @property
     def label(self) -> str:

@@ -23,6 +23,7 @@ from onnxprune.layout import (
 )
 from onnxprune.ops.records import PERMUTE, REGROUP
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
+from onnxprune.ops.samples import never
 
 
 def regroup(op: Op, x: Axes, shape: tuple[Size, ...]) -> Axes:
@@ -237,7 +238,8 @@ def shape_(op: Op) -> list[Axes | None]:
 
 
 @couple("RandomNormal", "RandomUniform", random=True)
-@couple("Range", "EyeLike", "NonZero")
+@couple("Range", by_chance=never)
+@couple("EyeLike", "NonZero")
 def made(op: Op) -> list[Axes | None]:
     """A tensor made from sizes; its axes are no channels, and what it reads is frozen."""
     for i in range(len(op.layouts)):
