@@ -207,7 +207,8 @@ def _reported(
                 seen = batches or means.batches
                 original = source if isinstance(source, onnx.ModelProto) else Path(source)
                 result = compare(original, files[0], data=seen, seed=work.seed, timed=True, profile=work.profile)
-                layers = layer_errors(analysis, written, seen, plan) if seen else None
+                moved = made.sparse.plan if made.sparse else plan  # with the channels that were permuted
+                layers = layer_errors(analysis, written, seen, moved) if seen else None
             except OnnxPruneError as e:
                 failure = e
     if made.sparse:

@@ -309,6 +309,20 @@ def test_a_permutation_changes_no_output_and_a_mask_after_it_keeps_more() -> Non
     assert kept[1] > kept[0] * 1.003
 
 
+def test_errors_of_layers_know_the_permutation(tmp_path: Path) -> None:
+    """One layer changes, and channels change places all over the network: the layers before it have no error."""
+    made = onnxprune.sparsify(
+        RESNET, tmp_path / "o.onnx", layers="all", target="none", include=["node_linear", "node_conv2d_14"],
+        permute=True, method="magnitude", repair="none", calib=CALIB, samples=32,
+    )  # fmt: skip
+    assert len(made.report["sparsity"]["permuted"]) == 2
+    errors = {x["name"]: x["relative_l2"] for x in made.report["reconstruction"]["layers"]}
+    names = list(errors)
+    before = names[: names.index("node_conv2d_14")]
+    assert "node_conv2d_13" in before and max(errors[n] for n in before) < 1e-5
+    assert 0 < errors["node_conv2d_14"] < 0.5
+
+
 def test_groups_that_a_nan_reads_keep_their_order() -> None:
     rng = np.random.default_rng(0)
     weights = {n: rng.standard_normal((8, 8)).astype(np.float32) for n in ("w1", "w2", "w3")}
