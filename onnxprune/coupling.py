@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
+from onnxprune.errors import is_guarded
 from onnxprune.graph.flat import CLOSE, FLAT, flat_id
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights, captured, subgraphs
@@ -47,6 +48,7 @@ class Coupling:
     computed: set[str] = field(default_factory=set)  # from weights and static sizes alone
     kinds: list[tuple[Dim, str, str]] = field(default_factory=list)  # layout, kind, node
     integers: dict[str, Quantised] = field(default_factory=dict)  # weights that stand for other numbers
+    guarded: dict[int, str] = field(default_factory=dict)  # nodes on which a rule failed, by index, and how
 
     def use(self, name: str, node: int, slot: int) -> Axes | None:
         """The layout that a node's input has, weight or activation."""
@@ -179,34 +181,44 @@ def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
     op = Op(node, c.trace, axes, const)
     if node.input and all(k or not n for k, n in zip(const, node.input, strict=True)):
         c.computed.update(node.output)
-    rule = lookup(op.domain, op.type, op.version)
     names = captured(node)
     try:
-        if rule is None:
-            where = f"{op.domain}::" if op.domain else ""
-            raise LayoutError(f"no rule for operator {where}{op.type}")
-        _store(c, op, rule(op))
-        c.operands.update({(index, o.slot): o for o in op.name_operands()})
-        for i, unread in enumerate(axes):
-            if i not in op.related and not scope:
-                for d in unread or ():
-                    op.freeze(d, f"a parameter of {op.type}")
-        c.edits[index] = op.edits
-        c.mixed.extend(op.mixed)
-        c.integers.update(op.integers)
-        c.kinds.extend((d, k, op.label) for d, k in op.kinds)
-        for slot, axis, role in op.roles:
-            c.roles.setdefault((node.input[slot], axis), []).append(((index, slot), role))
+        _follow_rule(c, index, op)
     except LayoutError as e:
         _freeze_all(c, op, str(e))
-    except (IndexError, TypeError, ValueError, ArithmeticError):
-        if not op.domain:  # onnx.checker has seen to it that the node is as it should be
+    except Exception as e:
+        if not is_guarded():
             raise
-        _freeze_all(c, op, f"{op.type} lacks inputs or attributes that its rule knows")
+        c.guarded[index] = f"{type(e).__name__}: {e}"
+        _freeze_all(c, op, f"{op.type} is not what its rule expects ({c.guarded[index]})")
     for slot, name in enumerate(sorted(names)):
         outer = _axes(c, name, index, 1000 + slot, vectors)
         for d in outer or ():
             freeze(d, op.reason(f"captured by the body of {op.type}"))
+
+
+def _follow_rule(c: Coupling, index: int, op: Op) -> None:
+    """Apply the rule of an operator, and keep all that it says. Raises LayoutError."""
+    failed = next((c.trace.failed[name] for name in op.node.output if name in c.trace.failed), "")
+    if failed:
+        c.guarded[index] = failed
+        raise LayoutError(f"{op.type} makes shapes that cannot be told ({failed})")
+    rule = lookup(op.domain, op.type, op.version)
+    if rule is None:
+        where = f"{op.domain}::" if op.domain else ""
+        raise LayoutError(f"no rule for operator {where}{op.type}")
+    _store(c, op, rule(op))
+    c.operands.update({(index, o.slot): o for o in op.name_operands()})
+    for i, unread in enumerate(op.layouts):
+        if i not in op.related and flat_id(op.node) is None:
+            for d in unread or ():
+                op.freeze(d, f"a parameter of {op.type}")
+    c.edits[index] = op.edits
+    c.mixed.extend(op.mixed)
+    c.integers.update(op.integers)
+    c.kinds.extend((d, k, op.label) for d, k in op.kinds)
+    for slot, axis, role in op.roles:
+        c.roles.setdefault((op.node.input[slot], axis), []).append(((index, slot), role))
 
 
 def _store(c: Coupling, op: Op, outs: list[Axes | None]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from onnx import NodeProto, helper
 
+from onnxprune.errors import is_guarded
 from onnxprune.graph.trace import Trace
 from onnxprune.graph.unsettled import unsettled
 from onnxprune.ops.records import Shape, UnknownShape, record_of
@@ -70,10 +71,10 @@ def count_macs(nodes: Iterable[NodeProto], of_input: InputShape, of_output: Outp
             continue
         try:
             total += product.macs(_Shapes(node, of_input, of_output))
-        except (
-            UnknownShape,
-            IndexError,
-            ArithmeticError,
-        ):  # a shape that is unknown, or not what the operator asks for
+        except (UnknownShape, IndexError, ArithmeticError):  # unknown, or not what the operator asks for
+            return None
+        except Exception:
+            if not is_guarded():
+                raise
             return None
     return total

@@ -64,8 +64,17 @@ def _header(r: dict[str, Any]) -> "RenderableType":
                 count(r["macs"]) + (" (one sample)" if r["macs"] is not None else ", a shape depends on the data"),
             ),
             ("groups", f"{len(r['groups'])}, {sum(g['size'] for g in r['groups']):,} channels"),
+            *([("not understood", _guarded(r["guarded"]))] if r["guarded"] else []),
         ]
     )
+
+
+def _guarded(nodes: Sequence[dict[str, str]]) -> str:
+    from onnxprune.cli.console import plural
+
+    shown = ", ".join(f"{n['operator']} {n['node']}" for n in nodes[:FEW_ALIKE])
+    rest = ", .." if len(nodes) > FEW_ALIKE else ""
+    return f"{plural(len(nodes), 'node')} that no rule can follow, frozen with all they touch: {shown}{rest}"
 
 
 def _groups(a: "Analysis", verbose: bool) -> list["RenderableType"]:

@@ -17,6 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference.ops._op_list import load_op
 
+from onnxprune.errors import is_guarded
 from onnxprune.graph import scopes
 from onnxprune.graph.flat import flat_id
 from onnxprune.layout import Size, pair, size_of
@@ -54,6 +55,7 @@ class Trace:
         self.taken: dict[int, bool | None] = {}  # does the If of a scope always take its then branch, or never?
         self.guesses: set[str] = set()  # tensors with a size that is known only when the model runs
         self.declared: set[str] = set()  # tensors whose shape is only what the file says of it
+        self.failed: dict[str, str] = {}  # outputs of nodes that `step` could not follow, and why
 
     def shape(self, name: str) -> tuple[Size, ...] | None:
         """The sizes of each axis; None where the rank or a size is unknown."""
@@ -141,7 +143,18 @@ class Trace:
             self._values[name] = (array, array)
 
     def step(self, node: NodeProto) -> None:
-        """Learn the shapes, then the values, of a node's outputs."""
+        """Learn the shapes, then the values, of a node's outputs; where that fails they stay unknown, and the node is `failed`."""
+        try:
+            self._follow(node)
+        except Exception as e:
+            if not is_guarded():
+                raise
+            for name in node.output:
+                self._types.pop(name, None)
+                self._values.pop(name, None)
+                self.failed[name] = f"{type(e).__name__}: {e}"
+
+    def _follow(self, node: NodeProto) -> None:
         if flat_id(node) is not None:
             scopes.step(self, node)
             return

@@ -39,7 +39,14 @@ def inspect_report(a: Analysis) -> dict[str, Any]:
         "prunable_params": a.prunable_params(),
         "groups": [_group(a, g) for g in a.groups],
         "frozen": _frozen(a),
+        "guarded": [_guarded(a, index, why) for index, why in a.coupling.guarded.items()],
     }
+
+
+def _guarded(a: Analysis, index: int, why: str) -> dict[str, str]:
+    """A node on which a rule failed, so that all it touches is frozen."""
+    node = a.flat.proto.graph.node[index]
+    return {"node": node.name or next(iter(node.output), ""), "operator": node.op_type, "reason": why}
 
 
 def _frozen(a: Analysis) -> list[dict[str, Any]]:
