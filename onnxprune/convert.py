@@ -11,7 +11,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, shape_infe
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model
-from onnxprune.graph.nodes import captured, sort_nodes, value_names
+from onnxprune.graph.nodes import sort_nodes
+from onnxprune.graph.view import Names, domain_of, readers, value_names
 from onnxprune.graph.weights import Array, ArrayWeight, DerivedWeight, Weight
 from onnxprune.groups import analyze
 from onnxprune.layout import Size
@@ -112,20 +113,16 @@ class _Gemms:
     ) -> None:
         self.proto, self.shapes, self.weights = proto, shapes, weights
         self.nodes: list[NodeProto] = []
-        self.names = value_names(proto) | set(weights)
+        self.names = Names(value_names(proto) | set(weights))
         self.constant = set(shapes) | computed
-        self.readers: dict[str, int] = {}
-        for n in proto.graph.node:
-            for name in (*n.input, *captured(n)):
-                self.readers[name] = self.readers.get(name, 0) + 1
-        for v in proto.graph.output:
-            self.readers[v.name] = self.readers.get(v.name, 0) + 1
+        self.readers = readers(proto.graph.node)
+        self.outputs = {v.name for v in proto.graph.output}
         self.made: dict[str, NodeProto] = {}  # the Gemm whose output a value is, if nothing came between
 
     def add(self, node: NodeProto, x: tuple[Size, ...] | None, y: tuple[Size, ...] | None) -> None:
         if node.op_type == "Add" and self._fold(node):
             return
-        w = self.shapes.get(node.input[1]) if node.op_type == "MatMul" and node.domain in ("", "ai.onnx") else None
+        w = self.shapes.get(node.input[1]) if node.op_type == "MatMul" and not domain_of(node) else None
         target = None if w is None or len(w) != 2 or x is None or y is None else _target(x, y)
         if target is None or node.input[0] in self.constant:
             self.nodes.append(node)
@@ -147,7 +144,12 @@ class _Gemms:
         """Make the vector that an Add brings the bias of the Gemm before it."""
         for i in (0, 1):
             gemm, bias = self.made.get(node.input[i]), node.input[1 - i]
-            if gemm is None or self.readers[node.input[i]] > 1 or len(gemm.input) > 2:
+            if (
+                gemm is None
+                or len(self.readers[node.input[i]]) > 1
+                or node.input[i] in self.outputs
+                or len(gemm.input) > 2
+            ):
                 continue
             columns = self.shapes[gemm.input[1]][1]
             if self.shapes.get(bias) == (columns,):
@@ -164,12 +166,7 @@ class _Gemms:
         return name
 
     def _fresh(self, base: str) -> str:
-        name, k = base, 1
-        while name in self.names:
-            k += 1
-            name = f"{base}_{k}"
-        self.names.add(name)
-        return name
+        return self.names.claim(base, f"{base}_")
 
 
 def _target(x: tuple[Size, ...], y: tuple[Size, ...]) -> list[int] | None:

@@ -17,9 +17,10 @@ from onnx import GraphProto, NodeProto, TensorProto
 from onnxprune.errors import is_guarded
 from onnxprune.graph.flat import CLOSE, FLAT, flat_id
 from onnxprune.graph.io import Model
-from onnxprune.graph.nodes import all_weights, captured, subgraphs
+from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.scopes import is_dead
 from onnxprune.graph.trace import MAX_FLOAT_SEED, Trace, sample_sizes
+from onnxprune.graph.view import Site, attribute, captured, is_constant, makers, subgraphs
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
 from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
@@ -28,7 +29,6 @@ from onnxprune.ops.registry import Axes, Edit, Op, Quantised, lookup
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
 SHARED = (-1, -1)
-Site = tuple[int, int]  # node index, input slot
 
 
 @dataclass
@@ -100,7 +100,7 @@ def live_nodes(model: Model, trace: Trace, weights: dict[str, Weight]) -> Iterat
             if node.op_type == CLOSE and flat_id(node) == dead:
                 dead = None
             continue
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and node.output[0] in weights:
+        if is_constant(node) and node.output[0] in weights:
             continue
         yield index, node
         if node.domain == FLAT and is_dead(trace, node):
@@ -278,11 +278,11 @@ def _leave_unread(c: Coupling, graph: GraphProto) -> None:
 
 def _freeze_returned_sizes(c: Coupling, graph: GraphProto) -> None:
     """A size that the graph returns keeps its value, so what it counts stays."""
-    makers = {o: n for n in c.live for o in n.output}
+    made_by = {name: c.live[i] for name, i in makers(c.live).items()}
     todo = [v.name for v in graph.output]
     while todo:
         name = todo.pop()
-        node = makers.pop(name, None)
+        node = made_by.pop(name, None)
         if node is None or name not in c.trace.from_shapes or c.trace.values(name) is None:
             continue
         if node.op_type in ("Shape", "Size"):
@@ -297,7 +297,7 @@ def _freeze_asserted(c: Coupling, graph: GraphProto) -> None:
 
     So a traced mixture of experts says which experts its tokens use: with other values it may not run.
     """
-    makers = {o: i for i, n in enumerate(graph.node) for o in n.output}
+    made_at = makers(graph.node)
     splits = [n for n in c.live if n.op_type == "Split" and n.output[0] in c.trace.asserted]
     why = {
         n.input[0]: Reason("it decides how many pieces there are, which the file fixes", n.name, n.op_type)
@@ -306,7 +306,7 @@ def _freeze_asserted(c: Coupling, graph: GraphProto) -> None:
     todo, seen = list(why), set()
     while todo:
         name = todo.pop()
-        index = makers.get(name)
+        index = made_at.get(name)
         if index is None or index in seen or graph.node[index].op_type in ("Shape", "Size"):
             continue
         seen.add(index)
@@ -358,7 +358,7 @@ def _inherit_roles(c: Coupling, graph: GraphProto) -> None:
 def _axis_map(node: NodeProto, before: Axes, after: Axes) -> list[int]:
     """For each axis of an input the axis of the output that holds its channels, -1 where none does."""
     if node.op_type == "Transpose" and len(before) == len(after):
-        perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), list(range(len(before)))[::-1])
+        perm = attribute(node, "perm", list(range(len(before)))[::-1])
         return [perm.index(a) for a in range(len(before))]
     if len(before) == len(after):
         return list(range(len(before)))

@@ -18,7 +18,7 @@ from onnx import NodeProto
 
 from onnxprune.coupling import SHARED, Coupling, Use
 from onnxprune.graph.flat import CLOSE, FLAT
-from onnxprune.graph.nodes import captured
+from onnxprune.graph.view import reads
 from onnxprune.groups import Analysis, Frozen
 from onnxprune.layout import FIXED, Dim, Reason, find
 
@@ -112,7 +112,7 @@ class _Wires:
         self.outputs = {v.name for v in graph.output}
         self.touching: dict[str, list[int]] = defaultdict(list)
         for i, node in enumerate(graph.node):
-            for name in {*node.input, *node.output, *captured(node)}:
+            for name in {*reads(node), *node.output}:
                 self.touching[name].append(i)
         self.uses: dict[str, list[Use]] = defaultdict(list)
         for use in c.uses:

@@ -12,9 +12,10 @@ from functools import cached_property
 import numpy as np
 from onnx import TensorProto
 
-from onnxprune.coupling import SHARED, Coupling, Site, Use, couple_graph
+from onnxprune.coupling import SHARED, Coupling, Use, couple_graph
 from onnxprune.graph.flat import flatten
 from onnxprune.graph.io import Model
+from onnxprune.graph.view import Site
 from onnxprune.layout import (
     FIXED,
     PROD,

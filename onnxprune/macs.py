@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from onnxprune.errors import is_guarded
 from onnxprune.graph.trace import Trace
 from onnxprune.graph.unsettled import unsettled
+from onnxprune.graph.view import attribute
 from onnxprune.ops.records import Shape, UnknownShape, record_of
 
 InputShape = Callable[[NodeProto, int], Shape | None]
@@ -26,9 +27,7 @@ class _Shapes:
         self.node, self._of_input, self._of_output = node, of_input, of_output
 
     def attr(self, name: str, default: Any = None) -> Any:
-        found = next((a for a in self.node.attribute if a.name == name), None)
-        value = default if found is None else helper.get_attribute_value(found)
-        return value.decode() if isinstance(value, bytes) else value
+        return attribute(self.node, name, default)
 
     def has(self, i: int) -> bool:
         return i < len(self.node.input) and bool(self.node.input[i])

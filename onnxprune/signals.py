@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.coupling import Site
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.view import Site, attribute
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.layout import Dim, leaves, owner, pair
@@ -76,7 +76,7 @@ def _has_patches(a: Analysis, tap: Tap) -> bool:
     node = a.flat.proto.graph.node[tap.node]
     outside = node.op_type == "Conv" and node.output[0] in a.outside
     shape = a.coupling.trace.shape(node.input[1]) if outside else None
-    if shape is None or any(attr.name == "group" and attr.i > 1 for attr in node.attribute):
+    if shape is None or attribute(node, "group", 1) > 1:
         return False
     channels, *kernel = (pair(s)[0] for s in shape[1:])
     return math.prod(kernel) > 1 and channels * math.prod(kernel) <= ENTRIES

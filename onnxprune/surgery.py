@@ -8,7 +8,6 @@ tensor's shape is checked against what its layout predicts.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,8 +20,9 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import FLAT, flat_id, nest, take_branches
 from onnxprune.graph.io import Model
-from onnxprune.graph.nodes import all_weights, captured
+from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.trace import Trace
+from onnxprune.graph.view import IN_BODY, Site, attribute, readers
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight, Weight
 from onnxprune.groups import Analysis
 from onnxprune.layout import Dim, Size, kept, leaves, size_after
@@ -31,7 +31,6 @@ from onnxprune.ops.registry import Axes, Edits, New
 from onnxprune.plans import Plan, keep_of
 
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
-Slot = tuple[int, int]  # node index, input slot
 
 
 def apply_plan(analysis: Analysis, plan: Plan) -> Model:
@@ -84,15 +83,13 @@ class _Surgery:
 
     def _rewrite_constants(self) -> None:
         """Give every use of a constant its new content; uses that agree go on sharing."""
-        readers: dict[str, list[Slot]] = defaultdict(list)
-        for index, node in enumerate(self.nodes):
-            for slot, name in enumerate(node.input):
-                if name in self.c.weights:
-                    readers[name].append((index, slot))
-        held = {v.name for v in self.editor.proto.graph.output}.union(*(captured(n) for n in self.nodes if n.attribute))
-        for name, slots in readers.items():
-            contents: dict[object, tuple[Weight | None, list[Slot]]] = {}
-            if name in held:  # a body or the caller reads it whole, under its own name
+        outputs = {v.name for v in self.editor.proto.graph.output}
+        for name, sites in readers(self.nodes).items():
+            if name not in self.c.weights:
+                continue
+            slots = [at for at in sites if at[1] != IN_BODY]
+            contents: dict[object, tuple[Weight | None, list[Site]]] = {}
+            if name in outputs or len(slots) < len(sites):  # a body or the caller reads it whole, under its own name
                 contents["same"] = (None, [])
             for at in slots:
                 key, weight = self._content(name, at)
@@ -106,7 +103,7 @@ class _Surgery:
                     base = name or f"{node.output[0]}_in{slot}"
                     self.editor.set_input(index, slot, self.editor.add_constant(base, ArrayWeight(array)))
 
-    def _content(self, name: str, at: Slot) -> tuple[object, Weight | None]:
+    def _content(self, name: str, at: Site) -> tuple[object, Weight | None]:
         """What one use reads after the plan: a hashable key, and the weight (None where nothing changes)."""
         index, slot = at
         e = self.edits.get(index)
@@ -124,7 +121,7 @@ class _Surgery:
         key = tuple((a, k.tobytes()) for a, k in cuts)
         return key, SlicedWeight(self.c.weights[name], cuts)
 
-    def _store(self, name: str, contents: list[tuple[Weight | None, list[Slot]]]) -> None:
+    def _store(self, name: str, contents: list[tuple[Weight | None, list[Site]]]) -> None:
         (first, _), *others = contents
         for weight, slots in others:
             weight = weight or self.c.weights[name]
@@ -213,7 +210,7 @@ class _Surgery:
         """A target without dynamic sizes: of a Reshape, 0 copies an input size and one -1 stands for what is left."""
         if all(not isinstance(w, tuple) for w in want):
             return want
-        if node.op_type != "Reshape" or any(a.name == "allowzero" and a.i for a in node.attribute):
+        if node.op_type != "Reshape" or attribute(node, "allowzero"):
             return None
         shape = trace.shape(node.input[0]) or ()
         out: list[Size | float] = []

@@ -17,6 +17,7 @@ import numpy as np
 from onnxprune.allocate.poly import Compiled, Ints, Poly, Values
 from onnxprune.coupling import Use
 from onnxprune.graph.unsettled import unsettled
+from onnxprune.graph.view import makers
 from onnxprune.graph.weights import BITS, dtype_of
 from onnxprune.groups import PARAM_TYPES, Analysis
 from onnxprune.layout import PROD, VAR, Dim, find, kept, leaves, pair
@@ -129,7 +130,7 @@ class _Sizes:
 
     def macs(self) -> Number | None:
         unknown = unsettled(self.c.live, self.c.trace)
-        index = {o: i for i, n in enumerate(self.analysis.flat.proto.graph.node) for o in n.output if o}
+        index = makers(self.analysis.flat.proto.graph.node)
         macs: Number | None = count_macs(
             self.c.live,
             lambda node, slot: self.shape(

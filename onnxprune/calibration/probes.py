@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxprune.graph.view import attribute, opset
 from onnxprune.layout import Size
 
 PLACES = 5  # where a convolution's patches are looked at, along each axis of a picture
@@ -25,7 +26,7 @@ NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softplus", "Softm
 def _never_negative(node: onnx.NodeProto, values: Mapping[str, onnx.TensorProto]) -> bool:
     if node.op_type != "Clip":
         return node.op_type in NEVER_NEGATIVE
-    least = next((a.f for a in node.attribute if a.name == "min"), -np.inf)  # an attribute before opset 11
+    least: float = attribute(node, "min", -np.inf)  # an attribute before opset 11
     if len(node.input) > 1 and node.input[1] in values:
         least = float(onnx.numpy_helper.to_array(values[node.input[1]]).min(initial=np.inf))
     return least >= 0
@@ -41,7 +42,7 @@ class Net:
     _known: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.opset = next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self.opset = opset(self.proto)
         values = {t.name: t for t in self.proto.graph.initializer if not t.dims}
         values |= {n.output[0]: n.attribute[0].t for n in self.proto.graph.node if n.op_type == "Constant"}
         self.never_negative = {n.output[0] for n in self.proto.graph.node if _never_negative(n, values)}

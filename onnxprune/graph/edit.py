@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from onnx import NodeProto, helper, numpy_helper
 
 from onnxprune.graph.flat import flat_id
 from onnxprune.graph.io import Model
-from onnxprune.graph.nodes import captured, constant_of, value_names
+from onnxprune.graph.nodes import constant_of
+from onnxprune.graph.view import Names, find_attribute, opset, reads, value_names
 from onnxprune.graph.weights import ArrayWeight, Weight
 from onnxprune.layout import Size
 
@@ -35,18 +37,15 @@ class Editor:
         self._inserted: dict[int, list[NodeProto]] = defaultdict(list)
         self._initializers = {t.name: t for t in self.proto.graph.initializer}
         self._constants = {n.output[0]: n for n in self.nodes if n.op_type == "Constant" and n.output}
-        self._names: set[str] | None = None
-        self._opset = next((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+        self._opset = opset(model.proto)
         self._touched = False
 
+    @cached_property
+    def _names(self) -> Names:
+        return Names(value_names(self.proto))
+
     def _fresh(self, base: str) -> str:
-        if self._names is None:
-            self._names = value_names(self.proto)
-        k = 1
-        while f"{base}_pruned_{k}" in self._names:
-            k += 1
-        self._names.add(f"{base}_pruned_{k}")
-        return f"{base}_pruned_{k}"
+        return self._names.claim(f"{base}_pruned_1", f"{base}_pruned_")
 
     def set_attr(self, index: int, name: str, value: Any) -> None:
         """Set an attribute of a node; None removes it."""
@@ -123,8 +122,8 @@ class Editor:
         """The element type of an initializer or a Constant node's tensor as it stands; 0 of anything else."""
         if name in self._initializers:
             return int(self._initializers[name].data_type)
-        node = self._constants.get(name)
-        return next((a.t.data_type for a in node.attribute if a.name == "value"), 0) if node else 0
+        value = find_attribute(self._constants[name], "value") if name in self._constants else None
+        return value.t.data_type if value else 0
 
     def rescale(
         self, index: int, slot: int, times: np.ndarray, by: np.ndarray, use: np.ndarray, fill: np.ndarray
@@ -219,7 +218,7 @@ def _symbol(size: Size) -> int | None:
 
 
 def _inputs(nodes: Any) -> set[str]:
-    return {i for n in nodes for i in (*n.input, *(captured(n) if n.attribute else ()))}
+    return {name for n in nodes for name in reads(n)}
 
 
 def _readers(proto: onnx.ModelProto) -> set[str]:

@@ -22,7 +22,17 @@ from typing import Any
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.graph.io import Model
-from onnxprune.graph.nodes import subgraphs
+from onnxprune.graph.view import (
+    Names,
+    attribute,
+    defined,
+    domain_of,
+    find_attribute,
+    makers,
+    opset,
+    opsets,
+    subgraphs,
+)
 from onnxprune.graph.weights import TensorWeight, Weight
 
 FLAT = "onnxprune.flat"  # the markers' domain
@@ -41,36 +51,32 @@ def flatten(model: Model) -> Model:
 
 def flat_id(node: NodeProto) -> int | None:
     """Which scope a marker, or an operator whose bodies were laid out, belongs to."""
-    return next((a.i for a in node.attribute if a.name == ID), None)
-
-
-def _default(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
+    found = find_attribute(node, ID)
+    return None if found is None else found.i
 
 
 def _key(node: NodeProto | FunctionProto) -> tuple[str, str, str]:
     name = node.op_type if isinstance(node, NodeProto) else node.name
-    return _default(node.domain), name, node.overload
+    return domain_of(node), name, node.overload
 
 
 def _inlinable(proto: ModelProto) -> dict[tuple[str, str, str], FunctionProto]:
     """Local functions whose operators mean inside what they mean outside."""
-    have = {_default(o.domain): o.version for o in proto.opset_import}
+    have = opsets(proto.opset_import)
     out = {}
     for f in proto.functions:
-        wanted = {_default(o.domain): o.version for o in f.opset_import}
-        makes = {o for n in f.node for o in n.output}
-        if set(f.output) <= makes and all(have.get(d, v) == v for d, v in wanted.items()):
+        wanted = opsets(f.opset_import)
+        if set(f.output) <= makers(f.node).keys() and all(have.get(d, v) == v for d, v in wanted.items()):
             have |= wanted
             out[_key(f)] = f
     return out
 
 
-def _can_open(node: NodeProto, opset: int) -> bool:
+def _can_open(node: NodeProto, version: int) -> bool:
     return (
-        _default(node.domain) == ""
+        not domain_of(node)
         and node.op_type in CONTROL
-        and (node.op_type != "Scan" or opset >= 9)  # the first Scan runs over a batch of sequences
+        and (node.op_type != "Scan" or version >= 9)  # the first Scan runs over a batch of sequences
         and all(_fits(node, g) for g in subgraphs(node))
         and not any(g.sparse_initializer for g in subgraphs(node))
         and not any({t.name for t in g.initializer} & {v.name for v in g.input} for g in subgraphs(node))
@@ -99,35 +105,28 @@ def _marker(op: str, label: str, ident: int, ins: Sequence[str], outs: Sequence[
 class _Flattener:
     def __init__(self, model: Model, functions: Mapping[tuple[str, str, str], FunctionProto]) -> None:
         self.model, self.functions = model, functions
-        graph = model.proto.graph
-        self.taken = {t.name for t in graph.initializer} | {v.name for v in graph.input}
-        self.taken |= {o for n in graph.node for o in n.output}
+        self.taken = Names(defined(model.proto.graph))
         self.proto = ModelProto()
         self.proto.CopyFrom(model.proto)
         del self.proto.graph.node[:]
         self.weights: dict[str, Weight] = dict(model.weights)
         self.nodes: list[NodeProto] = []
         self.scopes = 0
-        self.opset = next((o.version for o in self.proto.opset_import if _default(o.domain) == ""), 1)
+        self.opset = opset(self.proto)
 
     def run(self) -> Model:
         self._emit(self.model.proto.graph.node, {})
         self.proto.graph.node.extend(self.nodes)
-        have = {_default(o.domain) for o in self.proto.opset_import}
+        have = set(opsets(self.proto.opset_import))
         for o in (o for f in self.functions.values() for o in f.opset_import):
-            if _default(o.domain) not in have:
-                have.add(_default(o.domain))
+            if domain_of(o) not in have:
+                have.add(domain_of(o))
                 self.proto.opset_import.add().CopyFrom(o)
         return replace(self.model, proto=self.proto, weights=self.weights)
 
     def _claim(self, name: str) -> str:
         """A name that no other scope defines."""
-        new, k = name, 1
-        while new in self.taken:
-            k += 1
-            new = f"{name}__{k}"
-        self.taken.add(new)
-        return new
+        return self.taken.claim(name, f"{name}__")
 
     def _scope(self) -> int:
         self.scopes += 1
@@ -178,8 +177,7 @@ class _Flattener:
     def _names_of(self, g: GraphProto, names: Mapping[str, str]) -> dict[str, str]:
         """What every name means inside a body: its own are claimed, the outer ones stay visible."""
         inner = dict(names)
-        own = [*(v.name for v in g.input), *(t.name for t in g.initializer), *(o for n in g.node for o in n.output)]
-        inner.update({name: self._claim(name) for name in own if name})
+        inner.update({name: self._claim(name) for name in defined(g) if name})
         return inner
 
     def _shell(self, g: GraphProto, inner: Mapping[str, str]) -> GraphProto:
@@ -188,7 +186,7 @@ class _Flattener:
         shell.CopyFrom(g)
         del shell.node[:]
         del shell.initializer[:]
-        own = {v.name for v in g.input} | {t.name for t in g.initializer} | {o for n in g.node for o in n.output}
+        own = set(defined(g))
         for kind in (shell.input, shell.output, shell.value_info):
             for v in kind:
                 known = v.name in own
@@ -261,7 +259,7 @@ def renamed(node: NodeProto, names: Mapping[str, str], prefix: str = "") -> Node
         for i, name in enumerate(kind):
             kind[i] = names.get(name, name)
     for g in subgraphs(out):
-        own = {v.name for v in g.input} | {t.name for t in g.initializer} | {o for n in g.node for o in n.output}
+        own = set(defined(g))
         outer = {a: b for a, b in names.items() if a not in own}
         nodes = [renamed(n, outer) for n in g.node]
         del g.node[:]
@@ -360,7 +358,7 @@ class _Nester:
         g.initializer.extend(self._tensor(t.name) for t in shell.initializer if t.name in weights)
         self.moved |= weights
         g.node.extend(frame.nodes)
-        made = {o for n in frame.nodes for o in n.output} | weights | set(opener.output)
+        made = {*makers(frame.nodes), *weights, *opener.output}
         for kind in (g.input, g.value_info, g.output):
             for v in kind:
                 if v.name in self.infos:
@@ -389,8 +387,7 @@ class _Nester:
         out.ParseFromString(_bytes(node, "header"))
         bodies = self.bodies.pop(flat_id(node) or 0)
         for opener, g in bodies:
-            branch = _bytes(opener, "branch").decode()
-            next(a for a in out.attribute if a.name == branch).g.CopyFrom(g)
+            attribute(out, attribute(opener, "branch")).CopyFrom(g)
         out.input.extend(bodies[0][0].input)
         del out.output[:]
         out.output.extend(node.output)
@@ -441,7 +438,7 @@ def take_branches(flat: Model, taken: Mapping[int, bool | None], unread: set[str
             inside.pop()
         elif n.domain == FLAT:
             shells.append(_shell(n))
-            if (_bytes(n, "branch") == b"then_branch") == known[ident]:
+            if (attribute(n, "branch") == "then_branch") == known[ident]:
                 inside.append(n.name or f"If{ident}")
             else:
                 unread |= {t.name for t in shells[-1].initializer}
@@ -477,7 +474,7 @@ def _refill(field: Any, values: Iterable[Any]) -> None:
 
 
 def _opens(node: NodeProto) -> bool:
-    return node.domain == FLAT and any(a.name == "shell" for a in node.attribute)
+    return node.domain == FLAT and find_attribute(node, "shell") is not None
 
 
 def _shell(opener: NodeProto) -> GraphProto:
@@ -491,7 +488,9 @@ def _declared(shells: Iterable[GraphProto]) -> set[str]:
 
 
 def _bytes(node: NodeProto, name: str) -> bytes:
-    return next(bytes(a.s) for a in node.attribute if a.name == name)
+    found = find_attribute(node, name)
+    assert found is not None
+    return found.s
 
 
 def _called(proto: ModelProto) -> set[tuple[str, str, str]]:

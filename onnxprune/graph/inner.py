@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 
 from onnxprune.graph.io import Model, inner_tensors
+from onnxprune.graph.view import find_attribute, is_constant
 from onnxprune.graph.weights import Array
 
 MARK = "onnxprune inner tensor "  # in a doc string, which every copy of a tensor keeps
@@ -32,11 +33,8 @@ def marks(flat: ModelProto) -> dict[str, int]:
 
 def _named(graph: GraphProto) -> Iterable[tuple[str, TensorProto]]:
     yield from ((t.name, t) for t in graph.initializer)
-    yield from ((n.output[0], a.t) for n in graph.node if _is_constant(n) for a in n.attribute if a.name == "value")
-
-
-def _is_constant(node: NodeProto) -> bool:
-    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+    held = ((n.output[0], find_attribute(n, "value")) for n in graph.node if is_constant(n))
+    yield from ((name, a.t) for name, a in held if a)
 
 
 def rewritten(model: Model, arrays: Mapping[int, Array]) -> Model:

@@ -15,8 +15,9 @@ from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, checker,
 
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import wire
-from onnxprune.graph.nodes import bodies, sort_nodes
+from onnxprune.graph.nodes import sort_nodes
 from onnxprune.graph.sparse import SparseWeight, encode
+from onnxprune.graph.view import bodies, domain_of, opsets
 from onnxprune.graph.weights import (
     TYPED_FIELDS,
     ArrayWeight,
@@ -305,12 +306,11 @@ def _excuse(copy: onnx.ModelProto, where: str) -> None:
 
 def _excuse_domains(nodes: Iterable[NodeProto], imports: Any, where: str) -> None:
     """Import what nodes use and ONNX Runtime imports by itself; give operators that it alone knows a domain of their own."""
-    versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
+    versions = opsets(imports)
     newest = defs.C.schema_version_map()
     own = {**{d: high for d, (_, high) in newest.items() if d}, **dict.fromkeys(RUNTIME_DOMAINS, 1), EXPERIMENTAL: 1}
     for node in (*nodes, *(inner for n in nodes for body in bodies(n) for inner in body.node)):
-        if node.domain == "ai.onnx":
-            node.domain = ""
+        node.domain = domain_of(node)
         if not node.domain and node.op_type in RUNTIME_ONLY and not _has_schema(node.op_type, versions.get("", 1)):
             node.domain = EXPERIMENTAL
         domain = node.domain

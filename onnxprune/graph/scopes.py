@@ -5,18 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto
 
 from onnxprune.graph.flat import CLOSE, FLAT, flat_id
+from onnxprune.graph.view import attribute
 from onnxprune.layout import Size
 
 if TYPE_CHECKING:
     from onnxprune.graph.trace import Trace
-
-
-def attribute(node: NodeProto, name: str, default: object = None) -> object:
-    a = next((a for a in node.attribute if a.name == name), None)
-    return default if a is None else helper.get_attribute_value(a)
 
 
 def scan_axes(node: NodeProto, name: str, count: int) -> list[int]:
@@ -42,7 +38,7 @@ def scan_inputs(node: NodeProto) -> int:
 def is_dead(trace: Trace, opener: NodeProto) -> bool:
     """Does this IfOpen start a branch that is never taken, because its condition is a constant?"""
     cond = _cond(trace, opener)
-    return cond is not None and cond != (attribute(opener, "branch") == b"then_branch")
+    return cond is not None and cond != (attribute(opener, "branch") == "then_branch")
 
 
 def _cond(trace: Trace, opener: NodeProto) -> bool | None:

@@ -20,6 +20,7 @@ from onnx.reference.ops._op_list import load_op
 from onnxprune.errors import is_guarded
 from onnxprune.graph import scopes
 from onnxprune.graph.flat import flat_id
+from onnxprune.graph.view import attribute, domain_of, opsets, subgraphs
 from onnxprune.layout import Size, pair, size_of
 from onnxprune.ops.records import Plainer, Values, record_of
 
@@ -36,7 +37,7 @@ class Trace:
     """What is known of each tensor: `shape(name)`, `value(name)`, `dtype(name)`."""
 
     def __init__(self, proto: onnx.ModelProto, small: bool = False) -> None:
-        self.opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in proto.opset_import}
+        self.opsets = opsets(proto.opset_import)
         self._imports = list(proto.opset_import)
         self._ir = proto.ir_version
         self._functions = {(f.domain, f.name) for f in proto.functions}
@@ -158,7 +159,7 @@ class Trace:
         if flat_id(node) is not None:
             scopes.step(self, node)
             return
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        domain = domain_of(node)
         if not self._infer(node, domain):
             return
         if not domain:
@@ -230,9 +231,9 @@ class Trace:
         """A Split of an axis whose size only the data know: the sizes of the pieces are as good as any guess."""
         shape = self.shape(node.input[0])
         sizes = self.value(node.input[1]) if len(node.input) > 1 else None
-        if node.op_type != "Split" or node.domain not in ("", "ai.onnx") or shape is None or sizes is None:
+        if node.op_type != "Split" or domain_of(node) or shape is None or sizes is None:
             return False
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 0) % len(shape)
+        axis = attribute(node, "axis", 0) % len(shape)
         if shape[axis] not in self._guessed_sizes:
             return False
         self.asserted.update(node.output)
@@ -300,7 +301,7 @@ class Trace:
             return
         if traits.random or any(n and n not in self._values for n in node.input) or not node.input:
             return
-        if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
+        if any(True for _ in subgraphs(node)):
             return
         shape = self.shape(node.output[0])
         if shape is not None and any(int(np.prod(s)) > MAX_VALUE for s in zip(*map(pair, shape), strict=True)):
@@ -326,8 +327,7 @@ class Trace:
         shape = self.shape(node.input[0])
         if shape is None:
             return
-        attrs = {a.name: a.i for a in node.attribute}
-        part = slice(attrs.get("start", 0), attrs.get("end"))
+        part = slice(attribute(node, "start", 0), attribute(node, "end"))
         a, b = (np.array(s, np.int64) for s in (zip(*map(pair, shape), strict=True) if shape else ((), ())))
         a, b = (a[part], b[part]) if self.shape(node.output[0]) else (np.asarray(a.prod()), np.asarray(b.prod()))
         self._values[node.output[0]] = (a, a if np.array_equal(a, b) else b)

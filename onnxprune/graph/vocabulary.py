@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxprune.graph.nodes import constant_of
+from onnxprune.graph.view import attribute
 
 IDS = (TensorProto.INT32, TensorProto.INT64)
 SAME_ENTRIES = ("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")  # ids stay ids
@@ -32,4 +33,4 @@ def vocabulary(proto: ModelProto) -> int | None:
 
 
 def _axis(node: NodeProto) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == "axis"), 0)
+    return int(attribute(node, "axis", 0))

@@ -8,6 +8,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 
 from onnxprune.graph.nodes import with_outputs
 from onnxprune.graph.unsettled import unsettled
+from onnxprune.graph.view import makers
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.layout import leaves
@@ -21,13 +22,13 @@ def watched(a: Analysis) -> dict[str, list[str]]:
     weight that loses channels is read behind them; else by itself. So is an output that is no tensor, else by nothing.
     """
     nodes = a.flat.proto.graph.node
-    makers = {o: n for n in nodes for o in n.output if o}
+    made_by = {name: nodes[i] for name, i in makers(nodes).items()}
     open_ones = unsettled(a.coupling.live, a.coupling.trace)
     out: dict[str, list[str]] = {}
     for v in a.model.proto.graph.output:
         is_tensor = v.type.WhichOneof("value") in (None, "tensor_type")
         known = is_tensor and v.name not in open_ones
-        out[v.name] = [] if known else _made_of(a, v.name, makers, open_ones)
+        out[v.name] = [] if known else _made_of(a, v.name, made_by, open_ones)
         if not out[v.name] and is_tensor:
             out[v.name] = [v.name]
     return out
@@ -43,23 +44,23 @@ def stand_ins(a: Analysis) -> dict[str, list[str]]:
     return {name: names for name, names in watched(a).items() if names != [name]}
 
 
-def _made_of(a: Analysis, name: str, makers: Mapping[str, NodeProto], open_ones: set[str]) -> list[str]:
+def _made_of(a: Analysis, name: str, made_by: Mapping[str, NodeProto], open_ones: set[str]) -> list[str]:
     pruned = {m.tensor for g in a.groups for m in g.members}
     lost = {v for g in a.groups for v in g.vars}
     found: list[str] = []
     seen, todo = {name}, [name]
     while todo:
         at = todo.pop()
-        if at not in makers:
+        if at not in made_by:
             continue
         if at not in open_ones and _is_float(a, at):
             if at not in a.outside or lost.intersection(v for d in a.coupling.layouts.get(at) or () for v in leaves(d)):
                 return []
             found.append(at)
             continue
-        if not pruned.isdisjoint(makers[at].input):
+        if not pruned.isdisjoint(made_by[at].input):
             return []
-        before = [n for n in makers[at].input if n and n not in a.coupling.computed and n not in seen]
+        before = [n for n in made_by[at].input if n and n not in a.coupling.computed and n not in seen]
         seen.update(before)
         todo.extend(before)
     return sorted(found)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from onnxprune.graph.view import attribute, domain_of
+
 if TYPE_CHECKING:
     from onnx import NodeProto
 
@@ -148,7 +150,7 @@ class Plainer:
 
     def is_last(self, node: NodeProto) -> bool:
         """Does the node keep its channels on the last axis rather than on axis 1?"""
-        return self.last or any(a.name == "channels_last" and a.i for a in node.attribute)
+        return self.last or bool(attribute(node, "channels_last"))
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def find_record(domain: str, op: str, version: int | None = None) -> Record | No
 
 def record_of(node: NodeProto, version: int | None = None) -> Record:
     """The record of a node's operator; an empty one where it has none."""
-    return find_record("" if node.domain == "ai.onnx" else node.domain, node.op_type, version) or NOTHING
+    return find_record(domain_of(node), node.op_type, version) or NOTHING
 
 
 def take_least(size: Any, most: int) -> Any:

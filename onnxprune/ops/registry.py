@@ -12,10 +12,11 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from onnxprune.graph.integers import Quantised
 from onnxprune.graph.trace import Trace
+from onnxprune.graph.view import attribute, domain_of
 from onnxprune.layout import (
     Dim,
     Keep,
@@ -113,7 +114,7 @@ class Op:
     def __init__(self, node: NodeProto, trace: Trace, layouts: Sequence[Axes | None], is_const: Sequence[bool]) -> None:
         self.node = node
         self.type = node.op_type
-        self.domain = "" if node.domain == "ai.onnx" else node.domain
+        self.domain = domain_of(node)
         self.version = trace.opsets.get(self.domain, 1)
         self.trace = trace
         self.layouts = layouts
@@ -124,7 +125,6 @@ class Op:
         self.kinds: list[tuple[Dim, str]] = []
         self.integers: dict[str, Quantised] = {}  # by the name of the weight
         self.related: set[int] = set()  # inputs whose layout the rule asked for
-        self._attrs = {a.name: a for a in node.attribute}
 
     # what it is
 
@@ -142,11 +142,7 @@ class Op:
         return self.node.name or (self.node.output[0] if self.node.output else "")
 
     def attr(self, name: str, default: Any = None) -> Any:
-        a = self._attrs.get(name)
-        if a is None:
-            return default
-        value = helper.get_attribute_value(a)
-        return value.decode() if isinstance(value, bytes) else value
+        return attribute(self.node, name, default)
 
     def has(self, i: int) -> bool:
         return i < len(self.node.input) and bool(self.node.input[i])
@@ -179,8 +175,8 @@ class Op:
 
     def ints(self, attr: str, i: int | None) -> list[int] | None:
         """A list of ints that older opsets keep in an attribute and newer ones in an input. Raises Unknown if it is dynamic."""
-        if attr in self._attrs:
-            got = self.attr(attr)
+        got = self.attr(attr)
+        if got is not None:
             return [int(v) for v in got] if isinstance(got, Iterable) else [int(got)]
         if i is None or not self.has(i):
             return None

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
+from onnxprune.graph.view import attribute
 from onnxprune.repair.store import Array
 
 
@@ -40,8 +41,7 @@ class Site:
     consts: Sequence[Array | None]
 
     def attr(self, name: str, default: Any = None) -> Any:
-        a = next((a for a in self.node.attribute if a.name == name), None)
-        return default if a is None else helper.get_attribute_value(a)
+        return attribute(self.node, name, default)
 
     def has(self, slot: int) -> bool:
         return slot < len(self.node.input) and bool(self.node.input[slot])
@@ -170,7 +170,7 @@ class Convolution(Spatial):
         return where, np.ones(where.shape, bool)
 
     def _begin(self, s: Sequence[int], t: Sequence[int]) -> list[int]:
-        auto = self.site.attr("auto_pad", b"NOTSET").decode()
+        auto = self.site.attr("auto_pad", "NOTSET")
         rank = len(self.kernel)
         if not auto.startswith("SAME"):
             return [0] * rank if auto == "VALID" else list(self.site.attr("pads", [0] * 2 * rank))[:rank]
@@ -206,7 +206,7 @@ class Transposed(Convolution):
         return where // strides, where % strides == 0
 
     def _begin(self, s: Sequence[int], t: Sequence[int]) -> list[int]:
-        auto = self.site.attr("auto_pad", b"NOTSET").decode()
+        auto = self.site.attr("auto_pad", "NOTSET")
         rank = len(self.kernel)
         if auto == "VALID" or (auto == "NOTSET" and self.site.attr("output_shape") is None):
             return super()._begin(s, t)

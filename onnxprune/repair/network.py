@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,13 +14,14 @@ from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.unsettled import unsettled
+from onnxprune.graph.view import makers, readers, reads
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.groups import Analysis
 from onnxprune.layout import Dim, Size, find, kept, leaves
 from onnxprune.repair.layers import Change, Site, Unfit
 from onnxprune.repair.recurrent import RECURRENT
-from onnxprune.repair.segments import constants, reads
+from onnxprune.repair.segments import constants
 from onnxprune.repair.store import Array
 
 
@@ -59,7 +59,7 @@ class Constants:
     def __init__(self, model: Model, nodes: Sequence[NodeProto]) -> None:
         self.model, self.nodes, self.weights = model, nodes, all_weights(model)
         self.live = after(nodes, (v.name for v in model.proto.graph.input if v.name not in self.weights))
-        self._makers = {o: i for i, n in enumerate(nodes) for o in n.output if o}
+        self._makers = makers(nodes)
         self._moved: dict[str, Array] = {}
 
     def of(self, name: str) -> Array | None:
@@ -98,17 +98,14 @@ class Network:
         self.model = self.editor.peek()
         self.nodes = self.editor.nodes
         self.tokens = vocabulary(analysis.flat.proto)
-        self._flat = {o: i for i, n in enumerate(analysis.flat.proto.graph.node) for o in n.output if o}
+        self._flat = makers(analysis.flat.proto.graph.node)
         self._inputs = [list(n.input) for n in self.nodes]  # as they were
-        self.readers: dict[str, list[int]] = defaultdict(list)
-        for i, node in enumerate(self.nodes):
-            for name in reads(node):
-                self.readers[name].append(i)
+        self.readers = readers(self.nodes)
         self.outputs = [v.name for v in pruned.proto.graph.output]
         self._constants = Constants(self.model, self.nodes)
         self.live = self._constants.live
-        makers = {o: i for i, n in enumerate(self.nodes) for o in n.output if o}
-        self.thinned = {(makers[o], slot) for o, slot in thinned if o in makers}
+        made_at = makers(self.nodes)
+        self.thinned = {(made_at[o], slot) for o, slot in thinned if o in made_at}
         moved = (n for n in self.live if self.moves(n))
         self.touched = after(self.nodes, [*moved, *(o for i, _ in self.thinned for o in self.nodes[i].output if o)])
 
@@ -172,7 +169,7 @@ class Network:
     def only_reader(self, name: str) -> int | None:
         """The node that reads a value, if it is the only one and the value is no output."""
         found = self.readers.get(name, [])
-        return found[0] if len(found) == 1 and name not in self.outputs else None
+        return found[0][0] if len(found) == 1 and name not in self.outputs else None
 
     def check(self, change: Change) -> None:
         """Raises Unfit for a weight that others read too: they would need another one."""
@@ -188,7 +185,7 @@ class Network:
     def written(self, flat: Model, changes: Iterable[Change]) -> Model:
         """The changes, which name nodes of this network, made in the flat model that it comes from."""
         editor = Editor(flat)
-        at = {o: i for i, n in enumerate(editor.nodes) for o in n.output if o}
+        at = makers(editor.nodes)
         for change in changes:
             index = next(at[o] for o in self.nodes[change.node].output if o in at)
             put(editor, replace(change, node=index), self.is_shared(change))

@@ -12,20 +12,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import ModelProto, ValueInfoProto, helper
 
 from onnxprune.calibration.run import open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model, full_proto
-from onnxprune.graph.nodes import captured
+from onnxprune.graph.view import makers, reads
 from onnxprune.repair.store import Array, Store
 
-__all__ = ["Walk", "constants", "open_session", "reads", "run"]
-
-
-def reads(node: NodeProto) -> list[str]:
-    """The values that a node reads, its bodies included."""
-    return [*filter(None, node.input), *(sorted(captured(node)) if node.attribute else ())]
+__all__ = ["Walk", "constants", "open_session", "run"]
 
 
 class Walk:
@@ -33,7 +28,7 @@ class Walk:
 
     def __init__(self, model: Model, stops: Sequence[Collection[str]], feeds: Collection[str], batches: int) -> None:
         self.model, self.stops, self.batches = model, stops, batches
-        self._maker = {o: i for i, n in enumerate(model.proto.graph.node) for o in n.output if o}
+        self._maker = makers(model.proto.graph.node)
         self._live = self._depends_on(feeds)
         self._piece: dict[int, int] = {}  # node -> the piece that runs it
         self._last: dict[str, int] = {}  # tensor -> the last piece that reads it
@@ -125,7 +120,7 @@ def _cut(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto], o
 
 def constants(model: Model, names: Sequence[str]) -> dict[str, Array]:
     """Values that a model computes from its weights alone."""
-    maker = {o: i for i, n in enumerate(model.proto.graph.node) for o in n.output if o}
+    maker = makers(model.proto.graph.node)
     inside: set[int] = set()
     todo = list(names)
     while todo:

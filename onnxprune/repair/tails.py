@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import NodeProto
 
+from onnxprune.graph.view import attribute, domain_of
 from onnxprune.repair.layers import Layer
 from onnxprune.repair.network import Network
 from onnxprune.repair.store import Array
@@ -49,7 +50,7 @@ def follow(layer: Layer, net: Network, ready: Callable[[str], bool]) -> Tail:
     tail = nothing(layer)
     while (index := net.only_reader(tail.target)) is not None:
         node = net.nodes[index]
-        if node.domain not in ("", "ai.onnx"):
+        if domain_of(node):
             break
         if node.op_type in ("Relu", "Clip"):
             _bound(tail, node, net)
@@ -71,9 +72,7 @@ def _are_tokens(name: str, layer: Layer, net: Network) -> bool:
 
 def _bound(tail: Tail, node: NodeProto, net: Network) -> None:
     tail.low, tail.high = (0.0, math.inf) if node.op_type == "Relu" else (-math.inf, math.inf)
-    for a in node.attribute:
-        if a.name in ("min", "max"):
-            tail.low, tail.high = (a.f, tail.high) if a.name == "min" else (tail.low, a.f)
+    tail.low, tail.high = attribute(node, "min", tail.low), attribute(node, "max", tail.high)
     bounds = [net.const(name) if name else None for name in node.input[1:]]
     tail.low, tail.high = (
         old if b is None else float(b.ravel()[0])
@@ -102,7 +101,7 @@ def _affine(tail: Tail, layer: Layer, node: NodeProto, net: Network) -> bool:
         if len(node.output) > 1 or layer.axis != 1 or any(v is None for v in values):
             return False
         gamma, beta, mean, var = (np.asarray(v, np.float64) for v in values)
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        epsilon = attribute(node, "epsilon", 1e-5)
         scale = gamma / np.sqrt(var + epsilon)
         tail.scale, tail.shift = tail.scale * scale, (tail.shift - mean) * scale + beta
         return True

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.graph.view import domain_of
 from onnxprune.ops.records import record_of
 from onnxprune.repair.layers import LAYERS, Layer, Unfit
 from onnxprune.repair.network import Network
@@ -83,7 +84,7 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
     """What there is to fit in a node: nothing, one layer, or two."""
     node = net.nodes[index]
     name = node.name or node.output[0]
-    known = node.domain in ("", "ai.onnx") and node.op_type in (*LAYERS, *RECURRENT)
+    known = not domain_of(node) and node.op_type in (*LAYERS, *RECURRENT)
     if not known and not record_of(node).product:
         return
     thinned = any((index, slot) in net.thinned for slot in range(len(node.input)))

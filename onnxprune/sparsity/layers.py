@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from onnxprune.coupling import Coupling, Site
+from onnxprune.coupling import Coupling
 from onnxprune.graph.inner import marks
-from onnxprune.graph.nodes import captured
+from onnxprune.graph.view import Site, attribute, captured, makers
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.ops.records import record_of
@@ -81,7 +81,7 @@ class _Finder:
         self.nodes = a.flat.proto.graph.node
         self.roles = _direct_roles(self.c, self.nodes)
         self.explained = {site for known in self.c.roles.values() for site, _ in known}
-        self.makers = {o: n for n in self.c.live for o in n.output if o in self.c.computed}
+        self.makers = {o: self.c.live[i] for o, i in makers(self.c.live).items() if o in self.c.computed}
         self.readers: dict[str, list[Site]] = defaultdict(list)
         self.held = {v.name: "it is an output of the graph" for v in a.flat.proto.graph.output}
         live = {n.output[0] for n in self.c.live if n.output}
@@ -89,7 +89,7 @@ class _Finder:
             if node.output and node.output[0] in live:
                 for slot, name in enumerate(node.input):
                     self.readers[name].append((index, slot))
-                for name in captured(node) if node.attribute else ():
+                for name in captured(node):
                     self.held[name] = f"a body of {node.op_type} '{_label(node)}' reads it"
 
     def run(self) -> list[Matrix]:
@@ -168,7 +168,7 @@ class _Finder:
         if not axes or node.op_type in RENAME:
             return axes
         if node.op_type == "Transpose":
-            perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), list(range(len(axes)))[::-1])
+            perm = attribute(node, "perm", list(range(len(axes)))[::-1])
             return [axes[p] for p in perm]
         shape = self.c.trace.shape(node.output[0])
         if shape is None or not all(isinstance(n, int) for n in shape):
@@ -271,7 +271,7 @@ def _output(node: NodeProto) -> str:
 
 
 def _groups(node: NodeProto) -> int:
-    return int(next((a.i for a in node.attribute if a.name == "group"), 1))
+    return int(attribute(node, "group", 1))
 
 
 def _once(found: list[Matrix]) -> list[Matrix]:

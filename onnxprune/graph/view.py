@@ -1,0 +1,125 @@
+"""What is asked of nodes everywhere: attributes, domains, opsets, bodies, who makes and who reads a value, free names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, count
+from typing import Any
+
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, helper
+
+Site = tuple[int, int]  # node index, input slot
+IN_BODY = -1  # the slot of a value that a body of the node reads
+
+
+def find_attribute(node: NodeProto, name: str) -> AttributeProto | None:
+    """The attribute of that name; None where the node has none."""
+    a: AttributeProto
+    for a in node.attribute:
+        if a.name == name:
+            return a
+    return None
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """The value of an attribute, text as a str; `default` where the node has none."""
+    found = find_attribute(node, name)
+    value = default if found is None else helper.get_attribute_value(found)
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def domain_of(item: NodeProto | FunctionProto | OperatorSetIdProto) -> str:
+    """The domain of a node, a function or an import; '' is ONNX's own, under both of its names."""
+    return "" if item.domain == "ai.onnx" else item.domain
+
+
+def opsets(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
+    """The version that each domain is imported in."""
+    return {domain_of(o): o.version for o in imports}
+
+
+def opset(proto: ModelProto) -> int:
+    """The version of ONNX's own operators; 1 where the model does not say."""
+    return opsets(proto.opset_import).get("", 1)
+
+
+def is_constant(node: NodeProto) -> bool:
+    """Is it a Constant node?"""
+    return node.op_type == "Constant" and not domain_of(node)
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The bodies of a node."""
+    for a in node.attribute:
+        if a.type == AttributeProto.GRAPH:
+            yield a.g
+        elif a.type == AttributeProto.GRAPHS:
+            yield from a.graphs
+
+
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """The bodies of a node, and those of the nodes inside them."""
+    todo = list(subgraphs(node))
+    while todo:
+        g = todo.pop()
+        yield g
+        todo.extend(body for n in g.node for body in subgraphs(n))
+
+
+def defined(graph: GraphProto) -> list[str]:
+    """The names that a graph gives a meaning: inputs, initializers, and what its nodes make."""
+    return [
+        *(v.name for v in graph.input),
+        *(t.name for t in graph.initializer),
+        *(o for n in graph.node for o in n.output),
+    ]
+
+
+def captured(node: NodeProto) -> set[str]:
+    """Names of outer values that the bodies of a node read."""
+    found: set[str] = set()
+    for g in subgraphs(node):
+        found |= {name for n in g.node for name in reads(n)}.union(o.name for o in g.output).difference(defined(g))
+    return found
+
+
+def reads(node: NodeProto) -> list[str]:
+    """The values that a node reads, its bodies included."""
+    return [*filter(None, node.input), *sorted(captured(node))]
+
+
+def makers(nodes: Iterable[NodeProto]) -> dict[str, int]:
+    """For each value the index of the node that makes it."""
+    return {name: index for index, node in enumerate(nodes) for name in node.output if name}
+
+
+def readers(nodes: Iterable[NodeProto]) -> dict[str, list[Site]]:
+    """For each value the nodes and slots that read it, in order; the slot is IN_BODY where a body does."""
+    found: dict[str, list[Site]] = {}
+    for index, node in enumerate(nodes):
+        inside = ((IN_BODY, name) for name in sorted(captured(node)))
+        for slot, name in chain(enumerate(node.input), inside):
+            if name:
+                found.setdefault(name, []).append((index, slot))
+    return found
+
+
+def value_names(proto: ModelProto) -> set[str]:
+    """Every name that a value of the model has, in bodies too."""
+    g = proto.graph
+    names = {x for n in g.node for x in (*n.input, *n.output)} | {v.name for v in (*g.input, *g.output, *g.value_info)}
+    inside = (m for n in g.node for body in bodies(n) for m in body.node)
+    return names | {t.name for t in g.initializer} | {x for m in inside for x in (*m.input, *m.output)}
+
+
+class Names:
+    """The names that are taken, to claim free ones."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+
+    def claim(self, name: str, stem: str) -> str:
+        """The name if it is free, else the first of `stem`2, `stem`3, .. that is."""
+        found = next(n for n in chain([name], (f"{stem}{k}" for k in count(2))) if n not in self._taken)
+        self._taken.add(found)
+        return found
