@@ -45,9 +45,35 @@ def images(kind: str, w: tuple[int, ...], attrs: dict[str, Any] | None = None) -
     return model(nodes, [tensor("x", ["N", 4, 8, 8])], [tensor("y", ["N", 2, "h", "w"])], given)
 
 
+def called(*levels: Sequence[str]) -> onnx.ModelProto:
+    """Two layers with a call of the last function between them: function i applies operators, one after the other."""
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    made = between("Identity")
+    names = {f"F{i}" for i in range(len(levels))}
+    for i, kinds in enumerate(levels):
+        values = ["a", *(f"t{k}" for k in range(1, len(kinds))), "b"]
+        nodes = [
+            op(kind, [values[k]], [values[k + 1]], domain="local" if kind in names else "")
+            for k, kind in enumerate(kinds)
+        ]
+        made.functions.append(helper.make_function("local", f"F{i}", ["a"], ["b"], nodes, imports))
+    made.opset_import.extend(imports[1:])
+    made.graph.node[1].op_type, made.graph.node[1].domain = f"F{len(levels) - 1}", "local"
+    return made
+
+
+def doubling(levels: int) -> onnx.ModelProto:
+    """Calls that come to 2^levels nodes: each function calls the one before it twice."""
+    return called(["Relu"], *([f"F{i}"] * 2 for i in range(levels)))
+
+
 MODELS: dict[str, Make] = {
     "group 0": lambda: images("Conv", (8, 4, 1, 1), {"group": 0}),
     "slice step 0": lambda: between("Slice", ["starts", "ends", "", "steps"], starts=[0], ends=[2], steps=[0]),
     "transpose out of range": lambda: between("Transpose", attrs={"perm": [0, 7]}),
     "reshape by a scalar": lambda: between("Reshape", ["to"], to=np.int64(-1)),
+    "calls that double": lambda: doubling(25),
+    "a long row of calls": lambda: called(["Relu"], *([f"F{i}"] for i in range(300))),
+    "a function that calls itself": lambda: called(["Relu", "F0"]),
+    "functions that call each other": lambda: called(["F1"], ["F0"]),
 }

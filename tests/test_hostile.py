@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hostile import MODELS, between
+from hostile import MODELS, between, called, doubling
 
 import onnxprune
 from onnxprune.errors import OnnxPruneError
@@ -37,3 +37,12 @@ def test_a_hostile_model_is_analyzed_or_refused(make: Callable[[], Any]) -> None
         assert "\n" not in str(e)
     else:
         assert report["nodes"] > 0
+
+
+def test_calls_that_come_to_too_many_nodes_are_refused() -> None:
+    with pytest.raises(OnnxPruneError, match="come to 33,554,432 nodes"):
+        onnxprune.load(doubling(25))
+    with pytest.raises(OnnxPruneError, match="calls itself"):
+        onnxprune.load(called(["F1"], ["F0"]))
+    analysis = onnxprune.analyze(doubling(6))
+    assert sum(n.op_type == "Relu" for n in analysis.flat.proto.graph.node) == 64 and len(analysis.groups) == 1

@@ -21,6 +21,7 @@ from typing import Any
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from onnxprune.graph.calls import Key, key_of
 from onnxprune.graph.io import Model
 from onnxprune.graph.view import (
     Names,
@@ -44,7 +45,7 @@ ID = "flat_id"  # the attribute that a marker, and an operator whose bodies were
 def flatten(model: Model) -> Model:
     """The model in one line; the model itself where it has neither bodies nor local functions."""
     functions = _inlinable(model.proto)
-    if not any(_key(n) in functions or any(True for _ in subgraphs(n)) for n in model.proto.graph.node):
+    if not any(key_of(n) in functions or any(True for _ in subgraphs(n)) for n in model.proto.graph.node):
         return model
     return _Flattener(model, functions).run()
 
@@ -55,12 +56,7 @@ def flat_id(node: NodeProto) -> int | None:
     return None if found is None else found.i
 
 
-def _key(node: NodeProto | FunctionProto) -> tuple[str, str, str]:
-    name = node.op_type if isinstance(node, NodeProto) else node.name
-    return domain_of(node), name, node.overload
-
-
-def _inlinable(proto: ModelProto) -> dict[tuple[str, str, str], FunctionProto]:
+def _inlinable(proto: ModelProto) -> dict[Key, FunctionProto]:
     """Local functions whose operators mean inside what they mean outside."""
     have = opsets(proto.opset_import)
     out = {}
@@ -68,7 +64,7 @@ def _inlinable(proto: ModelProto) -> dict[tuple[str, str, str], FunctionProto]:
         wanted = opsets(f.opset_import)
         if set(f.output) <= makers(f.node).keys() and all(have.get(d, v) == v for d, v in wanted.items()):
             have |= wanted
-            out[_key(f)] = f
+            out[key_of(f)] = f
     return out
 
 
@@ -103,7 +99,7 @@ def _marker(op: str, label: str, ident: int, ins: Sequence[str], outs: Sequence[
 
 
 class _Flattener:
-    def __init__(self, model: Model, functions: Mapping[tuple[str, str, str], FunctionProto]) -> None:
+    def __init__(self, model: Model, functions: Mapping[Key, FunctionProto]) -> None:
         self.model, self.functions = model, functions
         self.taken = Names(defined(model.proto.graph))
         self.proto = ModelProto()
@@ -134,7 +130,7 @@ class _Flattener:
 
     def _emit(self, nodes: Iterable[NodeProto], names: Mapping[str, str], prefix: str = "") -> None:
         for node in nodes:
-            if _key(node) in self.functions:
+            if key_of(node) in self.functions:
                 self._call(node, names, prefix)
             elif any(True for _ in subgraphs(node)) and _can_open(node, self.opset):
                 self._control(node, names, prefix)
@@ -203,7 +199,7 @@ class _Flattener:
         return shell
 
     def _call(self, node: NodeProto, names: Mapping[str, str], prefix: str) -> None:
-        f, ident = self.functions[_key(node)], self._scope()
+        f, ident = self.functions[key_of(node)], self._scope()
         call = renamed(node, names, prefix)
         inner: dict[str, str] = {}
         for formal, actual in zip(f.input, [*call.input, *[""] * len(f.input)], strict=False):
@@ -406,7 +402,7 @@ class _Nester:
     def _drop_functions(self) -> None:
         """Remove the local functions that nobody calls any more."""
         before, after = (_called(p) for p in (self.source.proto, self.proto))
-        kept = [f for f in self.source.proto.functions if _key(f) in after or _key(f) not in before]
+        kept = [f for f in self.source.proto.functions if key_of(f) in after or key_of(f) not in before]
         del self.proto.functions[:]
         self.proto.functions.extend(kept)
 
@@ -493,15 +489,15 @@ def _bytes(node: NodeProto, name: str) -> bytes:
     return found.s
 
 
-def _called(proto: ModelProto) -> set[tuple[str, str, str]]:
+def _called(proto: ModelProto) -> set[Key]:
     """The local functions that the graph calls, directly or through others."""
-    functions = {_key(f): f for f in proto.functions}
-    found: set[tuple[str, str, str]] = set()
+    functions = {key_of(f): f for f in proto.functions}
+    found: set[Key] = set()
     todo: list[NodeProto] = list(proto.graph.node)
     while todo:
         n = todo.pop()
         todo.extend(m for g in subgraphs(n) for m in g.node)
-        if _key(n) in functions and _key(n) not in found:
-            found.add(_key(n))
-            todo.extend(functions[_key(n)].node)
+        if key_of(n) in functions and key_of(n) not in found:
+            found.add(key_of(n))
+            todo.extend(functions[key_of(n)].node)
     return found

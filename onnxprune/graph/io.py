@@ -15,6 +15,7 @@ from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, checker,
 
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import wire
+from onnxprune.graph.calls import check_calls
 from onnxprune.graph.nodes import sort_nodes
 from onnxprune.graph.sparse import SparseWeight, encode
 from onnxprune.graph.view import bodies, domain_of, opsets
@@ -153,6 +154,7 @@ def _from_proto(source: onnx.ModelProto) -> Model:
 
 def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: DataFiles, where: str) -> tuple[str, ...]:
     """Check the model, and make its sparse initializers ones like others; gives back their names."""
+    check_calls(proto, where)
     sort_nodes(proto.graph)
     for tensor in inner_tensors(proto):
         if is_external(tensor):

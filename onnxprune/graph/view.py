@@ -117,9 +117,11 @@ class Names:
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = set(taken)
+        self._counts: dict[str, Iterator[int]] = {}  # which number is next for a stem
 
     def claim(self, name: str, stem: str) -> str:
         """The name if it is free, else the first of `stem`2, `stem`3, .. that is."""
-        found = next(n for n in chain([name], (f"{stem}{k}" for k in count(2))) if n not in self._taken)
+        numbers = self._counts.setdefault(stem, count(2))
+        found = next(n for n in chain([name], (f"{stem}{k}" for k in numbers)) if n not in self._taken)
         self._taken.add(found)
         return found
