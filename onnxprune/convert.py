@@ -16,6 +16,7 @@ from onnxprune.graph.view import Names, domain_of, readers, value_names
 from onnxprune.graph.weights import Array, ArrayWeight, DerivedWeight, Weight
 from onnxprune.groups import analyze
 from onnxprune.layout import Size
+from onnxprune.ops.records import record_of
 
 CASTS = {"fp16": TensorProto.FLOAT16}
 LEAST, MOST = 2.0**-24, 65504.0  # the magnitudes of float16's smallest and largest numbers
@@ -120,7 +121,7 @@ class _Gemms:
         self.made: dict[str, NodeProto] = {}  # the Gemm whose output a value is, if nothing came between
 
     def add(self, node: NodeProto, x: tuple[Size, ...] | None, y: tuple[Size, ...] | None) -> None:
-        if node.op_type == "Add" and self._fold(node):
+        if record_of(node).traits.sums and len(node.input) == 2 and self._fold(node):
             return
         w = self.shapes.get(node.input[1]) if node.op_type == "MatMul" and not domain_of(node) else None
         target = None if w is None or len(w) != 2 or x is None or y is None else _target(x, y)

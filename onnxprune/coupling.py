@@ -15,7 +15,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxprune.errors import is_guarded
-from onnxprune.graph.flat import CLOSE, FLAT, flat_id
+from onnxprune.graph.flat import CLOSE, FLAT, LOOP, SCAN, flat_id
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.scopes import is_dead
@@ -24,7 +24,7 @@ from onnxprune.graph.view import Site, attribute, captured, is_constant, makers,
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
 from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
-from onnxprune.ops.records import Operand
+from onnxprune.ops.records import PERMUTE, Operand, record_of
 from onnxprune.ops.registry import Axes, Edit, Op, Quantised, lookup
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
@@ -78,7 +78,7 @@ def start_trace(model: Model, weights: dict[str, Weight], small: bool) -> Trace:
 def _varying(model: Model, weights: dict[str, Weight], small: bool) -> dict[str, set[int] | None]:
     """Which axes of the values that loops carry change their size from step to step; shapes alone tell."""
     varying: dict[str, set[int] | None] = {}
-    while any(flat_id(n) is not None and n.op_type in ("Loop", "Scan") for n in model.proto.graph.node):
+    while any(flat_id(n) is not None and n.op_type in (LOOP, SCAN) for n in model.proto.graph.node):
         trace = start_trace(model, weights, small)
         trace.varying = dict(varying)
         for _, node in live_nodes(model, trace, weights):
@@ -285,7 +285,7 @@ def _freeze_returned_sizes(c: Coupling, graph: GraphProto) -> None:
         node = made_by.pop(name, None)
         if node is None or name not in c.trace.from_shapes or c.trace.values(name) is None:
             continue
-        if node.op_type in ("Shape", "Size"):
+        if record_of(node).traits.reads_sizes:
             weights = [axes for use, axes in c.uses.items() if use[0] == node.input[0]]
             for d in (d for axes in (*weights, c.layouts.get(node.input[0]) or []) for d in axes):
                 freeze(d, Reason("its size is a graph output", node.name, node.op_type))
@@ -298,7 +298,7 @@ def _freeze_asserted(c: Coupling, graph: GraphProto) -> None:
     So a traced mixture of experts says which experts its tokens use: with other values it may not run.
     """
     made_at = makers(graph.node)
-    splits = [n for n in c.live if n.op_type == "Split" and n.output[0] in c.trace.asserted]
+    splits = [n for n in c.live if n.output and n.output[0] in c.trace.asserted]
     why = {
         n.input[0]: Reason("it decides how many pieces there are, which the file fixes", n.name, n.op_type)
         for n in splits
@@ -307,12 +307,17 @@ def _freeze_asserted(c: Coupling, graph: GraphProto) -> None:
     while todo:
         name = todo.pop()
         index = made_at.get(name)
-        if index is None or index in seen or graph.node[index].op_type in ("Shape", "Size"):
+        if index is None or index in seen or record_of(graph.node[index]).traits.reads_sizes:
             continue
         seen.add(index)
         for slot, i in enumerate(graph.node[index].input):
             for d in c.use(i, index, slot) or [] if i in c.weights else []:
-                freeze(d, Reason("it decides how many pieces there are, which the file fixes", splits[0].name, "Split"))
+                freeze(
+                    d,
+                    Reason(
+                        "it decides how many pieces there are, which the file fixes", splits[0].name, splits[0].op_type
+                    ),
+                )
             todo.append(i)
 
 
@@ -357,7 +362,7 @@ def _inherit_roles(c: Coupling, graph: GraphProto) -> None:
 
 def _axis_map(node: NodeProto, before: Axes, after: Axes) -> list[int]:
     """For each axis of an input the axis of the output that holds its channels, -1 where none does."""
-    if node.op_type == "Transpose" and len(before) == len(after):
+    if record_of(node).traits.moves == PERMUTE and len(before) == len(after):
         perm = attribute(node, "perm", list(range(len(before)))[::-1])
         return [perm.index(a) for a in range(len(before))]
     if len(before) == len(after):

@@ -13,6 +13,8 @@ from onnxprune.graph.view import Site, attribute
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.layout import Dim, leaves, owner, pair
+from onnxprune.ops.linear import CONVOLUTION
+from onnxprune.ops.records import record_of
 
 Want = tuple[str, int, str]  # activation, axis, statistic
 ENTRIES = 1200  # of a patch; the products of more would take too long
@@ -74,8 +76,8 @@ def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, Want]:
 def _has_patches(a: Analysis, tap: Tap) -> bool:
     """Is the tap read by a convolution without groups, in patches that are not too large?"""
     node = a.flat.proto.graph.node[tap.node]
-    outside = node.op_type == "Conv" and node.output[0] in a.outside
-    shape = a.coupling.trace.shape(node.input[1]) if outside else None
+    convolves = record_of(node).product is CONVOLUTION and tap.axis == 1 and node.output[0] in a.outside
+    shape = a.coupling.trace.shape(node.input[1]) if convolves else None
     if shape is None or attribute(node, "group", 1) > 1:
         return False
     channels, *kernel = (pair(s)[0] for s in shape[1:])

@@ -26,7 +26,7 @@ from onnxprune.graph.view import IN_BODY, Site, attribute, readers
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight, Weight
 from onnxprune.groups import Analysis
 from onnxprune.layout import Dim, Size, kept, leaves, size_after
-from onnxprune.ops.records import Values
+from onnxprune.ops.records import Values, record_of
 from onnxprune.ops.registry import Axes, Edits, New
 from onnxprune.plans import Plan, keep_of
 
@@ -151,7 +151,7 @@ class _Surgery:
 
     def _taint(self, index: int, node: NodeProto) -> None:
         """Remember what weights that lost channels have a part in: such a value changes, and means to."""
-        if node.op_type in ("Shape", "Size"):
+        if record_of(node).traits.reads_sizes:
             return
         moved = (n in self.c.weights and self._moved(self.c.use(n, index, i) or []) for i, n in enumerate(node.input))
         if any(n in self.tainted for n in node.input) or any(moved):
@@ -267,9 +267,10 @@ def _is_edge(node: NodeProto, old: Trace) -> bool:
     """
     if flat_id(node) is not None:
         return node.domain == FLAT
-    if node.op_type == "Cast" and old.dtype(node.output[0]) in FLOATS:
+    traits = record_of(node).traits
+    if traits.changes_type and old.dtype(node.output[0]) in FLOATS:
         return True
-    if node.op_type == "Div" and old.values(node.input[0]) is not None and old.value(node.input[0]) is None:
+    if traits.rounds and old.values(node.input[0]) is not None and old.value(node.input[0]) is None:
         return True
     return any(o and old.values(o) is None for o in node.output)
 

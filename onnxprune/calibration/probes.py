@@ -15,9 +15,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxprune.graph.view import attribute, opset
+from onnxprune.graph.view import NodeBuilder, attribute, opset
 from onnxprune.layout import Size
 
+Make = Callable[..., str]
 PLACES = 5  # where a convolution's patches are looked at, along each axis of a picture
 STEEP = 1e30  # HardSigmoid(x) = max(0, min(1, STEEP x)); exact for |x| above 1e-15 once x is squared
 NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softplus", "Softmax", "Abs", "Exp", "Sqrt"})
@@ -47,8 +48,12 @@ class Net:
         values |= {n.output[0]: n.attribute[0].t for n in self.proto.graph.node if n.op_type == "Constant"}
         self.never_negative = {n.output[0] for n in self.proto.graph.node if _never_negative(n, values)}
 
-    def node(self, op: str, *ins: str, **attrs: Any) -> str:
-        """The output of such a node; equal ones are shared."""
+    @property
+    def op(self) -> NodeBuilder:
+        """Adds a node, `net.op.Mul(x, y)`, and gives its output; equal ones are shared."""
+        return NodeBuilder(self._add)
+
+    def _add(self, op: str, *ins: str, **attrs: Any) -> str:
         key = (op, ins, tuple(sorted((k, str(v)) for k, v in attrs.items())))
         if key not in self._known:
             self._known[key] = f"onnxprune_probe_{len(self._known)}"
@@ -56,14 +61,14 @@ class Net:
         return self._known[key]
 
     def constant(self, value: np.ndarray) -> str:
-        return self.node("Constant", value=onnx.numpy_helper.from_array(value))
+        return self.op.Constant(value=onnx.numpy_helper.from_array(value))
 
-    def reduce(self, op: str, x: str, axes: list[int]) -> str:
+    def reduce(self, op: Make, x: str, axes: list[int]) -> str:
         if not axes:
             return x
         if self.opset >= 18:
-            return self.node(op, x, self.constant(np.array(axes)), keepdims=0)
-        return self.node(op, x, axes=axes, keepdims=0)
+            return op(x, self.constant(np.array(axes)), keepdims=0)
+        return op(x, axes=axes, keepdims=0)
 
     def output(self, name: str) -> None:
         if all(o.name != name for o in self.proto.graph.output):
@@ -96,9 +101,7 @@ class Probe:
 
     @property
     def x(self) -> str:
-        return (
-            self.tensor if self.elem == TensorProto.FLOAT else self.net.node("Cast", self.tensor, to=TensorProto.FLOAT)
-        )
+        return self.tensor if self.elem == TensorProto.FLOAT else self.net.op.Cast(self.tensor, to=TensorProto.FLOAT)
 
     @property
     def blocked(self) -> bool:
@@ -110,24 +113,24 @@ class Probe:
 
     @property
     def square(self) -> str:
-        return self.net.node("Mul", self.x, self.x)
+        return self.net.op.Mul(self.x, self.x)
 
     @property
     def flat(self) -> str:
         """As [N, n, positions]; [1, n, positions] where the channels are on axis 0."""
         if self.axis == 0:
-            return self.net.node("Reshape", self.x, self.net.constant(np.array([1, self.sizes[0], -1])))
+            return self.net.op.Reshape(self.x, self.net.constant(np.array([1, self.sizes[0], -1])))
         order = [0, self.axis, *(a for a in range(1, self.rank) if a != self.axis)]
-        x = self.x if order == sorted(order) else self.net.node("Transpose", self.x, perm=order)
-        return self.net.node("Reshape", x, self.net.constant(np.array([0, 0, -1])))
+        x = self.x if order == sorted(order) else self.net.op.Transpose(self.x, perm=order)
+        return self.net.op.Reshape(x, self.net.constant(np.array([0, 0, -1])))
 
-    def over_positions(self, pool: str, reduce: str, x: str) -> str:
+    def over_positions(self, pool: Make, reduce: Make, x: str) -> str:
         if self.blocked:
-            return self.net.node(pool, x)
+            return pool(x)
         return self.net.reduce(reduce, x, [a for a in range(self.rank) if a not in (0, self.axis)])
 
     def mean(self, x: str) -> str:
-        return self.over_positions("GlobalAveragePool", "ReduceMean", x)
+        return self.over_positions(self.net.op.GlobalAveragePool, self.net.op.ReduceMean, x)
 
 
 Build = Callable[[Probe], str]
@@ -143,9 +146,9 @@ def mean_abs(p: Probe) -> str:
     if p.never_negative:
         return p.mean(p.x)
     if not p.blocked:
-        return p.mean(p.net.node("Abs", p.x))
-    positive = p.mean(p.net.node("Relu", p.x))
-    return p.net.node("Add", positive, p.net.node("Sub", positive, p.mean(p.x)))
+        return p.mean(p.net.op.Abs(p.x))
+    positive = p.mean(p.net.op.Relu(p.x))
+    return p.net.op.Add(positive, p.net.op.Sub(positive, p.mean(p.x)))
 
 
 def mean_sq(p: Probe) -> str:
@@ -156,12 +159,12 @@ def mean_sq(p: Probe) -> str:
 def nonzero(p: Probe) -> str:
     """The share of positions that are not zero."""
     x = p.x if p.never_negative else p.square
-    return p.mean(p.net.node("HardSigmoid", x, alpha=STEEP, beta=0.0))
+    return p.mean(p.net.op.HardSigmoid(x, alpha=STEEP, beta=0.0))
 
 
 def greatest(p: Probe) -> str:
     """The maximum."""
-    return p.over_positions("GlobalMaxPool", "ReduceMax", p.x)
+    return p.over_positions(p.net.op.GlobalMaxPool, p.net.op.ReduceMax, p.x)
 
 
 def gram(p: Probe) -> str:
@@ -169,13 +172,12 @@ def gram(p: Probe) -> str:
     flat, n = p.flat, p.sizes[p.axis]
     assert isinstance(n, int)
     samples, count = (
-        p.net.node("Cast", p.net.node("Gather", p.net.node("Shape", flat), p.net.constant(np.array([i]))), to=1)
-        for i in (0, 2)
+        p.net.op.Cast(p.net.op.Gather(p.net.op.Shape(flat), p.net.constant(np.array([i]))), to=1) for i in (0, 2)
     )
-    rows = p.net.node("Reshape", p.net.node("Transpose", flat, perm=[1, 0, 2]), p.net.constant(np.array([n, -1])))
-    products = p.net.node("MatMul", rows, p.net.node("Transpose", rows, perm=[1, 0]))
-    last = p.net.node("Mul", p.net.constant(np.ones((1, n), np.float32)), samples)
-    return p.net.node("Concat", p.net.node("Div", products, count), last, axis=0)
+    rows = p.net.op.Reshape(p.net.op.Transpose(flat, perm=[1, 0, 2]), p.net.constant(np.array([n, -1])))
+    products = p.net.op.MatMul(rows, p.net.op.Transpose(rows, perm=[1, 0]))
+    last = p.net.op.Mul(p.net.constant(np.ones((1, n), np.float32)), samples)
+    return p.net.op.Concat(p.net.op.Div(products, count), last, axis=0)
 
 
 def patch_gram(p: Probe) -> str:
@@ -196,7 +198,7 @@ def _patches(p: Probe) -> Probe:
     copy = np.tile(np.eye(entries, dtype=np.float32), (n, 1)).reshape(n * entries, 1, *patches.kernel)
     given = patches.attrs.get("strides", [1] * len(patches.kernel))
     strides = [max(s, -(-size // PLACES)) for s, size in zip(given, patches.places, strict=True)]
-    made = p.net.node("Conv", p.x, p.net.constant(copy), **{**patches.attrs, "strides": strides, "group": n})
+    made = p.net.op.Conv(p.x, p.net.constant(copy), **{**patches.attrs, "strides": strides, "group": n})
     sizes = (p.sizes[0], n * entries, *p.sizes[2:])
     return replace(p, tensor=made, sizes=sizes, elem=TensorProto.FLOAT, patches=None)
 
@@ -213,4 +215,4 @@ def maps(p: Probe) -> str:
 
 def least(p: Probe) -> str:
     """The minimum."""
-    return p.net.reduce("ReduceMin", p.x, [a for a in range(p.rank) if a not in (0, p.axis)])
+    return p.net.reduce(p.net.op.ReduceMin, p.x, [a for a in range(p.rank) if a not in (0, p.axis)])

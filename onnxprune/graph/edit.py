@@ -20,9 +20,10 @@ from onnx import NodeProto, helper, numpy_helper
 from onnxprune.graph.flat import flat_id
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import constant_of
-from onnxprune.graph.view import Names, find_attribute, opset, reads, value_names
+from onnxprune.graph.view import Names, NodeBuilder, find_attribute, opset, reads, value_names
 from onnxprune.graph.weights import ArrayWeight, Weight
 from onnxprune.layout import Size
+from onnxprune.ops.records import record_of
 
 
 class Editor:
@@ -129,25 +130,24 @@ class Editor:
         self, index: int, slot: int, times: np.ndarray, by: np.ndarray, use: np.ndarray, fill: np.ndarray
     ) -> list[NodeProto]:
         """Before node `index`, make a computed input x * times / by, with `fill` where `use` is false."""
-        name = self.nodes[index].input[slot]
-        steps: list[tuple[str, list[object]]] = []
+        name, made = self.nodes[index].input[slot], self._inserted[index]
+        old = len(made)
+
+        def emit(op: str, *operands: str | np.ndarray) -> str:
+            ins = [self.add_constant(name, ArrayWeight(x)) if isinstance(x, np.ndarray) else x for x in operands]
+            out = self._fresh(name)
+            made.append(helper.make_node(op, ins, [out], name=out))
+            return out
+
+        ops, y = NodeBuilder(emit), name
         if not np.array_equal(times, by):
-            steps += [("Mul", [None, times]), ("Div", [None, by])]
+            y = ops.Div(ops.Mul(y, times), by)
         if not use.all() and self._opset >= 9:
-            steps.append(("Where", [use, None, fill]))
+            y = ops.Where(use, y, fill)
         elif not use.all():  # there was no Where yet
-            steps += [
-                ("Mul", [None, use.astype(fill.dtype)]),
-                ("Add", [None, np.where(use, 0, fill).astype(fill.dtype)]),
-            ]
-        current, made = name, []
-        for op, operands in steps:
-            ins = [current if x is None else self.add_constant(name, ArrayWeight(np.asarray(x))) for x in operands]
-            current = self._fresh(name)
-            made.append(helper.make_node(op, ins, [current], name=current))
-        self._inserted[index].extend(made)
-        self.set_input(index, slot, current)
-        return made
+            y = ops.Add(ops.Mul(y, use.astype(fill.dtype)), np.where(use, 0, fill).astype(fill.dtype))
+        self.set_input(index, slot, y)
+        return made[old:]
 
     def declare_shapes(self, shape_of: Callable[[str], list[Size] | None]) -> None:
         """Update the static sizes in value_info and in inputs that are initializers."""
@@ -184,8 +184,9 @@ class Editor:
             self.nodes = [n if id(n) not in gone else NodeProto() for n in self.nodes]
             left = _inputs(n for n in self.nodes) | {x for ns in self._inserted.values() for n in ns for x in n.input}
             left |= {o.name for o in self.proto.graph.output}
-            sized = ("Shape", "Size")  # what they only took the size of is a part of the network, read or not
-            orphans = {i for n in dead if n.op_type not in sized for i in n.input if i and i not in left}
+            # What they only took the size of is a part of the network, read or not.
+            readers = [n for n in dead if not record_of(n).traits.reads_sizes]
+            orphans = {i for n in readers for i in n.input if i and i not in left}
         self._drop_constants(before)
 
     def _drop_constants(self, before: set[str]) -> None:

@@ -38,7 +38,8 @@ from onnxprune.graph.weights import TensorWeight, Weight
 
 FLAT = "onnxprune.flat"  # the markers' domain
 CLOSE, CALL_OPEN, CALL_CLOSE = "Close", "CallOpen", "CallClose"
-CONTROL = ("If", "Loop", "Scan")
+IF, LOOP, SCAN = CONTROL = ("If", "Loop", "Scan")
+OPENERS = {f"{op}Open": op for op in CONTROL}
 ID = "flat_id"  # the attribute that a marker, and an operator whose bodies were laid out, carry
 
 
@@ -72,7 +73,7 @@ def _can_open(node: NodeProto, version: int) -> bool:
     return (
         not domain_of(node)
         and node.op_type in CONTROL
-        and (node.op_type != "Scan" or version >= 9)  # the first Scan runs over a batch of sequences
+        and (node.op_type != SCAN or version >= 9)  # the first Scan runs over a batch of sequences
         and all(_fits(node, g) for g in subgraphs(node))
         and not any(g.sparse_initializer for g in subgraphs(node))
         and not any({t.name for t in g.initializer} & {v.name for v in g.input} for g in subgraphs(node))
@@ -81,7 +82,7 @@ def _can_open(node: NodeProto, version: int) -> bool:
 
 def _fits(node: NodeProto, body: GraphProto) -> bool:
     """Does a body take and return what its operator gives and makes? The checker does not ask."""
-    ins, outs = (0, 0) if node.op_type == "If" else (len(node.input), int(node.op_type == "Loop"))
+    ins, outs = (0, 0) if node.op_type == IF else (len(node.input), int(node.op_type == LOOP))
     return len(body.input) == ins and len(body.output) == len(node.output) + outs
 
 

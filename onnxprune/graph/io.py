@@ -31,6 +31,7 @@ from onnxprune.graph.weights import (
     is_external,
     needed_bytes,
 )
+from onnxprune.ops.records import record_of
 
 SMALL_BYTES = 1024  # an initializer of more bytes than this is taken out of the message
 PROTOBUF_BYTES = 2**31 - 1  # no protobuf message may be longer
@@ -38,34 +39,11 @@ MARGIN_BYTES = 1 << 20  # kept free below that limit
 ALIGN_BYTES, PAGE_BYTES, LARGE_BYTES = 64, 4096, 1 << 20  # in a data file, tensors of LARGE_BYTES start on a page
 
 DATA_FIELDS = (*TYPED_FIELDS, "raw_data", "external_data", "data_location")
-# Operators that ONNX Runtime takes in the default domain at opsets where ONNX does not have them, or has them no more: of
-# before ONNX 1.0, written by its optimizer whatever the opset, and plugins of TensorRT. The checker refuses them, or prints.
-RUNTIME_ONLY = frozenset(
-    [
-        "ATen",
-        "Affine",
-        "ConstantFill",
-        "Crop",
-        "DisentangledAttention_TRT",
-        "DynamicSlice",
-        "EfficientNMS_TRT",
-        "GRUUnit",
-        "GivenTensorFill",
-        "GroupNormalization",
-        "ImageScaler",
-        "LayerNormalization",
-        "MeanVarianceNormalization",
-        "MemcpyFromHost",
-        "MemcpyToHost",
-        "MultilevelCropAndResize_TRT",
-        "ParametricSoftplus",
-        "PyramidROIAlign_TRT",
-        "Scale",
-        "ScaledTanh",
-        "SimplifiedLayerNormalization",
-        "ThresholdedRelu",
-    ]
-)
+# Operators without a record that ONNX Runtime takes in the default domain: of before ONNX 1.0, and plugins of TensorRT.
+RUNTIME_ONLY = {
+    "ATen", "ConstantFill", "DisentangledAttention_TRT", "DynamicSlice", "EfficientNMS_TRT", "GRUUnit", "GivenTensorFill",
+    "MultilevelCropAndResize_TRT", "PyramidROIAlign_TRT", "Scale",
+}  # fmt: skip
 EXPERIMENTAL = "experimental"  # the domain that they have while the checker looks
 RUNTIME_DOMAINS = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")  # ONNX Runtime's own
 
@@ -306,6 +284,11 @@ def _excuse(copy: onnx.ModelProto, where: str) -> None:
         _excuse_domains(item.graph.node if isinstance(item, onnx.ModelProto) else item.node, item.opset_import, where)
 
 
+def is_runtime_only(node: NodeProto) -> bool:
+    """Does ONNX Runtime take the operator in the default domain at opsets at which ONNX does not have it?"""
+    return node.op_type in RUNTIME_ONLY or record_of(node).traits.any_opset
+
+
 def _excuse_domains(nodes: Iterable[NodeProto], imports: Any, where: str) -> None:
     """Import what nodes use and ONNX Runtime imports by itself; give operators that it alone knows a domain of their own."""
     versions = opsets(imports)
@@ -313,7 +296,7 @@ def _excuse_domains(nodes: Iterable[NodeProto], imports: Any, where: str) -> Non
     own = {**{d: high for d, (_, high) in newest.items() if d}, **dict.fromkeys(RUNTIME_DOMAINS, 1), EXPERIMENTAL: 1}
     for node in (*nodes, *(inner for n in nodes for body in bodies(n) for inner in body.node)):
         node.domain = domain_of(node)
-        if not node.domain and node.op_type in RUNTIME_ONLY and not _has_schema(node.op_type, versions.get("", 1)):
+        if not node.domain and is_runtime_only(node) and not _has_schema(node.op_type, versions.get("", 1)):
             node.domain = EXPERIMENTAL
         domain = node.domain
         if domain in versions:

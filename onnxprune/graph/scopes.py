@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from onnxprune.graph.flat import CLOSE, FLAT, flat_id
+from onnxprune.graph.flat import CLOSE, FLAT, IF, LOOP, OPENERS, flat_id
 from onnxprune.graph.view import attribute
 from onnxprune.layout import Size
 
@@ -25,7 +25,7 @@ def carried(node: NodeProto) -> int:
 
     Loop: [iteration, cond, states][cond, states, scans] -> [states, scans]; Scan: [states, inputs][states, scans].
     """
-    if node.op_type == "Loop":
+    if node.op_type == LOOP:
         return len(node.input) - 3 - len(node.output)
     return len(node.input) - len(node.output) - scan_inputs(node)
 
@@ -42,7 +42,7 @@ def is_dead(trace: Trace, opener: NodeProto) -> bool:
 
 
 def _cond(trace: Trace, opener: NodeProto) -> bool | None:
-    value = trace.value(opener.input[0]) if opener.op_type == "IfOpen" else None
+    value = trace.value(opener.input[0]) if OPENERS.get(opener.op_type) == IF else None
     return bool(value.ravel()[0]) if value is not None and value.size == 1 else None
 
 
@@ -52,11 +52,11 @@ def step(trace: Trace, node: NodeProto) -> None:
         if node.op_type == CLOSE:
             for a, b in zip(node.input, node.output, strict=True):
                 _hand_on(trace, a, b)
-        elif node.op_type == "IfOpen":
+        elif OPENERS.get(node.op_type) == IF:
             trace.taken[flat_id(node) or 0] = _cond(trace, node)
-        elif node.op_type in ("LoopOpen", "ScanOpen"):
+        elif node.op_type in OPENERS:
             _open(trace, node)
-    elif node.op_type == "If":
+    elif node.op_type == IF:
         _merge(trace, node)
     else:
         _leave(trace, node)
@@ -70,7 +70,7 @@ def _hand_on(trace: Trace, a: str, b: str) -> None:
 
 
 def _open(trace: Trace, node: NodeProto) -> None:
-    loop, outs = node.op_type == "LoopOpen", list(node.output)
+    loop, outs = OPENERS[node.op_type] == LOOP, list(node.output)
     states = len(node.input) - scan_inputs(node)
     ident = flat_id(node) or 0
     if loop:
@@ -127,7 +127,7 @@ def _common(a: tuple[Size, ...] | None, b: tuple[Size, ...] | None) -> list[Size
 def _leave(trace: Trace, node: NodeProto) -> None:
     """What a Loop or Scan returns: the carried values, then what each step made, stacked."""
     n, ins = carried(node), list(node.input)
-    loop = node.op_type == "Loop"
+    loop = node.op_type == LOOP
     starts = ins[2 : 2 + n] if loop else ins[:n]
     ends = ins[len(ins) - len(node.output) :]
     for start, end, name in zip(starts, ends, node.output, strict=False):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, count
 from typing import Any
 
@@ -10,6 +11,16 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 Site = tuple[int, int]  # node index, input slot
 IN_BODY = -1  # the slot of a value that a body of the node reads
+
+
+class NodeBuilder:
+    """Makes nodes by the names of their operators: `ops.Mul(x, y)` is `emit("Mul", x, y)`."""
+
+    def __init__(self, emit: Callable[..., str]) -> None:
+        self._emit = emit
+
+    def __getattr__(self, op: str) -> Callable[..., str]:
+        return partial(self._emit, op)
 
 
 def find_attribute(node: NodeProto, name: str) -> AttributeProto | None:

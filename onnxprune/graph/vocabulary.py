@@ -6,10 +6,9 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxprune.graph.nodes import constant_of
 from onnxprune.graph.view import attribute
+from onnxprune.ops.records import SAME, record_of
 
 IDS = (TensorProto.INT32, TensorProto.INT64)
-SAME_ENTRIES = ("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")  # ids stay ids
-SAME_ROWS = ("Cast", "Identity", "DequantizeLinear")  # a table keeps its rows
 
 
 def vocabulary(proto: ModelProto) -> int | None:
@@ -21,14 +20,17 @@ def vocabulary(proto: ModelProto) -> int | None:
     rows = {t.name: t.dims[0] for t in proto.graph.initializer if t.dims}
     found: list[int] = []
     for node in proto.graph.node:
+        traits = record_of(node).traits
         if node.op_type == "Constant" and (array := constant_of(node)) is not None and array.ndim:
             rows[node.output[0]] = len(array)
-        elif node.op_type in SAME_ENTRIES and node.input[0] in ids:
+        elif traits.moves and node.input[0] in ids:
             ids.add(node.output[0])
-        elif node.op_type in SAME_ROWS and node.input[0] in rows:
+        elif traits.moves == SAME and node.input[0] in rows:
             rows[node.output[0]] = rows[node.input[0]]
-        elif node.op_type == "Gather" and node.input[1] in ids and node.input[0] in rows and not _axis(node):
-            found.append(rows[node.input[0]])
+        elif traits.table:
+            table, ids_read = (node.input[slot] for slot in traits.table)
+            if ids_read in ids and table in rows and not _axis(node):
+                found.append(rows[table])
     return max(found, default=None)
 
 

@@ -46,21 +46,22 @@ def _scale(x: int, power: float = 1.0) -> Affine:
 @couple("Relu", pointwise=True, bounds=_between(0, math.inf), clips=True)
 @couple("Abs", "Exp", "Softplus", "Sqrt", pointwise=True, bounds=_between(0, math.inf))
 @couple("HardSigmoid", "Sigmoid", pointwise=True, bounds=_between(0, 1))
-@couple("Identity", "MemcpyFromHost", "MemcpyToHost", pointwise=True, moves=SAME)
+@couple("Identity", pointwise=True, moves=SAME)
+@couple("MemcpyFromHost", "MemcpyToHost", pointwise=True, moves=SAME, any_opset=True)
 @couple("Cast", pointwise=True, moves=SAME, changes_type=True, by_chance=by_type)
 @couple("Neg", pointwise=True, by_chance=never)
+@couple("Affine", "ParametricSoftplus", "ScaledTanh", "ThresholdedRelu", pointwise=True, any_opset=True)
 @couple(
     "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
     "Floor", "Gelu", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Not", "Reciprocal", "Round", "Selu",
-    "Shrink", "Sign", "Sin", "Sinh", "Softsign", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Affine", "ParametricSoftplus",
-    "ScaledTanh", pointwise=True,
+    "Shrink", "Sign", "Sin", "Sinh", "Softsign", "Swish", "Tan", "Tanh", pointwise=True,
 )  # fmt: skip
 def unary(op: Op) -> list[Axes | None]:
     """y = f(x), position by position."""
     return same(op)
 
 
-@couple("ImageScaler", pointwise=True)
+@couple("ImageScaler", pointwise=True, any_opset=True)
 def image_scaler(op: Op) -> list[Axes | None]:
     """y = scale * x + bias, where the attribute `bias` has an entry for each channel of axis 1."""
     x = op.x(0)
@@ -130,7 +131,7 @@ def first_input(op: Op) -> list[Axes | None]:
 @couple("Sum", pointwise=True, sums=True)
 @couple("Sub", pointwise=True, affine=_add(0, -1.0), by_chance=never)
 @couple("Mul", pointwise=True, affine=_scale(1), by_chance=never)
-@couple("Div", pointwise=True, affine=_scale(0, -1.0), by_chance=by_rounding)
+@couple("Div", pointwise=True, affine=_scale(0, -1.0), rounds=True, by_chance=by_rounding)
 @couple("Where", pointwise=True, by_chance=by_condition)
 @couple("Equal", pointwise=True, by_chance=by_meeting)
 @couple(

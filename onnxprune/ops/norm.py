@@ -55,7 +55,7 @@ def instance_norm(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("GroupNormalization")
+@couple("GroupNormalization", any_opset=True)
 def group_norm(op: Op) -> list[Axes | None]:
     """x [N, (g c), *s]; scale, bias [(g c)], or [g] before opset 21; the mean is over c and *s.
 
@@ -97,8 +97,8 @@ def group_norm_nhwc(op: Op) -> list[Axes | None]:
     return [list(x), list(x)]
 
 
-@couple("LayerNormalization", "RMSNormalization")
-@couple("SimplifiedLayerNormalization")
+@couple("LayerNormalization", "SimplifiedLayerNormalization", any_opset=True)
+@couple("RMSNormalization")
 @couple("SimplifiedLayerNormalization", domain=MICROSOFT)
 def layer_norm(op: Op) -> list[Axes | None]:
     """Normalise over the axes from `axis` on; scale and bias broadcast to them.
@@ -182,7 +182,8 @@ def lrn(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("MeanVarianceNormalization", "LpNormalization")
+@couple("MeanVarianceNormalization", any_opset=True)
+@couple("LpNormalization")
 def mean_variance(op: Op) -> list[Axes | None]:
     """Normalise over `axes` (or `axis`): those mix. Below opset 9 ONNX Runtime has a MeanVarianceNormalization of its own."""
     x = op.x(0)

@@ -110,7 +110,7 @@ def cumulative(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("Crop", until=9)
+@couple("Crop", until=9, any_opset=True)
 def crop(op: Op) -> list[Axes | None]:
     """Borders (left, top, right, bottom) of an image are cut off; channels are left alone.
 

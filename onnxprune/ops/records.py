@@ -166,10 +166,12 @@ class Traits:
     clips: bool = False  # it cuts its input at those bounds, and does nothing else
     affine: Affine | None = None
     sums: bool = False  # y is the sum of its inputs
+    rounds: bool = False  # of integers it drops a remainder
     random: bool = False
     reads_sizes: bool = False  # only the sizes of its input matter: Shape, Size
     statistics: tuple[int, ...] = ()  # input slots of running means and variances
     table: tuple[int, int] | None = None  # input slots of a table and of the row numbers that are looked up in it
+    any_opset: bool = False  # ONNX Runtime takes it at opsets at which ONNX does not have it
     like: Plainer | None = None  # it is that operator with more around it
     by_chance: Callable[[NodeProto, Sequence[Values | None]], bool] | None = None  # see samples.py
     no_product: str = ""  # why an operator that reads a weight along an input axis has no product
