@@ -8,18 +8,21 @@ vector end up agreeing it stays shared, else surgery copies it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from types import MappingProxyType
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import GraphProto, NodeProto
 
 from onnxprune.errors import is_guarded
 from onnxprune.graph.flat import CLOSE, FLAT, LOOP, SCAN, flat_id
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights
+from onnxprune.graph.samples import BATCH, Sizes, data_sizes, first_sizes, grown_sizes, sample_shapes
 from onnxprune.graph.scopes import is_dead
-from onnxprune.graph.trace import MAX_FLOAT_SEED, Trace, sample_sizes
+from onnxprune.graph.trace import COUNTS, MAX_FLOAT_SEED, Trace
 from onnxprune.graph.view import Site, attribute, captured, is_constant, makers, subgraphs
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
@@ -57,29 +60,25 @@ class Coupling:
         return self.layouts.get(name)
 
 
-def start_trace(model: Model, weights: dict[str, Weight], small: bool) -> Trace:
+def start_trace(model: Model, weights: dict[str, Weight], sizes: Sizes) -> Trace:
     """A trace that knows inputs and constants, before any node has run."""
     proto = model.proto
-    trace = Trace(proto, small)
+    trace = Trace(proto, sizes)
     elems = {v.name: v.type.tensor_type.elem_type for v in proto.graph.input}
-    for name, shape in sample_sizes(proto, model.weights, small).items():
+    for name, shape in sample_shapes(proto, model.weights, sizes).items():
         trace.set(name, elems[name], shape)
     for name, w in weights.items():
         trace.set(name, w.data_type, w.shape)
-        if int(np.prod(w.shape)) <= MAX_FLOAT_SEED or w.data_type in (
-            TensorProto.INT64,
-            TensorProto.INT32,
-            TensorProto.BOOL,
-        ):
+        if int(np.prod(w.shape)) <= MAX_FLOAT_SEED or w.data_type in COUNTS:
             trace.seed(name, w.array())
     return trace
 
 
-def _varying(model: Model, weights: dict[str, Weight], small: bool) -> dict[str, set[int] | None]:
+def _varying(model: Model, weights: dict[str, Weight], sizes: Sizes) -> dict[str, set[int] | None]:
     """Which axes of the values that loops carry change their size from step to step; shapes alone tell."""
     varying: dict[str, set[int] | None] = {}
     while any(flat_id(n) is not None and n.op_type in (LOOP, SCAN) for n in model.proto.graph.node):
-        trace = start_trace(model, weights, small)
+        trace = start_trace(model, weights, sizes)
         trace.varying = dict(varying)
         for _, node in live_nodes(model, trace, weights):
             trace.step(node)
@@ -107,23 +106,51 @@ def live_nodes(model: Model, trace: Trace, weights: dict[str, Weight]) -> Iterat
             dead = flat_id(node)
 
 
-def couple_graph(model: Model) -> Coupling:
+def couple_graph(model: Model, data: Mapping[str, int] = MappingProxyType({})) -> Coupling:
     """Apply every rule once, in the order of a flat model's nodes; close the ties; freeze the graph's outputs.
 
-    Where the sample sizes do not fit (a table of positions that is shorter), small ones are tried.
+    Where the first sample sizes do not fit, others are tried. For an axis that comes out empty: the sizes of the `data`, by
+    symbol or `input[axis]`, then larger ones. Where an operator refuses them (a table of positions is shorter): small ones, then
+    those of the data.
     """
-    usual = _couple(model, small=False)
-    sizes = (s for v in model.proto.graph.input for s in usual.trace.shape(v.name) or ())
-    if not usual.trace.clashes or all(isinstance(s, int) for s in sizes):
-        return usual
-    small = _couple(model, small=True)
-    return small if small.trace.clashes < usual.trace.clashes else usual
+    first = first_sizes(model.proto, model.weights)
+    best = _couple(model, first)
+    if all(pair == BATCH for pair in first.values()):
+        return best
+    measured = list(data_sizes(model.proto, model.weights, first, data))
+    if best.trace.short:
+        return _couple_larger(model, best, measured)
+    if best.trace.clashes:
+        tried = (_couple(model, sizes) for sizes in (first_sizes(model.proto, model.weights, small=True), *measured))
+        return min(best, *tried, key=_clashes)
+    return best
 
 
-def _couple(model: Model, small: bool) -> Coupling:
+def _couple_larger(model: Model, best: Coupling, measured: Iterable[Sizes]) -> Coupling:
+    """The coupling at the sizes of the data, else at grown ones, where no axis comes out empty; else the one there is."""
+    first = best.trace.sizes
+    for sizes in measured:
+        c = _couple(model, sizes, whole=False)
+        if not c.trace.short:
+            return c
+    fits = (c for sizes in grown_sizes(first) if not (c := _couple(model, sizes, whole=False)).trace.short)
+    # One step more than it takes: an axis that has one position left at both samples would pass for a static one.
+    best = min(reversed(list(islice(fits, 2))), key=_clashes, default=best)
+    for name in first if best.trace.clashes else ():  # not every axis has to grow
+        c = _couple(model, best.trace.sizes | {name: first[name]}, whole=False)
+        best = min(best, c, key=_clashes) if not c.trace.short else best
+    return best
+
+
+def _clashes(c: Coupling) -> int:
+    return c.trace.clashes
+
+
+def _couple(model: Model, sizes: Sizes, whole: bool = True) -> Coupling:
+    """Couple at these sample sizes; unless `whole`, only as far as no sample is too small."""
     weights = all_weights(model)
-    trace = start_trace(model, weights, small)
-    trace.varying = _varying(model, weights, small)
+    trace = start_trace(model, weights, sizes)
+    trace.varying = _varying(model, weights, sizes)
     c = Coupling(trace, weights)
     proto, graph = model.proto, model.proto.graph
     symbols = _symbols(trace, graph)
@@ -145,6 +172,8 @@ def _couple(model: Model, small: bool) -> Coupling:
                 if trace.shape(name) is None and (any(True for _ in subgraphs(node)) or node.domain in functions):
                     trace.ask(name, proto)
         _apply(c, index, node, vectors)
+        if trace.short and not whole:
+            return c
     _leave_unread(c, graph)
     _freeze_outputs(c, graph)
     _freeze_returned_sizes(c, graph)

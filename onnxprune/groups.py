@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 from onnx import TensorProto
@@ -103,6 +104,7 @@ class Analysis:
     groups: list[Group]
     frozen: list[Frozen]
     letters: dict[Dim, str] = field(default_factory=dict)
+    data: Mapping[str, int] = field(default_factory=dict)  # sizes of the data that it was made with
 
     @property
     def by_name(self) -> dict[str, Group]:
@@ -160,17 +162,27 @@ class Analysis:
         """Multiply-accumulates of one inference at the first sample size (batch 1)."""
         return total_macs(self.coupling.live, self.coupling.trace)
 
+    @property
+    def no_macs(self) -> str:
+        """Why the multiply-accumulates are unknown, where they are."""
+        if self.coupling.trace.short:
+            return "an axis is empty at every size that was tried"
+        return "a shape depends on the data"
 
-def analyze(model: Model) -> Analysis:
-    """List the groups of a model. Unknown operators freeze what they touch; nothing is guessed."""
+
+def analyze(model: Model, data: Mapping[str, int] = MappingProxyType({})) -> Analysis:
+    """List the groups of a model. Unknown operators freeze what they touch; nothing is guessed.
+
+    `data` has the sizes of the data, by symbol or `input[axis]`: they are tried where a layer does not survive the usual ones.
+    """
     flat = flatten(model)
-    c = couple_graph(flat)
+    c = couple_graph(flat, data)
     mixed = _mixed_vars(c)
     where = _members(c)
     groups = _name(c, [_merge(c, vs, where, mixed) for vs in _footprints(c) if any(v in where for v in vs)])
     groups = [g for g in groups if g.size > 1 and any(c.weights[m.tensor].data_type in PARAM_TYPES for m in g.members)]
     letters = _letters(groups)
-    return Analysis(model, flat, c, groups, _frozen(c, letters), letters)
+    return Analysis(model, flat, c, groups, _frozen(c, letters), letters, data)
 
 
 def _mixed_vars(c: Coupling) -> dict[Dim, str]:

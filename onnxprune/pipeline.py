@@ -133,7 +133,7 @@ def run(
     if work.options is not None:
         work = replace(work, options=options)
     with clock.time("analyze"):
-        analysis = analyze(model)
+        analysis = analyze(model, calibration.measure_sizes() if calibration else {})
     means = means_of(analysis, options, calibration, inputs.cache, clock.tell)
     with clock.time("plan"):
         used = work.plan or (make_plan(analysis, options, means) if work.options else Plan("", {}))
@@ -214,7 +214,7 @@ def _reported(
     if made.sparse:
         with clock.time("tally"):
             made.sparse.measure()
-    after = analyze(written)
+    after = analyze(written, analysis.data)
     options = None if work.plan else work.options
     report = prune_report(
         analysis, plan, after, files, result, clock.seconds, options, means, made.repaired, layers, made.sparse

@@ -136,7 +136,7 @@ class _Surgery:
     def _retrace(self) -> None:
         model = self.editor.peek()
         weights = all_weights(model)
-        trace = start_trace(model, weights, self.c.trace.small)
+        trace = start_trace(model, weights, self.c.trace.sizes)
         old = self.c.trace
         trace.varying = old.varying
         for index, node in live_nodes(model, trace, weights):

@@ -42,9 +42,7 @@ def budget_of(analysis: Analysis, kind: str, fraction: float) -> Budget:
     """Raises OnnxPruneError where the model's own cost is unknown."""
     cost = cost_of(analysis, kind)
     if cost is None:
-        raise OnnxPruneError(
-            f"--{kind}: the {WORDS[kind]} of the model are unknown, a shape depends on the data; use --params"
-        )
+        raise OnnxPruneError(f"--{kind}: the {WORDS[kind]} of the model are unknown, {analysis.no_macs}; use --params")
     if kind == "bytes" and analysis.model.sparse:
         raise OnnxPruneError(
             f"--bytes: '{analysis.model.sparse[0]}' is stored sparse, so its bytes depend on its zeros; use --params"

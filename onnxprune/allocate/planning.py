@@ -61,7 +61,7 @@ class _Stage:
     def next(self, done: Plan) -> _Stage:
         """What a plan leaves of this model, the original, scored again."""
         means = self.sharing.means
-        return _Stage.of(analyze(means.make(done)), self.c.options, means, done, self)
+        return _Stage.of(analyze(means.make(done), means.original.data), self.c.options, means, done, self)
 
     def by_ratio(self, share: float) -> Plan:
         o = self.c.options

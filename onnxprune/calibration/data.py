@@ -43,6 +43,10 @@ class Batches:
             return feeds
         raise _bad(self.source, "no batches; give at least one")
 
+    def measure_sizes(self) -> Mapping[str, int]:
+        """The sizes of the dynamic axes in the first batch."""
+        return self.sizes
+
     def limit(self, samples: int) -> Batches:
         """At most so many samples: spread evenly over data of known size (files are often sorted by class), else the first.
 
@@ -116,6 +120,10 @@ class Streamed(Batches):
                 batches = batches.head(left)
             left = None if left is None else left - len(batches.rows)
             yield from batches
+
+    def measure_sizes(self) -> Mapping[str, int]:
+        feeds = {} if self.sizes else self.first()
+        return self.sizes or {label(s, a): feeds[s.name].shape[a] for s, a in dynamic_axes(self.specs)}
 
     def limit(self, samples: int) -> Batches:
         if samples < 1:

@@ -45,24 +45,22 @@ def inspect(
     if json:
         emit_json(report)
     else:
-        emit(_header(report), "", *_groups(analysis, verbose), *stays(analysis, report["frozen"], verbose))
+        emit(_header(report, analysis), "", *_groups(analysis, verbose), *stays(analysis, report["frozen"], verbose))
 
 
-def _header(r: dict[str, Any]) -> "RenderableType":
+def _header(r: dict[str, Any], a: "Analysis") -> "RenderableType":
     from onnxprune.cli.console import count, facts, percent
 
     opsets = ", ".join(f"{domain} {version}" for domain, version in r["opset"].items())
     share = f" ({percent(r['prunable_params'], r['params'])})" if r["params"] else ""
+    sizes = "".join(f", {name} = {n}" for name, n in r["sizes"].items() if n > 1)
     return facts(
         [
             ("model", r["model"]),
             ("made by", f"{r['producer'] or 'unknown'}, opset {opsets}, IR {r['ir_version']}, {r['nodes']:,} nodes"),
             ("file", count(r["bytes"], "B")),
             ("parameters", f"{count(r['params'])}, in prunable weights {count(r['prunable_params'])}{share}"),
-            (
-                "MACs",
-                count(r["macs"]) + (" (one sample)" if r["macs"] is not None else ", a shape depends on the data"),
-            ),
+            ("MACs", count(r["macs"]) + (f" (one sample{sizes})" if r["macs"] is not None else f", {a.no_macs}")),
             ("groups", f"{len(r['groups'])}, {sum(g['size'] for g in r['groups']):,} channels"),
             *([("not understood", _guarded(r["guarded"]))] if r["guarded"] else []),
         ]

@@ -69,7 +69,7 @@ def _sizes(report: Report) -> RenderableType:
     for name, key, unit in (("parameters", "params", ""), ("MACs", "macs", ""), ("file", "bytes", "B")):
         before, after = report[key]["before"], report[key]["after"]
         if before is None or (after is None and key == "bytes"):
-            why = "unknown, a shape depends on the data" if key == "macs" else "not written"
+            why = "unknown, 'onnxprune inspect' says why" if key == "macs" else "not written"
             rows.append((text(name, "bold"), count(before, unit), why, ""))
         else:
             left = percent(after, before)

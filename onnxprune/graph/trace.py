@@ -20,12 +20,14 @@ from onnx.reference.ops._op_list import load_op
 from onnxprune.errors import is_guarded
 from onnxprune.graph import scopes
 from onnxprune.graph.flat import flat_id
+from onnxprune.graph.samples import Sizes
 from onnxprune.graph.view import attribute, domain_of, opsets, subgraphs
 from onnxprune.layout import Size, pair, size_of
 from onnxprune.ops.records import Plainer, Values, record_of
 
 MAX_VALUE = 1 << 16  # elements of a computed value that is worth following
 MAX_FLOAT_SEED = 64  # elements of a float initializer that may be a shape parameter (Resize scales and the like)
+COUNTS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)  # what shapes and indices are made of
 DIVISIBLE = 5040  # a guessed size may be divided by what it likes
 
 
@@ -36,7 +38,7 @@ def tensor_type(elem: int, shape: Sequence[int | None] | None) -> TypeProto:
 class Trace:
     """What is known of each tensor: `shape(name)`, `value(name)`, `dtype(name)`."""
 
-    def __init__(self, proto: onnx.ModelProto, small: bool = False) -> None:
+    def __init__(self, proto: onnx.ModelProto, sizes: Sizes | None = None) -> None:
         self.opsets = opsets(proto.opset_import)
         self._imports = list(proto.opset_import)
         self._ir = proto.ir_version
@@ -48,8 +50,11 @@ class Trace:
         self._whole: tuple[dict[str, TypeProto], ...] | None = None
         self._guessed_sizes: set[Size] = set()
         self.asserted: set[str] = set()  # pieces of an axis whose size only the data know
-        self.small = small  # the samples are small ones
+        self.sizes = sizes or {}  # the samples of the dynamic axes
         self.clashes = 0  # operators that the samples, or the model itself, do not fit
+        self.short: set[str] = (
+            set()
+        )  # tensors of which a sample has nothing, because it is too small for what makes them
         # axes of a value that a loop carries whose size changes (None: all)
         self.varying: dict[str, set[int] | None] = {}
         self.trips: dict[int, tuple[int, int] | None] = {}  # how often the body of a scope runs at most
@@ -204,6 +209,7 @@ class Trace:
                 self.clashes += not known
                 return known
         self._doubt_slice(node, *found)
+        self._note_short(node, *found)
         for name in node.output:
             if name and name in found[0] and name in found[1]:
                 a, b = found[0][name], found[1][name]
@@ -226,6 +232,20 @@ class Trace:
             if isinstance(before[axis], int) and a[axis].dim_value == b[axis].dim_value:
                 a[axis].ClearField("dim_value")
                 b[axis].ClearField("dim_value")
+
+    def _note_short(self, node: NodeProto, *found: dict[str, TypeProto]) -> None:
+        """Remember outputs with a negative size, or with an empty axis that no input has, where sizes are dynamic."""
+        shapes = [self.shape(n) or () for n in node.input]
+        dynamic = any(isinstance(s, tuple) for shape in shapes for s in shape)
+        least = 1 if dynamic and all(min(pair(s)) for shape in shapes for s in shape) else 0
+        for types in found:
+            for name, made in types.items():
+                counts = made.tensor_type.elem_type in COUNTS  # a shape without entries is one of a scalar
+                if any(
+                    d.HasField("dim_value") and d.dim_value < (0 if counts else least)
+                    for d in made.tensor_type.shape.dim
+                ):
+                    self.short.add(name)
 
     def _pieces(self, node: NodeProto) -> bool:
         """A Split of an axis whose size only the data know: the sizes of the pieces are as good as any guess."""
@@ -375,42 +395,3 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _tensor(a: np.ndarray) -> TensorProto:
     return numpy_helper.from_array(a)
-
-
-def sample_sizes(
-    proto: onnx.ModelProto, initializers: Mapping[str, object], small: bool
-) -> dict[str, tuple[Size, ...] | None]:
-    """Sample shapes of the graph's real inputs: static sizes as they are, dynamic ones a pair of sizes.
-
-    The first size of a pair is what MACs are counted at: a batch of 1. Axes of one name share their sizes.
-    """
-    named: dict[str, tuple[int, int]] = {}
-    out: dict[str, tuple[Size, ...] | None] = {}
-    for value in proto.graph.input:
-        if value.name in initializers or not value.type.HasField("tensor_type"):
-            continue
-        t = value.type.tensor_type
-        if not t.HasField("shape"):
-            out[value.name] = None
-            continue
-        shape: list[Size] = []
-        for axis, d in enumerate(t.shape.dim):
-            if d.HasField("dim_value") and d.dim_value > 0:
-                shape.append(d.dim_value)
-                continue
-            key = d.dim_param or f"axis {axis} of {len(t.shape.dim)}"
-            if key not in named:
-                named[key] = _samples(axis, len(t.shape.dim), len(named), small)
-            shape.append(named[key])
-        out[value.name] = tuple(shape)
-    return out
-
-
-def _samples(axis: int, rank: int, nth: int, small: bool) -> tuple[int, int]:
-    if axis == 0:
-        return (1, 3)
-    if small:
-        return (5 + 2 * (nth % 4), 8 + 3 * (nth % 4))
-    if rank >= 4:
-        return (224, 288) if axis % 2 == 0 else (192, 320)
-    return (64 + 16 * (nth % 4), 96 + 32 * (nth % 4))

@@ -1,4 +1,4 @@
-"""Which tensors have a size that only the data decide."""
+"""Which tensors have a size that only the data decide, or that nobody knows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from onnxprune.graph.trace import Trace
 
 
 def unsettled(nodes: Iterable[NodeProto], trace: Trace, guesses: Iterable[str] | None = None) -> set[str]:
-    """The tensors with a size that the data decide, as NonZero's, or that is computed from one.
+    """The tensors with a size that the data decide, as NonZero's, or that is computed from one; and all behind an empty sample.
 
     The trace gives such a size two sample sizes of its own. So a dynamic size that a tensor before them has too (the batch, say)
     is that one, and settled by the inputs. `guesses` are those of the trace's that matter; all, unless said otherwise.
     """
     doubtful, others = set(trace.guesses if guesses is None else guesses), set[str]()
+    missing = set(trace.short)
     for node in nodes:
+        if not missing.isdisjoint(node.input):
+            missing.update(filter(None, node.output))
         if not doubtful.isdisjoint(node.input):
             doubtful.update(filter(None, node.output))
         others.update(node.input, node.output)
@@ -26,4 +29,4 @@ def unsettled(nodes: Iterable[NodeProto], trace: Trace, guesses: Iterable[str] |
         shape = trace.shape(name)
         return shape is None or any(isinstance(s, tuple) and s not in known for s in shape)
 
-    return set(filter(is_open, doubtful))
+    return missing.union(filter(is_open, doubtful))

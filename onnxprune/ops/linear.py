@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from onnxprune.layout import Dim, LayoutError, factor, find, freeze, prod
+from onnxprune.layout import Dim, LayoutError, factor, find, freeze, pair, prod
 from onnxprune.ops.fused import View
 from onnxprune.ops.records import NodeFacts, NodeShapes, Operand, Plainer, Product
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
@@ -76,10 +76,20 @@ def convolve(op: Op) -> Axes:
         op.tie(xi, w[1])
         op.follow_attr("group", xg)
     window(op, x, w)
+    _need_kernel(op, x[2:], w[2:])
     if not op.const(1) and not op.const(0):
         op.mix(w[1], "sums over it between two activations")
     op.kind(w[0], "filters" if _int(w[1]) > 1 or groups == 1 else "depthwise")
     return [x[0], find(w[0]), *spatial(op)]
+
+
+def _need_kernel(op: Op, x: Axes, kernel: Axes) -> None:
+    """A kernel must fit into x and its padding; where less is missing than a stride, shape inference does not say so."""
+    if op.attr("auto_pad", "NOTSET").startswith("SAME"):
+        return
+    pads, dilations = op.attr("pads", [0] * 2 * len(x)), op.attr("dilations", [1] * len(x))
+    for a, (d, k) in enumerate(zip(x, kernel, strict=True)):
+        op.need(d, dilations[a] * (pair(find(k).size)[0] - 1) + 1 - pads[a] - pads[a + len(x)])
 
 
 def _groups(op: Op, d: Dim, size: int) -> tuple[Dim, Dim]:

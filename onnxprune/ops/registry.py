@@ -29,6 +29,7 @@ from onnxprune.layout import (
     is_frozen,
     kept,
     leaves,
+    pair,
     size_after,
     size_of,
     unify,
@@ -194,6 +195,11 @@ class Op:
         if shape is None:
             raise Unknown(f"the shape of '{self.node.output[j]}' is unknown")
         return shape
+
+    def need(self, d: Dim, least: int) -> None:
+        """Say how many positions an axis must have at the least; a sample of fewer is too small."""
+        if min(pair(find(d).size)) < least:
+            self.trace.short.update(self.node.output)
 
     def reason(self, text: str, structural: bool = False) -> Reason:
         return Reason(text, self.label, self.type, structural)

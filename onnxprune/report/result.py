@@ -35,6 +35,7 @@ def inspect_report(a: Analysis) -> dict[str, Any]:
         "nodes": len(proto.graph.node),
         "params": a.params(),
         "macs": a.macs(),
+        "sizes": {name: first for name, (first, _) in a.coupling.trace.sizes.items()},
         "bytes": a.model.size_bytes,
         "prunable_params": a.prunable_params(),
         "groups": [_group(a, g) for g in a.groups],

@@ -1,0 +1,83 @@
+"""The two sample sizes of each dynamic axis: what they are at first, and others to try where a layer does not survive them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import onnx
+
+from onnxprune.layout import Size
+
+Sizes = dict[str, tuple[int, int]]  # by symbol, or by place for axes without one; axes of one name share their sizes
+BATCH = (1, 3)  # the first size of a pair is what MACs are counted at: a batch of 1
+GROWTH, STEPS = 4, 6  # sizes grow by this factor, so often at most: 64 samples of sound become 262,144
+
+
+def first_sizes(proto: onnx.ModelProto, initializers: Mapping[str, object], small: bool = False) -> Sizes:
+    """Sizes for all dynamic axes of the graph's real inputs, by their names."""
+    sizes: Sizes = {}
+    for value, axis, name in _dynamic_axes(proto, initializers):
+        if name not in sizes:
+            sizes[name] = _guess(axis, len(value.type.tensor_type.shape.dim), len(sizes), small)
+    return sizes
+
+
+def sample_shapes(
+    proto: onnx.ModelProto, initializers: Mapping[str, object], sizes: Sizes
+) -> dict[str, tuple[Size, ...] | None]:
+    """Sample shapes of the graph's real inputs: static sizes as they are, dynamic ones a pair; None where the rank is unknown."""
+    named = {(v.name, axis): sizes[name] for v, axis, name in _dynamic_axes(proto, initializers)}
+    return {
+        value.name: tuple(named.get((value.name, axis), d.dim_value) for axis, d in enumerate(t.shape.dim))
+        if (t := value.type.tensor_type).HasField("shape")
+        else None
+        for value in _real_inputs(proto, initializers)
+    }
+
+
+def grown_sizes(sizes: Sizes) -> Iterator[Sizes]:
+    """Larger and larger sizes of all axes but the batch."""
+    for step in range(1, STEPS + 1):
+        yield {n: p if p == BATCH else (p[0] * GROWTH**step, p[1] * GROWTH**step) for n, p in sizes.items()}
+
+
+def data_sizes(
+    proto: onnx.ModelProto, initializers: Mapping[str, object], sizes: Sizes, data: Mapping[str, int]
+) -> Iterator[Sizes]:
+    """The sizes that data have, by symbol or `input[axis]`, as the first of each pair; the second is a multiple, or half."""
+    known = {
+        name: data[key]
+        for v, axis, name in _dynamic_axes(proto, initializers)
+        for key in (name, f"{v.name}[{axis}]")
+        if key in data and sizes[name] != BATCH
+    }
+    if known:
+        yield sizes | {name: (n, n * (2 + i)) for i, (name, n) in enumerate(known.items())}
+        yield sizes | {name: (n, max(n // 2, 1)) for name, n in known.items()}
+
+
+def _real_inputs(proto: onnx.ModelProto, initializers: Mapping[str, object]) -> Iterator[onnx.ValueInfoProto]:
+    for value in proto.graph.input:
+        if value.name not in initializers and value.type.HasField("tensor_type"):
+            yield value
+
+
+def _dynamic_axes(
+    proto: onnx.ModelProto, initializers: Mapping[str, object]
+) -> Iterator[tuple[onnx.ValueInfoProto, int, str]]:
+    """Each input with a dynamic axis, the axis, and the name that its sizes go by."""
+    for value in _real_inputs(proto, initializers):
+        dims = value.type.tensor_type.shape.dim
+        for axis, d in enumerate(dims):
+            if d.dim_value <= 0:
+                yield value, axis, d.dim_param or f"axis {axis} of {len(dims)}"
+
+
+def _guess(axis: int, rank: int, nth: int, small: bool) -> tuple[int, int]:
+    if axis == 0:
+        return BATCH
+    if small:
+        return (5 + 2 * (nth % 4), 8 + 3 * (nth % 4))
+    if rank >= 4:
+        return (224, 288) if axis % 2 == 0 else (192, 320)
+    return (64 + 16 * (nth % 4), 96 + 32 * (nth % 4))
