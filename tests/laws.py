@@ -47,6 +47,7 @@ ZERO_POINTS = {  # integer inputs, each with the input that holds its zero point
 UNCOUNTED = {  # products that `_Counts` leaves out
     "Einsum", "LSTM", "GRU", "RNN", "MatMulNBits", "NhwcConv", "NhwcFusedConv", *ZERO_POINTS, "TransposeMatMul", "MoE", "QMoE",
     "DeformConv", "CausalConvWithState", "Attention", "MultiHeadAttention", "GroupQueryAttention", "LinearAttention",
+    "MatMulBnb4",
 }  # fmt: skip
 RECURRENT = ((1, 2), (2, 2))
 SUMMED = {  # inputs that may be weights which sum over channels, each with the axis summed over

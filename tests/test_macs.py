@@ -145,7 +145,7 @@ NAIVE: dict[str, Count] = {
     "QLinearConv": conv(3), "DeformConv": conv(1), "CausalConvWithState": conv(1), "ConvTranspose": conv_transpose,
     "Gemm": gemm, "FusedGemm": gemm, "QGemm": gemm, "MatMul": matmul, "FusedMatMul": matmul, "TransposeMatMul": matmul,
     "MatMulInteger": matmul, "QLinearMatMul": matmul, "MatMulIntegerToFloat": matmul, "DynamicQuantizeMatMul": matmul,
-    "MatMulNBits": matmul, "Einsum": einsum, "LSTM": recurrent, "GRU": recurrent, "RNN": recurrent,
+    "MatMulNBits": matmul, "MatMulBnb4": matmul, "Einsum": einsum, "LSTM": recurrent, "GRU": recurrent, "RNN": recurrent,
     "DynamicQuantizeLSTM": recurrent, "MultiHeadAttention": multi_head, "GroupQueryAttention": grouped, "QAttention": packed(8),
     "LinearAttention": linear_attention, "MoE": experts((2, 4, 6)), "QMoE": experts((2, 5, 8)),
 }  # fmt: skip

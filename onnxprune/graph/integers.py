@@ -24,14 +24,19 @@ class Quantised:
 
     def numbers(self, q: Array, scale: Array, zero: Array | None) -> Array:
         """The numbers, float32 [*q's axes], with an axis more for those that share a byte."""
-        if zero is None or not zero.size:
-            zero = np.array(self.default)
-        elif zero.dtype == np.uint8 and self.bits < 8:
-            rows = unpacked(zero, self.bits).reshape(q.shape[0], -1)
-            zero = rows[:, : scale.size // q.shape[0]].reshape(scale.shape)
+        zero = self.points(zero, scale, q.shape[0])
         more = (..., None) if self.bits < 8 else ...
         wide = unpacked(q, self.bits) if self.bits < 8 else q
         return (wide.astype(np.float32) - self.fit(zero, q.shape)[more]) * self.fit(scale, q.shape)[more]
+
+    def points(self, zero: Array | None, scale: Array | None, rows: int) -> Array:
+        """The zero points, one by one, of a tensor of so many rows; where there are none, what stands for zero."""
+        if zero is None or not zero.size:
+            return np.array(self.default)
+        if zero.dtype == np.uint8 and self.bits < 8 and scale is not None:
+            each = unpacked(zero, self.bits).reshape(rows, -1)
+            return each[:, : scale.size // rows].reshape(scale.shape)
+        return zero
 
     def fit(self, p: Array, shape: tuple[int, ...]) -> Array:
         """The parameter for each position of a tensor of that shape."""
@@ -50,3 +55,8 @@ class Quantised:
 def unpacked(q: Array, bits: int) -> Array:
     """Numbers that share a byte, on an axis of their own: [.., 8 / bits] uint8."""
     return (q[..., None] >> np.arange(0, 8, bits, dtype=np.uint8)) & np.uint8((1 << bits) - 1)
+
+
+def packed(entries: Array, bits: int) -> Array:
+    """The bytes of numbers that share them: [.., 8 / bits] uint8 -> [..]."""
+    return np.asarray(np.bitwise_or.reduce(entries << np.arange(0, 8, bits, dtype=np.uint8), axis=-1))

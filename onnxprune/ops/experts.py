@@ -99,6 +99,7 @@ def _expert(op: Op, slot: int, more: int, e: Dim, made: Dim, used: Dim) -> None:
         op.tie(w[2], prod(blocks, op.plain(share * bits // 8)))
         for a, b in zip(op.x(slot + 1), (e, made, blocks), strict=False):
             op.tie(a, b)
+        if op.rank(slot + 1) > 2:
             op.role(slot + 1, 2, "in")
     else:
         op.tie(w[2], used)

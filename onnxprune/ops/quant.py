@@ -149,7 +149,7 @@ def product_of_integers(op: Op) -> list[Axes | None]:
 
 def _read_blocks(node: NodeFacts) -> list[Operand]:
     bits = node.attr("bits", 4)
-    return [Operand(1, (1, 2), (0,), encoding=Encoding(2, 3, 1, bits, 1 << (bits - 1)))]
+    return [Operand(1, (1, 2), (0,), encoding=Encoding(2, 3, 1, bits, 1 << (bits - 1), inputs=node.attr("K")))]
 
 
 BLOCKS = Product("matrix product", lambda node: math.prod(node.y()) * node.x(0)[-1], _read_blocks, bias=5)
@@ -189,6 +189,21 @@ def _zero_points(op: Op, i: int, rows: Dim, blocks: Dim, bits: int) -> None:
     op.tie(prod(*op.x(i)), prod(rows, blocks))
     for axis in range(op.rank(i)):
         op.role(i, axis, "stat")
+
+
+CODES = Product("matrix product", lambda node: math.prod(node.y()) * node.x(0)[-1], lambda _: [Operand(1, inputs=())])
+
+
+@couple("MatMulBnb4", domain=MICROSOFT, product=CODES)
+def matmul_of_codes(op: Op) -> list[Axes | None]:
+    """x [.., k], codes of the numbers of a table [(n k) / 2 bytes], the largest of each block [(n k) / block] -> y [.., n].
+
+    Blocks go across rows, so nothing can be cut out. Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+    """
+    *tokens, inputs = op.x(0)
+    for d in (inputs, *op.x(1), *op.x(2)):
+        op.freeze(d, "blocks of codes go across rows")
+    return [[*tokens, op.plain(op.attr("N"))]]
 
 
 @couple("GatherBlockQuantized", domain=MICROSOFT, table=(0, 1))

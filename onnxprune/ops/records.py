@@ -60,6 +60,7 @@ class Encoding:
     bits: int = 8
     default: int = 0
     block: int = 1
+    inputs: int = 0  # how many inputs there are, where the last block is filled up; 0: as many as there is room for
 
 
 @dataclass(frozen=True)

@@ -1,36 +1,35 @@
 """Which constants products multiply with, and where in the file the numbers lie that are summed up together.
 
-A rule says which axis of an operand a product sums over (its role is `in`). From the constant the nodes that only move or
-rename numbers are followed to the products. A constant that anything else reads, or that is read in two ways, is left.
+An operand of a product says which of its axes are summed over, and what its integers stand for. From the constant the nodes
+that only move or rename numbers are followed to the products. A constant that anything else reads, or that is read in two
+ways, is left.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from onnxprune.coupling import Coupling
 from onnxprune.graph.inner import marks
 from onnxprune.graph.view import Site, attribute, captured, makers
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import record_of
+from onnxprune.layout import LayoutError
+from onnxprune.ops.records import PERMUTE, SAME, Operand, record_of
+from onnxprune.ops.registry import Op
 from onnxprune.sparsity.forms import Axis, Form, Misfit, regroup, size, start
 from onnxprune.sparsity.masked import Numbers
 
-RENAME = ("Identity", "Cast", "CastLike", "DequantizeLinear", "QuantizeLinear", "Quant")  # zero stays zero
-REGROUP = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-DOMAINS = ("", "ai.onnx", "com.microsoft", "onnx.brevitas", "qonnx.custom_op.general")
-OPERANDS = 3  # the first inputs of a product: what it multiplies is among them
+UNTOLD = "its rule could not say what is summed over"
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """Where integers are turned into numbers: the name that they have there, and their axes in terms of the file."""
+    """Where integers are turned into numbers: the name that they have there, and their axes in terms of the file's bytes."""
 
     name: str
     axes: tuple[Axis, ...]
@@ -47,6 +46,7 @@ class Matrix:
     name: str  # of the first node that reads it
     output: str  # of that node, the first that it has
     op: str
+    kind: str  # of the product
     groups: int  # of a grouped convolution
     dtype: str
     shape: tuple[int, int, int, int]
@@ -64,9 +64,10 @@ class Matrix:
 
 @dataclass
 class _Reading:
-    """One product that reads a constant, and the operand's axes in terms of the file."""
+    """One product that reads a constant, and the operand's axes in terms of the file; neither where that cannot be told."""
 
     site: Site
+    operand: Operand | None
     axes: list[Axis]
 
 
@@ -79,8 +80,7 @@ class _Finder:
     def __init__(self, a: Analysis) -> None:
         self.a, self.c = a, a.coupling
         self.nodes = a.flat.proto.graph.node
-        self.roles = _direct_roles(self.c, self.nodes)
-        self.explained = {site for known in self.c.roles.values() for site, _ in known}
+        self.explained = {index for index, _ in self.c.operands}
         self.makers = {o: self.c.live[i] for o, i in makers(self.c.live).items() if o in self.c.computed}
         self.readers: dict[str, list[Site]] = defaultdict(list)
         self.held = {v.name: "it is an output of the graph" for v in a.flat.proto.graph.output}
@@ -95,9 +95,7 @@ class _Finder:
     def run(self) -> list[Matrix]:
         found = [m for name in self.c.weights for m in self._one(name)]
         covered = {site for m in found for site in m.sites}
-        found += [
-            self._computed(site) for site in self.roles.keys() - covered if self._operand(site) in self.c.computed
-        ]
+        found += [self._computed(site) for site in self.c.operands if site not in covered and self._is_computed(site)]
         found.sort(key=lambda m: m.sites[0])
         numbers = marks(self.a.flat.proto)
         return [self._written(m) for m in _once([replace(m, inner=numbers.get(m.weight)) for m in found])]
@@ -119,28 +117,35 @@ class _Finder:
         if not readings:
             return
         first = self.nodes[readings[0].site[0]]
-        form, why = self._form(readings, weight.shape)
-        why = next(iter(others), "") or why or self._no_numbers(name)
+        operand = readings[0].operand
+        bits = self._bits()
+        form, why = self._form(readings, weight.shape, 8 // bits)
+        why = next(iter(others), "") or self._no_numbers(name) or why
         yield Matrix(
-            name, _label(first), _output(first), first.op_type, _groups(first), dtype_of(weight.data_type).name,
+            name, _label(first), _output(first), first.op_type, _kind(first), operand.groups if operand else 1,
+            f"uint{bits}" if bits < 8 else dtype_of(weight.data_type).name,
             form.shape if form else (1, 1, 1, 1), None if why else form, why, None,
             tuple(r.site for r in readings), next(iter(self.meanings), None),
         )  # fmt: skip
 
-    def _operand(self, site: Site) -> str:
+    def _name(self, site: Site) -> str:
         return str(self.nodes[site[0]].input[site[1]])
+
+    def _is_computed(self, site: Site) -> bool:
+        """Does a product that runs read a value there that the graph computes from constants alone?"""
+        return self._name(site) in self.c.computed and self.nodes[site[0]].output[0] not in self.c.computed
 
     def _computed(self, site: Site) -> Matrix:
         """An operand that is constant, but not a constant that was moved."""
-        node, name = self.nodes[site[0]], self._operand(site)
+        node, name = self.nodes[site[0]], self._name(site)
         made = self.makers[name]
-        while _moves(made) and made.input[0] in self.makers:
+        while record_of(made).traits.moves and made.input[0] in self.makers:
             made = self.makers[made.input[0]]
         dtype, why = dtype_of(self.c.trace.dtype(name) or 1).name, f"{made.op_type} '{_label(made)}' computes it"
-        shape = (1, 1, 1, 1)
         return Matrix(
-            name, _label(node), _output(node), node.op_type, _groups(node), dtype, shape, None, why, None, (site,)
-        )
+            name, _label(node), _output(node), node.op_type, _kind(node), self.c.operands[site].groups, dtype,
+            (1, 1, 1, 1), None, why, None, (site,),
+        )  # fmt: skip
 
     def _follow(self, name: str, axes: list[Axis], readings: list[_Reading], others: list[str]) -> None:
         """Collect the products that read a value, and what else does, in words."""
@@ -150,13 +155,13 @@ class _Finder:
             self.meanings.append(Meaning(name, tuple(axes)))
         for index, slot in self.readers[name]:
             node = self.nodes[index]
-            if (index, slot) in self.roles:
-                readings.append(_Reading((index, slot), axes))
-            elif node.output[0] not in self.c.computed or slot or not _moves(node):
+            runs = node.output[0] not in self.c.computed
+            if runs and (index, slot) in self.c.operands:
+                readings.append(_Reading((index, slot), self.c.operands[index, slot], axes))
+            elif runs and index not in self.explained and slot in self._slots(index):
+                readings.append(_Reading((index, slot), None, []))
+            elif runs or slot or not record_of(node).traits.moves:
                 others.append(f"{node.op_type} '{_label(node)}' reads it too")
-                unsaid = (index, slot) not in self.explained  # its rule could not say what is summed over
-                if record_of(node).product and slot < OPERANDS and unsaid:
-                    readings.append(_Reading((index, slot), []))
             else:
                 try:
                     self._follow(node.output[0], self._moved(node, axes), readings, others)
@@ -164,10 +169,21 @@ class _Finder:
                     others.append(f"{node.op_type} '{_label(node)}': {why}")
                     self._follow(node.output[0], [], readings, others)
 
+    def _slots(self, index: int) -> set[int]:
+        """Where a product whose rule could not tell its operands reads weights."""
+        node = self.nodes[index]
+        product = record_of(node).product
+        op = Op(node, self.c.trace, [self.c.use(n, index, i) for i, n in enumerate(node.input)], ())
+        try:
+            return {o.slot for o in product.operands(op)} if product else set()
+        except (LayoutError, LookupError, TypeError, ValueError):  # it lacks what its rule knows
+            return set()
+
     def _moved(self, node: NodeProto, axes: list[Axis]) -> list[Axis]:
-        if not axes or node.op_type in RENAME:
+        moves = record_of(node).traits.moves
+        if not axes or moves == SAME:
             return axes
-        if node.op_type == "Transpose":
+        if moves == PERMUTE:
             perm = attribute(node, "perm", list(range(len(axes)))[::-1])
             return [axes[p] for p in perm]
         shape = self.c.trace.shape(node.output[0])
@@ -175,21 +191,24 @@ class _Finder:
             raise Misfit("its shape is not known")
         return regroup(axes, [n for n in shape if isinstance(n, int)])
 
-    def _form(self, readings: list[_Reading], shape: tuple[int, ...]) -> tuple[Form | None, str]:
-        forms = [self._form_of(r, shape) for r in readings if r.axes]
+    def _form(self, readings: list[_Reading], shape: tuple[int, ...], shared: int) -> tuple[Form | None, str]:
+        """The form of the entries of a tensor of that shape, of which `shared` lie in a byte."""
+        forms = [_form_of(r, shape, shared) for r in readings if r.axes]
         known = [f for f in forms if f is not None]
         if not known or len(known) < len(readings):
-            return next(iter(known), None), "its rule could not say what is summed over"
+            return next(iter(known), None), UNTOLD
         for r, form in zip(readings, known, strict=True):
             if form.parts[2] != known[0].parts[2]:
                 one, two = (_label(self.nodes[i]) for i in (readings[0].site[0], r.site[0]))
                 return known[0], f"'{one}' and '{two}' sum over different axes of it"
+        codes = [r.operand.encoding for r in readings if r.operand and r.operand.encoding]
+        if any(code.inputs and code.inputs != known[0].shape[2] for code in codes):
+            return known[0], "its last block of inputs is filled up"
         return known[0], ""
 
-    def _form_of(self, r: _Reading, shape: tuple[int, ...]) -> Form | None:
-        roles = self.roles.get(r.site, {})
-        inputs, outputs = roles.get("in", []), roles.get("out", [])
-        return Form.of(r.axes, inputs, outputs, shape) if inputs else None
+    def _bits(self) -> int:
+        """Of an entry, where several lie in a byte."""
+        return min((self.c.integers[m.name].bits for m in self.meanings), default=8)
 
     def _no_numbers(self, name: str) -> str:
         """Why the entries of a constant are not numbers that could be made zero one by one."""
@@ -199,47 +218,67 @@ class _Finder:
         if not self.meanings:
             return f"its {dtype.name} entries stand for unknown numbers"
         known = [self.c.integers[m.name] for m in self.meanings]
-        if any(k.bits < 8 for k in known):
-            return "several numbers share a byte"
-        if not all(p in self.c.weights for k in known for p in (k.scale, k.zero) if p):
+        if any(8 % k.bits for k in known):
+            return f"its numbers of {known[0].bits} bits go across bytes"
+        zeros = [self._zero(site) for m in self.meanings for site in self.readers[m.name]]
+        if not all(p in self.c.weights for p in (*zeros, *(k.scale for k in known)) if p):
             return "its scale or zero point is computed"
-        same = all(m.axes == self.meanings[0].axes for m in self.meanings) and self._same_zeros()
-        return "" if same else "it is read with several zero points"
+        points = [self.c.weights[z].array() if z else np.array(0) for z in zeros if z is not None]
+        if any((p.astype(np.float64) % 1).any() for p in points):
+            return "its zero points are no whole numbers"
+        same = all(m.axes == self.meanings[0].axes for m in self.meanings)
+        same = same and len({p.astype(np.int64).tobytes() for p in points}) < 2
+        return "" if same and len({k.bits for k in known}) < 2 else "it is read with several zero points"
 
-    def _same_zeros(self) -> bool:
-        """Do all DequantizeLinear that read some integers take the same ones for zero?"""
-        found = set()
-        for index, slot in (site for m in self.meanings for site in self.readers[m.name]):
-            node = self.nodes[index]
-            if node.op_type == "DequantizeLinear" and slot == 0:
-                zero = self.c.weights.get(node.input[2]) if len(node.input) > 2 else None
-                found.add(np.asarray(0 if zero is None else zero.array()).astype(np.int64).tobytes())
-        return len(found) < 2
+    def _zero(self, site: Site) -> str | None:
+        """The zero point with which a node reads integers, '' for 0; None where it turns none into numbers."""
+        node, operand, traits = self.nodes[site[0]], self.c.operands.get(site), record_of(self.nodes[site[0]]).traits
+        if operand is not None:
+            slot = operand.encoding.zero if operand.encoding else 0
+        elif traits.moves == SAME and traits.changes_type and site[1] == 0:
+            slot = 2  # of DequantizeLinear; a Cast has none
+        else:
+            return None
+        return str(node.input[slot]) if 0 < slot < len(node.input) else ""
 
 
 def numbers(a: Analysis, matrix: Matrix, everywhere: bool = False) -> Numbers:
     """What the entries of a matrix stand for; `everywhere` says that more than the inputs of an output are compared."""
     if matrix.meaning is None:
         return Numbers()
-    known, axes = a.coupling.integers[matrix.meaning.name], matrix.meaning.axes
-    weights, file_shape = a.coupling.weights, a.coupling.weights[matrix.weight].shape
+    known, weights = a.coupling.integers[matrix.meaning.name], a.coupling.weights
+    file_shape, shared = weights[matrix.weight].shape, 8 // known.bits
     zero, scale = (weights[n].array() if n else None for n in (known.zero, known.scale))
-    shape = tuple(map(size, axes))
+    read = tuple(map(size, matrix.meaning.axes))  # the shape that the bytes have where they are read
+    axes = _entries(matrix.meaning.axes, shared)
+    whole = (*file_shape[:-1], file_shape[-1] * shared)
 
     def in_file(p: Array) -> Array:
         """A parameter for each position where the integers are read, as the file has them."""
-        if p.size == 1 or axes == tuple(start(file_shape)):
+        p = np.repeat(p, shared, -1) if p.shape[-1:] > (1,) else p
+        if p.size == 1 or axes == start(whole):
             return p
-        moved = Form((tuple(f for axis in axes for f in axis), (), (), ()), file_shape)
-        return moved.back(np.broadcast_to(p, shape))
+        moved = Form((tuple(f for axis in axes for f in axis), (), (), ()), whole)
+        return moved.back(np.broadcast_to(p, tuple(map(size, axes))))
 
-    fitted = None if zero is None or not zero.size else in_file(known.fit(zero, shape))
+    points = known.points(zero, scale, read[0])
+    fitted = in_file(known.fit(points, read)) if points.any() else None
     if scale is None:
-        return Numbers(fitted)
-    scale = known.fit(scale, shape)
+        return Numbers(fitted, bits=known.bits)
+    scale = known.fit(scale, read)
     inputs = matrix.form.parts[2] if matrix.form else ()
     varies = everywhere or any(n > 1 and _overlap(axis, inputs) for n, axis in zip(scale.shape, axes, strict=True))
-    return Numbers(fitted, in_file(scale) if varies else None)
+    return Numbers(fitted, in_file(scale) if varies else None, known.bits)
+
+
+def _entries(axes: Sequence[Axis], shared: int) -> list[Axis]:
+    """The axes of the entries, of which `shared` lie in each byte, from the axes of the bytes: the last one is longer."""
+    if shared == 1:
+        return list(axes)
+    longer = [tuple((n, s * shared) for n, s in axis) for axis in axes]
+    *outer, last = longer[-1] or ((1, shared),)
+    inner = ((last[0] * shared, 1),) if last[1] == shared else (last, (shared, 1))
+    return [*longer[:-1], (*outer, *inner)]
 
 
 def _overlap(a: Axis, b: Axis) -> bool:
@@ -247,19 +286,11 @@ def _overlap(a: Axis, b: Axis) -> bool:
     return any(s < t * m and t < s * n for n, s in a for m, t in b)
 
 
-def _direct_roles(c: Coupling, nodes: object) -> dict[Site, dict[str, list[int]]]:
-    """For each operand of a product its axes by role; not what weights inherit from there."""
-    out: dict[Site, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for (_, axis), known in c.roles.items():
-        for site, role in known:
-            if role in ("in", "out") and nodes[site[0]].output[0] not in c.computed:  # type: ignore[index]
-                out[site][role].append(axis)
-    found = {site: {role: sorted(axes) for role, axes in roles.items()} for site, roles in out.items()}
-    return {site: roles for site, roles in found.items() if "in" in roles}
-
-
-def _moves(node: NodeProto) -> bool:
-    return node.op_type in (*RENAME, *REGROUP, "Transpose") and node.domain in DOMAINS
+def _form_of(r: _Reading, shape: tuple[int, ...], shared: int) -> Form | None:
+    if r.operand is None or not r.operand.inputs:
+        return None
+    whole = (*shape[:-1], shape[-1] * shared)
+    return Form.of(_entries(r.axes, shared), sorted(r.operand.inputs), sorted(r.operand.outputs), whole)
 
 
 def _label(node: NodeProto) -> str:
@@ -270,8 +301,9 @@ def _output(node: NodeProto) -> str:
     return str(next(filter(None, node.output)))
 
 
-def _groups(node: NodeProto) -> int:
-    return int(attribute(node, "group", 1))
+def _kind(node: NodeProto) -> str:
+    product = record_of(node).product
+    return product.kind if product else ""
 
 
 def _once(found: list[Matrix]) -> list[Matrix]:

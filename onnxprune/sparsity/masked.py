@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.graph.integers import packed, unpacked
 from onnxprune.graph.weights import DerivedWeight, Weight, dtype_of, is_float, keep_memory
 from onnxprune.sparsity.forms import Form
 
@@ -23,12 +24,21 @@ BLOCK_BYTES = 1 << 20  # what is masked at once: it stays in a core's cache
 class Numbers:
     """How the entries of a tensor are numbers: themselves, or integers less a zero point, times a scale.
 
-    `zero` and `scale` broadcast against the tensor as it lies in the file; a scale that is the same within every group
-    of weights that compete need not be given.
+    `zero` and `scale` broadcast against the entries as they lie in the file; a scale that is the same within every group
+    of weights that compete need not be given. Of fewer than 8 `bits`, several entries share a byte.
     """
 
     zero: Array | None = None
     scale: Array | None = None
+    bits: int = 8
+
+    def entries(self, x: Array) -> Array:
+        """The entries of a tensor of the file, one by one: its last axis is longer where several share a byte."""
+        return x if self.bits == 8 else unpacked(x, self.bits).reshape(*x.shape[:-1], -1)
+
+    def stored(self, entries: Array) -> Array:
+        """The same as the file has them."""
+        return entries if self.bits == 8 else packed(entries.reshape(-1, 8 // self.bits), self.bits)
 
     def sizes(self, x: Array) -> Array:
         """Something that grows with the magnitude: the bits without the sign for floats, which are in order."""
@@ -41,8 +51,8 @@ class Numbers:
         return np.asarray(away if self.scale is None else away * np.abs(self.scale))
 
     def magnitudes(self, x: Array) -> Array:
-        """|w|, in float32 (float64 for doubles)."""
-        return self.floats(self.sizes(x), x.dtype)
+        """|w| of a tensor of the file, in float32 (float64 for doubles)."""
+        return self.floats(self.sizes(self.entries(x)), x.dtype)
 
     def floats(self, sizes: Array, dtype: np.dtype[Any]) -> Array:
         """The magnitudes that the sizes of numbers of a type are."""
@@ -50,8 +60,9 @@ class Numbers:
         return numbers.astype(np.float64 if dtype.name == "float64" else np.float32, copy=False)
 
     def there(self, x: Array) -> Array:
-        """Which numbers are not zero."""
-        return np.asarray(x != (0 if is_float(x.dtype) else self._offset(x)))
+        """Which numbers of a tensor of the file are not zero."""
+        entries = self.entries(x)
+        return np.asarray(entries != (0 if is_float(x.dtype) else self._offset(entries)))
 
     def cleared(self, x: Array, keep: Array) -> Array:
         """`x` with the number zero where `keep` is False."""
@@ -109,11 +120,13 @@ class MaskedWeight(DerivedWeight):
     def parts(self) -> Iterator[Array]:
         self.tally = Tally()
         x = self.base.array().reshape(-1)
+        shared = 8 // self.numbers.bits
         keep_memory()
         for at, form in blocks(self.form, self.group if self._apart else 0, dtype_of(self.data_type).itemsize):
-            part, tally = self._masked(x[at : at + math.prod(form.file_shape)].reshape(form.file_shape), form)
+            entries = self.numbers.entries(x[at // shared : (at + math.prod(form.file_shape)) // shared])
+            part, tally = self._masked(entries.reshape(form.file_shape), form)
             self.tally += tally
-            yield part
+            yield self.numbers.stored(part)
 
     @property
     def _apart(self) -> bool:

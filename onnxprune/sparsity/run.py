@@ -14,6 +14,7 @@ from onnxprune.graph.inner import marked, rewritten
 from onnxprune.graph.io import Model
 from onnxprune.graph.weights import Weight, release
 from onnxprune.groups import Analysis, analyze
+from onnxprune.ops.linear import TRANSPOSED
 from onnxprune.plans import Plan
 from onnxprune.repair import Choose, RepairReport, Thin, repair
 from onnxprune.sparsity.layers import Matrix, matrices, numbers
@@ -161,7 +162,7 @@ def _choosers(a: Analysis, layers: list[Layer], pattern: Pattern, options: Spars
 
 def _split(m: Matrix) -> bool:
     """Would a fit take the inputs apart that the pattern has in a row?"""
-    return m.op == "ConvTranspose" and m.groups > 1
+    return m.kind == TRANSPOSED.kind and m.groups > 1
 
 
 def _places(a: Analysis, m: Matrix) -> list[tuple[str, int]]:

@@ -235,6 +235,19 @@ def matmul_in_blocks(d: Draw, op: str) -> Built:
     return net.done(*inputs, ("b.weight", 0), m.used, groups=2 if inputs else 1, exact=True)
 
 
+@case("MatMulBnb4", domain=MS, examples=2)
+def matmul_of_codes(d: Draw, op: str) -> Built:
+    """Inputs and outputs stay: blocks of codes go across rows."""
+    net = Net(d, 17, ms=True)
+    hidden = net.op("Relu", net.linear(net.input("input", "N", "T", 6), "a", 6, 4))
+    codes, largest = _packed(net, "codes", 16 * 5 // 2), _scales(net, "largest", 16 * 5 // 16)
+    y = net.op(
+        op, net.linear(hidden, "b", 4, 16), codes, largest, domain=MS, K=16, N=5, block_size=16, quant_type=1, transB=1
+    )
+    net.out(net.linear(net.op("Relu", y), "z", 5, 3))
+    return net.done(("a.weight", 1), ("b.weight", 0))
+
+
 @case("GatherBlockQuantized", domain=MS, examples=4)
 def embedding_in_blocks(d: Draw, op: str) -> Built:
     net = Net(d, 21, ms=True)
