@@ -123,6 +123,7 @@ class Net:
         self.feeds: list[dict[str, Array]] = [{}, {}]
         self.rng = np.random.default_rng(7)
         self.count = 0
+        self.versions: dict[str, int] = {}  # of domains other than ONNX's own; 1 where nothing is said
 
     def name(self, stem: str) -> str:
         self.count += 1
@@ -226,7 +227,10 @@ class Net:
     def done(self, *prunable: tuple[str, int], functions: Sequence[onnx.FunctionProto] = (), **more: Any) -> Built:
         used = [n.domain for n in self.nodes if n.domain]
         domains = dict.fromkeys([MS] * self.ms + [f.domain for f in functions] + used)
-        imports = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(n, 1) for n in domains)]
+        imports = [
+            helper.make_opsetid("", self.opset),
+            *(helper.make_opsetid(n, self.versions.get(n, 1)) for n in domains),
+        ]
         graph = helper.make_graph(self.nodes, "g", self.inputs, self.outputs, self.inits, doc_string="a case")
         proto = helper.make_model(graph, opset_imports=imports, functions=functions, producer_name="cases")
         helper.set_model_props(proto, {"author": "tests"})
