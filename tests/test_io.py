@@ -31,8 +31,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
 from onnxprune.graph import io, wire
+from onnxprune.graph.files import SourceFile
 from onnxprune.graph.io import full_proto, is_runtime_only, load, save
-from onnxprune.graph.weights import ArrayWeight, MappedFile, MappedWeight, SlicedWeight, TensorWeight
+from onnxprune.graph.weights import ArrayWeight, FileWeight, SlicedWeight, TensorWeight
 
 
 def test_large_initializers_stay_in_the_file(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_large_initializers_stay_in_the_file(tmp_path: Path) -> None:
     assert (w.name, w.data_type, list(w.dims)) == ("w", TensorProto.FLOAT, [32, 48])
     assert w.ByteSize() < 20 and not w.HasField("raw_data")
     assert b.raw_data == SMALL.tobytes()
-    assert isinstance(model.weights["w"], MappedWeight) and isinstance(model.weights["b"], TensorWeight)
+    assert isinstance(model.weights["w"], FileWeight) and isinstance(model.weights["b"], TensorWeight)
     for name, array in (("w", BIG), ("b", SMALL)):
         got = model.weights[name].array()
         np.testing.assert_array_equal(got, array)
@@ -238,10 +239,10 @@ def test_missing_folder_empty(tmp_path: Path) -> None:
 def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path, gemm())
 
-    def denied(self: MappedFile, path: Path) -> None:
+    def denied(self: SourceFile, path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(MappedFile, "__init__", denied)
+    monkeypatch.setattr(SourceFile, "__init__", denied)
     refuses(path, "m.onnx", "Permission denied")
 
 
@@ -326,13 +327,13 @@ def test_bad_tensors(tmp_path: Path) -> None:
 # External data
 
 
-def test_external_data_are_mapped(tmp_path: Path) -> None:
+def test_external_data_stay_in_their_file(tmp_path: Path) -> None:
     path = put_external(tmp_path)
     model = load(path)
     w, b = model.proto.graph.initializer
     assert not w.external_data and w.data_location == TensorProto.DEFAULT and b.raw_data == SMALL.tobytes()
     np.testing.assert_array_equal(model.weights["w"].array(), BIG)
-    assert model.external and model.data_files == (tmp_path / "weights.bin",)
+    assert model.external and [file.path for file in model.files] == [path, tmp_path / "weights.bin"]
     assert model.size_bytes == path.stat().st_size + (tmp_path / "weights.bin").stat().st_size
     assert save(model, tmp_path / "out.onnx") == [tmp_path / "out.onnx", tmp_path / "out.onnx.data"]
     assert save(model, tmp_path / "in.onnx", external=False) == [tmp_path / "in.onnx"]

@@ -25,7 +25,7 @@ from onnxprune.cli import commands
 from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import full_proto
-from onnxprune.graph.weights import ArrayWeight, MappedFile
+from onnxprune.graph.weights import ArrayWeight
 from onnxprune.repair.support import fit_on
 from onnxprune.sparsity import Sparsity, sparsify
 from onnxprune.sparsity import masked as masks
@@ -591,18 +591,3 @@ def test_every_pattern_is_a_pattern() -> None:
         pattern: Pattern = parse(name)
         assert isinstance(pattern, NofM | Units | KernelShapes)
     assert isinstance(Numbers().sizes(np.array([-1.5], np.float32)), np.ndarray)
-
-
-def test_what_was_read_of_a_file_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers that compete are all looked at before any is written, and a dry run writes none."""
-    weights = {f"w{i}": scores(32, 32, seed=i) for i in range(3)}
-    nodes = [helper.make_node("MatMul", [a, f"w{i}"], [b]) for i, (a, b) in enumerate(["xh", "hg", "gy"])]
-    path = tmp_path / "m.onnx"
-    source = model(nodes, [tensor("x", ["N", 32])], [tensor("y", ["N", 32])], weights)
-    onnx.save(source, path, save_as_external_data=True, location="m.data", size_threshold=0)
-    released: list[int] = []
-    monkeypatch.setattr(MappedFile, "release", lambda self, offset, length: released.append(offset))
-    found = sparsify(onnxprune.analyze(path), Sparsity(pattern="unstructured", scope="global", layers="all"))
-    assert len(released) == 6 and len(set(released)) == 3  # two passes
-    found.measure()
-    assert len(released) == 9

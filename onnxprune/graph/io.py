@@ -16,6 +16,7 @@ from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, checker,
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import wire
 from onnxprune.graph.calls import check_calls
+from onnxprune.graph.files import SourceFile
 from onnxprune.graph.nodes import sort_nodes
 from onnxprune.graph.sparse import SparseWeight, encode
 from onnxprune.graph.view import bodies, domain_of, opsets
@@ -23,8 +24,7 @@ from onnxprune.graph.weights import (
     TYPED_FIELDS,
     ArrayWeight,
     DataFiles,
-    MappedFile,
-    MappedWeight,
+    FileWeight,
     TensorWeight,
     Weight,
     check_length,
@@ -63,7 +63,7 @@ class Model:
     path: Path | None
     size_bytes: int  # on disk, data files included
     external: bool = False  # initializers came from data files
-    data_files: tuple[Path, ...] = ()
+    files: tuple[SourceFile, ...] = ()  # what it is read from: the model file and its data files
     sparse: tuple[str, ...] = ()  # initializers that the source stores sparse
 
 
@@ -71,7 +71,8 @@ class Model:
 
 
 def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
-    """Read and check a model; weights are left in the file, which must not change while the model is in use.
+    """Read and check a model; weights are left in the file; a change of it is an error
+    wherever they are read after it, and in `save`.
 
     A ModelProto is not changed and its weights are not copied: the model reads them from there. Fields
     of it that the installed onnx does not know are dropped at the level of the model and the graph.
@@ -91,20 +92,19 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
 def _from_file(path: Path) -> Model:
     if path.is_dir():
         raise ModelError(f"{path} is a folder; name the .onnx file in it")
-    size = path.stat().st_size
-    if size == 0:
+    file, data, where = SourceFile(path), DataFiles(path.parent), str(path)
+    if not len(file):
         raise ModelError(f"{path} is empty; copy or download it again")
-    file, files, where = MappedFile(path), DataFiles(path.parent), str(path)
     proto, extents = _parse(file, where)
     _check_header(proto, where)
     external = any(map(is_external, proto.graph.initializer))
     weights: dict[str, Weight] = {}
     for tensor, extent in zip(proto.graph.initializer, extents, strict=True):
-        mapped = None if extent is None else MappedWeight(file, *extent, tensor.data_type, tensor.dims)
-        _add(weights, tensor, _take(tensor, mapped, files, where), where)
-    sparse = _finish_load(proto, weights, files, where)
-    size += sum(p.stat().st_size for p in files.paths)
-    return Model(proto, weights, path, size, external, tuple(files.paths), sparse)
+        lying = None if extent is None else FileWeight(file, *extent, tensor.data_type, tensor.dims)
+        _add(weights, tensor, _take(tensor, lying, data, where), where)
+    sparse = _finish_load(proto, weights, data, where)
+    files = (file, *data.files.values())
+    return Model(proto, weights, path, sum(map(len, files)), external, files, sparse)
 
 
 def _from_proto(source: onnx.ModelProto) -> Model:
@@ -161,12 +161,12 @@ def _copy_field(source: Any, target: Any, name: str) -> None:
         setattr(target, name, value)
 
 
-def _parse(file: MappedFile, where: str) -> tuple[onnx.ModelProto, Sequence[wire.Extent | None]]:
+def _parse(file: SourceFile, where: str) -> tuple[onnx.ModelProto, Sequence[wire.Extent | None]]:
     problem = ""
     try:
-        small, extents = wire.strip(file.map, SMALL_BYTES)
+        small, extents = wire.strip(file, SMALL_BYTES)
     except wire.WireError as e:  # perhaps a record of an old kind that the walk does not know: protobuf decides
-        small, extents, problem = file.map[:], [], str(e)
+        small, extents, problem = file[:], [], str(e)
     try:
         proto = onnx.ModelProto.FromString(small)
     except Exception as e:  # protobuf's DecodeError, whose module has no type stubs
@@ -194,7 +194,7 @@ def _check_header(proto: onnx.ModelProto, where: str) -> None:
             )
 
 
-def _take(tensor: TensorProto, mapped: Weight | None, files: DataFiles, where: str) -> Weight:
+def _take(tensor: TensorProto, lying: Weight | None, files: DataFiles, where: str) -> Weight:
     """The data of an initializer; a large one is emptied, a small external one is moved into the message."""
     nbytes = needed_bytes(tensor, where)
     if is_external(tensor):
@@ -203,10 +203,10 @@ def _take(tensor: TensorProto, mapped: Weight | None, files: DataFiles, where: s
             _inline(tensor, weight)
             return TensorWeight(tensor)
     else:
-        check_length(tensor, mapped, where)
+        check_length(tensor, lying, where)
         if nbytes <= SMALL_BYTES:
             return TensorWeight(tensor)
-        weight = mapped or ArrayWeight(numpy_helper.to_array(tensor), tensor.data_type)
+        weight = lying or ArrayWeight(numpy_helper.to_array(tensor), tensor.data_type)
     _clear(tensor)
     return weight
 
@@ -335,7 +335,7 @@ def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = 
     writers[target] = layout.write_model  # last: a model file is never there without its data
     for out in writers:
         _refuse_source(model, out)
-    wire.write_all(writers)
+    wire.write_all(writers, model.files)
     return [target, *([data] if layout.blocks else [])]
 
 
@@ -448,6 +448,6 @@ def _external_head(tensor: TensorProto, weight: Weight, location: str, offset: i
 
 
 def _refuse_source(model: Model, out: Path) -> None:
-    for source in (model.path, *model.data_files):
-        if source and out.exists() and source.exists() and out.samefile(source):
+    for source in (file.path for file in model.files):
+        if out.exists() and source.exists() and out.samefile(source):
             raise OutputError(f"{out} is the model that is being read, or its data; choose another name")

@@ -5,8 +5,6 @@ specification does for `TensorProto.raw_data`: little-endian, 2- and 4-bit eleme
 """
 
 import math
-import mmap
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
+from onnxprune.graph.files import SourceFile
 
 Array = npt.NDArray[Any]
 Keep = Sequence[tuple[int, npt.NDArray[np.integer[Any]]]]
@@ -45,7 +44,7 @@ class Weight(Protocol):
         """Bytes of the `raw_data` form; for strings, of the strings."""
 
     def array(self) -> Array:
-        """The elements, read-only; memory-mapped where that can be."""
+        """The elements, read-only."""
 
     def raw(self) -> bytes | memoryview:
         """The `raw_data` form; strings have none (ValueError)."""
@@ -92,33 +91,29 @@ def _string_bytes(array: Array) -> int:
     return sum(len(s if isinstance(s, bytes) else str(s).encode()) for s in array.reshape(-1))
 
 
-class MappedFile:
-    """A file mapped for reading, once for all of its weights; it must not shrink while it is in use."""
+class FileWeight:
+    """`nbytes` at `offset` of a file, in `raw_data` form."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        with open(path, "rb") as file:
-            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.view = memoryview(self.map)
-
-    def release(self, offset: int, length: int) -> None:
-        """Tell the system that these pages will not be read again soon."""
-        if hasattr(mmap, "MADV_DONTNEED") and length:
-            start = offset - offset % mmap.PAGESIZE
-            self.map.madvise(mmap.MADV_DONTNEED, start, offset + length - start)
-
-
-class MappedWeight:
-    """`length` bytes at `offset` of a mapped file, in `raw_data` form."""
-
-    def __init__(self, file: MappedFile, offset: int, length: int, data_type: int, shape: Sequence[int]) -> None:
-        self.file, self.offset, self.nbytes = file, offset, length
+    def __init__(self, file: SourceFile, offset: int, nbytes: int, data_type: int, shape: Sequence[int]) -> None:
+        self.file, self.offset, self.nbytes = file, offset, nbytes
         self.data_type, self.shape = data_type, tuple(shape)
 
-    def raw(self) -> memoryview:
-        return self.file.view[self.offset : self.offset + self.nbytes]
+    def raw(self) -> bytes:
+        return self.file.read(self.offset, self.nbytes)
 
     def array(self) -> Array:
         return _unpack(self.raw(), self.data_type, self.shape)
+
+    def rows(self, start: int, stop: int) -> Array:
+        """`array()[start:stop]` of a type without narrow elements; the rest is not read."""
+        row = self.nbytes // self.shape[0]
+        data = self.file.read(self.offset + start * row, (stop - start) * row)
+        return _unpack(data, self.data_type, (stop - start, *self.shape[1:]))
+
+    def pieces(self) -> Iterator[bytes]:
+        """The `raw_data` form, block by block."""
+        for at in range(0, self.nbytes, BLOCK_BYTES):
+            yield self.file.read(self.offset + at, min(BLOCK_BYTES, self.nbytes - at))
 
 
 class ArrayWeight:
@@ -176,87 +171,6 @@ class TensorWeight:
         return self.tensor.raw_data if self.tensor.HasField("raw_data") else _pack(self.array(), self.data_type)
 
 
-class SlicedWeight:
-    """The kept indices of some axes of `base`, computed when read, never cached.
-
-    `keep` lists (axis, indices); axes may repeat, later entries index what earlier ones left. Indices may
-    be in any order and may repeat. Slices of slices are composed, so that reading stays one pass. Raises
-    ValueError for an axis or an index out of range.
-    """
-
-    def __init__(self, base: Weight, keep: Keep) -> None:
-        taken: dict[int, npt.NDArray[np.int64]] = dict(base.keep) if isinstance(base, SlicedWeight) else {}
-        self.base: Weight = base.base if isinstance(base, SlicedWeight) else base
-        shape = list(self.base.shape)
-        for axis, indices in [*taken.items(), *keep]:
-            _check_keep(shape, axis, indices)
-            shape[axis] = len(indices)
-        for axis, indices in keep:
-            index = np.asarray(indices, dtype=np.int64)
-            taken[axis] = taken[axis][index] if axis in taken else index
-        self.keep: dict[int, npt.NDArray[np.int64]] = taken
-        self.shape = tuple(shape)
-
-    @property
-    def data_type(self) -> int:
-        return self.base.data_type
-
-    @property
-    def nbytes(self) -> int:
-        return _string_bytes(self.array()) if self.data_type == TensorProto.STRING else packed_bytes(*_head(self))
-
-    def array(self) -> Array:
-        source = self.base.array()
-        if not self.keep:
-            return source
-        out = np.empty(self.shape, source.dtype)
-        if out.size:
-            for rows in self._blocks(out):
-                out[rows] = self._rows(source, rows)
-        return _frozen(out)
-
-    def raw(self) -> bytes | memoryview:
-        return _pack(self.array(), self.data_type)
-
-    def _blocks(self, out: Array) -> list[slice]:
-        step = max(1, BLOCK_BYTES * len(out) // out.nbytes)
-        return [slice(i, i + step) for i in range(0, len(out), step)]
-
-    def _rows(self, source: Array, rows: slice) -> Array:
-        block = source[self.keep[0][rows]] if 0 in self.keep else source[rows]
-        for axis in self._inner:
-            block = block.take(self.keep[axis], axis)
-        return block
-
-    @cached_property
-    def _inner(self) -> list[int]:
-        """The axes after the first, the one that drops the largest share first."""
-        return sorted((a for a in self.keep if a), key=lambda a: (self.shape[a] / self.base.shape[a], a))
-
-
-def _check_keep(shape: Sequence[int], axis: int, indices: npt.NDArray[np.integer[Any]]) -> None:
-    if not 0 <= axis < len(shape):
-        raise ValueError(f"axis {axis} is not an axis of {list(shape)}")
-    index = np.asarray(indices)
-    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-        raise ValueError(f"axis {axis}: indices must be a list of integers, not {index.dtype}{list(index.shape)}")
-    if index.size and not 0 <= index.min() <= index.max() < shape[axis]:
-        raise ValueError(f"axis {axis}: indices {index.min()}..{index.max()} leave 0..{shape[axis] - 1}")
-
-
-def _head(weight: Weight) -> tuple[int, tuple[int, ...]]:
-    return weight.data_type, weight.shape
-
-
-def keep_memory() -> None:
-    """Have the allocator keep what arrays free for the next ones, instead of giving it back and faulting it in again.
-
-    glibc does so up to the size of the largest mapped piece that was freed so far (mallopt(3), M_MMAP_THRESHOLD): without
-    it, blocks of a megabyte take three times as long. Elsewhere this does nothing.
-    """
-    np.empty(LARGEST, np.uint8)
-
-
 class DerivedWeight:
     """A weight that is computed from `base` when it is read: some rows at a time, so that little of it is in memory at once."""
 
@@ -292,20 +206,96 @@ class DerivedWeight:
             yield _pack(part, self.data_type)
 
 
+class SlicedWeight(DerivedWeight):
+    """The kept indices of some axes of `base`, computed when read, never cached.
+
+    `keep` lists (axis, indices); axes may repeat, later entries index what earlier ones left. Indices may
+    be in any order and may repeat. Slices of slices are composed, so that reading stays one pass. Raises
+    ValueError for an axis or an index out of range.
+    """
+
+    def __init__(self, base: Weight, keep: Keep) -> None:
+        taken: dict[int, npt.NDArray[np.int64]] = dict(base.keep) if isinstance(base, SlicedWeight) else {}
+        self.base: Weight = base.base if isinstance(base, SlicedWeight) else base
+        shape = list(self.base.shape)
+        for axis, indices in [*taken.items(), *keep]:
+            _check_keep(shape, axis, indices)
+            shape[axis] = len(indices)
+        for axis, indices in keep:
+            index = np.asarray(indices, dtype=np.int64)
+            taken[axis] = taken[axis][index] if axis in taken else index
+        self.keep: dict[int, npt.NDArray[np.int64]] = taken
+        self.shape, self.data_type = tuple(shape), self.base.data_type
+
+    @property
+    def nbytes(self) -> int:
+        return _string_bytes(self.array()) if self.data_type == TensorProto.STRING else packed_bytes(*_head(self))
+
+    def array(self) -> Array:
+        return super().array() if self.keep else self.base.array()
+
+    def parts(self) -> Iterator[Array]:
+        if not math.prod(self.shape):
+            return
+        rows = self.keep.get(0, np.arange(self.base.shape[0]))
+        row_bytes = math.prod(self.base.shape[1:]) * dtype_of(self.data_type).itemsize
+        source, step = self._source(rows), max(1, BLOCK_BYTES // row_bytes)
+        for at in range(0, len(rows), step):
+            yield self._rows(source, rows[at : at + step])
+
+    def _source(self, rows: npt.NDArray[np.int64]) -> FileWeight | Array:
+        """The base where its rows can be read from a file one block after another, else all of its elements."""
+        ascending = bool(np.all(rows[1:] > rows[:-1]))
+        if isinstance(self.base, FileWeight) and ascending and self.data_type not in BITS:
+            return self.base
+        return self.base.array()
+
+    def _rows(self, source: FileWeight | Array, rows: npt.NDArray[np.int64]) -> Array:
+        first, stop = int(rows[0]), int(rows[-1]) + 1
+        if isinstance(source, FileWeight):
+            block = source.rows(first, stop)
+            block = block if len(block) == len(rows) else block[rows - first]
+        else:
+            block = source[rows] if 0 in self.keep else source[first:stop]
+        for axis in self._inner:
+            block = block.take(self.keep[axis], axis)
+        return block
+
+    @cached_property
+    def _inner(self) -> list[int]:
+        """The axes after the first, the one that drops the largest share first."""
+        return sorted((a for a in self.keep if a), key=lambda a: (self.shape[a] / self.base.shape[a], a))
+
+
+def _check_keep(shape: Sequence[int], axis: int, indices: npt.NDArray[np.integer[Any]]) -> None:
+    if not 0 <= axis < len(shape):
+        raise ValueError(f"axis {axis} is not an axis of {list(shape)}")
+    index = np.asarray(indices)
+    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+        raise ValueError(f"axis {axis}: indices must be a list of integers, not {index.dtype}{list(index.shape)}")
+    if index.size and not 0 <= index.min() <= index.max() < shape[axis]:
+        raise ValueError(f"axis {axis}: indices {index.min()}..{index.max()} leave 0..{shape[axis] - 1}")
+
+
+def _head(weight: Weight) -> tuple[int, tuple[int, ...]]:
+    return weight.data_type, weight.shape
+
+
+def keep_memory() -> None:
+    """Have the allocator keep what arrays free for the next ones, instead of giving it back and faulting it in again.
+
+    glibc does so up to the size of the largest mapped piece that was freed so far (mallopt(3), M_MMAP_THRESHOLD): without
+    it, blocks of a megabyte take three times as long. Elsewhere this does nothing.
+    """
+    np.empty(LARGEST, np.uint8)
+
+
 def pieces(weight: Weight) -> Iterator[bytes | memoryview]:
     """The `raw_data` form, in as many pieces as it comes in."""
-    if isinstance(weight, DerivedWeight):
+    if isinstance(weight, FileWeight | DerivedWeight):
         yield from weight.pieces()
     else:
         yield weight.raw()
-
-
-def release(weight: Weight) -> None:
-    """Give the memory-mapped pages that `weight` was read from back to the system."""
-    while isinstance(weight, SlicedWeight | DerivedWeight):
-        weight = weight.base
-    if isinstance(weight, MappedWeight):
-        weight.file.release(weight.offset, weight.nbytes)
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -355,8 +345,7 @@ class DataFiles:
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self.paths: list[Path] = []
-        self._maps: dict[Path, MappedFile] = {}
+        self.files: dict[Path, SourceFile] = {}
 
     def weight(self, tensor: TensorProto, nbytes: int) -> Weight:
         """The `nbytes` of data that `tensor` keeps in a file; raises ModelError, naming both.
@@ -374,19 +363,14 @@ class DataFiles:
             raise ModelError(
                 f"{what}: length {length} does not fit the shape, which needs {nbytes} bytes; export again"
             )
-        size = path.stat().st_size
+        if path not in self.files:
+            self.files[path] = SourceFile(path)
+        size = len(self.files[path])
         if offset < 0 or offset + nbytes > size:
             raise ModelError(f"{what} has {size} bytes, but {offset} + {nbytes} are needed; copy or download it again")
-        if path not in self.paths:
-            self.paths.append(path)
         if nbytes == 0:
             return ArrayWeight(np.empty(tuple(tensor.dims), dtype_of(tensor.data_type)), tensor.data_type)
-        return MappedWeight(self._map(path), offset, nbytes, tensor.data_type, tensor.dims)
-
-    def _map(self, path: Path) -> MappedFile:
-        if path not in self._maps:
-            self._maps[path] = MappedFile(path)
-        return self._maps[path]
+        return FileWeight(self.files[path], offset, nbytes, tensor.data_type, tensor.dims)
 
     def _path(self, location: str, what: str) -> Path:
         if self.folder is None:

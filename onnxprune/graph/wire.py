@@ -9,19 +9,21 @@ Source: https://protobuf.dev/programming-guides/encoding, https://github.com/onn
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from mmap import mmap
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from onnxprune.errors import OutputError
-from onnxprune.graph.weights import Weight, pieces, release
+from onnxprune.graph.files import SourceFile
+from onnxprune.graph.weights import Weight, pieces
 
-Buffer = bytes | mmap
+Buffer = bytes | SourceFile
 Writer = Callable[[BinaryIO], object]
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 (groups) are not used by ONNX
+
+VARINT_BYTES = 10  # the longest number
 
 GRAPH = 7  # ModelProto.graph
 INITIALIZER = 5  # GraphProto.initializer
@@ -52,15 +54,11 @@ class Extent(NamedTuple):
 def read_varint(buf: Buffer, at: int, end: int) -> tuple[int, int]:
     """Return the varint at `at` and the position after it."""
     value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            raise WireError(f"byte {at}: a number is cut short")
-        byte = buf[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
+    for i, byte in enumerate(buf[at : min(at + VARINT_BYTES, end)]):
+        value |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
-            return value, at
-    raise WireError(f"byte {at}: a number is longer than 64 bits")
+            return value, at + i + 1
+    raise WireError(f"byte {at}: a number is {'cut short' if end < at + VARINT_BYTES else 'longer than 64 bits'}")
 
 
 def records(buf: Buffer, at: int, end: int) -> Iterator[Record]:
@@ -217,11 +215,12 @@ def _put(file: BinaryIO, weight: Weight) -> None:
     written = sum(file.write(piece) for piece in pieces(weight))
     if written != weight.nbytes:
         raise OutputError(f"a weight of {weight.nbytes} bytes now has {written}; its source changed, load it again")
-    release(weight)
 
 
-def write_all(writers: Mapping[Path, Writer]) -> None:
+def write_all(writers: Mapping[Path, Writer], sources: Iterable[SourceFile] = ()) -> None:
     """Write files and put them in place together; on any error nothing is left behind and old files stay.
+
+    Where one of the `sources` was changed meanwhile, what was computed from it may be wrong: its ModelError is raised.
 
     When the bytes reach the disk is left to the system, as by most programs that copy files: a power failure may take them.
     Raises OutputError for whatever the system refuses.
@@ -235,6 +234,8 @@ def write_all(writers: Mapping[Path, Writer]) -> None:
             temps.append(_beside(target))
             with open(temps[-1], "xb", buffering=1 << 20) as file:
                 write(file)
+        for source in sources:
+            source.check()
         _rename_all(list(zip(temps, writers, strict=True)))
     except OSError as e:
         raise OutputError(f"{target}: {why(e)}; it was not written, make room or choose another place") from e

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxprune.allocate import Means, Options
 from onnxprune.explain import Route, explain
-from onnxprune.graph.weights import Weight, dtype_of, is_float, release
+from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group
 from onnxprune.measure import stand_ins
 from onnxprune.plans import Plan
@@ -218,13 +218,8 @@ def weight_sparsity(a: Analysis, counted: Mapping[str, int] = MappingProxyType({
     floats = {n: w for n, w in a.coupling.weights.items() if a.param_count(n) and is_float(dtype_of(w.data_type))}
     total = sum(map(a.param_count, floats))
 
-    def nonzero(w: Weight) -> int:
-        found = int(np.count_nonzero(w.array()))
-        release(w)
-        return found
-
     known = sum(counted[n] for n in floats.keys() & counted.keys())
-    read = sum(nonzero(w) for n, w in floats.items() if n not in counted)
+    read = sum(int(np.count_nonzero(w.array())) for n, w in floats.items() if n not in counted)
     return 1 - (known + read) / total if total else None
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from onnxprune.graph.inner import marked
 from onnxprune.graph.io import Model
-from onnxprune.graph.weights import release
 from onnxprune.groups import analyze
 from onnxprune.sparsity.layers import numbers
 from onnxprune.sparsity.options import Sparsity
@@ -40,6 +39,5 @@ def check_pattern(model: Model, options: Sparsity) -> list[Checked]:
             there = numbers(a, m).there(weight.array())
             zeros = 1 - float(np.count_nonzero(there)) / max(there.size, 1)
             broken = None if pattern.unfit(m.shape) else pattern.broken(m.form.view(there))
-            release(weight)
         out.append(Checked(layer, broken, zeros))
     return out

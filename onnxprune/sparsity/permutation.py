@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.graph.inner import marked
-from onnxprune.graph.weights import release
 from onnxprune.groups import Analysis, Group, analyze
 from onnxprune.layout import Dim
 from onnxprune.plans import Choice, Plan, fingerprint
@@ -109,5 +108,4 @@ def _scores(a: Analysis, vote: _Vote, size: int) -> Array:
     weight = a.coupling.weights[m.weight]
     w = m.form.view(numbers(a, m, True).magnitudes(weight.array()))  # [B, O, I, P]
     parts = [np.moveaxis(w[:, :, s : s + size], 2, 3).reshape(-1, size) for s in vote.starts]
-    release(weight)
     return np.concatenate(parts).astype(np.float32, copy=False)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.inner import marked, rewritten
 from onnxprune.graph.io import Model
-from onnxprune.graph.weights import Weight, release
+from onnxprune.graph.weights import Weight
 from onnxprune.groups import Analysis, analyze
 from onnxprune.ops.linear import TRANSPOSED
 from onnxprune.plans import Plan
@@ -77,7 +77,6 @@ class Sparsified:
             if not weight.tally.weights:
                 for _ in weight.parts():
                     pass
-                release(weight)
             layer.tally = weight.tally
 
 
@@ -231,4 +230,3 @@ def _worths(a: Analysis, layers: Iterable[Layer], pattern: Units) -> Iterator[np
         assert m.form is not None
         weight = a.coupling.weights[m.weight]
         yield pattern.worth(m.form.view(numbers(a, m, True).magnitudes(weight.array()))).ravel()
-        release(weight)

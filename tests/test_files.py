@@ -1,0 +1,102 @@
+"""Files that change while a model is in use."""
+
+import os
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from io_models import BIG, gemm, named, put, put_external
+from onnx import TensorProto, helper
+
+import onnxprune
+from onnxprune.errors import ModelError
+from onnxprune.graph.files import WINDOW_BYTES, SourceFile
+from onnxprune.graph.io import load, save
+from onnxprune.graph.weights import ArrayWeight, SlicedWeight
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def rewrite(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[::-1])
+
+
+def replace(path: Path) -> None:
+    """Another file of the same content takes its place."""
+    other = path.with_suffix(".new")
+    other.write_bytes(path.read_bytes())
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    os.replace(other, path)
+
+
+@pytest.mark.parametrize("change", [truncate, rewrite])
+@pytest.mark.parametrize("external", [False, True])
+def test_a_read_after_a_change_is_refused(tmp_path: Path, change: Callable[[Path], None], external: bool) -> None:
+    path = put_external(tmp_path) if external else put(tmp_path, gemm())
+    model = load(path)
+    changed = tmp_path / "weights.bin" if external else path
+    change(changed)
+    for read in (model.weights["w"].array, SlicedWeight(model.weights["w"], [(0, np.array([1]))]).raw):
+        with pytest.raises(ModelError, match=f"{changed.name} was changed while it was read"):
+            read()
+    with pytest.raises(ModelError, match="was changed"):
+        save(model, tmp_path / "out.onnx")
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("change", [truncate, rewrite, replace, Path.unlink])
+@pytest.mark.parametrize("external", [False, True])
+def test_a_change_after_the_last_read_is_refused(
+    tmp_path: Path, change: Callable[[Path], None], external: bool
+) -> None:
+    path = put_external(tmp_path) if external else put(tmp_path, gemm())
+    model = load(path)
+    model.weights = {name: ArrayWeight(w.array()) for name, w in model.weights.items()}
+    (tmp_path / "out.onnx").write_bytes(b"old")
+    change(tmp_path / "weights.bin" if external else path)
+    with pytest.raises(ModelError, match="was changed"):
+        save(model, tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == b"old" and not list(tmp_path.glob(".*"))
+
+
+def test_spans_of_a_file(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(3 * WINDOW_BYTES + 5)
+    path = tmp_path / "f"
+    path.write_bytes(data)
+    file = SourceFile(path)
+    assert len(file) == len(data) and file[:] == data
+    for start, stop in ((0, 3), (WINDOW_BYTES - 2, WINDOW_BYTES + 9), (5, 5), (len(data) - 2, len(data) + 7), (1, 2)):
+        assert file[start:stop] == data[start:stop]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_are_taken_from_a_file_as_from_memory(tmp_path: Path, order: int) -> None:
+    w = load(put(tmp_path, gemm())).weights["w"]
+    for keep in ([(0, np.arange(5, 31, 7)[::order])], [(0, np.arange(3, 9)[::order]), (1, np.array([4, 0, 4]))]):
+        expected = BIG
+        for axis, indices in keep:
+            expected = expected.take(indices, axis)
+        np.testing.assert_array_equal(SlicedWeight(w, keep).array(), expected)
+        assert b"".join(map(bytes, SlicedWeight(w, keep).pieces())) == expected.tobytes()
+
+
+def test_little_of_a_large_model_is_in_memory_at_once(tmp_path: Path) -> None:
+    """Loading, scoring and saving take a few blocks, not the size of the file."""
+    sizes = [(2048, 1024), (1024, 2048), (2048, 1024), (1024, 2048)]
+    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(4)]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 2048]) for n in ("x0", "x4")]
+    weights = [named(f"w{i}", np.full(size, i + 1, np.float32)) for i, size in enumerate(sizes)]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights)
+    path = put(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    del graph, weights
+    tracemalloc.start()
+    try:
+        onnxprune.prune(path, tmp_path / "out.onnx", check=False, ratio=0.5)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert 4 << 20 < peak < 24 << 20 < path.stat().st_size
