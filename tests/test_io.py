@@ -311,8 +311,8 @@ def test_data_that_do_not_fit_their_shape(tmp_path: Path, kind: str, large: bool
     tensor.dims[0] += 2
     if kind == "none":
         tensor.ClearField("raw_data")
-    refuses(put(tmp_path, holding(tensor)), "initializer 't'", f"[{tensor.dims[0]}, {tensor.dims[1]}]")
-    refuses(holding(tensor), "initializer 't'")
+    refuses(put(tmp_path, holding(tensor)), "tensor 't'", f"[{tensor.dims[0]}, {tensor.dims[1]}]")
+    refuses(holding(tensor), "tensor 't'")
 
 
 def test_bad_tensors(tmp_path: Path) -> None:

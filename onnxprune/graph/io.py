@@ -137,6 +137,8 @@ def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: Data
     for tensor in inner_tensors(proto):
         if is_external(tensor):
             _inline(tensor, files.weight(tensor, needed_bytes(tensor, where)))
+        else:
+            check_length(tensor, None, where)
     _run_checker(proto, where)
     sparse = [SparseTensorProto.FromString(t.SerializeToString()) for t in proto.graph.sparse_initializer]
     del proto.graph.sparse_initializer[:]

@@ -22,6 +22,7 @@ Array = npt.NDArray[Any]
 Keep = Sequence[tuple[int, npt.NDArray[np.integer[Any]]]]
 
 LARGEST = 31 << 20  # bytes; glibc's allocator learns up to 32 MiB
+MAX_RANK, MAX_BYTES = 64, 2**63 - 1  # of a numpy array, axes of no elements counted as one
 BLOCK_BYTES = 1 << 22  # a slice is read in blocks of about this size, so that nothing larger is ever copied twice
 
 TYPED_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
@@ -303,16 +304,22 @@ def is_external(tensor: TensorProto) -> bool:
 
 
 def needed_bytes(tensor: TensorProto, where: str) -> int:
-    """Bytes that the shape asks for; 0 for strings, which stay in the message."""
+    """Bytes that the shape asks for; 0 for strings, which stay in the message. Raises ModelError for an impossible shape."""
     if any(d < 0 for d in tensor.dims) or tensor.HasField("segment"):
         raise ModelError(f"{where}: tensor {tensor.name!r} has a negative dim or is in segments; export it again")
     try:
-        return 0 if tensor.data_type == TensorProto.STRING else packed_bytes(tensor.data_type, tensor.dims)
+        nbytes = packed_bytes(tensor.data_type, [d or 1 for d in tensor.dims])
     except KeyError:
         raise ModelError(
             f"{where}: tensor {tensor.name!r} has data type {tensor.data_type}, which onnx {onnx.__version__} does not "
             "know; upgrade onnx, or export the model again"
         ) from None
+    if len(tensor.dims) > MAX_RANK or nbytes > MAX_BYTES:
+        size = f"{len(tensor.dims)} axes" if len(tensor.dims) > MAX_RANK else f"shape {list(tensor.dims)}"
+        raise ModelError(
+            f"{where}: tensor {tensor.name!r} has {size}, more than any array can have; export the model again"
+        )
+    return 0 if tensor.data_type == TensorProto.STRING or 0 in tensor.dims else nbytes
 
 
 def check_length(tensor: TensorProto, mapped: Weight | None, where: str) -> None:
@@ -327,7 +334,7 @@ def check_length(tensor: TensorProto, mapped: Weight | None, where: str) -> None
         need = _entries(tensor)
     if have != need:
         raise ModelError(
-            f"{where}: initializer {tensor.name!r} has {have} {unit} of data, but its shape {list(tensor.dims)} needs "
+            f"{where}: tensor {tensor.name!r} has {have} {unit} of data, but its shape {list(tensor.dims)} needs "
             f"{need}; the file is damaged, export it again"
         )
 
@@ -378,7 +385,10 @@ class DataFiles:
         posix, windows = PurePosixPath(location), PureWindowsPath(location)
         if not location or posix.is_absolute() or windows.anchor or ".." in (*posix.parts, *windows.parts):
             raise ModelError(f"{what} must be a path inside the model's folder; move it there and export again")
-        path = (self.folder / location).resolve()
+        try:
+            path = (self.folder / location).resolve()
+        except (ValueError, RuntimeError) as e:  # a NUL; links that lead in a circle
+            raise ModelError(f"{what} cannot be found: {e}; export the model again") from e
         if not path.is_relative_to(self.folder.resolve()):
             raise ModelError(f"{what} is a link out of the model's folder; put a copy of the file there")
         if not path.is_file():
