@@ -8,17 +8,19 @@ vector end up agreeing it stays shared, else surgery copies it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from types import MappingProxyType
 
 import numpy as np
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto, NodeProto, ValueInfoProto
 
 from onnxprune.errors import is_guarded
 from onnxprune.graph.flat import CLOSE, FLAT, LOOP, SCAN, flat_id
 from onnxprune.graph.io import Model
+from onnxprune.graph.measured import MeasuredShapes
 from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.samples import BATCH, Sizes, data_sizes, first_sizes, grown_sizes, sample_shapes
 from onnxprune.graph.scopes import is_dead
@@ -27,7 +29,7 @@ from onnxprune.graph.view import Site, attribute, captured, is_constant, makers,
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
 from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
-from onnxprune.ops.records import PERMUTE, Operand, record_of
+from onnxprune.ops.records import NOTHING, PERMUTE, Operand, record_of
 from onnxprune.ops.registry import Axes, Edit, Op, Quantised, lookup
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
@@ -106,38 +108,41 @@ def live_nodes(model: Model, trace: Trace, weights: dict[str, Weight]) -> Iterat
             dead = flat_id(node)
 
 
-def couple_graph(model: Model, data: Mapping[str, int] = MappingProxyType({})) -> Coupling:
+def couple_graph(model: Model, source: Model, data: Mapping[str, int] = MappingProxyType({})) -> Coupling:
     """Apply every rule once, in the order of a flat model's nodes; close the ties; freeze the graph's outputs.
+
+    `source` is the model before it was made flat: what shapes onnx cannot tell are measured on it.
 
     Where the first sample sizes do not fit, others are tried. For an axis that comes out empty: the sizes of the `data`, by
     symbol or `input[axis]`, then larger ones. Where an operator refuses them (a table of positions is shorter): small ones, then
     those of the data.
     """
     first = first_sizes(model.proto, model.weights)
-    best = _couple(model, first)
+    couple = partial(_couple, model, source)
+    best = couple(first)
     if all(pair == BATCH for pair in first.values()):
         return best
     measured = list(data_sizes(model.proto, model.weights, first, data))
     if best.trace.short:
-        return _couple_larger(model, best, measured)
+        return _couple_larger(couple, best, measured)
     if best.trace.clashes:
-        tried = (_couple(model, sizes) for sizes in (first_sizes(model.proto, model.weights, small=True), *measured))
+        tried = (couple(sizes) for sizes in (first_sizes(model.proto, model.weights, small=True), *measured))
         return min(best, *tried, key=_clashes)
     return best
 
 
-def _couple_larger(model: Model, best: Coupling, measured: Iterable[Sizes]) -> Coupling:
+def _couple_larger(couple: Callable[..., Coupling], best: Coupling, measured: Iterable[Sizes]) -> Coupling:
     """The coupling at the sizes of the data, else at grown ones, where no axis comes out empty; else the one there is."""
     first = best.trace.sizes
     for sizes in measured:
-        c = _couple(model, sizes, whole=False)
+        c = couple(sizes, whole=False)
         if not c.trace.short:
             return c
-    fits = (c for sizes in grown_sizes(first) if not (c := _couple(model, sizes, whole=False)).trace.short)
+    fits = (c for sizes in grown_sizes(first) if not (c := couple(sizes, whole=False)).trace.short)
     # One step more than it takes: an axis that has one position left at both samples would pass for a static one.
     best = min(reversed(list(islice(fits, 2))), key=_clashes, default=best)
     for name in first if best.trace.clashes else ():  # not every axis has to grow
-        c = _couple(model, best.trace.sizes | {name: first[name]}, whole=False)
+        c = couple(best.trace.sizes | {name: first[name]}, whole=False)
         best = min(best, c, key=_clashes) if not c.trace.short else best
     return best
 
@@ -146,7 +151,7 @@ def _clashes(c: Coupling) -> int:
     return c.trace.clashes
 
 
-def _couple(model: Model, sizes: Sizes, whole: bool = True) -> Coupling:
+def _couple(model: Model, source: Model, sizes: Sizes, whole: bool = True) -> Coupling:
     """Couple at these sample sizes; unless `whole`, only as far as no sample is too small."""
     weights = all_weights(model)
     trace = start_trace(model, weights, sizes)
@@ -156,6 +161,8 @@ def _couple(model: Model, sizes: Sizes, whole: bool = True) -> Coupling:
     symbols = _symbols(trace, graph)
     functions = {f.domain for f in proto.functions}
     hints = {v.name: v for v in (*graph.value_info, *graph.output)}
+    foreign = [n for n in source.proto.graph.node if record_of(n) is NOTHING and trace.lacks_shapes(n)]
+    measured = MeasuredShapes(source, sizes, [o for n in foreign for o in n.output if o])
     for v in graph.input:
         if v.name not in weights:
             shape = trace.shape(v.name)
@@ -167,11 +174,12 @@ def _couple(model: Model, sizes: Sizes, whole: bool = True) -> Coupling:
         c.live.append(node)
         for name in node.output:
             if name and trace.shape(name) is None:
-                if name in hints:
+                if name in hints and (record_of(node) is not NOTHING or _is_complete(hints[name], symbols)):
                     trace.declare(hints[name], symbols)
                 if trace.shape(name) is None and (any(True for _ in subgraphs(node)) or node.domain in functions):
                     trace.ask(name, proto)
         _apply(c, index, node, vectors)
+        _settle_shapes(c, node, measured, hints, symbols)
         if trace.short and not whole:
             return c
     _leave_unread(c, graph)
@@ -182,6 +190,40 @@ def _couple(model: Model, sizes: Sizes, whole: bool = True) -> Coupling:
     _freeze_unread(c)
     _inherit_roles(c, graph)
     return c
+
+
+def _settle_shapes(
+    c: Coupling,
+    node: NodeProto,
+    measured: MeasuredShapes,
+    hints: Mapping[str, ValueInfoProto],
+    symbols: Mapping[str, Size],
+) -> None:
+    """Where neither onnx nor a rule tells a shape: from a run, else what the file says of it."""
+    for name in filter(None, node.output):
+        if c.trace.shape(name) is None and c.trace.lacks_shapes(node):
+            types = measured.types(name)
+            if types is not None:
+                c.trace.settle(name, types)
+            elif name in hints:
+                c.trace.declare(hints[name], {**symbols, **_batch_symbol(c, node, hints[name])})
+            shape = c.trace.shape(name)
+            if shape is not None:
+                why = Reason(f"made by {node.op_type}, which has no rule", node.name, node.op_type)
+                c.layouts[name] = [fixed(s, why) for s in shape]
+    c.trace.note_lost(node)
+
+
+def _is_complete(hint: ValueInfoProto, symbols: Mapping[str, Size]) -> bool:
+    """Does the file say all sizes of a value, as numbers or as symbols of the inputs?"""
+    tensor = hint.type.tensor_type
+    return tensor.HasField("shape") and all(d.dim_value > 0 or d.dim_param in symbols for d in tensor.shape.dim)
+
+
+def _batch_symbol(c: Coupling, node: NodeProto, hint: ValueInfoProto) -> dict[str, Size]:
+    """The symbol on a value's first axis stands for the batch, where the node reads one."""
+    dims, x = hint.type.tensor_type.shape.dim, c.trace.shape(node.input[0]) if node.input else None
+    return {dims[0].dim_param: x[0]} if dims and dims[0].dim_param and x and isinstance(x[0], tuple) else {}
 
 
 def _symbols(trace: Trace, graph: GraphProto) -> dict[str, Size]:

@@ -176,7 +176,7 @@ def analyze(model: Model, data: Mapping[str, int] = MappingProxyType({})) -> Ana
     `data` has the sizes of the data, by symbol or `input[axis]`: they are tried where a layer does not survive the usual ones.
     """
     flat = flatten(model)
-    c = couple_graph(flat, data)
+    c = couple_graph(flat, model, data)
     mixed = _mixed_vars(c)
     where = _members(c)
     groups = _name(c, [_merge(c, vs, where, mixed) for vs in _footprints(c) if any(v in where for v in vs)])

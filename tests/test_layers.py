@@ -13,7 +13,7 @@ FLOORS = [
     "criteria", "scoring", "plans", "surgery", "calibration", "measure", "repair", "convert", "sparsity", "validation",
     "allocate", "explain", "report", "machine", "pipeline", "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
-OWNERS = {"typer": {"cli"}, "rich": {"cli"}, "onnxruntime": {"calibration", "convert"}, "PIL": {"calibration"}}
+OWNERS = {"typer": {"cli"}, "rich": {"cli"}, "onnxruntime": {"calibration", "convert", "graph"}, "PIL": {"calibration"}}
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

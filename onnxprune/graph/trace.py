@@ -61,6 +61,7 @@ class Trace:
         self.taken: dict[int, bool | None] = {}  # does the If of a scope always take its then branch, or never?
         self.guesses: set[str] = set()  # tensors with a size that is known only when the model runs
         self.declared: set[str] = set()  # tensors whose shape is only what the file says of it
+        self.lost: dict[str, str] = {}  # tensors of unknown shape, and the one before them that is the cause
         self.failed: dict[str, str] = {}  # outputs of nodes that `step` could not follow, and why
 
     def shape(self, name: str) -> tuple[Size, ...] | None:
@@ -133,6 +134,25 @@ class Trace:
         self._guess(value.name, *both)
         self.declared.add(value.name)
         self._types[value.name] = (both[0], both[0] if both[0] == both[1] else both[1])
+
+    def settle(self, name: str, types: tuple[TypeProto, TypeProto]) -> None:
+        """Believe what runs at the samples have shown; open sizes get samples of their own."""
+        self._guess(name, *types)
+        self._types[name] = types if types[0] != types[1] else (types[0], types[0])
+
+    def lacks_shapes(self, node: NodeProto) -> bool:
+        """Has onnx no shape function for this operator?"""
+        domain = domain_of(node)
+        if flat_id(node) is not None or (domain, node.op_type) in self._functions:
+            return False
+        schema = self._schema(node, domain)
+        return schema is None or not schema.has_type_and_shape_inference_function
+
+    def note_lost(self, node: NodeProto) -> None:
+        """Remember which value is the first of unknown shape on the way to the outputs of a node."""
+        for name in node.output:
+            if name and self.shape(name) is None:
+                self.lost[name] = next((self.lost[i] for i in node.input if i in self.lost), name)
 
     def correct(self, name: str, elem: int, shape: tuple[Size, ...]) -> bool:
         """Take a rule's word for sizes that the file leaves open; False where its static sizes speak against that."""

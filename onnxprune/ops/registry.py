@@ -152,7 +152,7 @@ class Op:
         """The axes of input `i`. Raises Unknown where its rank is not known."""
         axes = self.layouts[i] if i < len(self.layouts) else None
         if axes is None:
-            raise Unknown(f"the shape of '{self.node.input[i]}' is unknown" if self.has(i) else f"it has no input {i}")
+            raise Unknown(self._unknown_shape(self.node.input[i]) if self.has(i) else f"it has no input {i}")
         self.related.add(i)
         return axes
 
@@ -193,8 +193,11 @@ class Op:
         """The sizes of output `j`, from shape inference. Raises Unknown."""
         shape = self.trace.shape(self.node.output[j])
         if shape is None:
-            raise Unknown(f"the shape of '{self.node.output[j]}' is unknown")
+            raise Unknown(self._unknown_shape(self.node.output[j]))
         return shape
+
+    def _unknown_shape(self, name: str) -> str:
+        return f"the shape of '{self.trace.lost.get(name, name)}' is unknown; declare it in the graph's value_info"
 
     def need(self, d: Dim, least: int) -> None:
         """Say how many positions an axis must have at the least; a sample of fewer is too small."""
