@@ -207,8 +207,8 @@ def _reported(
                 seen = batches or means.batches
                 original = source if isinstance(source, onnx.ModelProto) else Path(source)
                 result = compare(original, files[0], data=seen, seed=work.seed, timed=True, profile=work.profile)
-                moved = made.sparse.plan if made.sparse else plan  # with the channels that were permuted
-                layers = layer_errors(analysis, written, seen, moved) if seen else None
+                of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
+                layers = layer_errors(of, written, seen, moved) if seen else None
             except OnnxPruneError as e:
                 failure = e
     if made.sparse:

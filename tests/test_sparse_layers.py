@@ -425,7 +425,8 @@ LEFT = {
     ),
     "an output of the graph": ([node("MatMul", "x y", "z")], {"y": rng(8, 8)}, "output of the graph"),
     "a weight that is computed": (
-        [node("Abs", "w", "p"), node("MatMul", "x p", "y")], {"w": rng(8, 8)}, "Abs 'Abs_p' computes it"
+        [node("RandomNormalLike", "w", "p"), node("MatMul", "x p", "y")], {"w": rng(8, 8)},
+        "RandomNormalLike 'RandomNormalLike_p' computes it",
     ),
     "two zero points": (
         [node("DequantizeLinear", "w s", "a"), node("DequantizeLinear", "w s z", "b"), node("MatMul", "x a", "m"),

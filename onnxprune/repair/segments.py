@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
@@ -118,14 +119,21 @@ def _cut(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto], o
     return full_proto(replace(model, proto=proto, weights={n: w for n, w in model.weights.items() if n in held}))
 
 
-def constants(model: Model, names: Sequence[str]) -> dict[str, Array]:
-    """Values that a model computes from its weights alone."""
+def constants(
+    model: Model, names: Sequence[str], known: Mapping[str, Array] = MappingProxyType({})
+) -> dict[str, Array]:
+    """Values that a model computes from its weights alone, and from values that are known."""
     maker = makers(model.proto.graph.node)
     inside: set[int] = set()
     todo = list(names)
     while todo:
-        index = maker.get(todo.pop())
+        name = todo.pop()
+        index = maker.get(name) if name not in known else None
         if index is not None and index not in inside:
             inside.add(index)
             todo.extend(reads(model.proto.graph.node[index]))
-    return run(open_session(_cut(model, sorted(inside), [], names), "calibration"), {})
+    fed = {name: known[name] for i in sorted(inside) for name in reads(model.proto.graph.node[i]) if name in known}
+    inputs = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in fed.items()
+    ]
+    return run(open_session(_cut(model, sorted(inside), inputs, names), "calibration"), fed)

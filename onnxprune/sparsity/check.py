@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.graph.inner import marked
 from onnxprune.graph.io import Model
 from onnxprune.groups import analyze
 from onnxprune.sparsity.layers import numbers
 from onnxprune.sparsity.options import Sparsity
-from onnxprune.sparsity.run import Layer, decide
+from onnxprune.sparsity.run import Layer, decide, prepare
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Checked:
 def check_pattern(model: Model, options: Sparsity) -> list[Checked]:
     """Every layer of a model against the pattern of `options`; those count whose layer is `chosen`."""
     options = options.resolved(False)
-    pattern, a = options.check(), analyze(marked(model))
+    pattern, (_, a) = options.check(), prepare(analyze(model))
     out = []
     for layer in decide(a, options):
         m, broken, zeros = layer.matrix, None, None

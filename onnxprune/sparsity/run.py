@@ -17,6 +17,7 @@ from onnxprune.groups import Analysis, analyze
 from onnxprune.ops.linear import TRANSPOSED
 from onnxprune.plans import Plan
 from onnxprune.repair import Choose, RepairReport, Thin, repair
+from onnxprune.sparsity.fold import fold
 from onnxprune.sparsity.layers import Matrix, matrices, numbers
 from onnxprune.sparsity.masked import MaskedWeight, Tally
 from onnxprune.sparsity.methods import chooser
@@ -51,6 +52,7 @@ class Sparsified:
     """The model and how it came about; weights are masked when they are read, so tallies are complete once it was saved."""
 
     model: Model
+    analysis: Analysis  # that the plan is of: of the model whose constants are folded
     options: Sparsity
     pattern: Pattern
     layers: list[Layer]
@@ -98,6 +100,8 @@ def sparsify(
     tell = progress or (lambda *_: None)
     gains: dict[str, tuple[float, float]] = {}
     used = plan or Plan("", {})
+    if not used.groups and (folded := fold(analysis)) is not analysis.model:
+        analysis = analyze(folded, analysis.data)
     if options.permute:
         tell("permute", 0, 0)
         used, gains = permuted(
@@ -105,7 +109,7 @@ def sparsify(
             lambda done, of: tell("permute", done, of),
         )  # fmt: skip
     smaller = apply_plan(analysis, used) if used.groups else analysis.model
-    work = analysis if (seen := marked(smaller)) is analysis.model else analyze(seen)
+    smaller, work = prepare(analysis if smaller is analysis.model else analyze(smaller, analysis.data))
     layers = decide(work, options)
     report = None
     if batches is not None:
@@ -115,11 +119,19 @@ def sparsify(
             analysis, used, batches, options.repair or "none", seed=options.seed,
             progress=lambda done, of: tell("fit", done, of), thin=Thin(choose, plain),
         )  # fmt: skip
-        before, work = (work, layers), analyze(marked(smaller))
+        before = work, layers
+        smaller, work = prepare(analyze(smaller, analysis.data))
         layers = decide(work, options)
         _compare(work, layers, *before, report, options)
     model, weights = mask(smaller, work, layers, pattern, options)
-    return Sparsified(model, options, pattern, layers, used if used.groups else None, gains, report, weights)
+    return Sparsified(model, analysis, options, pattern, layers, used if used.groups else None, gains, report, weights)
+
+
+def prepare(a: Analysis) -> tuple[Model, Analysis]:
+    """The model with its constants folded, and an analysis of it with its inner tensors marked."""
+    model = fold(a)
+    seen = marked(model)
+    return model, a if seen is a.model else analyze(seen, a.data)
 
 
 def decide(a: Analysis, options: Sparsity) -> list[Layer]:

@@ -1,0 +1,109 @@
+"""Constants that the graph computes for its products, as initializers: only such can be given a pattern, or be fitted.
+
+A weight norm, gates cut out and joined again, a part of a packed weight, a product with a mask: ONNX Runtime computes them once
+here instead of whenever the model is loaded, so the results are the same to the bit. What only moves numbers is left, since
+zeros can be written before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.edit import Editor
+from onnxprune.graph.io import Model
+from onnxprune.graph.view import IN_BODY, makers, readers, reads
+from onnxprune.graph.weights import Array, ArrayWeight
+from onnxprune.groups import Analysis
+from onnxprune.layout import pair
+from onnxprune.ops.records import record_of
+from onnxprune.repair.segments import constants
+
+FEW = 1 << 16  # numbers that a constant may always have; a larger one is no larger than what it is computed from
+
+
+def fold(a: Analysis) -> Model:
+    """The model with an initializer for each constant that it computes for products; the model itself where there is none."""
+    graph = _Graph(a)
+    values = list(dict.fromkeys(name for made in _computed(a) for name in graph.made_with(graph.source(made))))
+    if not values:
+        return a.model
+    try:
+        return _replaced(a.model, constants(a.model, values, graph.known(values)))
+    except OnnxPruneError:  # an operator that ONNX Runtime does not know: the layer is left with that reason
+        return a.model
+
+
+def _computed(a: Analysis) -> Iterator[str]:
+    """What products that run read and constants alone decide."""
+    nodes, computed = a.flat.proto.graph.node, a.coupling.computed
+    for index, slot in a.coupling.operands:
+        if nodes[index].input[slot] in computed and nodes[index].output[0] not in computed:
+            yield nodes[index].input[slot]
+
+
+class _Graph:
+    """The main graph of a model, and what its constants are made of."""
+
+    def __init__(self, a: Analysis) -> None:
+        self.model, self.coupling = a.model, a.coupling
+        self.nodes = a.model.proto.graph.node
+        self.makers = makers(self.nodes)
+        self.outputs = {v.name for v in a.model.proto.graph.output}
+
+    def source(self, name: str) -> str:
+        """What a constant is before it is moved."""
+        while (index := self.makers.get(name)) is not None and record_of(self.nodes[index]).traits.moves:
+            name = self.nodes[index].input[0]
+        return name
+
+    def made_with(self, name: str) -> list[str]:
+        """A constant and what the same node makes beside it; nothing where it cannot or need not be folded."""
+        index = self.makers.get(name)
+        made = [o for o in self.nodes[index].output if o] if index is not None else []
+        if index is None or name in self.coupling.weights or self.outputs.intersection(made):
+            return []
+        steps, ends = self.behind([name])
+        weights = [self.coupling.weights[end].shape for end in ends if end in self.coupling.weights]
+        told = len(weights) + len(self.known([name])) == len(ends)
+        if not told or any(record_of(self.nodes[i]).traits.random for i in steps):
+            return []
+        largest = max(sum(map(math.prod, weights)), FEW)
+        fits = all(math.prod(pair(n)[0] for n in self.coupling.trace.shape(o) or ()) <= largest for o in made)
+        return made if fits and self.coupling.computed.issuperset(made) else []
+
+    def behind(self, names: Iterable[str]) -> tuple[list[int], set[str]]:
+        """The nodes that values are computed by, and what those start from."""
+        steps: set[int] = set()
+        ends: set[str] = set()
+        todo = list(names)
+        while todo:
+            name = todo.pop()
+            index = self.makers.get(name)
+            if index is None or name in self.coupling.weights or name not in self.coupling.computed:
+                ends.add(name)
+            elif index not in steps:
+                steps.add(index)
+                todo.extend(reads(self.nodes[index]))
+        return sorted(steps), ends
+
+    def known(self, names: Iterable[str]) -> dict[str, Array]:
+        """Static sizes that values are computed from."""
+        values = {
+            end: self.coupling.trace.value(end) for end in self.behind(names)[1] if end not in self.coupling.weights
+        }
+        return {end: value for end, value in values.items() if value is not None}
+
+
+def _replaced(model: Model, arrays: Mapping[str, Array]) -> Model:
+    """The model with constants in the place of values; what only those were computed from goes."""
+    editor = Editor(model)
+    read = readers(model.proto.graph.node)
+    for name, array in arrays.items():
+        sites = [site for site in read.get(name, ()) if site[1] != IN_BODY]
+        constant = editor.add_constant(name, ArrayWeight(array)) if sites else ""
+        for index, slot in sites:
+            editor.set_input(index, slot, constant)
+    editor.drop_dead()
+    return editor.finish()
