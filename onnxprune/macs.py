@@ -6,6 +6,7 @@ Each operator's record says how it multiplies (`Product.macs` in ops/records.py)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from onnx import NodeProto
@@ -13,34 +14,28 @@ from onnx import NodeProto
 from onnxprune.errors import is_guarded
 from onnxprune.graph.trace import Trace
 from onnxprune.graph.unsettled import unsettled
-from onnxprune.graph.view import attribute
-from onnxprune.ops.records import Shape, UnknownShape, record_of
+from onnxprune.ops.records import NodeView, Shape, UnknownShape, record_of
 
 InputShape = Callable[[NodeProto, int], Shape | None]
 OutputShape = Callable[[str], Shape | None]
 
 
-class _Shapes:
+@dataclass
+class _Shapes(NodeView):
     """A node with the shapes of its inputs and outputs."""
 
-    def __init__(self, node: NodeProto, of_input: InputShape, of_output: OutputShape) -> None:
-        self.node, self._of_input, self._of_output = node, of_input, of_output
-
-    def attr(self, name: str, default: Any = None) -> Any:
-        return attribute(self.node, name, default)
-
-    def has(self, i: int) -> bool:
-        return i < len(self.node.input) and bool(self.node.input[i])
+    of_input: InputShape
+    of_output: OutputShape
 
     def rank(self, i: int = 0) -> int:
         return len(self.x(i))
 
     def x(self, i: int) -> Shape:
-        return self._known(self._of_input(self.node, i) if self.has(i) else None)
+        return self._known(self.of_input(self.node, i) if self.has(i) else None)
 
     def y(self, j: int = 0) -> Shape:
         name = self.node.output[j] if j < len(self.node.output) else ""
-        return self._known(self._of_output(name) if name else None)
+        return self._known(self.of_output(name) if name else None)
 
     def _known(self, shape: Shape | None) -> Shape:
         if shape is None:

@@ -16,7 +16,8 @@ from onnxprune.graph.io import full_proto
 from onnxprune.groups import Analysis
 from onnxprune.plans import fingerprint
 from onnxprune.repair import RepairReport, repair
-from onnxprune.repair.layers import LAYERS, Change, Site
+from onnxprune.repair.kinds import make_layer
+from onnxprune.repair.layers import Change, Site
 from onnxprune.repair.segments import Walk
 from onnxprune.repair.solve import DAMPINGS, Ridge, Rows, ridges, softmax, solve
 from onnxprune.repair.store import Store
@@ -41,7 +42,7 @@ def build(
         [helper.make_tensor_value_info(y, TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.asarray(a), n) for n, a in weights.items()],
     )  # fmt: skip
-    imports = [helper.make_opsetid("", opset), helper.make_opsetid("local", 1)]
+    imports = [helper.make_opsetid(*o) for o in (("", opset), ("local", 1), ("com.microsoft", 1))]
     model = helper.make_model(graph, opset_imports=imports, ir_version=10, **more)
     return onnx.shape_inference.infer_shapes(model)
 
@@ -157,7 +158,7 @@ def test_a_layer_is_its_matrix_product(name: str) -> None:
     node, weights, shape = LAYER_CASES[name]
     x = normal(*shape)
     (y,) = outputs(build([node], weights, shape), {"x": x})
-    layer = LAYERS[node.op_type](Site(0, node, [weights.get(n) for n in node.input]), None)
+    layer = make_layer(Site(node, 0, [weights.get(n) for n in node.input], {"x": len(shape)}.get))
     count, each = layer.places(y.shape)
     at = np.sort(np.random.default_rng(0).permutation(count)[: max(1, count // 2)])
 

@@ -24,12 +24,12 @@ import onnxprune
 from onnxprune.cli import commands
 from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.forms import Form, Misfit, regroup, start
 from onnxprune.graph.io import full_proto
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.repair.support import fit_on
 from onnxprune.sparsity import Sparsity, sparsify
 from onnxprune.sparsity import masked as masks
-from onnxprune.sparsity.forms import Form, Misfit, regroup, start
 from onnxprune.sparsity.masked import MaskedWeight, Numbers
 from onnxprune.sparsity.methods import METHODS
 from onnxprune.sparsity.patterns import NAMED, KernelShapes, NofM, Pattern, Units, largest, parse

@@ -15,22 +15,20 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxprune.graph.view import NodeBuilder, attribute, opset
+from onnxprune.graph.nodes import constant_of
+from onnxprune.graph.view import NodeBuilder, opset
 from onnxprune.layout import Size
+from onnxprune.ops.records import NodeView, record_of
 
 Make = Callable[..., str]
 PLACES = 5  # where a convolution's patches are looked at, along each axis of a picture
 STEEP = 1e30  # HardSigmoid(x) = max(0, min(1, STEEP x)); exact for |x| above 1e-15 once x is squared
-NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softplus", "Softmax", "Abs", "Exp", "Sqrt"})
 
 
-def _never_negative(node: onnx.NodeProto, values: Mapping[str, onnx.TensorProto]) -> bool:
-    if node.op_type != "Clip":
-        return node.op_type in NEVER_NEGATIVE
-    least: float = attribute(node, "min", -np.inf)  # an attribute before opset 11
-    if len(node.input) > 1 and node.input[1] in values:
-        least = float(onnx.numpy_helper.to_array(values[node.input[1]]).min(initial=np.inf))
-    return least >= 0
+def _never_negative(node: onnx.NodeProto, known: Mapping[str, np.ndarray]) -> bool:
+    bounds = record_of(node).traits.bounds
+    constants = {slot: known[name] for slot, name in enumerate(node.input) if name in known}
+    return bounds is not None and bounds(NodeView(node), constants)[0] >= 0
 
 
 @dataclass
@@ -44,9 +42,9 @@ class Net:
 
     def __post_init__(self) -> None:
         self.opset = opset(self.proto)
-        values = {t.name: t for t in self.proto.graph.initializer if not t.dims}
-        values |= {n.output[0]: n.attribute[0].t for n in self.proto.graph.node if n.op_type == "Constant"}
-        self.never_negative = {n.output[0] for n in self.proto.graph.node if _never_negative(n, values)}
+        known = {t.name: onnx.numpy_helper.to_array(t) for t in self.proto.graph.initializer if not t.dims}
+        known |= {n.output[0]: c for n in self.proto.graph.node if (c := constant_of(n)) is not None}
+        self.never_negative = {n.output[0] for n in self.proto.graph.node if _never_negative(n, known)}
 
     @property
     def op(self) -> NodeBuilder:

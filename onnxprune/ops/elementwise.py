@@ -29,7 +29,9 @@ def _add(x: int, sign: float = 1.0) -> Affine:
     """x plus `sign` times a constant, where x is in a slot up to `x`."""
 
     def of(node: NodeFacts, slot: int, constants: Mapping[int, np.ndarray]) -> Line | None:
-        return (np.ones(()), sign * constants[1 - slot]) if slot <= x and 1 - slot in constants else None
+        if slot > x or 1 - slot not in constants:
+            return None
+        return np.ones(()), sign * constants[1 - slot].astype(np.float64)
 
     return of
 
@@ -38,7 +40,10 @@ def _scale(x: int, power: float = 1.0) -> Affine:
     """x times a constant to the `power`, where x is in a slot up to `x`."""
 
     def of(node: NodeFacts, slot: int, constants: Mapping[int, np.ndarray]) -> Line | None:
-        return (constants[1 - slot] ** power, np.zeros(())) if slot <= x and 1 - slot in constants else None
+        if slot > x or 1 - slot not in constants:
+            return None
+        with np.errstate(divide="ignore"):
+            return constants[1 - slot].astype(np.float64) ** power, np.zeros(())
 
     return of
 
@@ -76,7 +81,7 @@ def image_scaler(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("Gelu", "QuickGelu", "FastGelu", domain=MICROSOFT, pointwise=True)
+@couple("Gelu", "QuickGelu", "FastGelu", domain=MICROSOFT, pointwise=True, adds=1)
 def fused_gelu(op: Op) -> list[Axes | None]:
     """y = gelu(x [+ bias]), the bias along the last axis."""
     return [op.broadcast(op.x(0), op.x(1))] if op.has(1) else same(op)
@@ -94,7 +99,7 @@ def decay_and_rate(op: Op) -> list[Axes | None]:
     return [op.broadcast(op.x(0), op.x(1), op.x(2)), list(op.x(3)) if op.has(3) else None]
 
 
-@couple("BiasSplitGelu", domain=MICROSOFT, pointwise=True)
+@couple("BiasSplitGelu", domain=MICROSOFT, pointwise=True, adds=1)
 def bias_split_gelu(op: Op) -> list[Axes | None]:
     """x + bias [.., (2 d)], of which the second half gates the first -> y [.., d]."""
     x = op.broadcast(op.x(0), op.x(1))
@@ -107,7 +112,7 @@ def bias_split_gelu(op: Op) -> list[Axes | None]:
     return [[*x[:-1], d]]
 
 
-@couple("BiasGelu", domain=MICROSOFT, pointwise=True)
+@couple("BiasGelu", domain=MICROSOFT, pointwise=True, adds=1)
 def bias_gelu(op: Op) -> list[Axes | None]:
     """y = gelu(x + bias), the bias along the last axis."""
     return [op.broadcast(op.x(0), op.x(1))]

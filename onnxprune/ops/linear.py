@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxprune.layout import Dim, LayoutError, factor, find, freeze, pair, prod
 from onnxprune.ops.fused import View
-from onnxprune.ops.records import NodeFacts, NodeShapes, Operand, Plainer, Product
+from onnxprune.ops.records import Bounds, NodeFacts, NodeShapes, Operand, Plainer, Product
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 
 
@@ -33,7 +33,16 @@ def _read_transposed(node: NodeFacts) -> list[Operand]:
 
 
 CONVOLUTION = Product("convolution", _count_convolution, _read_convolution, bias=2)
+CAUSAL = replace(CONVOLUTION, kind="causal convolution")
 TRANSPOSED = Product("transposed convolution", _count_transposed, _read_transposed, bias=2)
+
+
+def _read_activation(node: NodeFacts) -> Bounds | None:
+    """Where the activation of a fused product cuts; None where there is none."""
+    name, parameters = node.attr("activation", ""), node.attr("activation_params", [])
+    if name == "Clip" and len(parameters) == 2:
+        return parameters[0], parameters[1]
+    return (0.0 if name == "Relu" else -math.inf, math.inf) if name else None
 
 
 def window(op: Op, x: Axes, w: Axes) -> None:
@@ -49,7 +58,9 @@ def spatial(op: Op) -> Axes:
 
 
 @couple("Conv", product=CONVOLUTION)
-@couple("FusedConv", domain=MICROSOFT, product=CONVOLUTION, like=Plainer("Conv", (0, 1, 2)))
+@couple(
+    "FusedConv", domain=MICROSOFT, product=CONVOLUTION, like=Plainer("Conv", (0, 1, 2)), residual=3, inside=_read_activation,
+)  # fmt: skip
 def conv(op: Op) -> list[Axes | None]:
     """x [N, (g i), *s], w [(g o), i, *k], b [(g o)] -> y [N, (g o), *s]; attribute `group` is the size of g.
 
@@ -101,8 +112,8 @@ def _groups(op: Op, d: Dim, size: int) -> tuple[Dim, Dim]:
         return factor(d, size)
 
 
-@couple("CausalConvWithState", since=27, product=CONVOLUTION)
-@couple("CausalConvWithState", domain=MICROSOFT, product=CONVOLUTION)
+@couple("CausalConvWithState", since=27, product=CAUSAL)
+@couple("CausalConvWithState", domain=MICROSOFT, product=CAUSAL)
 def causal_conv(op: Op) -> list[Axes | None]:
     """x [N, c, *s], w [c, 1, *k], b [c], state [N, c, p] -> y like x, state: each channel has its own kernel.
 
@@ -124,7 +135,7 @@ def causal_conv(op: Op) -> list[Axes | None]:
     return [list(x), state]
 
 
-@couple("DeformConv", product=replace(CONVOLUTION, bias=3))
+@couple("DeformConv", product=replace(CONVOLUTION, kind="deformable convolution", bias=3))
 def deform_conv(op: Op) -> list[Axes | None]:
     """Conv at offsets [N, (g k), *s] and with masks [N, (g k), *s]; each of the groups g of input channels has its own.
 
@@ -177,7 +188,7 @@ GEMM = Product(
 
 
 @couple("Gemm", product=GEMM)
-@couple("FusedGemm", domain=MICROSOFT, product=GEMM)
+@couple("FusedGemm", domain=MICROSOFT, product=GEMM, inside=_read_activation)
 def gemm(op: Op) -> list[Axes | None]:
     """y [m, n] = a [m, k] b [k, n] + c, with either operand transposed.
 
@@ -296,7 +307,7 @@ def _read_einsum(node: NodeFacts) -> list[Operand]:
     return found
 
 
-@couple("Einsum", product=Product("matrix product", _count_einsum, _read_einsum))
+@couple("Einsum", product=Product("sum over letters", _count_einsum, _read_einsum))
 def einsum(op: Op) -> list[Axes | None]:
     """Axes of one letter are tied; a letter that the output lacks is summed over.
 

@@ -122,7 +122,8 @@ def _affine(op: Op, x: Axes, gamma: int, beta: int) -> Axes:
     return x
 
 
-@couple("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+@couple("SkipLayerNormalization", domain=MICROSOFT, adds=4)
+@couple("SkipSimplifiedLayerNormalization", domain=MICROSOFT, adds=3)
 def skip_layer_norm(op: Op) -> list[Axes | None]:
     """y = norm(x + skip [+ bias]) gamma + beta over the last axis; the last output is the sum itself.
 

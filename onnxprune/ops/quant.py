@@ -17,8 +17,12 @@ from onnxprune.ops.records import MICROSOFT, SAME, Encoding, NodeFacts, Operand,
 from onnxprune.ops.registry import Axes, Op, couple
 
 
-@couple("DequantizeLinear", "QuantizeLinear", moves=SAME, changes_type=True)
-@couple("DequantizeLinear", "QuantizeLinear", domain=MICROSOFT, moves=SAME, changes_type=True)
+def _read_scale(node: NodeFacts) -> Encoding:
+    return Encoding(1, 2, axis=node.attr("axis", 1), block=node.attr("block_size", 0))
+
+
+@couple("DequantizeLinear", "QuantizeLinear", moves=SAME, changes_type=True, encoding=_read_scale)
+@couple("DequantizeLinear", "QuantizeLinear", domain=MICROSOFT, moves=SAME, changes_type=True, encoding=_read_scale)
 def qdq(op: Op) -> list[Axes | None]:
     """y = (x - zero_point) * scale and back: per tensor, per channel of `axis`, or per block along it, which goes as a whole.
 
@@ -66,7 +70,10 @@ def dynamic_quantize(op: Op) -> list[Axes | None]:
     return [list(x), [], []]
 
 
-@couple("NhwcFusedConv", "NhwcConv", domain=MICROSOFT, product=CONVOLUTION, like=Plainer("Conv", (0, 1, 2), last=True))
+LAST = replace(CONVOLUTION, kind="convolution with channels last")
+
+
+@couple("NhwcFusedConv", "NhwcConv", domain=MICROSOFT, product=LAST, like=Plainer("Conv", (0, 1, 2), last=True))
 @couple("NhwcMaxPool", domain=MICROSOFT, like=Plainer("MaxPool", last=True))
 @couple("QLinearAveragePool", domain=MICROSOFT, like=Plainer("AveragePool"))
 @couple("QLinearGlobalAveragePool", domain=MICROSOFT, like=Plainer("GlobalAveragePool"))

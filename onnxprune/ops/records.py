@@ -50,6 +50,22 @@ class UnknownShape(Exception):
     """The shape of an input or output that a count needs is not known."""
 
 
+@dataclass
+class NodeView:
+    """What a node says of itself."""
+
+    node: NodeProto
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        return attribute(self.node, name, default)
+
+    def has(self, i: int) -> bool:
+        return i < len(self.node.input) and bool(self.node.input[i])
+
+    def rank(self, i: int = 0) -> int:
+        raise UnknownShape(self.node.name)
+
+
 @dataclass(frozen=True)
 class Encoding:
     """The input slots that hold the scale and zero point of an operand (0: none), and how its integers are packed."""
@@ -168,6 +184,12 @@ class Traits:
     affine: Affine | None = None
     sums: bool = False  # y is the sum of its inputs
     rounds: bool = False  # of integers it drops a remainder
+    adds: int = 0  # the input slot of a bias that it adds to its first input, along the last axis and before all else
+    residual: int = 0  # the input slot of what a product adds to its sums
+    inside: Callable[[NodeFacts], Bounds | None] | None = (
+        None  # where the activation in a product's node cuts, if it has one
+    )
+    encoding: Callable[[NodeFacts], Encoding] | None = None  # of the integers that it turns into numbers, or back
     random: bool = False
     reads_sizes: bool = False  # only the sizes of its input matter: Shape, Size
     statistics: tuple[int, ...] = ()  # input slots of running means and variances

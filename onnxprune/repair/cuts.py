@@ -6,8 +6,8 @@ no data are run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -15,11 +15,13 @@ from onnxprune.graph.flat import nest
 from onnxprune.graph.io import Model
 from onnxprune.groups import Analysis
 from onnxprune.plans import Plan, keep_of
-from onnxprune.repair.layers import LAYERS, Change, Convolution, Layer, Product, Site, Transposed
+from onnxprune.repair.convolutions import Convolution, Transposed
+from onnxprune.repair.kinds import make_layer
+from onnxprune.repair.layers import Change, Layer, Unfit
 from onnxprune.repair.network import Network, called
-from onnxprune.repair.rows import picked
+from onnxprune.repair.products import MatrixProduct
 from onnxprune.repair.store import Array
-from onnxprune.repair.tasks import tasks
+from onnxprune.repair.tasks import parts_of, tasks
 from onnxprune.signals import Want
 from onnxprune.surgery import apply_flat
 
@@ -38,65 +40,38 @@ def cut(analysis: Analysis, plan: Plan, statistics: Mapping[Want, Array]) -> Mod
 
 def _fitted(net: Network, layer: Layer, statistics: Mapping[Want, Array]) -> list[Change]:
     """The changes of one layer: none where what it reads is not known."""
-    if not isinstance(layer, Convolution | Product) or isinstance(layer, Transposed) or layer.w.shape[0] > 1:
+    if not isinstance(layer, Convolution | MatrixProduct) or isinstance(layer, Transposed) or layer.w.shape[0] > 1:
         return []
-    whole = net.original_site(layer.site.index)
+    try:
+        whole = make_layer(net.original_site(layer.site.index))
+    except Unfit:
+        return []
+    if whole.w.shape[0] > 1:  # the only group that stays may have lost the others
+        return []
     known = _moments(net, layer, whole, statistics)
-    slot = layer.slot if isinstance(layer, Product) else 1
-    if known is None or whole.consts[slot] is None or _made(whole).w.shape[0] > 1:  # a group may have lost the others
+    if known is None or not np.isfinite(known[0]).all():
         return []
     gram, mean = known
-    if not np.isfinite(gram).all():
-        return []
     if layer.b is not None:
         gram = gram - np.outer(mean, mean)
-    rows, columns = _places(net, layer, whole, slot)
-    w, matrix = _matrix(whole, slot, whole.const(slot))[:, columns], gram[np.ix_(rows, rows)]
+    (part,) = parts_of(net, layer, whole)
+    rows, w = part.rows, whole.w[0][:, part.columns]
+    matrix = gram[np.ix_(rows, rows)]
     damping = DAMPING * (np.trace(matrix) / len(rows) or 1.0)
     new = np.linalg.solve(matrix + damping * np.eye(len(rows)), gram[rows] @ w + damping * w[rows])
     bias = None if layer.b is None else layer.b + (mean @ w - mean[rows] @ new)
     return layer.changes(new[None], bias)
 
 
-def _moments(
-    net: Network, layer: Convolution | Product, whole: Site, statistics: Mapping[Want, Array]
-) -> Moments | None:
+def _moments(net: Network, layer: Layer, whole: Layer, statistics: Mapping[Want, Array]) -> Moments | None:
     """Gram matrix and mean of the rows that the original's layer reads, in its order: kernel positions before channels."""
-    if not isinstance(layer, Convolution) or np.prod(layer.kernel) == 1:
-        rank = len(net.analysis.coupling.layouts.get(layer.x) or ())
-        axis = 1 if isinstance(layer, Convolution) else layer.axis % rank
+    kernel = math.prod(layer.kernel) if isinstance(layer, Convolution) else 1
+    if kernel == 1:
+        axis = layer.x_axis % max(len(net.analysis.coupling.layouts.get(layer.x) or ()), 1)
         gram, mean = (statistics.get((layer.x, axis, name)) for name in ("gram", "mean"))
         return None if gram is None or mean is None else (gram, mean)
-    gram, mean = (statistics.get((whole.node.output[0], 1, f"patch_{name}")) for name in ("gram", "mean"))
+    gram, mean = (statistics.get((whole.y, 1, f"patch_{name}")) for name in ("gram", "mean"))
     if gram is None or mean is None:
         return None
-    order = np.arange(len(mean)).reshape(-1, int(np.prod(layer.kernel))).T.ravel()
+    order = np.arange(len(mean)).reshape(-1, kernel).T.ravel()
     return gram[np.ix_(order, order)], mean[order]
-
-
-def _places(net: Network, layer: Convolution | Product, whole: Site, slot: int) -> tuple[Array, Array]:
-    """The rows and columns of the original's matrix that the pruned layer has: its elements are numbered, cut and packed."""
-    weight = whole.const(slot)
-    numbers = np.arange(weight.size, dtype=np.float64).reshape(weight.shape)
-    kept = picked(numbers, net.stays_of(layer.site.index, slot))
-    every, mine = (
-        np.rint(_matrix(s, slot, n) / _scale(layer)).astype(np.int64) for s, n in ((whole, numbers), (layer.site, kept))
-    )
-    row_of, column_of = np.empty((2, weight.size), np.int64)
-    row_of[every], column_of[every] = np.indices(every.shape)
-    return row_of[mine[:, 0]], column_of[mine[0]]
-
-
-def _matrix(site: Site, slot: int, weight: Array) -> Array:
-    """The matrix of a layer with such weights, [K, O]."""
-    consts = [*site.consts[:slot], weight, *site.consts[slot + 1 :]]
-    packed: Array = _made(replace(site, consts=consts)).w[0]
-    return packed
-
-
-def _made(site: Site) -> Layer:
-    return LAYERS[site.node.op_type](site, None)
-
-
-def _scale(layer: Layer) -> float:
-    return layer.scale if isinstance(layer, Product) else 1.0

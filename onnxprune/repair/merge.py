@@ -12,15 +12,14 @@ import numpy as np
 
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.layout import leaves
+from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan
 from onnxprune.repair.layers import Change
-from onnxprune.repair.network import Network
-from onnxprune.repair.rows import picked
+from onnxprune.repair.network import Network, picked
 from onnxprune.repair.store import Array
 from onnxprune.signals import by_channel, channel_order
 
 ALIKE = 0.45  # cosine from which two channels are taken to do the same (Kim et al. 2020, sec. 4)
-MEAN, VARIANCE = 3, 4  # inputs of BatchNormalization
 
 
 def merged(net: Network, plan: Plan) -> list[list[Change]]:
@@ -61,9 +60,10 @@ def _rows(a: Analysis, group: Group) -> Array:
         if m.role == "scale":
             factor = factor * rows[:, :1]
         elif m.role == "stat":
-            factor = factor / np.sqrt(np.maximum(rows[:, :1], 1e-12)) if slot == VARIANCE else factor
-            scaled += [-rows] if slot == MEAN else []
-        elif m.role == "bias" and a.flat.proto.graph.node[index].op_type.endswith("Normalization"):
+            mean, variance = record_of(a.flat.proto.graph.node[index]).traits.statistics or (None, None)
+            factor = factor / np.sqrt(np.maximum(rows[:, :1], 1e-12)) if slot == variance else factor
+            scaled += [-rows] if slot == mean else []
+        elif m.role == "bias" and not record_of(a.flat.proto.graph.node[index]).product:
             shifts.append(rows)
         elif m.role in ("out", "bias"):
             scaled.append(rows)

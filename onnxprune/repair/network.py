@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 from onnx import ModelProto, NodeProto
 
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
+from onnxprune.graph.integers import Quantised
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.view import makers, readers, reads
 from onnxprune.graph.vocabulary import vocabulary
-from onnxprune.graph.weights import ArrayWeight
+from onnxprune.graph.weights import ArrayWeight, is_float
 from onnxprune.groups import Analysis
 from onnxprune.layout import Dim, Size, find, kept, leaves
+from onnxprune.ops.records import PERMUTE, REGROUP, Encoding, record_of
+from onnxprune.repair.kinds import is_recurrent
 from onnxprune.repair.layers import Change, Site, Unfit
-from onnxprune.repair.recurrent import RECURRENT
 from onnxprune.repair.segments import constants
 from onnxprune.repair.store import Array
 
@@ -36,12 +40,9 @@ def called(flat: Model, source: Model) -> Model:
     proto.graph.node.extend(
         n for n in flat.proto.graph.node if n.domain != FLAT or n.op_type not in (CALL_OPEN, CALL_CLOSE)
     )
-    for node in (n for n in proto.graph.node if n.op_type in RECURRENT and not n.output[0]):
+    for node in (n for n in proto.graph.node if is_recurrent(record_of(n)) and not n.output[0]):
         node.output[0] = f"{next(filter(None, node.output))}/states"
     return nest(replace(flat, proto=proto, weights=dict(flat.weights)), source)
-
-
-MOVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def after(nodes: Iterable[NodeProto], start: Iterable[str]) -> set[str]:
@@ -53,13 +54,20 @@ def after(nodes: Iterable[NodeProto], start: Iterable[str]) -> set[str]:
     return found
 
 
+def picked(x: Array, positions: Mapping[int, Array]) -> Array:
+    """An array with those positions only, by axis."""
+    for axis, keep in positions.items():
+        x = np.take(x, keep, axis)
+    return x
+
+
 class Constants:
-    """The contents of a model's constants, and of those behind nodes that only move their elements."""
+    """The contents of a model's constants, and of those behind nodes that only move their elements or write them as other types."""
 
     def __init__(self, model: Model, nodes: Sequence[NodeProto]) -> None:
         self.model, self.nodes, self.weights = model, nodes, all_weights(model)
         self.live = after(nodes, (v.name for v in model.proto.graph.input if v.name not in self.weights))
-        self._makers = makers(nodes)
+        self._makers = {o: n for n in nodes for o in n.output if o}
         self._moved: dict[str, Array] = {}
 
     def of(self, name: str) -> Array | None:
@@ -68,17 +76,65 @@ class Constants:
             return self.weights[name].array()
         if name in self._moved:
             return self._moved[name]
-        if name in self.live or self.route(name)[-1] not in self.weights:
+        if name in self.live or self.root(name) not in self.weights:
             return None
         self._moved.update(constants(self.model, [name]))
         return self._moved[name]
 
-    def route(self, name: str) -> list[str]:
-        """A value, and what it is before each of the nodes that only move its elements."""
-        route = [name]
-        while route[-1] in self._makers and (node := self.nodes[self._makers[route[-1]]]).op_type in MOVES:
-            route.append(node.input[0])
-        return route
+    def route(self, name: str) -> list[NodeProto]:
+        """The nodes that a constant goes through to become a value, the last one first."""
+        found = list[NodeProto]()
+        while (node := self._makers.get(name)) is not None and record_of(node).traits.moves:
+            found.append(node)
+            name = node.input[0]
+        return found
+
+    def root(self, name: str) -> str:
+        """The constant that a value is made from."""
+        route = self.route(name)
+        return str(route[-1].input[0]) if route else name
+
+    def is_encoded(self, name: str) -> bool:
+        """Is a value stored as another type than it is read?"""
+        return any(record_of(n).traits.changes_type for n in self.route(name))
+
+    def stored(self, name: str, array: Array) -> Array:
+        """What its root has to hold for a value to become `array`, or the nearest there is. Raises Unfit."""
+        for node in self.route(name):
+            before = self.of(node.input[0])
+            assert before is not None
+            array = undo(Site(node, -1, [before, *map(self.of, node.input[1:])]), array)
+        return array
+
+
+def undo(site: Site, array: Array) -> Array:
+    """What a node that moves its elements has to read to make `array`, or the nearest there is. Raises Unfit."""
+    traits, before = site.record.traits, site.consts[0]
+    assert before is not None
+    if traits.moves == PERMUTE:
+        return array.transpose(np.argsort(site.attr("perm", range(array.ndim)[::-1])))
+    if traits.moves == REGROUP:
+        return array.reshape(before.shape)
+    if traits.encoding is not None:
+        return _encode(site, traits.encoding(site), array, before.dtype)
+    if traits.changes_type and not is_float(before.dtype):
+        raise Unfit(f"its weights are {before.dtype.name} of an unknown scale")
+    return array.astype(before.dtype)
+
+
+def _encode(site: Site, code: Encoding, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Numbers as the nearest integers of a type, or integers as numbers; scale and zero point stay as they are."""
+    meaning = Quantised("", "", code.axis % max(array.ndim, 1), block=code.block)
+    scale, zero = (
+        meaning.fit(site.known[i], array.shape) if i in site.known else default
+        for i, default in ((code.scale, 1.0), (code.zero, 0.0))
+    )
+    wide = array.astype(np.float64)
+    if is_float(dtype) and not is_float(array.dtype):
+        return ((wide - zero) * scale).astype(dtype)
+    info = (ml_dtypes.finfo if is_float(dtype) else ml_dtypes.iinfo)(dtype)
+    numbers = wide / scale + zero
+    return np.clip(numbers if is_float(dtype) else np.rint(numbers), float(info.min), float(info.max)).astype(dtype)
 
 
 class Network:
@@ -151,7 +207,7 @@ class Network:
         named = NodeProto()
         named.CopyFrom(node)
         named.output[0] = self.nodes[index].output[0]
-        return Site(-1, named, [self._originals.of(n) if n else None for n in node.input])
+        return Site(named, -1, [self._originals.of(n) if n else None for n in node.input], self.rank)
 
     def sizes(self, name: str) -> tuple[Size, ...] | None:
         """The sizes of a value in the original."""
@@ -164,7 +220,11 @@ class Network:
 
     def site(self, index: int) -> Site:
         node = self.nodes[index]
-        return Site(index, node, [self.const(n) if n else None for n in node.input])
+        return Site(node, index, [self.const(n) if n else None for n in node.input], self.rank)
+
+    def rank(self, name: str) -> int | None:
+        axes = self.analysis.coupling.layouts.get(name)
+        return None if axes is None else len(axes)
 
     def only_reader(self, name: str) -> int | None:
         """The node that reads a value, if it is the only one and the value is no output."""
@@ -172,42 +232,54 @@ class Network:
         return found[0][0] if len(found) == 1 and name not in self.outputs else None
 
     def check(self, change: Change) -> None:
-        """Raises Unfit for a weight that others read too: they would need another one."""
-        if self.is_shared(change) and change.array.size > max(change.array.shape, default=1):
+        """Raises Unfit for a weight that others read too, where they would need another one, and for one that cannot be written."""
+        name, array = self._name(change), change.array
+        encoded = bool(name) and self._constants.is_encoded(name)
+        if self.is_shared(change) and (encoded or array.size > max(array.shape, default=1)):
             raise Unfit("its weight is shared with other nodes")
+        if encoded:
+            self._constants.stored(name, array)
+
+    def _name(self, change: Change) -> str:
+        """The input that a change replaces, as it was; '' where there was none."""
+        ins = self._inputs[change.node]
+        return ins[change.slot] if change.slot < len(ins) else ""
 
     def is_shared(self, change: Change) -> bool:
         """Do others read the constant that a change would replace?"""
-        ins = self._inputs[change.node]
-        name = ins[change.slot] if change.slot < len(ins) else ""
-        return bool(name) and any(self.only_reader(n) is None for n in self._constants.route(name))
+        name = self._name(change)
+        route = [name, *(n.input[0] for n in self._constants.route(name))]
+        return bool(name) and any(self.only_reader(n) is None for n in route)
 
     def written(self, flat: Model, changes: Iterable[Change]) -> Model:
         """The changes, which name nodes of this network, made in the flat model that it comes from."""
         editor = Editor(flat)
         at = makers(editor.nodes)
         for change in changes:
-            index = next(at[o] for o in self.nodes[change.node].output if o in at)
-            put(editor, replace(change, node=index), self.is_shared(change))
+            self._put(editor, change, next(at[o] for o in self.nodes[change.node].output if o in at))
         editor.drop_dead()
         return editor.finish()
 
     def apply(self, changes: Iterable[Change]) -> None:
         for change in changes:
-            put(self.editor, change, self.is_shared(change))
+            self._put(self.editor, change, change.node)
 
-
-def put(editor: Editor, change: Change, shared: bool) -> None:
-    """Give a node's input new contents; a name of its own where it had none, others read it, or it is computed."""
-    node = editor.nodes[change.node]
-    name = node.input[change.slot] if change.slot < len(node.input) else ""
-    known = all_weights(editor.peek())
-    array = change.array
-    if change.columns is not None:
-        array = known[name].array().copy()
-        array[:, change.columns] = change.array
-    if name in known and not shared:
-        editor.replace_constant(name, ArrayWeight(array))
-    else:
-        base = name or f"{node.output[0]}_bias"
-        editor.set_input(change.node, change.slot, editor.add_constant(base, ArrayWeight(array)))
+    def _put(self, editor: Editor, change: Change, index: int) -> None:
+        """Give a node's input new contents; a name of its own where it had none, others read it, or it is moved."""
+        node, slot = editor.nodes[index], change.slot
+        name = node.input[slot] if slot < len(node.input) else ""
+        known, array = all_weights(editor.peek()), change.array
+        if change.columns is not None:
+            old = known[name].array() if name in known else self.const(name)
+            assert old is not None
+            array = old.copy()
+            array[..., change.columns] = change.array
+        shared = name == self._name(change) and self.is_shared(change)
+        if name and name not in known and self._constants.is_encoded(name):
+            root = self._constants.root(name)
+            editor.replace_constant(root, ArrayWeight(self._constants.stored(name, array)))
+        elif name in known and not shared:
+            editor.replace_constant(name, ArrayWeight(array))
+        else:
+            base = name or f"{node.output[0]}_bias"
+            editor.set_input(index, slot, editor.add_constant(base, ArrayWeight(array)))

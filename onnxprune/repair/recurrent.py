@@ -12,31 +12,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.repair.layers import Change, Layer, Site
+from onnxprune.repair.layers import Change, Layer, Matrix, Site
 from onnxprune.repair.store import Array
 
-RECURRENT = ("LSTM", "GRU", "RNN")
+BIAS = 3  # the input slot: those of the inputs, then those of the states
 
 
 class Inputs(Layer):
     """x [s, b, i] ([b, s, i] with layout 1), w [D, (g h), i], the first half of b; a place is a step of a sample."""
 
-    axis = -1
+    axis = x_axis = -1
     slot, half = 1, 0
+    hidden = True
+    apart = False  # do both directions read other numbers?
 
     def __init__(self, site: Site) -> None:
-        self.site, self.weight = site, site.const(self.slot)
-        self.x, self.y = site.node.input[0], ""
-        self.bias = site.const(3) if site.has(3) else None
-        self.w = self._pack(self.weight.astype(np.float64))
+        (operand,) = (o for o in site.operands if o.slot == self.slot)
+        self.site, weight = site, site.const(self.slot)
+        self.x = self.y = site.node.input[0]
+        self.bias = site.const(BIAS) if site.has(BIAS) else None
+        self.matrix = Matrix(operand, weight, apart=self.apart)
+        self.w = self.matrix.pack(weight.astype(np.float64))
         if self.bias is not None:
             self.b = np.split(self.bias.astype(np.float64), 2, axis=1)[self.half].reshape(len(self.w), -1)
-
-    def _pack(self, w: Array) -> Array:
-        return np.swapaxes(w.reshape(1, -1, w.shape[2]), 1, 2)
-
-    def _unpack(self, w: Array) -> Array:
-        return np.swapaxes(w, 1, 2).reshape(self.weight.shape)
 
     def places(self, y: Sequence[int]) -> tuple[int, int]:
         return y[0] * y[1], 1
@@ -44,17 +42,12 @@ class Inputs(Layer):
     def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
         return x.reshape(1, -1, x.shape[-1])[:, at]
 
-    def product(self, rows: Array) -> Array:
-        """What the layer makes of rows."""
-        made: Array = rows @ self.w.astype(np.float32)
-        return made if self.b is None else made + self.b[:, None].astype(np.float32)
-
     def changes(self, w: Array, b: Array | None) -> list[Change]:
-        out = [Change(self.site.index, self.slot, self._unpack(w).astype(self.weight.dtype))]
+        out = [Change(self.site.index, self.slot, self.matrix.unpack(w))]
         if b is not None and self.bias is not None:
             new = b.reshape(len(self.bias), -1).astype(self.bias.dtype)
             start = self.half * new.shape[1]
-            out.append(Change(self.site.index, 3, new, columns=slice(start, start + new.shape[1])))
+            out.append(Change(self.site.index, BIAS, new, columns=slice(start, start + new.shape[1])))
         return out
 
 
@@ -65,17 +58,12 @@ class State(Inputs):
     """
 
     slot, half = 2, 1
+    apart = True
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
-        self.x = site.node.output[0]
+        self.x = self.y = site.node.output[0]
         self.batch_first = bool(site.attr("layout", 0))
-
-    def _pack(self, w: Array) -> Array:
-        return w.transpose(0, 2, 1)
-
-    def _unpack(self, w: Array) -> Array:
-        return w.transpose(0, 2, 1)
 
     def places(self, y: Sequence[int]) -> tuple[int, int]:
         return math.prod(y[:-1]) // len(self.w), 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from onnxprune.repair.layers import Layer
-from onnxprune.repair.network import Network
+from onnxprune.repair.network import Network, picked
 from onnxprune.repair.solve import Rows
 from onnxprune.repair.store import Array
 from onnxprune.repair.tasks import Task
@@ -61,22 +61,20 @@ def _computed(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Dr
     """The target is what the original's layer makes of the original's input."""
     layer, source = task.layer, task.source
     assert source is not None
-    x = original[source.x]
-    at = draw(*source.places(x.shape))
-    rows = _float(source.rows(x, x.shape, at))
-    target = source.product(rows)[..., task.outputs]
-    if not task.taught:
-        rows = layer.rows(pruned[layer.x], x.shape, at)
-    elif task.inputs is not None:
-        rows = rows[..., task.inputs]
-    return _float(rows), target, []
-
-
-def picked(x: Array, positions: Mapping[int, Array]) -> Array:
-    """An array with those positions only, by axis."""
-    for axis, keep in positions.items():
-        x = np.take(x, keep, axis)
-    return x
+    x, shape = original[source.x], original[source.y].shape
+    at = draw(*source.places(shape))
+    rows = _float(source.rows(x, shape, at))
+    sums = source.product(rows)
+    target = np.stack([sums[p.group][:, p.columns] for p in task.parts])
+    for name in task.tail.others:
+        channels = net.stays(name).get(layer.axis % len(shape))
+        target = target + _float(layer.made(original[name], at, channels))
+    others = [_float(layer.made(pruned[name], at)) for name in task.tail.others]
+    if task.taught:
+        rows = np.stack([rows[p.group][:, p.rows] for p in task.parts])
+    else:
+        rows = _float(layer.rows(pruned[layer.x], shape, at))
+    return rows, target, others
 
 
 def _float(x: Array) -> Array:

@@ -11,10 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import NodeProto
 
-from onnxprune.graph.view import attribute, domain_of
-from onnxprune.repair.layers import Layer
+from onnxprune.repair.layers import Layer, Site
 from onnxprune.repair.network import Network
 from onnxprune.repair.store import Array
 
@@ -42,23 +40,25 @@ class Tail:
 
 def nothing(layer: Layer) -> Tail:
     """The tail of a layer that is fitted to its own output."""
-    return Tail(layer.y, np.ones(layer.outputs), np.zeros(layer.outputs))
+    return Tail(layer.y, np.ones(layer.outputs), np.zeros(layer.outputs), [layer.adds] if layer.adds else [])
 
 
 def follow(layer: Layer, net: Network, ready: Callable[[str], bool]) -> Tail:
-    """Walk down from a layer's output while a single node reads it, up to a Relu or a Clip."""
+    """Walk down from a layer's output while a single node reads it, up to an activation that cuts."""
     tail = nothing(layer)
+    if layer.hidden:
+        tail.low, tail.high = layer.inside
+        return tail
     while (index := net.only_reader(tail.target)) is not None:
-        node = net.nodes[index]
-        if domain_of(node):
+        site = net.site(index)
+        traits = site.record.traits
+        if traits.clips and traits.bounds:
+            tail.low, tail.high = traits.bounds(site, site.known)
             break
-        if node.op_type in ("Relu", "Clip"):
-            _bound(tail, node, net)
-            break
-        if not (_affine(tail, layer, node, net) or _sum(tail, node, net, ready)):
+        if not (_affine(tail, layer, site, net) or _sum(tail, site, net, ready)):
             break
         tail.passed.append(index)
-        tail.target = node.output[0]
+        tail.target = site.node.output[0]
     tail.scored = tail.target in net.outputs and not tail.others and _are_tokens(tail.target, layer, net)
     return tail
 
@@ -70,20 +70,10 @@ def _are_tokens(name: str, layer: Layer, net: Network) -> bool:
     return last and layer.outputs == net.tokens and layer.w.shape[0] == 1
 
 
-def _bound(tail: Tail, node: NodeProto, net: Network) -> None:
-    tail.low, tail.high = (0.0, math.inf) if node.op_type == "Relu" else (-math.inf, math.inf)
-    tail.low, tail.high = attribute(node, "min", tail.low), attribute(node, "max", tail.high)
-    bounds = [net.const(name) if name else None for name in node.input[1:]]
-    tail.low, tail.high = (
-        old if b is None else float(b.ravel()[0])
-        for old, b in zip((tail.low, tail.high), [*bounds, None, None], strict=False)
-    )
-
-
-def _sum(tail: Tail, node: NodeProto, net: Network, ready: Callable[[str], bool]) -> bool:
-    """An Add of another activation of the same shape that can be computed by now."""
-    others = [name for name in node.input if name != tail.target]
-    if node.op_type != "Add" or len(others) != 1 or others[0] not in net.live or not ready(others[0]):
+def _sum(tail: Tail, site: Site, net: Network, ready: Callable[[str], bool]) -> bool:
+    """The sum with another activation of the same shape that can be computed by now."""
+    others = [name for name in site.node.input if name != tail.target]
+    if not site.record.traits.sums or len(others) != 1 or others[0] not in net.live or not ready(others[0]):
         return False
     mine = net.sizes(tail.target)
     if mine is None or net.sizes(others[0]) != mine:
@@ -92,36 +82,24 @@ def _sum(tail: Tail, node: NodeProto, net: Network, ready: Callable[[str], bool]
     return True
 
 
-def _affine(tail: Tail, layer: Layer, node: NodeProto, net: Network) -> bool:
-    """An Add, a Sub, a Mul, a Div or a BatchNormalization with constants, one for each channel or one for all."""
-    if tail.others:  # what was added would have to be scaled too
+def _affine(tail: Tail, layer: Layer, site: Site, net: Network) -> bool:
+    """A scale and a shift by constants, one for each channel or one for all."""
+    affine, sizes = site.record.traits.affine, net.sizes(tail.target)
+    if (
+        affine is None or sizes is None or tail.others or len(site.node.output) > 1
+    ):  # others would have to be scaled too
         return False
-    if node.op_type == "BatchNormalization":
-        values = [net.const(name) for name in node.input[1:5]]
-        if len(node.output) > 1 or layer.axis != 1 or any(v is None for v in values):
-            return False
-        gamma, beta, mean, var = (np.asarray(v, np.float64) for v in values)
-        epsilon = attribute(node, "epsilon", 1e-5)
-        scale = gamma / np.sqrt(var + epsilon)
-        tail.scale, tail.shift = tail.scale * scale, (tail.shift - mean) * scale + beta
-        return True
-    if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(node.input) != 2:
+    line = affine(site, list(site.node.input).index(tail.target), site.known)
+    scale, shift = (_per_channel(c, layer, sizes) for c in line or (None, None))
+    if scale is None or shift is None:
         return False
-    slot = 0 if node.input[1] == tail.target else 1
-    c = _per_channel(net.const(node.input[slot]), layer, net.sizes(tail.target))
-    if c is None or (slot == 0 and node.op_type in ("Sub", "Div")):
-        return False
-    if node.op_type in ("Add", "Sub"):
-        tail.shift = tail.shift + (c if node.op_type == "Add" else -c)
-    else:
-        c = c if node.op_type == "Mul" else 1 / c
-        tail.scale, tail.shift = tail.scale * c, tail.shift * c
+    tail.scale, tail.shift = tail.scale * scale, tail.shift * scale + shift
     return True
 
 
-def _per_channel(c: Array | None, layer: Layer, sizes: tuple[object, ...] | None) -> Array | None:
+def _per_channel(c: Array | None, layer: Layer, sizes: tuple[object, ...]) -> Array | None:
     """A constant as one number for each of a layer's outputs; None where it varies along another axis."""
-    if c is None or sizes is None or c.ndim > len(sizes) or c.dtype.kind != "f":
+    if c is None or c.ndim > len(sizes):
         return None
     axis = layer.axis % len(sizes) - (len(sizes) - c.ndim)
     if c.size != 1 and (axis < 0 or c.shape[axis] != layer.outputs or c.size != layer.outputs):

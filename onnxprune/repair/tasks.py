@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.graph.view import domain_of
 from onnxprune.ops.records import record_of
-from onnxprune.repair.layers import LAYERS, Layer, Unfit
-from onnxprune.repair.network import Network
-from onnxprune.repair.recurrent import RECURRENT, Inputs, State
+from onnxprune.repair.kinds import is_layer, is_recurrent, make_layer
+from onnxprune.repair.layers import Layer, Site, Unfit
+from onnxprune.repair.network import Network, picked
+from onnxprune.repair.recurrent import Inputs, State
+from onnxprune.repair.store import Array
 from onnxprune.repair.tails import Tail, follow, nothing
 
 Found = tuple[int, str, Layer]  # node, name
 SELECTED = "the data decide how much it reads, so that its rows are not the original's"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a group of a pruned layer stands in the matrices of the original's: its group, and which rows and columns it has."""
+
+    group: int
+    rows: Array
+    columns: Array
 
 
 @dataclass
@@ -32,12 +42,13 @@ class Task:
     layer: Layer
     tail: Tail
     taught: bool = False
-    source: Inputs | None = None
-    inputs: np.ndarray | None = None  # of the source's inputs, those that stay; None: the layer reads others
-    outputs: np.ndarray | None = None  # of the source's outputs, those that stay
+    source: Layer | None = None
+    parts: Sequence[Part] = ()  # of the source, for each group
 
     def original_stop(self) -> set[str]:
-        return {self.source.x} if self.source else {self.tail.target, *([self.layer.x] if self.taught else [])}
+        if self.source:
+            return {self.source.x, self.source.y, *self.tail.others}
+        return {self.tail.target, *([self.layer.x] if self.taught else [])}
 
     def pruned_stop(self) -> set[str]:
         return {*([] if self.taught else [self.layer.x]), *self.tail.others}
@@ -56,9 +67,7 @@ def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[Task]:
         return [_task(net, f, nothing(f[2])) for f in found if (f[0], f[2].slot) in net.thinned]
     if method == "obs":  # the inputs that stay take over from those that go, as the original has them
         found = [
-            f
-            for f in found
-            if (f[0], f[2].slot) in net.thinned or (net.moves(f[2].x) and record_of(net.nodes[f[0]]).product)
+            f for f in found if (f[0], f[2].slot) in net.thinned or (net.moves(f[2].x) and f[2].site.record.product)
         ]
         return [_task(net, f, nothing(f[2]), True) for f in found]
     passed = {i for _, _, layer in found for i in follow(layer, net, lambda _: False).passed}
@@ -70,31 +79,35 @@ def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[Task]:
 def _task(net: Network, found: Found, tail: Tail, taught: bool = False) -> Task:
     index, name, layer = found
     op = net.nodes[index].op_type
-    if not isinstance(layer, Inputs):
+    if not layer.hidden:
         return Task(index, name, op, layer, tail, taught)
-    source = type(layer)(net.original_site(index))
-    axes = net.stays_of(index, layer.slot)
-    gates = axes.get(1, np.arange(source.weight.shape[1]))
-    both = np.arange(source.w.shape[2]).reshape(-1, source.weight.shape[1])[:, gates]  # of both directions, or of one
-    taught = taught or isinstance(layer, State)
-    return Task(index, name, op, layer, tail, taught, source, axes.get(2) if taught else None, both.ravel())
+    whole = net.original_site(index)
+    source = type(layer)(whole) if isinstance(layer, Inputs) else make_layer(whole)
+    return Task(index, name, op, layer, tail, taught or isinstance(layer, State), source, parts_of(net, layer, source))
+
+
+def parts_of(net: Network, layer: Layer, source: Layer) -> list[Part]:
+    """For each group of a pruned layer its part of the original's: the elements of the weight are numbered, cut and packed."""
+    numbers = np.arange(source.matrix.weight.size).reshape(source.matrix.weight.shape)
+    every = source.matrix.pack(numbers)
+    mine = layer.matrix.pack(picked(numbers, net.stays_of(layer.site.index, layer.slot)))
+    places = np.empty((3, numbers.size), np.int64)
+    places[:, every] = np.indices(every.shape)
+    group, row, column = places
+    return [Part(int(group[w[0, 0]]), row[w[:, 0]], column[w[0]]) for w in mine]
 
 
 def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Found]:
     """What there is to fit in a node: nothing, one layer, or two."""
     node = net.nodes[index]
-    name = node.name or node.output[0]
-    known = not domain_of(node) and node.op_type in (*LAYERS, *RECURRENT)
-    if not known and not record_of(node).product:
-        return
+    name = node.name or next(filter(None, node.output), "")
     thinned = any((index, slot) in net.thinned for slot in range(len(node.input)))
-    changed = thinned or net.touched.intersection(node.input) or _lost_states(net, index)
-    if all(n in net.live for n in node.input) or not changed:
+    if all(n in net.live for n in node.input) or not is_layer(record_of(node)):
+        return
+    if not (thinned or net.touched.intersection(node.input) or _lost_states(net, index)):
         return
     try:
-        if not known:
-            raise Unfit(f"{node.op_type} is not fitted")
-        for extra, layer in _built(net, index):
+        for extra, layer in _built(net, net.site(index)):
             for change in layer.changes(layer.w, layer.b):
                 net.check(change)
             yield index, name + extra, layer
@@ -102,20 +115,25 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
         left_out[name] = str(why)
 
 
-def _built(net: Network, index: int) -> Iterator[tuple[str, Layer]]:
-    node, site = net.nodes[index], net.site(index)
-    if node.op_type not in RECURRENT:
-        after = net.only_reader(node.output[0])
-        yield "", LAYERS[node.op_type](site, None if after is None else net.site(after))
+def _built(net: Network, site: Site) -> Iterator[tuple[str, Layer]]:
+    if site.record.product and not site.operands:  # an attention with a bias, which belongs to the layers before it
         return
-    if node.input[0] in net.touched:
+    if not is_recurrent(site.record):
+        after = net.only_reader(site.node.output[0])
+        yield "", make_layer(site, None if after is None else net.site(after))
+        return
+    if site.node.input[0] in net.touched:
         yield "", Inputs(site)
-    if _lost_states(net, index):
+    if _lost_states(net, site.index):
         yield " (hidden state)", State(site)
 
 
 def _lost_states(net: Network, index: int) -> bool:
-    return net.nodes[index].op_type in RECURRENT and 2 in net.stays_of(index, State.slot)
+    """Did a recurrent layer lose hidden units?"""
+    return is_recurrent(record_of(net.nodes[index])) and any(
+        o.slot == State.slot and not net.stays_of(index, o.slot).keys().isdisjoint(o.inputs)
+        for o in net.site(index).operands
+    )
 
 
 def last_layers(net: Network, layers: Mapping[int, int]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnxprune.graph.forms import Axis, Form, Misfit, regroup, size, start
 from onnxprune.graph.inner import marks
 from onnxprune.graph.view import Site, attribute, captured, makers
 from onnxprune.graph.weights import Array, dtype_of, is_float
@@ -21,7 +22,6 @@ from onnxprune.groups import Analysis
 from onnxprune.layout import LayoutError
 from onnxprune.ops.records import PERMUTE, SAME, Operand, record_of
 from onnxprune.ops.registry import Op
-from onnxprune.sparsity.forms import Axis, Form, Misfit, regroup, size, start
 from onnxprune.sparsity.masked import Numbers
 
 UNTOLD = "its rule could not say what is summed over"

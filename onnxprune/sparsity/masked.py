@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.graph.forms import Form
 from onnxprune.graph.integers import packed, unpacked
 from onnxprune.graph.weights import DerivedWeight, Weight, dtype_of, is_float, keep_memory
-from onnxprune.sparsity.forms import Form
 
 Array = npt.NDArray[Any]
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}

@@ -26,8 +26,7 @@ from onnxprune.layout import PROD, Dim, Keep, find, fixed, kept, leaves, pair, p
 from onnxprune.measure import ErrorSums
 from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, keep_of
-from onnxprune.repair.network import Network, called
-from onnxprune.repair.rows import picked
+from onnxprune.repair.network import Network, called, picked
 from onnxprune.repair.segments import Walk
 from onnxprune.repair.store import Store
 from onnxprune.repair.tasks import last_layers
