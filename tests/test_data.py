@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,14 @@ from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, r
 from onnxprune.errors import OnnxPruneError
 
 # Inputs
+
+
+def test_inputs_that_fit_no_memory_and_have_no_type() -> None:
+    with pytest.raises(OnnxPruneError, match="more than fits any memory"):
+        random_inputs([spec("x", (2**62, 2))], seed=0)
+    assert random_inputs([spec("x", ("9" * 5000 + " + 1",))], seed=0)[0]["x"].shape == (2,)
+    with pytest.raises(OnnxPruneError, match="a tensor of no type"):
+        input_specs(model([], [tensor("x", [2], TensorProto.UNDEFINED)], []))
 
 
 def test_input_specs_leave_initializers_out() -> None:
@@ -203,6 +214,39 @@ def test_files_that_hold_no_arrays(tmp_path: Path, content: bytes) -> None:
         load_data(tmp_path / "absent.npz", [spec("x", ("N", 2))])
 
 
+def _npy(shape: tuple[int, ...], data: bytes) -> bytes:
+    """An .npy of float32 that declares a shape, whatever its data."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return head.getvalue() + data
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((8, 2), 9), ((2, 2), 9), ((2**36, 1), 16), ((300_000, 2), 2_000_000), ((-4, -4), 64)],
+    ids=["short", "long", "256 GiB", "large", "negative"],
+)
+def test_arrays_that_declare_another_size_than_they_have(
+    tmp_path: Path, kind: int, shape: tuple[int, ...], size: int
+) -> None:
+    with zipfile.ZipFile(tmp_path / "data.npz", "w", kind) as archive:
+        archive.writestr("x.npy", _npy(shape, bytes(size)))
+        archive.writestr("y.npy", _npy((2**20, 2), bytes(2**23)))
+    with pytest.raises(OnnxPruneError, match=r"declares .* bytes of data|negative dimensions"):
+        load_data(tmp_path / "data.npz", [spec("x", ("N", 2))])
+
+
+@pytest.mark.parametrize("rows", [8, 300_000], ids=["small", "large"])
+def test_a_wrong_checksum_is_refused(tmp_path: Path, rows: int) -> None:
+    path = saved(tmp_path, x=np.zeros((rows, 2), np.float32))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if rows > 8 else 200] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OnnxPruneError, match="CRC"):
+        load_data(path, [spec("x", ("N", 2))])
+
+
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_large_arrays_stay_on_the_disk(tmp_path: Path, save: Any, order: Any) -> None:
@@ -384,6 +428,12 @@ def test_preprocess_that_is_not_understood(part: str, why: str) -> None:
         read_preprocess([part])
 
 
+def _png(width: int, height: int) -> bytes:
+    """The head of a picture of one bit a pixel."""
+    chunk = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+
+
 def test_pictures_that_do_not_fit(tmp_path: Path) -> None:
     path, x = png(tmp_path, frames(2)), [spec("x", ("N", 3, None, None))]
     with pytest.raises(OnnxPruneError, match="say what the network does with pixels"):
@@ -399,6 +449,9 @@ def test_pictures_that_do_not_fit(tmp_path: Path) -> None:
     png(tmp_path, frames(3, 9, 9)[2:])
     with pytest.raises(OnnxPruneError, match=r"becomes \[3, 6, 8\], the first one \[3, 9, 9\]; give resize or crop"):
         list(load_data(path, x, preprocess=Preprocess()))
+    (tmp_path / "class0" / "0.png").write_bytes(_png(60_000, 60_000))  # a bomb
+    with pytest.raises(OnnxPruneError, match=r"cannot be read.*3600000000 pixels"):
+        load_data(path, x, preprocess=Preprocess())
     (tmp_path / "class0" / "0.png").write_bytes(b"no picture")
     with pytest.raises(OnnxPruneError, match=r"0.png' cannot be read"):
         load_data(path, x, preprocess=Preprocess())

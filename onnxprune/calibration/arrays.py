@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
+import math
 import shutil
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -38,38 +37,68 @@ def read_arrays(path: Path) -> dict[str, Array]:
                 members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
                 return {m.filename.removesuffix(".npy"): _member(path, archive, m) for m in members}
         return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
-    except (OSError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error) as e:
+    except Exception as e:  # damaged files make zipfile and numpy raise almost anything
         how = "write them with numpy.savez(file, **{input_name: array}), without objects (pickles are never loaded)"
         raise DataError(f"data '{path}': cannot be read as plain numpy arrays: {e}; {how}") from e
 
 
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
-    """One array of an .npz: mapped where it lies, or, where it is compressed, in a temporary copy."""
+    """One array of an .npz: mapped where it lies, or, where it is compressed, in a temporary copy.
+
+    Raises ValueError where the array needs another size than the member has; zipfile, where its checksum is wrong.
+    """
+    with archive.open(member) as file:
+        header = _header(file)
+        if file.tell() + header.nbytes != member.file_size:
+            raise ValueError(
+                f"'{member.filename}' declares {header.nbytes} bytes of data, {member.file_size - file.tell()} are there"
+            )
+        start = file.tell()
     if member.file_size < SMALL_BYTES:
-        with archive.open(member) as file:
-            return _array(np.lib.format.read_array(file, allow_pickle=False))
+        data = archive.read(member)[start:]
+        return np.ndarray(header.shape, header.dtype, data, order=header.order)
     if member.compress_type == zipfile.ZIP_STORED:
+        with archive.open(member) as whole:
+            while whole.read(1 << 20):  # at its end the checksum is compared
+                pass
         with path.open("rb") as file:
             file.seek(member.header_offset + LOCAL_HEADER_BYTES - 4)
             name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-            file.seek(name + extra, 1)
-            return _mapped(file)
+            return _mapped(file, file.tell() + name + extra + start, header)
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if member.file_size > free:
+        raise ValueError(
+            f"'{member.filename}' unpacks to {member.file_size:,} bytes, {free:,} are free in {tempfile.gettempdir()}"
+        )
     with tempfile.TemporaryFile() as copy:  # the map keeps it alive
         with archive.open(member) as file:
             shutil.copyfileobj(file, copy, 1 << 20)
-        copy.seek(0)
-        return _mapped(copy)
+        return _mapped(copy, start, header)
 
 
-def _mapped(file: IO[bytes]) -> Array:
-    """The .npy that begins where `file` stands, memory-mapped."""
+class _Header(NamedTuple):
+    """What the first bytes of an .npy declare."""
+
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _header(file: IO[bytes]) -> _Header:
+    """Read what the .npy that begins where `file` stands declares; its data come next."""
     version = np.lib.format.read_magic(file)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = header(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
-    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+    return _Header(shape, "F" if fortran else "C", dtype)
 
 
-def _array(x: Any) -> Array:
-    return np.asarray(x)
+def _mapped(file: IO[bytes], at: int, header: _Header) -> Array:
+    if not header.nbytes:
+        return np.empty(header.shape, header.dtype)
+    return np.memmap(file, header.dtype, "r", at, header.shape, header.order)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from onnxprune.graph.weights import Array, is_float
 
 Dim = int | str | None
 
+MOST = 1 << 40  # elements of an input
 _ANONYMOUS = frozenset({"", "?", "-1", "None"})  # what exporters write for "unknown": not a shared symbol
 _BATCH = re.compile(r"n|b|bs|bsz|.*batch.*")
 _TIME = re.compile(r".*(seq|past|len|time|frames|steps|tokens|samples).*")
@@ -41,8 +43,12 @@ def input_specs(proto: onnx.ModelProto) -> list[InputSpec]:
 def _spec(value: onnx.ValueInfoProto) -> InputSpec:
     kind = value.type.WhichOneof("value")
     tensor = value.type.tensor_type
-    if kind != "tensor_type" or tensor.elem_type == onnx.TensorProto.STRING:
-        what = "a tensor of strings" if kind == "tensor_type" else f"of kind {kind or 'unknown'}"
+    if kind != "tensor_type" or tensor.elem_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+        what = (
+            f"a tensor of {'strings' if tensor.elem_type else 'no type'}"
+            if kind == "tensor_type"
+            else f"of kind {kind or 'unknown'}"
+        )
         raise OnnxPruneError(
             f"input '{value.name}' is {what}; only numeric and boolean tensors can be fed: cut that part off "
             "the model (onnx.utils.extract_model), or compare it in your own program"
@@ -87,6 +93,10 @@ def random_inputs(
     arrays = {}
     for s in specs:
         shape = tuple(d if isinstance(d, int) else chosen[label(s, a)] for a, d in enumerate(s.shape))
+        if math.prod(shape) > MOST:
+            raise OnnxPruneError(
+                f"input '{s.name}' is {list(shape)}, more than fits any memory; correct its shape in the file"
+            )
         arrays[s.name] = _values(s, shape, rng, tokens, integers)
     return arrays, chosen
 
@@ -131,7 +141,7 @@ def _axis_size(spec: InputSpec, axis: int, batch: int, sequence: int, image: int
 def _sum(symbol: str, known: Mapping[str, int]) -> int | None:
     """The value of a symbol that is a sum of others and of numbers ("past + 1"); None for any other."""
     terms = [t.strip() for t in symbol.split("+")]
-    if len(terms) < 2 or not all(t.isdecimal() or t in known for t in terms):
+    if len(terms) < 2 or not all((t.isdecimal() and len(t) < 10) or t in known for t in terms):
         return None
     return sum(int(t) if t.isdecimal() else known[t] for t in terms)
 

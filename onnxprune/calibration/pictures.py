@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -195,11 +196,16 @@ def _pillow() -> Any:
 
 
 def _decoded(path: Path, colour: str) -> Array:
+    image = _pillow()
     try:
-        with _pillow().open(path) as file:
-            pixels = np.asarray(file.convert(MODES[colour]))
-    except (OSError, ValueError) as e:
-        raise DataError(f"picture '{path}' cannot be read: {e}") from e
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of very many pixels; of yet more it is an error
+            with image.open(path) as file:
+                pixels = np.asarray(file.convert(MODES[colour]))
+    except (
+        Exception
+    ) as e:  # damaged files make Pillow raise almost anything; one that unpacks to too much, a kind of its own
+        raise DataError(f"picture '{path}' cannot be read: {e}; take it out of the folder, or write it again") from e
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 

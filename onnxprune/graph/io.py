@@ -185,6 +185,12 @@ def _check_header(proto: onnx.ModelProto, where: str) -> None:
         raise ModelError(f"{where} is not an ONNX model, it has no {missing}; give a .onnx file")
     if proto.ir_version >= 3 and not proto.opset_import:
         raise ModelError(f"{where} has no opset_import, so its operators have no meaning; export it again")
+    for value in (v for v in proto.graph.input if v.type.HasField("tensor_type")):
+        if value.type.tensor_type.elem_type not in TensorProto.DataType.values():
+            kind = value.type.tensor_type.elem_type
+            raise ModelError(
+                f"{where}: input {value.name!r} has type {kind}, which onnx {onnx.__version__} does not know"
+            )
     used = [("IR", proto.ir_version), *((f"opset {o.domain or 'ai.onnx'}", o.version) for o in proto.opset_import)]
     newest = {f"opset {d or 'ai.onnx'}": high for d, (_, high) in defs.C.schema_version_map().items()}
     for what, version in used:
