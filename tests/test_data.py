@@ -429,9 +429,11 @@ def test_preprocess_that_is_not_understood(part: str, why: str) -> None:
 
 
 def _png(width: int, height: int) -> bytes:
-    """The head of a picture of one bit a pixel."""
-    chunk = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    """A picture of one bit a pixel, without its pixels."""
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([1, 0, 0, 0, 0])
+    chunks = [b"IHDR" + head, b"IDAT" + zlib.compress(b""), b"IEND"]
+    framed = [(len(c) - 4).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
 def test_pictures_that_do_not_fit(tmp_path: Path) -> None:
