@@ -1,7 +1,10 @@
 """Writing: nothing is lost, nothing is half written, and the same model gives the same bytes."""
 
 import errno
+import hashlib
 import os
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from io_models import (
 from onnx import numpy_helper
 
 from onnxprune.errors import OutputError
+from onnxprune.graph import files as store
 from onnxprune.graph import io
 from onnxprune.graph.io import full_proto, load, save, write_text
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight
@@ -155,9 +159,59 @@ def test_a_failed_rename_is_undone(
 
 def test_a_new_pair_replaces_the_old_one(tmp_path: Path) -> None:
     save(load(gemm(named("w", BIG * 2), named("b", SMALL))), tmp_path / "out.onnx", external=True)
-    save(load(gemm()), tmp_path / "out.onnx", external=True)
-    assert files(tmp_path) == ["out.onnx", "out.onnx.data"]
+    _, data = save(load(gemm()), tmp_path / "out.onnx", external=True)
+    assert files(tmp_path) == ["out.onnx", data.name]
     assert plain(cleared(onnx.load(tmp_path / "out.onnx"))) == plain(gemm())
+
+
+def test_data_are_named_by_their_bytes(tmp_path: Path) -> None:
+    first = save(load(gemm()), tmp_path / "out.onnx", external=True)[1]
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()[:16]
+    assert first.name == f"out.onnx.{digest}.data"
+    assert save(load(gemm()), tmp_path / "out.onnx", external=True)[1] == first
+    (location,) = {
+        t.external_data[0].value
+        for t in onnx.load(tmp_path / "out.onnx", load_external_data=False).graph.initializer
+        if t.external_data
+    }
+    assert location == first.name
+
+
+def test_only_data_that_nobody_needs_are_removed(tmp_path: Path) -> None:
+    """Data of the model that is replaced go; others' do not, nor those of a model that was renamed or copied."""
+    other = gemm(named("w", BIG * 2), named("b", SMALL))
+    out, first = save(load(gemm()), tmp_path / "out.onnx", external=True)
+    for name in ("out.onnx.data", "out.onnx.0123456789abcdef.data", "other.onnx.0123456789abcdef.data"):
+        (tmp_path / name).touch()
+    kept = files(tmp_path)
+    kept.remove(first.name)
+    save(load(other), out)
+    assert files(tmp_path) == kept
+    _, second = save(load(gemm()), out, external=True)
+    out.rename(tmp_path / "best.onnx")
+    save(load(other), out, external=True)
+    save(load(gemm()), out)
+    assert plain(cleared(onnx.load(tmp_path / "best.onnx"))) == plain(gemm()) and second.exists()
+    renamed = (tmp_path / "best.onnx").rename(tmp_path / "best.bin")
+    shutil.copy(renamed, out)
+    save(load(renamed), out, external=False)
+    assert second.exists()
+
+
+def test_files_of_processes_that_were_killed_are_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    ours = f".onnxprune-{store._machine()}-"
+    dead = tmp_path / f"{ours}{gone.pid}-{'0' * 16}.tmp"
+    others = [
+        f"{ours}{os.getpid()}-{'0' * 16}.tmp",
+        f".onnxprune-00000000-{gone.pid}-{'0' * 16}.tmp",
+        f".onnxprune-{gone.pid}.tmp",
+    ]
+    for path in (dead, *(tmp_path / name for name in others)):
+        path.touch()
+    write_text(tmp_path / "plan.json", "")
+    assert files(tmp_path) == sorted([*others, "plan.json"])
 
 
 def test_outputs_that_are_refused(tmp_path: Path) -> None:
@@ -169,8 +223,11 @@ def test_outputs_that_are_refused(tmp_path: Path) -> None:
     put(tmp_path, stored)
     (tmp_path / "link.onnx").symlink_to(path)
     (tmp_path / "hard.onnx").hardlink_to(path)
-    (tmp_path / "data.onnx.data").symlink_to(tmp_path / "m.onnx.data")
-    (tmp_path / "taken.onnx.data").mkdir()
+    taken, data = (save(load(path), tmp_path / f"{n}.onnx")[1].name for n in ("taken", "data"))
+    for name in (taken, data, "taken.onnx", "data.onnx"):
+        (tmp_path / name).unlink()
+    (tmp_path / data).symlink_to(tmp_path / "m.onnx.data")
+    (tmp_path / taken).mkdir()
     before = files(tmp_path)
     model = load(path)
 
@@ -181,8 +238,8 @@ def test_outputs_that_are_refused(tmp_path: Path) -> None:
     for name in ("m.onnx", "link.onnx", "hard.onnx", "m.onnx.data", "data.onnx"):
         refused(name, "is the model that is being read")
     refused("no/such/out.onnx", "no folder")
-    refused("taken.onnx.data", "is a folder")
-    refused("taken.onnx", "is a folder", external=True)
+    refused(taken, "is a folder")
+    refused("taken.onnx", "Is a directory", external=True)
     assert files(tmp_path) == before
 
 

@@ -19,6 +19,7 @@ from onnxprune.batch.content import Seen, Stamp
 from onnxprune.batch.jobs import MODELS, Spec
 from onnxprune.batch.results import DATABASE, FORMAT, check_format, split
 from onnxprune.errors import OutputError
+from onnxprune.graph.files import data_files
 
 LOCK = ".lock"
 _SCHEMA = f"""
@@ -127,7 +128,8 @@ class Store:
     def record(self, spec: Spec, outcome: Outcome) -> None:
         """Keep how a job ended; what a job that was stopped may have written is removed."""
         if not outcome.written:
-            for path in (self.folder / spec.output, self.folder / f"{spec.output}.data"):
+            output = self.folder / spec.output
+            for path in (output, *(data_files(output) if output.parent.is_dir() else ())):
                 path.unlink(missing_ok=True)
         report, timed = split(outcome.report) if outcome.report else (None, [])
         texts = [None if report is None else json.dumps(x, default=str) for x in (report, timed)]

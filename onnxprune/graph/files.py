@@ -1,14 +1,32 @@
-"""Read files that other processes may change at any time: as one state, or not at all."""
+"""Read and write files that other processes may read and write at any time: as one state, or not at all."""
 
+import hashlib
 import os
+import platform
+import re
+import secrets
 import time
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, OutputError
 
 WINDOW_BYTES = 1 << 16  # what is read at once where a few bytes are asked for
 TICK_SECONDS = 0.01  # the clock of a file system: two changes within one tick have the same time
+DIGITS = 16  # of the hash in the name of a data file
+TEMPORARY = re.compile(r"\.onnxprune-([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.tmp")  # machine, process, a random number
+
+
+class Sink(Protocol):
+    """What bytes are written to."""
+
+    def write(self, data: bytes | memoryview, /) -> int: ...
+
+
+Writer = Callable[[Sink], object]
 
 
 class SourceFile:
@@ -72,3 +90,100 @@ def _read_at(fd: int, length: int, offset: int) -> bytes:
         return os.pread(fd, length, offset)
     os.lseek(fd, offset, os.SEEK_SET)  # Windows: one thread at a time
     return os.read(fd, length)
+
+
+def write_file(target: Path, write: Writer) -> None:
+    """Write a file, all or nothing.
+
+    When the bytes reach the disk is left to the system, as by most programs that copy files: a power failure may take them.
+    Raises OutputError for whatever the system refuses.
+    """
+    with drafts(target) as draft:
+        os.replace(draft(write), target)
+
+
+@contextmanager
+def drafts(target: Path) -> Iterator[Callable[[Writer], Path]]:
+    """A function that writes a file beside `target` and gives back its path, for it to be renamed.
+
+    Files that were not renamed are removed at the end, and first those that processes left behind that were killed.
+    Raises OutputError for whatever the system refuses within.
+    """
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder; give the name of a file")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: there is no folder {target.parent}; create it first")
+    made: list[Path] = []
+
+    def draft(write: Writer) -> Path:
+        made.append(target.with_name(f".onnxprune-{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.tmp"))
+        with open(made[-1], "xb", buffering=1 << 20) as file:
+            write(file)
+        return made[-1]
+
+    try:
+        remove_abandoned(target.parent)
+        yield draft
+    except OSError as e:
+        raise OutputError(f"{target}: {why(e)}; it was not written, make room or choose another place") from e
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def data_file(target: Path, digest: str) -> Path:
+    """Where the data with a hash go that belong to the model file `target`; its name is always as long."""
+    return target.with_name(f"{target.name}.{digest[:DIGITS]:0>{DIGITS}}.data")
+
+
+def data_files(target: Path) -> set[Path]:
+    """The files there that have such a name."""
+    own = re.compile(rf"{re.escape(target.name)}\.[0-9a-f]{{{DIGITS}}}\.data")
+    return {path for path in target.parent.iterdir() if own.fullmatch(path.name)}
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of processes of this machine that are no more."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            found = TEMPORARY.fullmatch(path.name)
+            if found and found[1] == _machine() and not _is_alive(int(found[2])):
+                path.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """This machine, or a container of it, whose processes have numbers of their own."""
+    numbers = ""
+    with suppress(OSError):
+        numbers = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {numbers}".encode()).hexdigest()[:8]
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "posix":  # elsewhere `kill` ends it
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except OSError:  # somebody else's
+            pass
+    return True
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for renaming files in it, one process at a time; where a system has no such lock, it is done without."""
+    with ExitStack() as held:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def why(error: OSError) -> str:
+    """The system's words for an error."""
+    return error.strerror or str(error)

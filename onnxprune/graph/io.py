@@ -4,8 +4,10 @@
 where they lie; `save` streams them into a new file, about one tensor at a time.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import onnx
 from onnx import GraphProto, NodeProto, SparseTensorProto, TensorProto, checker, defs, numpy_helper
 
 from onnxprune.errors import ModelError, OutputError
-from onnxprune.graph import wire
+from onnxprune.graph import files, wire
 from onnxprune.graph.calls import check_calls
 from onnxprune.graph.files import SourceFile
 from onnxprune.graph.nodes import sort_nodes
@@ -86,7 +88,7 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
     try:
         return _from_file(path)
     except OSError as e:
-        raise ModelError(f"{e.filename or path}: {wire.why(e)}; check the path and its permissions") from e
+        raise ModelError(f"{e.filename or path}: {files.why(e)}; check the path and its permissions") from e
 
 
 def _from_file(path: Path) -> Model:
@@ -103,8 +105,8 @@ def _from_file(path: Path) -> Model:
         lying = None if extent is None else FileWeight(file, *extent, tensor.data_type, tensor.dims)
         _add(weights, tensor, _take(tensor, lying, data, where), where)
     sparse = _finish_load(proto, weights, data, where)
-    files = (file, *data.files.values())
-    return Model(proto, weights, path, sum(map(len, files)), external, files, sparse)
+    sources = (file, *data.files.values())
+    return Model(proto, weights, path, sum(map(len, sources)), external, sources, sparse)
 
 
 def _from_proto(source: onnx.ModelProto) -> Model:
@@ -328,28 +330,76 @@ def _has_schema(op: str, version: int) -> bool:
 def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = None) -> list[Path]:
     """Write a model, all or nothing, and return the files written: the model, then its data file if it has one.
 
-    With `external`, initializers of 1 KiB and more go to `<name>.data` beside the model; None keeps what the
-    source did. A model that would pass 2 GiB has a data file whatever was asked. The bytes depend on nothing but
-    the model and the name. Initializers come in their order; small ones that were not changed keep their field.
+    With `external`, initializers of 1 KiB and more go to `<name>.<hash of its bytes>.data` beside the model, so a model never
+    has data that were written for another; the data file of the model that is replaced is removed. None keeps what the source
+    did. A model that would pass 2 GiB has a data file whatever was asked. The bytes depend on nothing but the model and the
+    name. Initializers come in their order; small ones that were not changed keep their field.
 
-    Raises OutputError: the target is the source, a folder, or in a folder that does not exist; the disk is full.
+    Raises OutputError: the target is the source, a folder, or in a folder that does not exist; the disk is full. ModelError:
+    the source was changed since it was loaded.
     """
     target = Path(path)
-    data = Path(f"{target}.data")
-    layout = _layout(model, data.name if (model.external if external is None else external) else None)
+    unnamed = files.data_file(target, "").name  # the name is known when the data are written; it is as long
+    layout = _layout(model, unnamed if (model.external if external is None else external) else None)
     if layout.size > PROTOBUF_BYTES - MARGIN_BYTES and not layout.blocks:
-        layout = _layout(model, data.name)
-    writers: dict[Path, wire.Writer] = {data: layout.write_data} if layout.blocks else {}
-    writers[target] = layout.write_model  # last: a model file is never there without its data
-    for out in writers:
-        _refuse_source(model, out)
-    wire.write_all(writers, model.files)
-    return [target, *([data] if layout.blocks else [])]
+        layout = _layout(model, unnamed)
+    _refuse_source(model, target)
+    with files.drafts(target) as draft:
+        moves: list[tuple[Path, Path]] = []
+        if layout.blocks:
+            digest = hashlib.sha256()
+            written = draft(lambda file: layout.write_data(wire.Hashed(file, digest)))
+            moves.append((written, files.data_file(target, digest.hexdigest())))
+            _refuse_source(model, moves[0][1])
+            layout = _layout(model, moves[0][1].name)
+        moves.append((draft(layout.write_model), target))
+        with files.locked(target.parent):
+            _put_in_place(model, moves)
+    return [new for _, new in reversed(moves)]
+
+
+def _put_in_place(model: Model, moves: Sequence[tuple[Path, Path]]) -> None:
+    """Rename the data file, then the model: a model file is never there without its data. Then the old data can go."""
+    for file in model.files:
+        file.check()
+    draft, target = moves[-1]
+    old = _data_to_remove(model, target)
+    new = [data for _, data in moves[:-1] if not data.exists()]
+    try:
+        for move in moves:
+            os.replace(*move)
+    except BaseException:
+        for data in new if draft.exists() else ():  # else the model is in place: it was Ctrl-C
+            data.unlink(missing_ok=True)
+        raise
+    for data in old.difference(data for _, data in moves):
+        with suppress(OSError):
+            data.unlink(missing_ok=True)
+
+
+def _data_to_remove(model: Model, target: Path) -> set[Path]:
+    """Data that `save` wrote for the model at `target`, which will be replaced, and that no other model here names."""
+    old = files.data_files(target)
+    if old:
+        others = {*target.parent.glob("*.onnx"), *(file.path for file in model.files[:1])} - {target}
+        named = _locations(target).difference(*map(_locations, others))
+        old = {data for data in old if data.name in named}
+    return old
+
+
+def _locations(path: Path) -> set[str]:
+    """The data files that the model at `path` names; none where it is no model."""
+    try:
+        proto = onnx.ModelProto.FromString(wire.strip(SourceFile(path), SMALL_BYTES)[0])
+    except Exception:  # OSError, WireError, ModelError, or protobuf's DecodeError, whose module has no type stubs
+        return set()
+    tensors = (*proto.graph.initializer, *inner_tensors(proto))
+    return {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, all or nothing; raises OutputError."""
-    wire.write_all({path: lambda file: file.write(text.encode())})
+    files.write_file(path, lambda file: file.write(text.encode()))
 
 
 def fits_message(model: Model) -> bool:

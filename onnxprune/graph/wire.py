@@ -7,19 +7,15 @@ walked as ModelProto.graph -> GraphProto.initializer -> TensorProto.raw_data wit
 Source: https://protobuf.dev/programming-guides/encoding, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
-import os
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from onnxprune.errors import OutputError
-from onnxprune.graph.files import SourceFile
+from onnxprune.graph.files import Sink, SourceFile
 from onnxprune.graph.weights import Weight, pieces
 
 Buffer = bytes | SourceFile
-Writer = Callable[[BinaryIO], object]
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 (groups) are not used by ONNX
 
@@ -195,7 +191,7 @@ class Layout(NamedTuple):
         graph = self.graph_size
         return len(self.frame.before) + len(prefix(GRAPH, graph)) + graph + len(self.frame.after)
 
-    def write_model(self, file: BinaryIO) -> None:
+    def write_model(self, file: Sink) -> None:
         file.write(self.frame.before + prefix(GRAPH, self.graph_size))
         for gap, part in zip(self.frame.gaps, self.parts, strict=False):  # there is one gap more
             file.write(gap + part.head)
@@ -203,7 +199,7 @@ class Layout(NamedTuple):
                 _put(file, part.weight)
         file.write(self.frame.gaps[-1] + self.frame.after)
 
-    def write_data(self, file: BinaryIO) -> None:
+    def write_data(self, file: Sink) -> None:
         at = 0
         for offset, weight in self.blocks:
             file.write(bytes(offset - at))
@@ -211,74 +207,18 @@ class Layout(NamedTuple):
             at = offset + weight.nbytes
 
 
-def _put(file: BinaryIO, weight: Weight) -> None:
+class Hashed:
+    """A file, and the hash of what is written to it."""
+
+    def __init__(self, file: Sink, digest: "hashlib._Hash") -> None:
+        self.file, self.digest = file, digest
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+
+def _put(file: Sink, weight: Weight) -> None:
     written = sum(file.write(piece) for piece in pieces(weight))
     if written != weight.nbytes:
         raise OutputError(f"a weight of {weight.nbytes} bytes now has {written}; its source changed, load it again")
-
-
-def write_all(writers: Mapping[Path, Writer], sources: Iterable[SourceFile] = ()) -> None:
-    """Write files and put them in place together; on any error nothing is left behind and old files stay.
-
-    Where one of the `sources` was changed meanwhile, what was computed from it may be wrong: its ModelError is raised.
-
-    When the bytes reach the disk is left to the system, as by most programs that copy files: a power failure may take them.
-    Raises OutputError for whatever the system refuses.
-    """
-    temps: list[Path] = []
-    target = Path()
-    try:
-        for target in writers:
-            _refuse_folder(target)
-        for target, write in writers.items():
-            temps.append(_beside(target))
-            with open(temps[-1], "xb", buffering=1 << 20) as file:
-                write(file)
-        for source in sources:
-            source.check()
-        _rename_all(list(zip(temps, writers, strict=True)))
-    except OSError as e:
-        raise OutputError(f"{target}: {why(e)}; it was not written, make room or choose another place") from e
-    finally:
-        for temp in temps:
-            with suppress(OSError):
-                temp.unlink(missing_ok=True)
-
-
-def _refuse_folder(target: Path) -> None:
-    if target.is_dir():
-        raise OutputError(f"{target} is a folder; give the name of a file")
-    if not target.parent.is_dir():
-        raise OutputError(f"{target}: there is no folder {target.parent}; create it first")
-
-
-def _rename_all(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Rename each file to its target; where a later one fails, the earlier targets get their old files back."""
-    asides: list[Path] = []
-    with ExitStack() as undo:
-        for temp, target in moves[:-1]:
-            if target.exists():
-                asides.append(_beside(target))
-                undo.callback(_give_back, asides[-1], target)
-                os.replace(target, asides[-1])
-            else:
-                undo.callback(target.unlink, missing_ok=True)
-            os.replace(temp, target)
-        os.replace(*moves[-1])
-        undo.pop_all()
-    for aside in asides:
-        aside.unlink()
-
-
-def _give_back(aside: Path, target: Path) -> None:
-    if aside.exists():
-        os.replace(aside, target)
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".onnxprune-{secrets.token_hex(8)}.tmp")
-
-
-def why(error: OSError) -> str:
-    """The system's words for an error."""
-    return error.strerror or str(error)
