@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, shape_inference
 
+from onnxprune.axes import Size
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import sort_nodes
 from onnxprune.graph.view import Names, domain_of, readers, value_names
 from onnxprune.graph.weights import Array, ArrayWeight, DerivedWeight, Weight
 from onnxprune.groups import analyze
-from onnxprune.layout import Size
 from onnxprune.ops.records import record_of
 
 CASTS = {"fp16": TensorProto.FLOAT16}

@@ -1,4 +1,4 @@
-"""Walk the graph once, apply the rules, and list the groups.
+"""Walk the graph once and apply the rules; then resolve every layout into terms that no longer change.
 
 Every initializer has one layout, whoever reads it; only a vector (a bias, a norm's scale, an initial state [1, 1, n]) has one
 for each use, because exporters share equal vectors between nodes that have nothing to do with each other. Where the uses of a
@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from types import MappingProxyType
+from typing import Generic, TypeVar
 
 import numpy as np
 from onnx import GraphProto, NodeProto, ValueInfoProto
 
+from onnxprune.axes import Axis, Keep, Layout, Reason, Size
 from onnxprune.errors import is_guarded
 from onnxprune.graph.flat import CLOSE, FLAT, LOOP, SCAN, flat_id
 from onnxprune.graph.io import Model
@@ -27,39 +29,79 @@ from onnxprune.graph.scopes import is_dead
 from onnxprune.graph.trace import COUNTS, MAX_FLOAT_SEED, Trace
 from onnxprune.graph.view import Site, attribute, captured, is_constant, makers, subgraphs
 from onnxprune.graph.weights import Weight
-from onnxprune.layout import PROD, Dim, LayoutError, Reason, Size, find, fixed, freeze, fresh, leaves
+from onnxprune.layout import PROD, Dim, LayoutError, Terms, find, fixed, freeze, fresh, leaves
 from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
 from onnxprune.ops.records import NOTHING, PERMUTE, Operand, record_of
-from onnxprune.ops.registry import Axes, Edit, Op, Quantised, lookup
+from onnxprune.ops.registry import Axes, Edit, Edits, New, Op, Quantised, lookup
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
 SHARED = (-1, -1)
 
 
+D = TypeVar("D")  # an axis: a Dim while rules run, an Axis afterwards
+L = TypeVar("L")  # the axes of a tensor
+
+
 @dataclass
-class Coupling:
-    """All that the walk learned."""
+class _Learned(Generic[D, L]):
+    """All that the walk learns."""
 
     trace: Trace
     weights: dict[str, Weight]  # initializers and Constant nodes
     live: list[NodeProto] = field(default_factory=list)  # the nodes that were walked
     unread: set[str] = field(default_factory=set)  # weights that only branches which are never taken read
-    layouts: dict[str, Axes | None] = field(default_factory=dict)  # activations
-    uses: dict[Use, Axes] = field(default_factory=dict)  # weights
+    layouts: dict[str, L | None] = field(default_factory=dict)  # activations
+    uses: dict[Use, L] = field(default_factory=dict)  # weights
     edits: dict[int, list[Edit]] = field(default_factory=dict)  # node index -> deferred edits
-    mixed: list[tuple[Dim, str]] = field(default_factory=list)
+    mixed: list[tuple[D, str]] = field(default_factory=list)
     roles: dict[tuple[str, int], list[tuple[Site, str]]] = field(default_factory=dict)  # tensor, axis -> who reads it
     operands: dict[Site, Operand] = field(default_factory=dict)  # what products read, weight or activation
     computed: set[str] = field(default_factory=set)  # from weights and static sizes alone
-    kinds: list[tuple[Dim, str, str]] = field(default_factory=list)  # layout, kind, node
+    kinds: list[tuple[D, str, str]] = field(default_factory=list)  # layout, kind, node
     integers: dict[str, Quantised] = field(default_factory=dict)  # weights that stand for other numbers
     guarded: dict[int, str] = field(default_factory=dict)  # nodes on which a rule failed, by index, and how
 
-    def use(self, name: str, node: int, slot: int) -> Axes | None:
+    def use(self, name: str, node: int, slot: int) -> L | None:
         """The layout that a node's input has, weight or activation."""
         if name in self.weights:
             return self.uses.get((name, *SHARED)) or self.uses.get((name, node, slot))
         return self.layouts.get(name)
+
+
+class _Draft(_Learned[Dim, Axes]):
+    """What it has learned so far, in the solver's terms."""
+
+
+@dataclass
+class Coupling(_Learned[Axis, Layout]):
+    """All that the walk learned, in terms that no longer change."""
+
+    terms: Terms = field(default_factory=Terms)
+
+    def change(self, index: int, keep: Keep) -> Edits:
+        """What a plan changes at a node, beside its weights."""
+        edits, new = Edits(), New(keep, self.terms)
+        for edit in self.edits.get(index, ()):
+            edit(new, edits)
+        return edits
+
+
+def _resolve(draft: _Draft) -> Coupling:
+    terms = Terms()
+
+    def layout(axes: Axes) -> Layout:
+        return tuple(map(terms.of, axes))
+
+    return Coupling(
+        **vars(draft)
+        | {
+            "layouts": {name: None if axes is None else layout(axes) for name, axes in draft.layouts.items()},
+            "uses": {use: layout(axes) for use, axes in draft.uses.items()},
+            "mixed": [(terms.of(d), why) for d, why in draft.mixed],
+            "kinds": [(terms.of(d), kind, node) for d, kind, node in draft.kinds],
+            "terms": terms,
+        }
+    )
 
 
 def start_trace(model: Model, weights: dict[str, Weight], sizes: Sizes) -> Trace:
@@ -111,11 +153,27 @@ def live_nodes(model: Model, trace: Trace, weights: dict[str, Weight]) -> Iterat
 def couple_graph(model: Model, source: Model, data: Mapping[str, int] = MappingProxyType({})) -> Coupling:
     """Apply every rule once, in the order of a flat model's nodes; close the ties; freeze the graph's outputs.
 
-    `source` is the model before it was made flat: what shapes onnx cannot tell are measured on it.
+    `source` is the model before it was made flat: what shapes onnx cannot tell are measured on it. `data` are the
+    sizes of samples, if there are any, by symbol or `input[axis]`.
+    """
+    draft = _couple_fitting(model, source, data)
+    _leave_unread(draft, model.proto.graph)
+    _freeze_outputs(draft, model.proto.graph)
+    _freeze_returned_sizes(draft, model.proto.graph)
+    _freeze_asserted(draft, model.proto.graph)
+    _freeze_repeats(draft)
+    _freeze_unread(draft)
+    coupling = _resolve(draft)
+    _inherit_roles(coupling, model.proto.graph)
+    return coupling
 
-    Where the first sample sizes do not fit, others are tried. For an axis that comes out empty: the sizes of the `data`, by
-    symbol or `input[axis]`, then larger ones. Where an operator refuses them (a table of positions is shorter): small ones, then
-    those of the data.
+
+def _couple_fitting(model: Model, source: Model, data: Mapping[str, int]) -> _Draft:
+    """What the rules say at sample sizes that fit.
+
+    Where the first ones do not fit, others are tried. For an axis that comes out empty: the sizes of the `data`, by symbol or
+    `input[axis]`, then larger ones. Where an operator refuses them (a table of positions is shorter): small ones, then those of
+    the data.
     """
     first = first_sizes(model.proto, model.weights)
     couple = partial(_couple, model, source)
@@ -131,7 +189,7 @@ def couple_graph(model: Model, source: Model, data: Mapping[str, int] = MappingP
     return best
 
 
-def _couple_larger(couple: Callable[..., Coupling], best: Coupling, measured: Iterable[Sizes]) -> Coupling:
+def _couple_larger(couple: Callable[..., _Draft], best: _Draft, measured: Iterable[Sizes]) -> _Draft:
     """The coupling at the sizes of the data, else at grown ones, where no axis comes out empty; else the one there is."""
     first = best.trace.sizes
     for sizes in measured:
@@ -147,16 +205,16 @@ def _couple_larger(couple: Callable[..., Coupling], best: Coupling, measured: It
     return best
 
 
-def _clashes(c: Coupling) -> int:
+def _clashes(c: _Draft) -> int:
     return c.trace.clashes
 
 
-def _couple(model: Model, source: Model, sizes: Sizes, whole: bool = True) -> Coupling:
-    """Couple at these sample sizes; unless `whole`, only as far as no sample is too small."""
+def _couple(model: Model, source: Model, sizes: Sizes, whole: bool = True) -> _Draft:
+    """Apply the rules at these sample sizes; unless `whole`, only as far as no sample is too small."""
     weights = all_weights(model)
     trace = start_trace(model, weights, sizes)
     trace.varying = _varying(model, weights, sizes)
-    c = Coupling(trace, weights)
+    c = _Draft(trace, weights)
     proto, graph = model.proto, model.proto.graph
     symbols = _symbols(trace, graph)
     functions = {f.domain for f in proto.functions}
@@ -181,19 +239,12 @@ def _couple(model: Model, source: Model, sizes: Sizes, whole: bool = True) -> Co
         _apply(c, index, node, vectors)
         _settle_shapes(c, node, measured, hints, symbols)
         if trace.short and not whole:
-            return c
-    _leave_unread(c, graph)
-    _freeze_outputs(c, graph)
-    _freeze_returned_sizes(c, graph)
-    _freeze_asserted(c, graph)
-    _freeze_repeats(c)
-    _freeze_unread(c)
-    _inherit_roles(c, graph)
+            break
     return c
 
 
 def _settle_shapes(
-    c: Coupling,
+    c: _Draft,
     node: NodeProto,
     measured: MeasuredShapes,
     hints: Mapping[str, ValueInfoProto],
@@ -220,7 +271,7 @@ def _is_complete(hint: ValueInfoProto, symbols: Mapping[str, Size]) -> bool:
     return tensor.HasField("shape") and all(d.dim_value > 0 or d.dim_param in symbols for d in tensor.shape.dim)
 
 
-def _batch_symbol(c: Coupling, node: NodeProto, hint: ValueInfoProto) -> dict[str, Size]:
+def _batch_symbol(c: _Draft, node: NodeProto, hint: ValueInfoProto) -> dict[str, Size]:
     """The symbol on a value's first axis stands for the batch, where the node reads one."""
     dims, x = hint.type.tensor_type.shape.dim, c.trace.shape(node.input[0]) if node.input else None
     return {dims[0].dim_param: x[0]} if dims and dims[0].dim_param and x and isinstance(x[0], tuple) else {}
@@ -236,7 +287,7 @@ def _symbols(trace: Trace, graph: GraphProto) -> dict[str, Size]:
     return out
 
 
-def _axes(c: Coupling, name: str, index: int, slot: int, vectors: set[str]) -> Axes | None:
+def _axes(c: _Draft, name: str, index: int, slot: int, vectors: set[str]) -> Axes | None:
     if name not in c.weights:
         return c.layouts.get(name)
     key = (name, index, slot) if name in vectors else (name, *SHARED)
@@ -245,7 +296,7 @@ def _axes(c: Coupling, name: str, index: int, slot: int, vectors: set[str]) -> A
     return c.uses[key]
 
 
-def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
+def _apply(c: _Draft, index: int, node: NodeProto, vectors: set[str]) -> None:
     axes = [_axes(c, n, index, i, vectors) if n else None for i, n in enumerate(node.input)]
     scope = flat_id(node) is not None  # what a loop starts with is no constant in its body
     const = [not scope and (n in c.weights or n in c.computed or c.trace.value(n) is not None) for n in node.input]
@@ -268,7 +319,7 @@ def _apply(c: Coupling, index: int, node: NodeProto, vectors: set[str]) -> None:
             freeze(d, op.reason(f"captured by the body of {op.type}"))
 
 
-def _follow_rule(c: Coupling, index: int, op: Op) -> None:
+def _follow_rule(c: _Draft, index: int, op: Op) -> None:
     """Apply the rule of an operator, and keep all that it says. Raises LayoutError."""
     failed = next((c.trace.failed[name] for name in op.node.output if name in c.trace.failed), "")
     if failed:
@@ -292,7 +343,7 @@ def _follow_rule(c: Coupling, index: int, op: Op) -> None:
         c.roles.setdefault((op.node.input[slot], axis), []).append(((index, slot), role))
 
 
-def _store(c: Coupling, op: Op, outs: list[Axes | None]) -> None:
+def _store(c: _Draft, op: Op, outs: list[Axes | None]) -> None:
     """Keep the rule's layouts, checked against shape inference."""
     for j, name in enumerate(op.node.output):
         if not name:
@@ -316,7 +367,7 @@ def _store(c: Coupling, op: Op, outs: list[Axes | None]) -> None:
         c.layouts[name] = axes
 
 
-def _freeze_all(c: Coupling, op: Op, text: str) -> None:
+def _freeze_all(c: _Draft, op: Op, text: str) -> None:
     why = op.reason(text)
     for axes in op.layouts:
         for d in axes or ():
@@ -327,7 +378,7 @@ def _freeze_all(c: Coupling, op: Op, text: str) -> None:
             c.layouts[name] = None if shape is None else [fixed(s, why) for s in shape]
 
 
-def _freeze_outputs(c: Coupling, graph: GraphProto) -> None:
+def _freeze_outputs(c: _Draft, graph: GraphProto) -> None:
     for v in graph.output:
         why = Reason(f"graph output '{v.name}'")
         if v.name in c.weights:
@@ -339,7 +390,7 @@ def _freeze_outputs(c: Coupling, graph: GraphProto) -> None:
             freeze(d, why)
 
 
-def _leave_unread(c: Coupling, graph: GraphProto) -> None:
+def _leave_unread(c: _Draft, graph: GraphProto) -> None:
     """Weights that no node which runs reads are none of the model's, if only a branch that is never taken reads them."""
     live = {i for n in c.live for i in (*n.input, *captured(n))} | {v.name for v in graph.output}
     c.unread = {i for n in graph.node for i in n.input if i in c.weights and i not in live}
@@ -347,7 +398,7 @@ def _leave_unread(c: Coupling, graph: GraphProto) -> None:
         del c.weights[name]
 
 
-def _freeze_returned_sizes(c: Coupling, graph: GraphProto) -> None:
+def _freeze_returned_sizes(c: _Draft, graph: GraphProto) -> None:
     """A size that the graph returns keeps its value, so what it counts stays."""
     made_by = {name: c.live[i] for name, i in makers(c.live).items()}
     todo = [v.name for v in graph.output]
@@ -363,7 +414,7 @@ def _freeze_returned_sizes(c: Coupling, graph: GraphProto) -> None:
         todo.extend(node.input)
 
 
-def _freeze_asserted(c: Coupling, graph: GraphProto) -> None:
+def _freeze_asserted(c: _Draft, graph: GraphProto) -> None:
     """Where the data decide how long an axis is, and a Split takes its pieces for granted, what it comes from stays as it is.
 
     So a traced mixture of experts says which experts its tokens use: with other values it may not run.
@@ -392,7 +443,7 @@ def _freeze_asserted(c: Coupling, graph: GraphProto) -> None:
             todo.append(i)
 
 
-def _freeze_repeats(c: Coupling) -> None:
+def _freeze_repeats(c: _Draft) -> None:
     """A channel that is its own partner in a product (a Gram matrix flattened) has no slice of its own."""
     seen: set[int] = set()
     todo = [d for axes in (*c.uses.values(), *c.layouts.values()) for d in axes or ()]
@@ -408,7 +459,7 @@ def _freeze_repeats(c: Coupling) -> None:
                 freeze(v, Reason("a product of channels with themselves"))
 
 
-def _freeze_unread(c: Coupling) -> None:
+def _freeze_unread(c: _Draft) -> None:
     """Entries of a vector that nothing else is tied to are no channels: a part that is not read, or numbers to be summed."""
     found = Counter(v for axes in (*c.uses.values(), *c.layouts.values()) for d in axes or () for v in leaves(d))
     for (_, node, _), axes in c.uses.items():
@@ -422,16 +473,16 @@ def _inherit_roles(c: Coupling, graph: GraphProto) -> None:
         node = graph.node[index]
         if not node.output or node.output[0] not in c.computed:
             continue
-        after = c.layouts.get(node.output[0]) or []
+        after = c.layouts.get(node.output[0]) or ()
         for slot, name in enumerate(node.input):
-            for axis, to in enumerate(_axis_map(node, c.use(name, index, slot) or [], after)):
+            for axis, to in enumerate(_axis_map(node, c.use(name, index, slot) or (), after)):
                 known = c.roles.setdefault((name, axis), [])
                 if not any(site == (index, slot) for site, _ in known):
                     parts = dict.fromkeys(role for _, role in c.roles.get((node.output[0], to), ()))
                     known.extend(((index, slot), role) for role in parts)
 
 
-def _axis_map(node: NodeProto, before: Axes, after: Axes) -> list[int]:
+def _axis_map(node: NodeProto, before: Layout, after: Layout) -> list[int]:
     """For each axis of an input the axis of the output that holds its channels, -1 where none does."""
     if record_of(node).traits.moves == PERMUTE and len(before) == len(after):
         perm = attribute(node, "perm", list(range(len(before)))[::-1])
@@ -439,9 +490,9 @@ def _axis_map(node: NodeProto, before: Axes, after: Axes) -> list[int]:
     if len(before) == len(after):
         return list(range(len(before)))
     out, start = [], 0
-    held = [set(leaves(d)) for d in after]
-    for d in before:
-        mine = set(leaves(d))
+    held = [set(axis.leaves) for axis in after]
+    for axis in before:
+        mine = set(axis.leaves)
         to = next((b for b in range(start, len(after)) if mine & held[b]), -1)
         out.append(to)
         start = max(start, to + (len(before) <= len(after)))  # axes keep their order; a merged axis serves several

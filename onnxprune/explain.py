@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 from onnx import NodeProto
 
+from onnxprune.axes import Layout, Reason
 from onnxprune.coupling import SHARED, Coupling, Use
 from onnxprune.graph.flat import CLOSE, FLAT
 from onnxprune.graph.view import reads
 from onnxprune.groups import Analysis, Frozen
-from onnxprune.layout import FIXED, Dim, Reason, find
 
 FIRST, LAST = 8, 4  # the stops to tell of where a route is longer than both
 QUOTED = re.compile(r"'[^']*'")
@@ -78,28 +78,11 @@ def general(reason: str, operator: str) -> str:
 def _carriers(c: Coupling, wanted: Collection[Reason]) -> dict[Reason, list[Tensor]]:
     """The tensors that have an axis frozen for each of the wanted reasons."""
     out: dict[Reason, list[Tensor]] = defaultdict(list)
-    known: dict[int, frozenset[Reason]] = {}
-    tensors: Iterable[tuple[Tensor, Sequence[Dim] | None]] = chain(c.layouts.items(), c.uses.items())
+    tensors: Iterable[tuple[Tensor, Layout | None]] = chain(c.layouts.items(), c.uses.items())
     for tensor, axes in tensors:
-        here: set[Reason] = set()
-        for d in map(find, axes or ()):
-            if id(d) not in known:
-                known[id(d)] = frozenset(r for r in _reasons(d) if r in wanted)
-            here |= known[id(d)]
-        for r in here:
+        for r in {r for axis in axes or () for r in axis.reasons if r in wanted}:
             out[r].append(tensor)
     return out
-
-
-def _reasons(d: Dim) -> Iterator[Reason]:
-    todo, seen = [d], set()
-    while todo:
-        t = find(todo.pop())
-        if id(t) not in seen:
-            seen.add(id(t))
-            todo.extend(t.parts)
-            if t.kind == FIXED:
-                yield t.reason
 
 
 class _Wires:

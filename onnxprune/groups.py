@@ -7,34 +7,17 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from types import MappingProxyType
 
 import numpy as np
 from onnx import TensorProto
 
+from onnxprune.axes import Axis, Prod, Reason, Size, Var, add, mul, pair, show_size
 from onnxprune.coupling import SHARED, Coupling, Use, couple_graph
 from onnxprune.graph.flat import flatten
 from onnxprune.graph.io import Model
 from onnxprune.graph.view import Site
-from onnxprune.layout import (
-    FIXED,
-    PROD,
-    VAR,
-    Dim,
-    Reason,
-    Size,
-    add,
-    concat,
-    find,
-    fixed,
-    leaves,
-    mul,
-    pair,
-    prod,
-    show,
-    size_where,
-)
 from onnxprune.macs import total_macs
 from onnxprune.ops.records import record_of
 
@@ -60,7 +43,7 @@ class Member:
     axis: int
     role: str
     use: Use
-    dim: Dim
+    dim: Axis
     sites: tuple[Site, ...]  # the node inputs that read it so
 
 
@@ -81,13 +64,13 @@ class Group:
 
     name: str
     kind: str
-    vars: list[Dim]
+    vars: list[Var]
     members: list[Member]
     mixed: str = ""  # the operator that makes it approximate
 
     @property
     def size(self) -> int:
-        return sum(v.size for v in self.vars if isinstance(v.size, int))
+        return sum(v.size for v in self.vars)
 
     @property
     def exact(self) -> bool:
@@ -103,19 +86,19 @@ class Analysis:
     coupling: Coupling
     groups: list[Group]
     frozen: list[Frozen]
-    letters: dict[Dim, str] = field(default_factory=dict)
+    letters: dict[Var, str] = field(default_factory=dict)
     data: Mapping[str, int] = field(default_factory=dict)  # sizes of the data that it was made with
 
     @property
     def by_name(self) -> dict[str, Group]:
         return {g.name: g for g in self.groups}
 
-    def layout(self, d: Dim) -> str:
+    def layout(self, axis: Axis) -> str:
         """A layout in the letters of the groups; channels that no group holds are a number, as frozen ones are."""
-        names = {v: self.letters.get(v, str(v.size)) for v in leaves(d)}
+        names = {v: self.letters.get(v, str(v.size)) for v in axis.leaves}
         if names and names.keys().isdisjoint(self.letters):
-            return show(fixed(find(d).size))
-        return show(d, names)
+            return show_size(axis.size)
+        return axis.show(names)
 
     @cached_property
     def readers(self) -> dict[str, list[str]]:
@@ -185,16 +168,16 @@ def analyze(model: Model, data: Mapping[str, int] = MappingProxyType({})) -> Ana
     return Analysis(model, flat, c, groups, _frozen(c, letters), letters, data)
 
 
-def _mixed_vars(c: Coupling) -> dict[Dim, str]:
-    out: dict[Dim, str] = {}
-    for d, why in c.mixed:
-        for v in leaves(d):
+def _mixed_vars(c: Coupling) -> dict[Var, str]:
+    out: dict[Var, str] = {}
+    for mixed, why in c.mixed:
+        for v in mixed.leaves:
             out.setdefault(v, why)
     return out
 
 
-def _members(c: Coupling) -> dict[Dim, list[Member]]:
-    where: dict[Dim, list[Member]] = defaultdict(list)
+def _members(c: Coupling) -> dict[Var, list[Member]]:
+    where: dict[Var, list[Member]] = defaultdict(list)
     for use, axes in c.uses.items():
         name = use[0]
         default = "out" if len(axes) > 1 else "bias"
@@ -202,19 +185,19 @@ def _members(c: Coupling) -> dict[Dim, list[Member]]:
             read = [(site, role) for site, role in c.roles.get((name, axis), ()) if use[1:] in (SHARED, site)]
             roles = dict.fromkeys(role for _, role in read) or (default,)
             parts = [Member(name, axis, r, use, d, tuple(s for s, role in read if role == r)) for r in roles]
-            for v in leaves(d):
+            for v in d.leaves:
                 where[v].extend(parts)
     return where
 
 
-def _all_axes(c: Coupling) -> Iterator[Dim]:
+def _all_axes(c: Coupling) -> Iterator[Axis]:
     for axes in c.uses.values():
         yield from axes
     for maybe in c.layouts.values():
         yield from maybe or ()
 
 
-def _footprints(c: Coupling) -> list[list[Dim]]:
+def _footprints(c: Coupling) -> list[list[Var]]:
     """The Vars of each group, groups and Vars in canonical order.
 
     The size of an axis is a polynomial in the sizes of its Vars, and a Var's footprint is how many positions of each axis
@@ -222,29 +205,29 @@ def _footprints(c: Coupling) -> list[list[Dim]]:
     footprint 2. Where two Vars agree on every axis, sizes depend on their sum alone; they are one group, whatever cut
     them apart. So pruning, which changes sizes and may empty a Var, changes neither the groups nor their order.
     """
-    axes = list({id(find(d)): find(d) for d in _all_axes(c)}.values())
+    axes = list(dict.fromkeys(_all_axes(c)))
     rng = random.Random(0)
-    point: dict[Dim, int] = defaultdict(lambda: rng.getrandbits(64))  # polynomials are compared at a random point
-    lines = [{v: i for i, v in enumerate(leaves(axis))} for axis in axes]
-    groups: dict[object, list[Dim]] = {}
+    point: dict[Var, int] = defaultdict(lambda: rng.getrandbits(64))  # polynomials are compared at a random point
+    lines = [{v: i for i, v in enumerate(axis.leaves)} for axis in axes]
+    groups: dict[object, list[Var]] = {}
     for v, footprint in sorted(_owned_at(axes, point).items(), key=lambda item: _place(lines, *item)):
         groups.setdefault(tuple(footprint), []).append(v)
     return _in_order(axes, list(groups.values()))
 
 
-def _place(lines: Sequence[Mapping[Dim, int]], v: Dim, footprint: Footprint) -> tuple[int, int]:
+def _place(lines: Sequence[Mapping[Var, int]], v: Var, footprint: Footprint) -> tuple[int, int]:
     """Where the channels of a Var stand in line: on the first axis that has each once, so that no partner reorders them."""
     at = next((at for at, n in footprint if n == (1, 1)), footprint[0][0])
     return at, lines[at][v]
 
 
-def _in_order(axes: Sequence[Dim], groups: list[list[Dim]]) -> list[list[Dim]]:
+def _in_order(axes: Sequence[Axis], groups: list[list[Var]]) -> list[list[Var]]:
     """Groups sorted by the axes that they are on, then by how many positions they own there.
 
     Where a group begins on an axis says little, since a plan may remove just that: it is only used among single channels,
     and for what is alike in all else. Each round tells groups apart by the partners that the last one has told apart.
     """
-    start = [i + 1 if find(concat(*vs)).size == 1 else 0 for i, vs in enumerate(groups)]
+    start = [i + 1 if sum(v.size for v in vs) == 1 else 0 for i, vs in enumerate(groups)]
     ranks = [0] * len(groups)
     for _ in range(3):
         sizes = {v: 0 for vs in groups for v in vs}  # the first Var of a group stands for all of it
@@ -256,23 +239,23 @@ def _in_order(axes: Sequence[Dim], groups: list[list[Dim]]) -> list[list[Dim]]:
     return [groups[i] for i in np.argsort(ranks, kind="stable")]
 
 
-def _owned_at(axes: Sequence[Dim], sizes: Mapping[Dim, int]) -> dict[Dim, Footprint]:
+def _owned_at(axes: Sequence[Axis], sizes: Mapping[Var, int]) -> dict[Var, Footprint]:
     """For each Var the axes that it is on, and how many of their positions a channel owns if the Vars had those sizes."""
-    out: dict[Dim, dict[int, Size]] = defaultdict(dict)
+    out: dict[Var, dict[int, Size]] = defaultdict(dict)
     for at, axis in enumerate(axes):
-        todo: list[tuple[Dim, Size]] = [(axis, 1)]
+        todo: list[tuple[Axis, Size]] = [(axis, 1)]
         while todo:
             d, times = todo.pop()
-            d = find(d)
-            if d.kind == VAR:
+            if isinstance(d, Var):
                 out[d][at] = add(out[d].get(at, 0), times)
             for i in reversed(range(len(d.parts))):
-                others = prod(*d.parts[:i], *d.parts[i + 1 :]) if d.kind == PROD else fixed(1)
-                todo.append((d.parts[i], mul(times, size_where(others, sizes.__getitem__))))
+                others = (*d.parts[:i], *d.parts[i + 1 :]) if isinstance(d, Prod) else ()
+                counts = (p.size_where(sizes.__getitem__) for p in others)
+                todo.append((d.parts[i], reduce(mul, counts, times)))
     return {v: [(at, pair(n)) for at, n in owned.items()] for v, owned in out.items()}
 
 
-def _merge(c: Coupling, vs: list[Dim], where: dict[Dim, list[Member]], mixed: dict[Dim, str]) -> Group:
+def _merge(c: Coupling, vs: list[Var], where: dict[Var, list[Member]], mixed: dict[Var, str]) -> Group:
     members: dict[tuple[Use, int, str], Member] = {}
     for v in vs:
         for m in where[v]:
@@ -283,9 +266,9 @@ def _merge(c: Coupling, vs: list[Dim], where: dict[Dim, list[Member]], mixed: di
 
 def _name(c: Coupling, groups: list[Group]) -> list[Group]:
     """Name each group after the first weight that makes its channels, and give it the kind its operators suggest."""
-    kinds: dict[Dim, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for d, kind, node in c.kinds:
-        for v in leaves(d):
+    kinds: dict[Var, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for called, kind, node in c.kinds:
+        for v in called.leaves:
             kinds[v][kind].append(node)
     bases = []
     for g in groups:
@@ -326,7 +309,7 @@ def _base(c: Coupling, g: Group, found: dict[str, list[str]]) -> str:
     return node or name
 
 
-def _frozen(c: Coupling, grouped: Container[Dim]) -> list[Frozen]:
+def _frozen(c: Coupling, grouped: Container[Var]) -> list[Frozen]:
     """Every axis of parameters that no group reaches, and every one that stays in part; once, however many uses it has."""
     out: dict[tuple[str, int], Frozen] = {}
     for use, axes in c.uses.items():
@@ -334,35 +317,15 @@ def _frozen(c: Coupling, grouped: Container[Dim]) -> list[Frozen]:
         if w.data_type not in PARAM_TYPES:
             continue
         for axis, d in enumerate(axes):
-            reason = _first_reason(d) or (None if any(v in grouped for v in leaves(d)) else Reason(ALONE))
+            reason = d.reason or (None if any(v in grouped for v in d.leaves) else Reason(ALONE))
             if reason is not None and w.shape[axis] > 1:
                 out.setdefault((use[0], axis), Frozen(use[0], axis, w.shape[axis], use, reason))
     return list(out.values())
 
 
-def _first_reason(d: Dim) -> Reason | None:
-    """The most telling reason among the frozen parts of an axis; None where every position has an owner."""
-    best: Reason | None = None
-    owned = _owned(d)
-    todo = [] if owned else [d]
-    while todo:
-        t = find(todo.pop())
-        if t.kind == FIXED and (best is None or best.structural):
-            best = t.reason
-        todo.extend(p for p in t.parts if not _owned(p) or t.kind != PROD)
-    return best
-
-
-def _owned(d: Dim) -> bool:
-    d = find(d)
-    if d.kind == PROD:
-        return any(_owned(p) for p in d.parts)
-    return d.kind == "var" or (d.kind == "sum" and all(_owned(p) for p in d.parts))
-
-
-def _letters(groups: Iterable[Group]) -> dict[Dim, str]:
+def _letters(groups: Iterable[Group]) -> dict[Var, str]:
     """Short names of channels for printing: a, b, .. z, a1, b1, .."""
-    out: dict[Dim, str] = {}
+    out: dict[Var, str] = {}
     n = 0
     for g in groups:
         for v in g.vars:

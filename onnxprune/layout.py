@@ -1,78 +1,25 @@
-"""Channel layouts: which channels own each position of an axis.
+"""The solver of layouts: terms that change while rules run. Only rules (ops/) and coupling see them.
 
-An axis is a term, much like a type in type inference:
-
-    Var      n positions, each its own channel                printed `a`
-    Fixed    n positions that nobody may remove (frozen)      printed `49`
-    Prod     row-major product of factors, outermost first    printed `(h d)`
-    Sum      parts laid end to end                            printed `a + b`
-
-A position of a Prod belongs to a channel of each of its Var factors and goes away when any of them does.
-Rules *tie* axes (`unify`), *refine* them (`split`, `factor`) or `freeze` them. A Var that meets a structure is bound to it,
-so every axis that shares the Var sees the refinement. Everything is iterative: depth of a graph never becomes depth of a stack.
-
-Sizes are ints, or a pair of ints for a dynamic size: what the size is at two sample input shapes (see graph/trace.py).
-A dynamic size only ever belongs to a Fixed term.
+A `Dim` stands for a term (see axes.py), much like a type in type inference. Rules *tie* axes (`unify`), *refine* them (`split`,
+`factor`) or `freeze` them. A Var that meets a structure is bound to it, so every axis that shares the Var sees the refinement:
+`find` gives the term that a Dim stands for by now. When all rules have run, `Terms` makes immutable terms of them.
+No graph makes a term deep: a level doubles the size, or adds to it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Iterator
 
 import numpy as np
 
-Size = int | tuple[int, int]
+from onnxprune.axes import PLAIN, Axis, Fixed, Prod, Reason, Size, Sum, Var, add, div, mul, show_size
+
 VAR, FIXED, PROD, SUM = "var", "fixed", "prod", "sum"
 
 
 class LayoutError(Exception):
     """Two layouts that cannot be reconciled; the operator that asked for it is frozen with this text as its reason."""
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why positions are frozen: a sentence, and the node and operator that said so ('' for graph inputs and outputs)."""
-
-    text: str
-    node: str = ""
-    op: str = ""
-    structural: bool = False  # a spatial, kernel or token axis: nothing that anyone would prune
-
-
-PLAIN = Reason("not a channel axis", structural=True)
-
-
-def mul(a: Size, b: Size) -> Size:
-    if isinstance(a, int) and isinstance(b, int):
-        return a * b
-    (a0, a1), (b0, b1) = pair(a), pair(b)
-    return size_of(a0 * b0, a1 * b1)
-
-
-def add(a: Size, b: Size) -> Size:
-    (a0, a1), (b0, b1) = pair(a), pair(b)
-    return size_of(a0 + b0, a1 + b1)
-
-
-def div(a: Size, b: Size) -> Size | None:
-    """Exact quotient, or None where b does not divide a."""
-    if isinstance(a, int) and isinstance(b, int):
-        return a // b if b and a % b == 0 else None
-    (a0, a1), (b0, b1) = pair(a), pair(b)
-    if not b0 or not b1 or a0 % b0 or a1 % b1:
-        return None
-    return size_of(a0 // b0, a1 // b1)
-
-
-def pair(a: Size) -> tuple[int, int]:
-    return (a, a) if isinstance(a, int) else a
-
-
-def size_of(at_first: int, at_second: int) -> Size:
-    return at_first if at_first == at_second else (at_first, at_second)
 
 
 class Dim:
@@ -85,7 +32,7 @@ class Dim:
         self.ref: Dim | None = None
 
     def __repr__(self) -> str:
-        return show(self)
+        return repr(Terms().of(self))
 
 
 def var(size: int) -> Dim:
@@ -159,23 +106,21 @@ def prod(*factors: Dim) -> Dim:
 def concat(*parts: Dim) -> Dim:
     """Parts end to end; nested sums are flattened, adjacent frozen parts joined."""
     flat: list[Dim] = []
-    s0 = s1 = 0
+    size: Size = 0
     for p in parts:
         p = find(p)
-        a, b = pair(p.size)
-        s0, s1 = s0 + a, s1 + b
+        size = add(size, p.size)
         for q in p.parts if p.kind == SUM else (p,):
             q = find(q)
             if q.size == 0:
                 continue
             if q.kind == FIXED and flat and flat[-1].kind == FIXED:
-                (a, b), (c, d) = pair(flat[-1].size), pair(q.size)
-                flat[-1] = fixed(size_of(a + c, b + d), _stronger(flat[-1].reason, q.reason))
+                flat[-1] = fixed(add(flat[-1].size, q.size), _stronger(flat[-1].reason, q.reason))
             else:
                 flat.append(q)
     if len(flat) == 1:
         return flat[0]
-    return Dim(SUM, size_of(s0, s1), tuple(flat)) if flat else fixed(0)
+    return Dim(SUM, size, tuple(flat)) if flat else fixed(0)
 
 
 def _stronger(a: Reason, b: Reason) -> Reason:
@@ -205,7 +150,9 @@ def unify(a: Dim, b: Dim) -> None:
         if x is y:
             continue
         if x.size != y.size:
-            raise LayoutError(f"axes of sizes {_size(x.size)} and {_size(y.size)} cannot hold the same channels")
+            raise LayoutError(
+                f"axes of sizes {show_size(x.size)} and {show_size(y.size)} cannot hold the same channels"
+            )
         if x.kind == VAR or y.kind == VAR:
             _assign(*((x, y) if x.kind == VAR else (y, x)))
         elif x.kind == FIXED or y.kind == FIXED:
@@ -308,7 +255,7 @@ def _align(x: Dim, y: Dim) -> Iterator[tuple[Dim, Dim]]:
             ys.extend([outer_g] if find(outer_g).size != 1 else [])
             yield inner_f, inner_g
         except LayoutError:
-            why = Reason(f"factorisations {show(x)} and {show(y)} do not nest")
+            why = Reason(f"factorisations {x} and {y} do not nest")
             for t in (f, g, *xs, *ys):
                 freeze(t, why)
             return
@@ -381,7 +328,7 @@ def factor(d: Dim, inner: Size) -> tuple[Dim, Dim]:
     d = find(d)
     outer = div(d.size, inner)
     if outer is None:
-        raise LayoutError(f"an axis of {_size(d.size)} does not divide into rows of {_size(inner)}")
+        raise LayoutError(f"an axis of {show_size(d.size)} does not divide into rows of {show_size(inner)}")
     if outer == 1:
         return fixed(1), d
     if inner == 1:
@@ -443,7 +390,7 @@ def _rows(d: Dim, size: int) -> list[Dim]:
         row, rest = split(rest, size)
         rows.append(find(row))
     if len(rows) > 1 and any(len(_heads(row)) > 1 for row in rows):
-        freeze(d, Reason(f"rows of {size} that cut across the rows of {show(d)}"))
+        freeze(d, Reason(f"rows of {size} that cut across the rows of {d}"))
     return rows
 
 
@@ -514,85 +461,26 @@ def is_frozen(d: Dim) -> bool:
     return find(d).kind == FIXED or not leaves(d)
 
 
-Keep = Mapping[Dim, np.ndarray]  # Var -> the indices of the channels that stay, in their new order
+class Terms:
+    """The immutable terms of a coupling, each made once: what Dims stand for when nothing is tied or frozen any more."""
 
+    def __init__(self) -> None:
+        self._of: dict[Dim, Axis] = {}
+        self._made: dict[object, Axis] = {}
 
-def kept(d: Dim, keep: Keep) -> np.ndarray:
-    """The old positions of an axis that stay, in their new order; int64. The axis must be static."""
-    d = find(d)
-    if d.kind == VAR and d in keep:
-        return keep[d]
-    if d.kind in (VAR, FIXED):
-        assert isinstance(d.size, int)
-        return np.arange(d.size)
-    out = np.zeros(1 if d.kind == PROD else 0, np.int64)
-    at = 0
-    for p in d.parts:
-        size = find(p).size
-        assert isinstance(size, int)
-        if d.kind == PROD:
-            out = (out[:, None] * size + kept(p, keep)[None, :]).ravel()
-        else:
-            out = np.concatenate([out, kept(p, keep) + at])
-            at += size
-    return out
+    def of(self, d: Dim) -> Axis:
+        """The term that `d` stands for."""
+        d = find(d)
+        if d not in self._of:
+            self._of[d] = self._make(d)
+        return self._of[d]
 
-
-def size_after(d: Dim, keep: Keep) -> Size:
-    """The size of an axis once the channels that `keep` drops are gone."""
-    return size_where(d, lambda v: len(keep[v]) if v in keep else v.size)
-
-
-def size_where(d: Dim, size: Callable[[Dim], Size]) -> Size:
-    """The size that an axis has where its Vars have the sizes that `size` gives."""
-    d = find(d)
-    if d.kind == VAR:
-        return size(d)
-    if d.kind == FIXED:
-        return d.size
-    parts = [size_where(p, size) for p in d.parts]
-    return reduce(mul, parts) if d.kind == PROD else reduce(add, parts)
-
-
-def owner(d: Dim, v: Dim) -> np.ndarray:
-    """For each position of a static axis the index of the channel of `v` that owns it, or -1; int64 [n]."""
-    d = find(d)
-    assert isinstance(d.size, int)
-    if d is v:
-        return np.arange(d.size)
-    if d.kind in (VAR, FIXED):
-        return np.full(d.size, -1)
-    owners = [owner(p, v) for p in d.parts]
-    if d.kind == SUM:
-        return np.concatenate(owners)
-    out = owners[0]
-    for o in owners[1:]:
-        out = np.maximum(out[:, None], o[None, :]).ravel()
-    return out
-
-
-def show(d: Dim, names: Mapping[Dim, str] | None = None) -> str:
-    """The einops-like form: `(h d)`, `a + b`, `(c 49)`; dynamic sizes print as `?`."""
-    d = find(d)
-    if d.kind == FIXED:
-        return _size(d.size)
-    if d.kind == VAR:
-        return names[d] if names and d in names else f"v{d.size}"
-    parts = [show(p, names) for p in d.parts]
-    if d.kind == SUM:
-        return _shorten(parts, " + ")
-    return "(" + " ".join(f"({p})" if " + " in p else p for p in parts) + ")"
-
-
-def _shorten(parts: list[str], sep: str, most: int = 12) -> str:
-    if len(parts) <= most:
-        return sep.join(parts)
-    return sep.join([*parts[: most - 2], f"… {len(parts) - most + 1} more …", parts[-1]])
-
-
-def _size(s: Size) -> str:
-    return str(s) if isinstance(s, int) else "?"
-
-
-def sizes(dims: Iterable[Dim]) -> tuple[Size, ...]:
-    return tuple(find(d).size for d in dims)
+    def _make(self, d: Dim) -> Axis:
+        if d.kind == VAR:
+            assert isinstance(d.size, int)
+            return Var(d.size)
+        if d.kind == FIXED:
+            return self._made.setdefault((d.size, d.reason), Fixed(d.size, d.reason))
+        parts = tuple(self.of(p) for p in d.parts)
+        kind = Prod if d.kind == PROD else Sum
+        return self._made.setdefault((kind, parts), kind(d.size, parts))

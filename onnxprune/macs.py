@@ -21,7 +21,7 @@ OutputShape = Callable[[str], Shape | None]
 
 
 @dataclass
-class _Shapes(NodeView):
+class Shapes(NodeView):
     """A node with the shapes of its inputs and outputs."""
 
     of_input: InputShape
@@ -64,7 +64,7 @@ def count_macs(nodes: Iterable[NodeProto], of_input: InputShape, of_output: Outp
         if product is None:
             continue
         try:
-            total += product.macs(_Shapes(node, of_input, of_output))
+            total += product.macs(Shapes(node, of_input, of_output))
         except (UnknownShape, IndexError, ArithmeticError):  # unknown, or not what the operator asks for
             return None
         except Exception:

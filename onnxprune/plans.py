@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.axes import Var
 from onnxprune.errors import PlanError
 from onnxprune.graph.io import Model
 from onnxprune.groups import Analysis, Group
-from onnxprune.layout import Dim
 
 FORMAT = 1
 
@@ -91,12 +91,12 @@ def fingerprint(model: Model) -> str:
     return h.hexdigest()[:32]
 
 
-def keep_of(plan: Plan, analysis: Analysis) -> dict[Dim, np.ndarray]:
+def keep_of(plan: Plan, analysis: Analysis) -> dict[Var, np.ndarray]:
     """The plan as kept channels of each Var. Raises PlanError where it does not fit the model."""
     known = analysis.by_name
     if plan.groups and plan.model != fingerprint(analysis.model):
         raise PlanError("the plan was made for another model (fingerprints differ); make one with 'prune --plan-out'")
-    keep: dict[Dim, np.ndarray] = {}
+    keep: dict[Var, np.ndarray] = {}
     for name, choice in plan.groups.items():
         if name not in known:
             raise PlanError(f"the plan names a group '{name}' that the model does not have; see 'onnxprune inspect'")
@@ -104,7 +104,7 @@ def keep_of(plan: Plan, analysis: Analysis) -> dict[Dim, np.ndarray]:
     return keep
 
 
-def _one(name: str, choice: Choice, group: Group, keep: dict[Dim, np.ndarray]) -> None:
+def _one(name: str, choice: Choice, group: Group, keep: dict[Var, np.ndarray]) -> None:
     indices = np.asarray(choice.keep, np.int64)
     if choice.size != group.size:
         raise PlanError(f"the plan says group '{name}' has {choice.size} channels, the model has {group.size}")
@@ -115,15 +115,14 @@ def _one(name: str, choice: Choice, group: Group, keep: dict[Dim, np.ndarray]) -
     keep |= vars_of(group, indices)
 
 
-def vars_of(group: Group, indices: Sequence[int] | np.ndarray) -> dict[Dim, np.ndarray]:
+def vars_of(group: Group, indices: Sequence[int] | np.ndarray) -> dict[Var, np.ndarray]:
     """The kept channels of a group as those of each of its Vars; empty where it stays as it is."""
     stay = np.asarray(indices, np.int64)
     if len(stay) == group.size and np.array_equal(stay, np.arange(group.size)):
         return {}
-    keep: dict[Dim, np.ndarray] = {}
+    keep: dict[Var, np.ndarray] = {}
     at = 0
     for v in group.vars:
-        assert isinstance(v.size, int)
         keep[v] = stay[(stay >= at) & (stay < at + v.size)] - at
         at += v.size
     return keep

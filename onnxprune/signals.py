@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.axes import Axis, pair
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.view import Site, attribute
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group, Member
-from onnxprune.layout import Dim, leaves, owner, pair
 from onnxprune.ops.linear import CONVOLUTION
 from onnxprune.ops.records import record_of
 
@@ -31,7 +31,7 @@ class Tap:
 
     tensor: str
     axis: int
-    dim: Dim
+    dim: Axis
     role: str
     member: Member
     node: int
@@ -100,22 +100,19 @@ def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.nda
     if name == "classes":
         return array
     mine = by_channel(channel_order(group, tap.dim))
-    assert isinstance(tap.dim.size, int)
-    entries = array.shape[-1] // tap.dim.size  # of a patch, for each position of the axis
+    entries = array.shape[-1] // tap.dim.length  # of a patch, for each position of the axis
     mine = (mine[:, None] * entries + np.arange(entries)).ravel()
     if name.endswith("gram"):
         return np.asarray(array[np.ix_(mine, mine)])
     return np.asarray(array[..., mine]).reshape(*array.shape[:-1], group.size, -1)
 
 
-def channel_order(group: Group, dim: Dim) -> np.ndarray:
+def channel_order(group: Group, dim: Axis) -> np.ndarray:
     """For each position of an axis which channel of the group owns it, -1 where none does."""
-    assert isinstance(dim.size, int)
-    order, at = np.full(dim.size, -1), 0
+    order, at = np.full(dim.length, -1), 0
     for v in group.vars:
-        mine = owner(dim, v)
+        mine = dim.owner(v)
         order = np.where(mine >= 0, mine + at, order)
-        assert isinstance(v.size, int)
         at += v.size
     return order
 
@@ -136,7 +133,7 @@ def _taps(a: Analysis, group: Group, part: str, role: str) -> Iterator[Tap]:
             node = a.flat.proto.graph.node[index]
             for name in dict.fromkeys(node.input if role == READ else node.output):
                 for axis, dim in enumerate(_watchable(a, name)):
-                    if mine & set(leaves(dim)):
+                    if mine & set(dim.leaves):
                         yield Tap(name, axis, dim, role, m, index)
 
 
@@ -152,7 +149,7 @@ def _readers(a: Analysis, sites: Iterable[Site]) -> Iterator[Site]:
             yield site
 
 
-def _watchable(a: Analysis, name: str) -> Sequence[Dim]:
+def _watchable(a: Analysis, name: str) -> Sequence[Axis]:
     """The axes of an activation of floats that exists in the model as it was given, outside bodies."""
     c = a.coupling
     if name in c.weights or name in c.computed or name not in a.outside:

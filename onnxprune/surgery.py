@@ -8,13 +8,13 @@ tensor's shape is checked against what its layout predicts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnxprune.axes import Keep, Layout, Size
 from onnxprune.coupling import live_nodes, start_trace
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
@@ -25,9 +25,8 @@ from onnxprune.graph.trace import Trace
 from onnxprune.graph.view import IN_BODY, Site, attribute, readers
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight, Weight
 from onnxprune.groups import Analysis
-from onnxprune.layout import Dim, Size, kept, leaves, size_after
 from onnxprune.ops.records import Values, record_of
-from onnxprune.ops.registry import Axes, Edits, New
+from onnxprune.ops.registry import Edits
 from onnxprune.plans import Plan, keep_of
 
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -39,7 +38,7 @@ def apply_plan(analysis: Analysis, plan: Plan) -> Model:
     return nest(apply_flat(analysis, keep), analysis.model) if keep else Editor(analysis.model).finish()
 
 
-def apply_flat(analysis: Analysis, keep: Mapping[Dim, np.ndarray]) -> Model:
+def apply_flat(analysis: Analysis, keep: Keep) -> Model:
     """What `apply_plan` makes before its bodies are put back: nodes outside bodies, in one line."""
     return _Surgery(analysis, keep).run()
 
@@ -47,7 +46,7 @@ def apply_flat(analysis: Analysis, keep: Mapping[Dim, np.ndarray]) -> Model:
 @dataclass
 class _Surgery:
     analysis: Analysis
-    keep: Mapping[Dim, np.ndarray]
+    keep: Keep
     edits: dict[int, Edits] = field(default_factory=dict)
     tainted: set[str] = field(default_factory=set)
 
@@ -62,16 +61,13 @@ class _Surgery:
         self.editor.drop_dead()
         return take_branches(self.editor.finish(), self.c.trace.taken, set(self.c.unread))
 
-    def _moved(self, axes: Axes) -> bool:
-        return any(v in self.keep for d in axes for v in leaves(d))
+    def _moved(self, axes: Layout) -> bool:
+        return any(axis.moves(self.keep) for axis in axes)
 
     def _collect_edits(self) -> None:
-        new = New(self.keep)
         for index, changes in self.c.edits.items():
             if changes:
-                e = Edits()
-                for change in changes:
-                    change(new, e)
+                e = self.c.change(index, self.keep)
                 if e.reshape is not None:
                     e.inputs[1] = np.array([s if isinstance(s, int) else -1 for s in e.reshape], np.int64)
                     self.editor.become(index, "Reshape")
@@ -114,10 +110,10 @@ class _Surgery:
             old = self.c.weights[name].array()
             array = np.array([s if isinstance(s, int) else -1 for s in e.entries[slot]], old.dtype).reshape(old.shape)
             return ("value", array.tobytes(), array.shape), ArrayWeight(array)
-        axes = self.c.use(name, index, slot) or []
+        axes = self.c.use(name, index, slot) or ()
         if not self._moved(axes):
             return "same", None
-        cuts = [(a, kept(d, self.keep)) for a, d in enumerate(axes) if any(v in self.keep for v in leaves(d))]
+        cuts = [(a, axis.kept(self.keep)) for a, axis in enumerate(axes) if axis.moves(self.keep)]
         key = tuple((a, k.tobytes()) for a, k in cuts)
         return key, SlicedWeight(self.c.weights[name], cuts)
 
@@ -153,7 +149,7 @@ class _Surgery:
         """Remember what weights that lost channels have a part in: such a value changes, and means to."""
         if record_of(node).traits.reads_sizes:
             return
-        moved = (n in self.c.weights and self._moved(self.c.use(n, index, i) or []) for i, n in enumerate(node.input))
+        moved = (n in self.c.weights and self._moved(self.c.use(n, index, i) or ()) for i, n in enumerate(node.input))
         if any(n in self.tainted for n in node.input) or any(moved):
             self.tainted.update(node.output)
 
@@ -228,7 +224,7 @@ class _Surgery:
 
     def _want(self, name: str) -> tuple[Size, ...] | None:
         axes = self.c.layouts.get(name)
-        return None if axes is None else tuple(size_after(d, self.keep) for d in axes)
+        return None if axes is None else tuple(axis.size_after(self.keep) for axis in axes)
 
     def _misses(self, name: str, trace: Trace) -> bool:
         """Does a tensor come out in another shape than its layout predicts?"""
@@ -254,7 +250,7 @@ class _Surgery:
                 shape = self.editor.constant_shape(name)
                 return None if shape is None else [*shape]
             axes = self.c.layouts.get(name)
-            return [size_after(d, self.keep) for d in axes] if axes is not None else None
+            return [axis.size_after(self.keep) for axis in axes] if axes is not None else None
 
         self.editor.declare_shapes(new_shape)
 

@@ -24,12 +24,12 @@ from onnx.reference import ReferenceEvaluator
 import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
 from onnxprune.allocate import cost_of
+from onnxprune.axes import Axis, Var
 from onnxprune.coupling import Use
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import nest
 from onnxprune.graph.io import full_proto
 from onnxprune.graph.weights import ArrayWeight
-from onnxprune.layout import Dim, find, leaves, owner
 from onnxprune.plans import fingerprint
 
 Array = NDArray[Any]
@@ -126,7 +126,7 @@ class Checker:
         """Every channel, in another order within each block of a merged group."""
         out: list[int] = []
         for v in group.vars:
-            size = _static(v)
+            size = v.size
             order = self.rng.permutation(size)
             if size > 1 and np.array_equal(order, np.arange(size)):
                 order = np.roll(order, 1)
@@ -178,7 +178,7 @@ class Checker:
                 if axes is None or (name not in c.weights and name not in c.computed):
                     continue
                 axis = 0 if len(axes) == 1 else axis % len(axes)
-                stays = np.array(counts.positions(axes[axis]) if leaves(axes[axis]) else True)
+                stays = np.array(counts.positions(axes[axis]) if axes[axis].leaves else True)
                 if not stays.all():
                     self._mask(editor, index, slot, stays.reshape([-1 if a == axis else 1 for a in range(len(axes))]))
         return full_proto(nest(editor.finish(), self.analysis.model))
@@ -387,30 +387,28 @@ class _Counts:
 
     def __init__(self, analysis: Analysis, keeps: Keeps) -> None:
         self.analysis = analysis
-        self.alive: dict[Dim, Array] = {}
+        self.alive: dict[Var, Array] = {}
         for name, keep in keeps.items():
             at = 0
             for v in analysis.by_name[name].vars:
-                size = _static(v)
-                self.alive[v] = np.isin(np.arange(at, at + size), keep)
-                at += size
+                self.alive[v] = np.isin(np.arange(at, at + v.size), keep)
+                at += v.size
 
-    def positions(self, d: Dim) -> tuple[bool, ...]:
+    def positions(self, d: Axis) -> tuple[bool, ...]:
         """For each position of a static axis: does it stay?"""
-        stays = np.ones(_static(d), bool)
-        for v in leaves(d):
+        stays = np.ones(d.length, bool)
+        for v in d.leaves:
             if v in self.alive:
-                owns = owner(d, v)
+                owns = d.owner(v)
                 stays &= (owns < 0) | self.alive[v][owns]
         return tuple(stays.tolist())
 
-    def size(self, d: Dim) -> int:
+    def size(self, d: Axis) -> int:
         """The size of an axis that stays, at the first sample of a dynamic one."""
-        size = find(d).size
-        if isinstance(size, int):
+        if isinstance(d.size, int):
             return sum(self.positions(d))
-        first = size[0]
-        for v in leaves(d):
+        first = d.size[0]
+        for v in d.leaves:
             if v in self.alive:
                 first = first * int(self.alive[v].sum()) // len(self.alive[v])
         return first
@@ -475,12 +473,6 @@ def _is_statistic(node: onnx.NodeProto, slot: int) -> bool:
 
 def _name(use: Use) -> str:
     return use[0]
-
-
-def _static(d: Dim) -> int:
-    size = find(d).size
-    assert isinstance(size, int), f"{d!r} is dynamic"
-    return size
 
 
 def _values(values: Iterable[onnx.ValueInfoProto], held: set[str]) -> list[bytes]:

@@ -12,8 +12,8 @@ from laws import Array, run_ort
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
+from onnxprune.axes import Var
 from onnxprune.groups import Group, Member
-from onnxprune.layout import var
 from onnxprune.scoring import slices
 
 RNG = np.random.default_rng(3)
@@ -33,7 +33,7 @@ def both(x: Array, weights: dict[str, Array], *nodes: onnx.NodeProto) -> tuple[A
     )  # fmt: skip
     imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     proto = helper.make_model(graph, opset_imports=imports, ir_version=10)
-    channels = var(len(weights["w"]))
+    channels = Var(len(weights["w"]))
     group = Group("w", "", [channels], [Member("w", 0, "out", ("w", -1, -1), channels, ())])
     (rows,) = slices(onnxprune.analyze(onnxprune.load(proto)), group)
     return run_ort(proto, [{"x": x}])[0][0], rows.array

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "onnxprune"
 # From the ground up. A module may import those before it, and its own package. What a record of an operator is stands below the
 # graphs, which look operators up; the rules, which fill the records in, stand above.
 FLOORS = [
-    "version", "errors", "layout", "graph.view", "ops.records", "graph", "ops", "coupling", "macs", "groups", "signals",
+    "version", "errors", "axes", "graph.view", "ops.records", "graph", "layout", "ops", "coupling", "macs", "groups", "signals",
     "criteria", "scoring", "plans", "surgery", "calibration", "measure", "repair", "convert", "sparsity", "validation",
     "allocate", "explain", "report", "machine", "pipeline", "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
@@ -56,7 +56,14 @@ def test_imports_run_downwards(path: Path) -> None:
             assert room(path) in OWNERS[top], f"{top} belongs to {sorted(OWNERS[top])}, but {path.name} imports it"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_rules_and_coupling_see_layouts_that_change(path: Path) -> None:
+    sees = "onnxprune.layout" in imports(path)
+    assert not sees or room(path) in ("ops", "coupling"), f"{path.name} imports the solver; axes.py is for all others"
+
+
 def test_the_check_can_fail(tmp_path: Path) -> None:
     bad = ROOT / "layout.py"
     assert "onnxprune.api" not in imports(bad)
+    assert "onnxprune.layout" in imports(ROOT / "coupling.py")
     assert imports(ROOT / "api.py") >= {"onnxprune.allocate", "onnxprune.surgery"}

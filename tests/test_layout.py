@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.layout import LayoutError, factor, find, kept, leaves, owner, pick, prod, show, split, unify, var
+from onnxprune.axes import PLAIN, Axis, Fixed, Prod, Reason, Sum, Var
+from onnxprune.layout import Dim, LayoutError, Terms, concat, factor, find, fixed, leaves, pick, prod, split, unify, var
+
+
+def term(d: Dim) -> Axis:
+    return Terms().of(d)
 
 
 def test_refinements_that_do_not_nest_end_without_a_cycle() -> None:
@@ -14,15 +19,17 @@ def test_refinements_that_do_not_nest_end_without_a_cycle() -> None:
     split(right, 3)
     factor(d, 2)
     factor(d, 4)
-    assert len(kept(d, {})) == 24 and len(show(d)) < 200
+    assert len(term(d).kept({})) == 24 and len(repr(d)) < 200
 
 
 def test_a_plain_axis_that_meets_a_product_is_refined_everywhere() -> None:
     flat, h, d = var(12), var(3), var(4)
     unify(flat, prod(h, d))
     assert find(flat).kind == "prod" and leaves(flat) == [h, d]
-    assert owner(flat, h).tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert kept(flat, {d: np.array([1, 3])}).tolist() == [1, 3, 5, 7, 9, 11]
+    axis = term(flat)
+    head, feature = axis.leaves
+    assert axis.owner(head).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert axis.kept({feature: np.array([1, 3])}).tolist() == [1, 3, 5, 7, 9, 11]
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -39,14 +46,16 @@ def test_any_refinements_keep_the_size(steps: list[tuple[str, int]]) -> None:
                 pick(d, np.random.default_rng(n).permutation(24)[:n])
         except LayoutError:
             continue
-    assert kept(d, {}).tolist() == list(range(24))
+    assert term(d).kept({}).tolist() == list(range(24))
 
 
 def test_factorisations_that_do_not_nest_share_their_innermost_rows() -> None:
     x, y = prod(var(2), var(6)), prod(var(3), var(4))
     unify(x, y)
-    (v,) = leaves(x)
-    assert leaves(y) == [v] and owner(x, v).tolist() == owner(y, v).tolist() == [0, 1] * 6
+    terms = Terms()
+    assert terms.of(x) is terms.of(y)
+    (v,) = terms.of(x).leaves
+    assert terms.of(x).owner(v).tolist() == [0, 1] * 6
 
 
 def test_coprime_factors_are_frozen() -> None:
@@ -62,10 +71,32 @@ def test_cutting_and_factoring_commute() -> None:
         split(d, 6)
         split(d, 9)
     factor(last, 3)
-    assert show(first) == "((v2 + v1 + v1) v3)" and show(last) == "(v2 v3) + (v1 v3) + (v1 v3)"
+    assert repr(first) == "((v2 + v1 + v1) v3)" and repr(last) == "(v2 v3) + (v1 v3) + (v1 v3)"
     assert len(leaves(last)) == 4
 
 
 def test_sizes_that_differ_are_refused() -> None:
     with pytest.raises(LayoutError):
         unify(var(3), var(4))
+
+
+def test_terms_are_made_once_and_do_not_change() -> None:
+    a, b, terms = var(6), var(2), Terms()
+    one, other = (terms.of(prod(concat(a, b), fixed(49))) for _ in range(2))
+    assert one is other and isinstance(one, Prod) and isinstance(one.parts[0], Sum) and isinstance(one.parts[1], Fixed)
+    assert one.leaves == (terms.of(a), terms.of(b)) and one.parts[0].parts[0] is terms.of(a)
+    with pytest.raises(AttributeError):
+        one.size = 3  # type: ignore[misc]
+
+
+def test_terms_answer_for_a_plan() -> None:
+    a, rest, tokens = Var(3), Fixed(2, Reason("a pad", "p", "Pad")), Fixed((4, 6), PLAIN)
+    axis = Sum(8, (a, rest, a))
+    keep = {a: np.array([2, 0])}
+    assert axis.kept(keep).tolist() == [2, 0, 3, 4, 7, 5] and axis.size_after(keep) == 6 and axis.moves(keep)
+    assert not axis.owned and axis.reason == rest.why and a.reason is None
+    flat = Prod((12, 18), (tokens, a))
+    assert flat.size_after(keep) == (8, 12) and repr(flat) == "(? v3)"
+    run = flat.at_length(6, keep)
+    assert run is not None and run.kept(keep).tolist() == [2, 0, 5, 3] and flat.at_length(6, {}) is not None
+    assert Prod((24, 54), (tokens, tokens, a)).at_length(6, keep) is None

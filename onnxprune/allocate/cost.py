@@ -15,15 +15,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.allocate.poly import Compiled, Ints, Poly, Values
+from onnxprune.axes import Axis, Fixed, Keep, Layout, Prod, pair
 from onnxprune.coupling import Use
 from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.view import makers
 from onnxprune.graph.weights import BITS, dtype_of
 from onnxprune.groups import PARAM_TYPES, Analysis
-from onnxprune.layout import PROD, VAR, Dim, find, kept, leaves, pair
 from onnxprune.macs import count_macs
 from onnxprune.ops.records import record_of
-from onnxprune.ops.registry import Axes
 from onnxprune.plans import Plan, vars_of
 
 COSTS = ("macs", "params", "bytes")
@@ -38,7 +37,9 @@ class Cost:
     analysis: Analysis
     total: Compiled
     packed: list[tuple[Compiled, int]] = field(default_factory=list)  # elements of a weight, bits of one
-    parted: list[tuple[list[Axes], int]] = field(default_factory=list)  # layouts of a shared vector, bits of an element
+    parted: list[tuple[list[Layout], int]] = field(
+        default_factory=list
+    )  # layouts of a shared vector, bits of an element
 
     def __post_init__(self) -> None:
         self.at_of = {g.name: i for i, g in enumerate(self.analysis.groups)}
@@ -83,14 +84,12 @@ class Cost:
         return total
 
 
-def _content(d: Dim, keep: Mapping[Dim, Ints]) -> tuple[int, bytes]:
+def _content(axis: Axis, keep: Keep) -> tuple[int, bytes]:
     """The length of an axis after a plan, and what tells its content from others."""
-    if any(v in keep for v in leaves(d)):
-        stay = kept(d, keep)
+    if axis.moves(keep):
+        stay = axis.kept(keep)
         return len(stay), stay.tobytes()
-    size = find(d).size
-    assert isinstance(size, int)
-    return size, b"whole"
+    return axis.length, b"whole"
 
 
 def cost_of(analysis: Analysis, kind: str) -> Cost | None:
@@ -108,24 +107,23 @@ class _Sizes:
     def __init__(self, analysis: Analysis) -> None:
         self.analysis, self.c = analysis, analysis.coupling
         # The channels of a group have one footprint, so its first Var may stand for all of them.
-        self.unknown: dict[Dim, Number] = {v: 0 for g in analysis.groups for v in g.vars}
+        self.unknown: dict[Axis, Number] = {v: 0 for g in analysis.groups for v in g.vars}
         self.unknown |= {g.vars[0]: Poly({(i,): 1}) for i, g in enumerate(analysis.groups)}
-        self.known: dict[Dim, Number] = {}
+        self.known: dict[Axis, Number] = {}
 
-    def size(self, d: Dim) -> Number:
+    def size(self, axis: Axis) -> Number:
         """The size of an axis; that at the first sample where it is dynamic."""
-        d = find(d)
-        if d not in self.known:
-            if d.kind == VAR and d in self.unknown:
-                self.known[d] = self.unknown[d]
-            elif d.parts:
-                parts = [self.size(p) for p in d.parts]
-                self.known[d] = math.prod(parts) if d.kind == PROD else sum(parts)
+        if axis not in self.known:
+            if axis in self.unknown:
+                self.known[axis] = self.unknown[axis]
+            elif axis.parts:
+                parts = [self.size(p) for p in axis.parts]
+                self.known[axis] = math.prod(parts) if isinstance(axis, Prod) else sum(parts)
             else:
-                self.known[d] = pair(d.size)[0]
-        return self.known[d]
+                self.known[axis] = pair(axis.size)[0]
+        return self.known[axis]
 
-    def shape(self, axes: Axes | None) -> tuple[Number, ...] | None:
+    def shape(self, axes: Layout | None) -> tuple[Number, ...] | None:
         return None if axes is None else tuple(self.size(d) for d in axes)
 
     def macs(self) -> Number | None:
@@ -146,7 +144,7 @@ class _Sizes:
         """Elements (of parameters) or bytes (of running statistics too) of all weights of the types that count."""
         total: Number = 0
         packed: list[tuple[Number, int]] = []
-        parted: list[tuple[list[Axes], int]] = []
+        parted: list[tuple[list[Layout], int]] = []
         for name, bits, layouts in self._weights(in_bytes):
             if len(layouts) > 1:
                 parted.append((layouts, bits))
@@ -160,9 +158,9 @@ class _Sizes:
         n = len(self.analysis.groups)
         return Cost(self.analysis, Compiled(total, n), [(Compiled(p, n), bits) for p, bits in packed], parted)
 
-    def _weights(self, in_bytes: bool) -> Iterator[tuple[str, int, list[Axes]]]:
+    def _weights(self, in_bytes: bool) -> Iterator[tuple[str, int, list[Layout]]]:
         """Each weight that counts, the bits of an element (8 where elements are counted), and its different layouts."""
-        uses: dict[str, dict[object, Axes]] = defaultdict(dict)
+        uses: dict[str, dict[object, Layout]] = defaultdict(dict)
         for use, axes in self.c.uses.items():
             if in_bytes or not self._is_statistic(use):
                 uses[use[0]].setdefault(tuple(_term(d) for d in axes), axes)
@@ -178,10 +176,11 @@ class _Sizes:
         return index >= 0 and slot in record_of(self.analysis.flat.proto.graph.node[index]).traits.statistics
 
 
-def _term(d: Dim) -> object:
+def _term(axis: Axis) -> object:
     """What two axes have in common that hold the same channels at the same positions."""
-    d = find(d)
-    return (d.kind, *map(_term, d.parts)) if d.parts else (d.kind, id(d) if d.kind == VAR else d.size)
+    if axis.parts:
+        return type(axis), *map(_term, axis.parts)
+    return axis.size if isinstance(axis, Fixed) else axis
 
 
 __all__ = ["COSTS", "Cost", "Keeps", "cost_of"]

@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnxprune.axes import Size
 from onnxprune.graph.nodes import constant_of
 from onnxprune.graph.view import NodeBuilder, opset
-from onnxprune.layout import Size
 from onnxprune.ops.records import NodeView, record_of
 
 Make = Callable[..., str]

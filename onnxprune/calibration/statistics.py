@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from onnxprune.axes import pair
 from onnxprune.calibration import probes
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.probes import Build, Net, Patches, Probe
@@ -22,7 +23,6 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.nodes import with_outputs
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.layout import pair
 from onnxprune.signals import Want
 
 Progress = Callable[[int, int], None]  # samples done, samples in all (0: unknown)

@@ -9,12 +9,12 @@ from functools import cached_property
 import numpy as np
 from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 
+from onnxprune.axes import pair
 from onnxprune.graph.io import Model, fits_message, full_proto
 from onnxprune.graph.nodes import with_outputs
 from onnxprune.graph.samples import Sizes, sample_shapes
 from onnxprune.graph.view import makers, reads
 from onnxprune.graph.weights import Array, is_float
-from onnxprune.layout import pair
 
 SEEDS = (0, 1)  # a size that changes with the values of the inputs is decided by the data
 INTEGERS = (1, 0)  # what integer inputs are filled with: ids of any vocabulary

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import onnx
 
-from onnxprune.layout import Size
+from onnxprune.axes import Size
 
 Sizes = dict[str, tuple[int, int]]  # by symbol, or by place for axes without one; axes of one name share their sizes
 BATCH = (1, 3)  # the first size of a pair is what MACs are counted at: a batch of 1

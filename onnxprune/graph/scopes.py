@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnxprune.axes import Size
 from onnxprune.graph.flat import CLOSE, FLAT, IF, LOOP, OPENERS, flat_id
 from onnxprune.graph.view import attribute
-from onnxprune.layout import Size
 
 if TYPE_CHECKING:
     from onnxprune.graph.trace import Trace

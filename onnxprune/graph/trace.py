@@ -17,12 +17,12 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference.ops._op_list import load_op
 
+from onnxprune.axes import Size, pair, size_of
 from onnxprune.errors import is_guarded
 from onnxprune.graph import scopes
 from onnxprune.graph.flat import flat_id
 from onnxprune.graph.samples import Sizes
 from onnxprune.graph.view import attribute, domain_of, opsets, subgraphs
-from onnxprune.layout import Size, pair, size_of
 from onnxprune.ops.records import Plainer, Values, record_of
 
 MAX_VALUE = 1 << 16  # elements of a computed value that is worth following

@@ -11,7 +11,6 @@ from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.view import makers
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.layout import leaves
 
 
 def watched(a: Analysis) -> dict[str, list[str]]:
@@ -54,7 +53,9 @@ def _made_of(a: Analysis, name: str, made_by: Mapping[str, NodeProto], open_ones
         if at not in made_by:
             continue
         if at not in open_ones and _is_float(a, at):
-            if at not in a.outside or lost.intersection(v for d in a.coupling.layouts.get(at) or () for v in leaves(d)):
+            if at not in a.outside or lost.intersection(
+                v for axis in a.coupling.layouts.get(at) or () for v in axis.leaves
+            ):
                 return []
             found.append(at)
             continue

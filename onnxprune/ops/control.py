@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from onnxprune.axes import Size
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, CLOSE, FLAT, flat_id
 from onnxprune.graph.scopes import carried, scan_axes, scan_inputs
-from onnxprune.layout import Dim, LayoutError, Size, find
+from onnxprune.layout import Dim, LayoutError, find
 from onnxprune.ops.registry import Axes, Op, couple
 
 

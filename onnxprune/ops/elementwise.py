@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from onnxprune.layout import LayoutError, div, factor, find
+from onnxprune.axes import div
+from onnxprune.layout import LayoutError, factor, find
 from onnxprune.ops.records import SAME, Affine, Bounds, Line, NodeFacts
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple, same
 from onnxprune.ops.samples import by_condition, by_meeting, by_rounding, by_type, never

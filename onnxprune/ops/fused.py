@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from onnx import NodeProto
 
-from onnxprune.layout import LayoutError, Reason, Size, find
+from onnxprune.axes import Reason, Size
+from onnxprune.layout import LayoutError, find
 from onnxprune.ops.registry import Axes, Edits, New, Op, Rule, lookup
 
 

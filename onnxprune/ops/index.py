@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.axes import Size, pair, size_of
 from onnxprune.layout import (
     Dim,
     LayoutError,
-    Size,
     concat,
     factor,
     find,
@@ -15,10 +15,8 @@ from onnxprune.layout import (
     freeze,
     fresh,
     is_frozen,
-    pair,
     pick,
     prod,
-    size_of,
     split,
     var,
 )

@@ -6,7 +6,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from onnxprune.layout import Dim, LayoutError, factor, find, freeze, pair, prod
+from onnxprune.axes import pair
+from onnxprune.layout import Dim, LayoutError, factor, find, freeze, prod
 from onnxprune.ops.fused import View
 from onnxprune.ops.records import Bounds, NodeFacts, NodeShapes, Operand, Plainer, Product
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxprune.layout import Size, find, fixed, is_frozen, pair, size_of
+from onnxprune.axes import Size, pair, size_of
+from onnxprune.layout import find, fixed, is_frozen
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 from onnxprune.ops.samples import never
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from onnx import TensorProto
 
-from onnxprune.layout import Dim, LayoutError, factor, find, fixed, pair, prod
+from onnxprune.axes import pair
+from onnxprune.layout import Dim, LayoutError, factor, find, fixed, prod
 from onnxprune.ops.fused import only_whole, plainer
 from onnxprune.ops.linear import CONVOLUTION, GEMM, MATMUL
 from onnxprune.ops.records import MICROSOFT, SAME, Encoding, NodeFacts, Operand, Plainer, Product, renumber

@@ -14,26 +14,11 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
+from onnxprune.axes import Keep, Reason, Size, pair, size_of
 from onnxprune.graph.integers import Quantised
 from onnxprune.graph.trace import Trace
 from onnxprune.graph.view import attribute, domain_of
-from onnxprune.layout import (
-    Dim,
-    Keep,
-    LayoutError,
-    Reason,
-    Size,
-    find,
-    fixed,
-    freeze,
-    is_frozen,
-    kept,
-    leaves,
-    pair,
-    size_after,
-    size_of,
-    unify,
-)
+from onnxprune.layout import Dim, LayoutError, Terms, find, fixed, freeze, is_frozen, unify
 from onnxprune.ops.records import MICROSOFT, NOTHING, RECORDS, Operand, Product, Record, Traits, find_record
 
 Axes = list[Dim]
@@ -79,13 +64,14 @@ class New:
     """What a deferred edit may ask of a plan: how a layout looks once it is applied."""
 
     keep: Keep
+    terms: Terms
 
     def size(self, d: Dim) -> Size:
-        return size_after(d, self.keep)
+        return self.terms.of(d).size_after(self.keep)
 
     def kept(self, d: Dim) -> np.ndarray:
         """The old positions that stay, in their new order."""
-        return kept(d, self.keep)
+        return self.terms.of(d).kept(self.keep)
 
     def changes(self, d: Dim) -> bool:
         """Does the size of `d` change?"""
@@ -93,7 +79,7 @@ class New:
 
     def moves(self, d: Dim) -> bool:
         """Does any position of `d` go or move?"""
-        return any(v in self.keep for v in leaves(d))
+        return self.terms.of(d).moves(self.keep)
 
 
 @dataclass

@@ -4,23 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.layout import (
-    Dim,
-    LayoutError,
-    Reason,
-    Size,
-    alike,
-    div,
-    factor,
-    find,
-    fixed,
-    freeze,
-    is_frozen,
-    leaves,
-    mul,
-    pair,
-    prod,
-)
+from onnxprune.axes import Reason, Size, div, mul, pair
+from onnxprune.layout import Dim, LayoutError, alike, factor, find, fixed, freeze, is_frozen, leaves, prod
 from onnxprune.ops.records import PERMUTE, REGROUP
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
 from onnxprune.ops.samples import never

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxprune.groups import Analysis, Group, Member
-from onnxprune.layout import leaves
 from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan
 from onnxprune.repair.layers import Change
@@ -90,7 +89,7 @@ def _changes(
         new = array = c.weights[name].array()
         for axis, dim in enumerate(c.use(name, at, slot) or ()):
             if ((at, slot), "in") in c.roles.get((name, axis), ()):
-                for g in (g for g in groups if set(g.vars) & set(leaves(dim))):
+                for g in (g for g in groups if set(g.vars) & set(dim.leaves)):
                     new = _moved(new, axis, channel_order(g, dim), g.size, matches[g.name])
         if new is not array:
             change = Change(index, slot, picked(new, net.stays_of(index, slot)).astype(array.dtype))

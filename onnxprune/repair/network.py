@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 from onnx import ModelProto, NodeProto
 
+from onnxprune.axes import Axis, Keep, Size
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
 from onnxprune.graph.integers import Quantised
@@ -21,7 +22,6 @@ from onnxprune.graph.view import makers, readers, reads
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import ArrayWeight, is_float
 from onnxprune.groups import Analysis
-from onnxprune.layout import Dim, Size, find, kept, leaves
 from onnxprune.ops.records import PERMUTE, REGROUP, Encoding, record_of
 from onnxprune.repair.kinds import is_recurrent
 from onnxprune.repair.layers import Change, Site, Unfit
@@ -143,7 +143,7 @@ class Network:
     def __init__(
         self,
         analysis: Analysis,
-        keep: Mapping[Dim, np.ndarray],
+        keep: Keep,
         original: Model,
         pruned: Model,
         thinned: Collection[tuple[str, int]] = (),
@@ -178,7 +178,7 @@ class Network:
     def moves(self, name: str) -> bool:
         """Did a value lose channels, or get them in another order?"""
         axes = self.analysis.coupling.layouts.get(name) or ()
-        return any(v in self.keep for d in axes for v in leaves(d))
+        return any(axis.moves(self.keep) for axis in axes)
 
     def stays(self, name: str) -> dict[int, np.ndarray]:
         """Of the original's value, the positions that the pruned one has, by axis; without axes that have all of them."""
@@ -190,8 +190,8 @@ class Network:
         name = self.analysis.flat.proto.graph.node[at].input[slot]
         return self._stays(self.analysis.coupling.use(name, at, slot) or ())
 
-    def _stays(self, axes: Iterable[Dim]) -> dict[int, np.ndarray]:
-        return {a: kept(d, self.keep) for a, d in enumerate(axes) if any(v in self.keep for v in leaves(d))}
+    def _stays(self, axes: Iterable[Axis]) -> dict[int, np.ndarray]:
+        return {a: axis.kept(self.keep) for a, axis in enumerate(axes) if axis.moves(self.keep)}
 
     def output_of(self, index: int) -> str:
         """An output of a node by which the original's node is known."""
@@ -212,7 +212,7 @@ class Network:
     def sizes(self, name: str) -> tuple[Size, ...] | None:
         """The sizes of a value in the original."""
         axes = self.analysis.coupling.layouts.get(name)
-        return None if axes is None else tuple(find(d).size for d in axes)
+        return None if axes is None else tuple(axis.size for axis in axes)
 
     def const(self, name: str) -> Array | None:
         """The contents of a constant, and of one behind nodes that only move its elements."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
+from onnxprune.axes import pair
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.io import Model
 from onnxprune.graph.view import IN_BODY, makers, readers, reads
 from onnxprune.graph.weights import Array, ArrayWeight
 from onnxprune.groups import Analysis
-from onnxprune.layout import pair
 from onnxprune.ops.records import record_of
 from onnxprune.repair.segments import constants
 

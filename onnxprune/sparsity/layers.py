@@ -19,9 +19,8 @@ from onnxprune.graph.inner import marks
 from onnxprune.graph.view import Site, attribute, captured, makers
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.layout import LayoutError
-from onnxprune.ops.records import PERMUTE, SAME, Operand, record_of
-from onnxprune.ops.registry import Op
+from onnxprune.macs import Shapes
+from onnxprune.ops.records import PERMUTE, SAME, Operand, UnknownShape, record_of
 from onnxprune.sparsity.masked import Numbers
 
 UNTOLD = "its rule could not say what is summed over"
@@ -173,10 +172,10 @@ class _Finder:
         """Where a product whose rule could not tell its operands reads weights."""
         node = self.nodes[index]
         product = record_of(node).product
-        op = Op(node, self.c.trace, [self.c.use(n, index, i) for i, n in enumerate(node.input)], ())
+        shapes = Shapes(node, lambda node, slot: self.c.use(node.input[slot], index, slot), self.c.trace.shape)
         try:
-            return {o.slot for o in product.operands(op)} if product else set()
-        except (LayoutError, LookupError, TypeError, ValueError):  # it lacks what its rule knows
+            return {o.slot for o in product.operands(shapes)} if product else set()
+        except (UnknownShape, LookupError, TypeError, ValueError):  # it lacks what its rule knows
             return set()
 
     def _moved(self, node: NodeProto, axes: list[Axis]) -> list[Axis]:

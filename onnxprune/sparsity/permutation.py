@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.axes import Axis
 from onnxprune.graph.inner import marked
 from onnxprune.groups import Analysis, Group, analyze
-from onnxprune.layout import Dim
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.signals import channel_order
 from onnxprune.sparsity.layers import Matrix, numbers
@@ -58,7 +58,7 @@ def permuted(
         scores = [_scores(a, v, group.size) for v in votes]
         if not all(np.isfinite(s).all() for s in scores):
             continue
-        sizes = [v.size for v in group.vars if isinstance(v.size, int)]
+        sizes = [v.size for v in group.vars]
         order = best_order(scores, pattern.n, pattern.m, sizes=sizes)
         if np.array_equal(order, np.arange(group.size)):
             continue
@@ -88,7 +88,7 @@ def _is_inputs(a: Analysis, matrix: Matrix, axis: int) -> bool:
     return matrix.form.parts[2] == ((shape[axis], stride),)
 
 
-def _starts(group: Group, dim: Dim, m: int) -> tuple[int, ...]:
+def _starts(group: Group, dim: Axis, m: int) -> tuple[int, ...]:
     """Where on an axis the group's channels stand in their order; none where they stand otherwise."""
     order = channel_order(group, dim)
     owned = np.flatnonzero(order >= 0)

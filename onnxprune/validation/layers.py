@@ -15,6 +15,7 @@ from typing import Any
 
 from onnx import NodeProto
 
+from onnxprune.axes import pair
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.run import count
 from onnxprune.errors import OnnxPruneError
@@ -22,7 +23,6 @@ from onnxprune.graph.flat import flatten
 from onnxprune.graph.io import Model
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.layout import PROD, Dim, Keep, find, fixed, kept, leaves, pair, prod
 from onnxprune.measure import ErrorSums
 from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, keep_of
@@ -203,22 +203,10 @@ def _compare(
 def _stays(net: Network, tensor: str, shape: Sequence[int]) -> dict[int, Array] | None:
     """Of a value of that shape in the original, the positions that the pruned one has, by axis; None where nobody knows."""
     out = dict[int, Array]()
-    for a, d in enumerate(net.analysis.coupling.layouts.get(tensor) or ()):
-        if any(v in net.keep for v in leaves(d)):
-            axis = _sized(d, shape[a], net.keep)
+    for a, dim in enumerate(net.analysis.coupling.layouts.get(tensor) or ()):
+        if dim.moves(net.keep):
+            axis = dim.at_length(shape[a], net.keep)
             if axis is None:
                 return None
-            out[a] = kept(axis, net.keep)
+            out[a] = axis.kept(net.keep)
     return out
-
-
-def _sized(d: Dim, length: int, keep: Keep) -> Dim | None:
-    """An axis with a number for the factor that is dynamic (samples times heads, say); None where it has another form."""
-    d = find(d)
-    dynamic = [p for p in d.parts if not isinstance(find(p).size, int)]
-    if not dynamic:
-        return d if isinstance(d.size, int) else None
-    if d.kind != PROD or len(dynamic) > 1 or any(v in keep for v in leaves(dynamic[0])):
-        return None
-    static = math.prod(s for p in d.parts if isinstance(s := find(p).size, int))
-    return prod(*(p if isinstance(find(p).size, int) else fixed(length // static) for p in d.parts))

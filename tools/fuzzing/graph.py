@@ -18,7 +18,7 @@ from fuzzing import control, indexing, linear, pointwise, sequences, shapes  # n
 from fuzzing.linear import project
 from fuzzing.observe import observe
 from fuzzing.pool import Dice, Pool, Skip, Value, grow, static
-from onnxprune.layout import size_of
+from onnxprune.axes import size_of
 
 INPUTS: tuple[tuple[tuple[int | str, ...], int], ...] = (
     (("N", 3, "H", "W"), 1), (("N", 4, 4, 6), 1), ((1, 3, 4, 4), 1), (("N", 3, "T"), 1), (("N", "T", 6), 2), (("N", 4, 6), 2),

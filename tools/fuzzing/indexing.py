@@ -8,7 +8,7 @@ from onnx import TensorProto
 from fuzzing.linear import project
 from fuzzing.pool import Pool, Skip, Value, each, production, static
 from fuzzing.weights import weight
-from onnxprune.layout import Size, pair
+from onnxprune.axes import Size, pair
 
 
 def resized(v: Value, axis: int, n: int) -> tuple[Size, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fuzzing.pool import WIDTHS, Pool, Skip, Value, divisors, each, production, static
 from fuzzing.weights import positive, weight
-from onnxprune.layout import Size
+from onnxprune.axes import Size
 
 
 def dense(p: Pool, v: Value, o: int, bias: bool | None = None) -> Value:

@@ -8,7 +8,7 @@ from cases.base import DOMAIN, first_version
 from fuzzing.linear import project
 from fuzzing.pool import Pool, Skip, Value, divisors, each, production, static, total
 from fuzzing.weights import positive, weight
-from onnxprune.layout import Size
+from onnxprune.axes import Size
 
 UNARY = (
     "Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid", "Abs", "Neg", "Erf", "Exp",

@@ -16,7 +16,7 @@ import numpy as np
 from cases.base import SIZES, Draw, Net
 from onnx import FunctionProto
 
-from onnxprune.layout import Size, pair, size_of
+from onnxprune.axes import Size, pair, size_of
 
 MAX_ELEMENTS = 12_000
 WIDTHS = (2, 3, 4, 5, 6, 8, 9, 12)

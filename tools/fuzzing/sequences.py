@@ -10,7 +10,7 @@ from fuzzing.linear import add_bias, dense
 from fuzzing.pool import Pool, Skip, Value, divisors, production, static, total
 from fuzzing.shapes import permute
 from fuzzing.weights import plain, weight
-from onnxprune.layout import Size
+from onnxprune.axes import Size
 
 
 def tokens(p: Pool) -> Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fuzzing.linear import dense, maybe_relu, project
 from fuzzing.pool import WIDTHS, Pool, Skip, Value, divisors, production, static, total
 from fuzzing.weights import weight
-from onnxprune.layout import Size
+from onnxprune.axes import Size
 
 
 def cut(p: Pool, v: Value, axis: int, outer: int) -> Value:
