@@ -200,6 +200,15 @@ class Op:
     # relations
 
     def tie(self, a: Dim, b: Dim) -> Dim:
+        """Say that two axes hold the same channels.
+
+        Two that differ in size are frozen where they can hold none, since one is dynamic or both are frozen: a batch of 1 that
+        is declared dynamic elsewhere. Raises LayoutError where channels meet another static size.
+        """
+        x, y = find(a), find(b)
+        dynamic = not isinstance(x.size, int) or not isinstance(y.size, int)
+        if x.size != y.size and (dynamic or (is_frozen(x) and is_frozen(y))):
+            return self.tie_column([b, a])
         unify(a, b)
         return find(b)
 
@@ -216,24 +225,20 @@ class Op:
         return out
 
     def tie_column(self, column: Axes) -> Dim:
-        """Tie axes that must agree in size."""
+        """Tie axes that must agree in size; where they differ all are frozen, and a static size is the one that holds."""
+        size = find(column[0]).size
+        if any(find(d).size != size for d in column[1:]):
+            for d in column:
+                self.freeze(d, f"{self.type} reads it together with an axis of another or dynamic size")
+            static = [s for s in (find(d).size for d in column) if isinstance(s, int)]
+            return fixed(static[0] if static else size, self.reason("a batch or other dynamic axis"))
         for d in column[1:]:
             unify(d, column[0])
         return find(column[0])
 
     def _one(self, column: Axes) -> Dim:
         wide = [d for d in column if find(d).size != 1]
-        if not wide:
-            return column[0]
-        size = find(wide[0]).size
-        if any(find(d).size != size for d in wide[1:]):
-            for d in wide:
-                self.freeze(d, f"{self.type} broadcasts it against an axis of another or dynamic size")
-            static = [s for s in (find(d).size for d in wide) if isinstance(s, int)]
-            return fixed(static[0] if static else size, self.reason("a broadcast dynamic axis"))
-        for d in wide[1:]:
-            unify(d, wide[0])
-        return find(wide[0])
+        return self.tie_column(wide) if wide else column[0]
 
     def mix(self, d: Dim, why: str) -> None:
         """Declare that the operator mixes along `d`: removing its channels is valid, not neutral."""

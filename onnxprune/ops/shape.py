@@ -18,6 +18,9 @@ def regroup(op: Op, x: Axes, shape: tuple[Size, ...]) -> Axes:
     """
     if any(0 in pair(s) for s in shape):
         raise LayoutError("an empty tensor")
+    if x and shape and _differ_first(x, shape):
+        op.freeze(x[0], f"{op.type} takes its dynamic size for {shape[0]}")
+        return [fixed(shape[0], op.reason("a batch or other dynamic axis")), *regroup(op, x[1:], shape[1:])]
     y: Axes = []
     ins, outs = [*reversed(x)], [*reversed(shape)]
     while ins or outs:
@@ -36,6 +39,12 @@ def regroup(op: Op, x: Axes, shape: tuple[Size, ...]) -> Axes:
                 raise LayoutError("the sizes before and after do not match")
         y.extend(_refactor(op, run, cut))
     return y
+
+
+def _differ_first(x: Axes, shape: tuple[Size, ...]) -> bool:
+    """Do the axes agree but for the first, which is dynamic before and static after, or another dynamic size?"""
+    rest = find(prod(*x[1:])).size == find(prod(*map(fixed, shape[1:]))).size
+    return find(x[0]).size != shape[0] and rest and not isinstance(find(x[0]).size, int)
 
 
 def _less(a: Size, b: Size) -> bool:
