@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,11 +59,12 @@ class Plan:
 
     @staticmethod
     def from_json(data: Any) -> Plan:
+        """A plan from what JSON holds. Raises PlanError."""
         try:
             if data["format"] != FORMAT:
-                raise PlanError(f"the plan has format {data['format']}, this version reads format {FORMAT}")
+                raise PlanError(f"the plan has format {_shown(data['format'])}, this version reads format {FORMAT}")
             groups = {
-                str(name): Choice(int(g["size"]), tuple(int(i) for i in g["keep"]), str(g.get("reason", "")))
+                str(name): Choice(_index(g["size"]), _indices(g["keep"]), str(g.get("reason", "")))
                 for name, g in data["groups"].items()
             }
             return Plan(str(data["model"]), groups)
@@ -73,12 +75,39 @@ class Plan:
     def load(path: str | Path) -> Plan:
         """Read a plan. Raises PlanError."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_once)
         except OSError as e:
             raise PlanError(f"cannot read the plan '{path}': {e.strerror}") from None
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise PlanError(f"the plan '{path}' is not JSON: {e}") from None
         return Plan.from_json(data)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; one key twice is an error."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
+        raise PlanError(f"the plan has {twice!r} twice; which of them holds? remove one")
+    return found
+
+
+def _indices(keep: Any) -> tuple[int, ...]:
+    if not isinstance(keep, list):
+        raise PlanError(f"the plan keeps {_shown(keep)}; expected a list of channels, as in [0, 2, 3]")
+    return tuple(map(_index, keep))
+
+
+def _index(value: Any) -> int:
+    """A channel, or a count of them: a whole number that an array can have as an index."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise PlanError(f"the plan has {_shown(value)} where a channel is expected, a whole number of 0 or more")
+    return value
+
+
+def _shown(value: Any, most: int = 40) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**most else "a number of many digits"
+    return text if len(text) <= most else f"{text[:most]} .."
 
 
 def fingerprint(model: Model) -> str:

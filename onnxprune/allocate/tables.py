@@ -73,26 +73,40 @@ class Cache:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.known: dict[str, Moved] = {}
-        if path is not None and path.exists():
+        if path is None or not path.exists():
+            return
+        try:
             for line in path.read_text(encoding="utf-8").splitlines():
-                self._read(line, path)
+                self._read(line)
+        except OSError as e:
+            raise DataError(f"cache '{path}': {e.strerror}; name a file, which is written to") from None
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+            raise DataError(f"'{path}' is no file of measurements; name another one, it is written to") from None
 
-    def _read(self, line: str, path: Path) -> None:
+    def _read(self, line: str) -> None:
         try:
             entry = json.loads(line)
-            self.known[entry["key"]] = Moved(float(entry["error"]), entry["relative_l2"], entry["agreement"])
         except json.JSONDecodeError:
             return  # a line that was cut short
-        except (KeyError, TypeError, ValueError):
-            raise DataError(f"'{path}' is no file of measurements; name another one, it is written to") from None
+        known = Moved(float(entry["error"]), entry["relative_l2"], entry["agreement"])
+        if not all(x is None or isinstance(x, int | float) for x in (known.relative_l2, known.agreement)):
+            raise TypeError
+        self.known[entry["key"]] = known
 
     def get(self, key: str, measure: Callable[[], Moved]) -> Moved:
         if key not in self.known:
             moved = self.known[key] = measure()
             if self.path is not None:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, **moved.to_json()}) + "\n")
+                self._append(self.path, {"key": key, **moved.to_json()})
         return self.known[key]
+
+    @staticmethod
+    def _append(path: Path, entry: dict[str, object]) -> None:
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as e:
+            raise DataError(f"cache '{path}': {e.strerror}; name a file that can be written") from None
 
 
 def levels(c: Candidates, g: Group, ratios: Sequence[float]) -> list[int]:
