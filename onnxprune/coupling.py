@@ -20,7 +20,7 @@ from onnx import GraphProto, NodeProto, ValueInfoProto
 
 from onnxprune.axes import Axis, Keep, Layout, Reason, Size
 from onnxprune.errors import is_guarded
-from onnxprune.graph.flat import CLOSE, FLAT, LOOP, SCAN, flat_id
+from onnxprune.graph.flat import CLOSE, FLAT, LOOP, SCAN, flat_id, flatten
 from onnxprune.graph.io import Model
 from onnxprune.graph.measured import MeasuredShapes
 from onnxprune.graph.nodes import all_weights
@@ -33,6 +33,7 @@ from onnxprune.layout import PROD, Dim, LayoutError, Terms, find, fixed, freeze,
 from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
 from onnxprune.ops.records import NOTHING, PERMUTE, Operand, record_of
 from onnxprune.ops.registry import Axes, Edit, Edits, New, Op, Quantised, lookup
+from onnxprune.ops.sequences import has_sequences, lower_sequences
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
 SHARED = (-1, -1)
@@ -148,6 +149,14 @@ def live_nodes(model: Model, trace: Trace, weights: dict[str, Weight]) -> Iterat
         yield index, node
         if node.domain == FLAT and is_dead(trace, node):
             dead = flat_id(node)
+
+
+def linearize(model: Model) -> Model:
+    """The model in one line of nodes, with plain tensors in place of sequences whose positions are constant."""
+    flat = flatten(model)
+    if not has_sequences(flat):
+        return flat
+    return lower_sequences(flat, start_trace(flat, all_weights(flat), first_sizes(flat.proto, flat.weights)))
 
 
 def couple_graph(model: Model, source: Model, data: Mapping[str, int] = MappingProxyType({})) -> Coupling:

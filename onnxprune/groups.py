@@ -14,8 +14,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxprune.axes import Axis, Prod, Reason, Size, Var, add, mul, pair, show_size
-from onnxprune.coupling import SHARED, Coupling, Use, couple_graph
-from onnxprune.graph.flat import flatten
+from onnxprune.coupling import SHARED, Coupling, Use, couple_graph, linearize
 from onnxprune.graph.io import Model
 from onnxprune.graph.view import Site
 from onnxprune.macs import total_macs
@@ -158,7 +157,7 @@ def analyze(model: Model, data: Mapping[str, int] = MappingProxyType({})) -> Ana
 
     `data` has the sizes of the data, by symbol or `input[axis]`: they are tried where a layer does not survive the usual ones.
     """
-    flat = flatten(model)
+    flat = linearize(model)
     c = couple_graph(flat, model, data)
     mixed = _mixed_vars(c)
     where = _members(c)

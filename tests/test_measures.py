@@ -198,7 +198,9 @@ def test_memory_bounds_the_pieces_and_changes_nothing(monkeypatch: pytest.Monkey
 
 
 def test_what_does_not_run_in_pieces_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = [op("SequenceConstruct", ["x", "x"], ["s"]), op("SequenceAt", ["s", "zero"], ["e"])]
+    nodes = [op("ReduceMax", ["x"], ["top"], keepdims=0), op("Greater", ["top", "most"], ["over"])]  # never
+    nodes += [op("Cast", ["over"], ["zero"], to=7), op("Add", ["zero", "unit"], ["one"])]
+    nodes += [op("SequenceConstruct", ["x", "x"], ["s"]), op("SequenceAt", ["s", "zero"], ["e"])]
     nodes += [op("MatMul", ["e", "w1"], ["m1"], "fc1"), op("MatMul", ["m1", "w2"], ["m2"], "fc2")]
     nodes += [
         op("SequenceAt", ["s", "one"], ["f"]),
@@ -206,7 +208,7 @@ def test_what_does_not_run_in_pieces_is_left_out_and_said(monkeypatch: pytest.Mo
         op("Sub", ["m2", "m0"], ["y"]),
     ]
     weights = {"w0": RNG.standard_normal((4, 8)).astype(np.float32), "w1": W["w1"], "w2": W["w2"]}
-    weights |= {"zero": np.array(0), "one": np.array(1)}
+    weights |= {"most": np.array(1e9, np.float32), "unit": np.array(1)}
     m = model(nodes, [tensor("x", ["N", 4])], [tensor("y", ["N", 8])], weights)
     whole = errors(m, {}, batches(m))
     assert by_name(whole) == {"fc1": 0.0, "fc2": 0.0, "fc0": 0.0}

@@ -18,8 +18,8 @@ from onnx import NodeProto
 from onnxprune.axes import pair
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.run import count
+from onnxprune.coupling import linearize
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.flat import flatten
 from onnxprune.graph.io import Model
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
@@ -74,7 +74,7 @@ def layer_errors(
     pieces is left out and said to be.
     """
     keep = keep_of(plan, original) if plan else {}
-    net = Network(original, keep, called(original.flat, original.model), called(flatten(candidate), candidate))
+    net = Network(original, keep, called(original.flat, original.model), called(linearize(candidate), candidate))
     made = Reconstruction(batches.source)
     layers = list(_layers(net, made.left_out))
     with Store(MEMORY_BYTES) as before, Store(MEMORY_BYTES) as after:

@@ -1,0 +1,195 @@
+"""Sequences of tensors. With constant positions they are Splits and Concats, and are written so before layouts are coupled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from onnxprune.graph.io import Model
+from onnxprune.graph.trace import Trace
+from onnxprune.graph.view import Names, attribute, domain_of, opset, reads, value_names
+from onnxprune.layout import LayoutError
+from onnxprune.ops.records import record_of
+from onnxprune.ops.registry import Axes, Op, couple
+
+MOST_PIECES = 1024  # of a Split that stands for a sequence
+
+
+@couple(
+    "ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
+    "SequenceLength", "SplitToSequence",
+)  # fmt: skip
+def sequence(op: Op) -> list[Axes | None]:
+    """Where positions and sizes are constant, sequences are seen as Split, Concat and Identity; here they are not."""
+    raise LayoutError("a sequence whose length or positions the model computes")
+
+
+def has_sequences(model: Model) -> bool:
+    return any(record_of(n).rule is sequence for n in model.proto.graph.node)
+
+
+def lower_sequences(model: Model, trace: Trace) -> Model:
+    """A flat model without the sequences whose length, positions and sizes are constant: the same tensors, by name.
+
+    `trace` is one that no node was given to. A sequence that is also read in another way stays beside its tensors.
+    """
+    return _Lowering(model, trace).run()
+
+
+class _Lowering:
+    """Walks the nodes, and knows the tensors that each sequence holds."""
+
+    def __init__(self, model: Model, trace: Trace) -> None:
+        self.model, self.trace = model, trace
+        self.names = Names(value_names(model.proto))
+        self.old_split = opset(model.proto) < 13  # sizes and axes are attributes
+        self.held: dict[str, list[str]] = {}
+        self.nodes: list[NodeProto] = []
+        self.spare: set[str] = set()  # what only matters where it is read: sequences, and nodes that are new
+
+    def run(self) -> Model:
+        for node in self.model.proto.graph.node:
+            start = len(self.nodes)
+            how = self.HOW.get(node.op_type) if not domain_of(node) else None
+            if how is None or not how(self, node):
+                self.nodes.append(node)
+            for new in self.nodes[start:]:
+                self.trace.step(new)
+        kept = self._needed()
+        made = {name for node in kept for name in node.output}
+        proto = ModelProto()
+        proto.CopyFrom(self.model.proto)
+        del proto.graph.node[:], proto.graph.value_info[:]
+        proto.graph.node.extend(kept)
+        proto.graph.value_info.extend(v for v in self.model.proto.graph.value_info if v.name not in self.spare - made)
+        return replace(self.model, proto=proto)
+
+    def _needed(self) -> list[NodeProto]:
+        """The nodes, without those whose spare outputs nobody reads."""
+        wanted = {v.name for v in self.model.proto.graph.output}
+        kept = []
+        for node in reversed(self.nodes):
+            if not node.output or not self.spare.issuperset(node.output) or not wanted.isdisjoint(node.output):
+                kept.append(node)
+                wanted.update(reads(node))
+        return kept[::-1]
+
+    def _emit(self, op: str, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attrs: Any) -> None:
+        self.nodes.append(helper.make_node(op, inputs, outputs, name=name, **attrs))
+
+    def _fresh(self, stem: str) -> str:
+        name = self.names.claim(stem, f"{stem}_")
+        self.spare.add(name)
+        return name
+
+    def _constant(self, stem: str, value: Any) -> str:
+        name = self._fresh(stem)
+        self._emit("Constant", [], [name], value=numpy_helper.from_array(np.array(value, np.int64)))
+        return name
+
+    def _with_axes(self, op: str, x: str, axis: int) -> str:
+        """Squeeze or Unsqueeze one axis."""
+        y = self._fresh(f"{x}/{op.lower()}")
+        if self.old_split:
+            self._emit(op, [x], [y], axes=[axis])
+        else:
+            self._emit(op, [x, self._constant(f"{y}/axes", [axis])], [y])
+        return y
+
+    def _position(self, node: NodeProto, slot: int, default: int) -> int | None:
+        """A position that is the same at any size; None where the model computes it."""
+        if len(node.input) <= slot or not node.input[slot]:
+            return default
+        value = self.trace.value(node.input[slot])
+        return None if value is None or value.size != 1 else int(value.ravel()[0])
+
+    def _hold(self, node: NodeProto, tensors: list[str]) -> bool:
+        """Remember what a sequence holds; its node stays for whoever reads the sequence itself."""
+        self.held[node.output[0]] = tensors
+        self.spare.add(node.output[0])
+        return False
+
+    # one way for each operator: True where its work is done by new nodes
+
+    def _split(self, node: NodeProto) -> bool:
+        axis, x, seq = attribute(node, "axis", 0), node.input[0], node.output[0]
+        sizes = self._sizes(node, axis)
+        if sizes is None:
+            return False
+        parts = [self._fresh(f"{seq}/{i}") for i in range(len(sizes))]
+        if self.old_split:
+            self._emit("Split", [x], parts, node.name, axis=axis, split=sizes)
+        else:
+            self._emit("Split", [x, self._constant(f"{seq}/sizes", sizes)], parts, node.name, axis=axis)
+        if len(node.input) < 2 and not attribute(node, "keepdims", 1):
+            parts = [self._with_axes("Squeeze", part, axis) for part in parts]
+        return self._hold(node, parts)
+
+    def _sizes(self, node: NodeProto, axis: int) -> list[int] | None:
+        """How long the pieces are; None where the model computes that, or there are none or too many."""
+        split = self.trace.value(node.input[1]) if len(node.input) > 1 and node.input[1] else np.array(1)
+        shape = self.trace.shape(node.input[0])
+        if split is None or shape is None or not -len(shape) <= axis < len(shape):
+            return None
+        size = shape[axis]
+        if split.ndim:
+            sizes = [int(n) for n in split]
+        elif isinstance(size, int) and split > 0:
+            sizes = [min(int(split), size - at) for at in range(0, size, int(split))]
+        else:
+            return None
+        return sizes if 0 < len(sizes) <= MOST_PIECES else None
+
+    def _construct(self, node: NodeProto) -> bool:
+        return self._hold(node, list(node.input))
+
+    def _insert(self, node: NodeProto) -> bool:
+        held = self.held.get(node.input[0])
+        at = None if held is None else self._position(node, 2, len(held))
+        if held is None or at is None:
+            return False
+        at += len(held) if at < 0 else 0
+        return self._hold(node, [*held[:at], node.input[1], *held[at:]])
+
+    def _erase(self, node: NodeProto) -> bool:
+        held, at = self.held.get(node.input[0]), self._position(node, 1, -1)
+        if not held or at is None:
+            return False
+        at %= len(held)
+        return self._hold(node, [*held[:at], *held[at + 1 :]])
+
+    def _pass_on(self, node: NodeProto) -> bool:
+        return node.input[0] in self.held and self._hold(node, self.held[node.input[0]])
+
+    def _at(self, node: NodeProto) -> bool:
+        held, at = self.held.get(node.input[0]), self._position(node, 1, 0)
+        if held is None or at is None or not -len(held) <= at < len(held):
+            return False
+        self._emit("Identity", [held[at]], node.output, node.name)
+        return True
+
+    def _length(self, node: NodeProto) -> bool:
+        held = self.held.get(node.input[0])
+        if held is not None:
+            self._emit(
+                "Constant", [], node.output, node.name, value=numpy_helper.from_array(np.array(len(held), np.int64))
+            )
+        return held is not None
+
+    def _concat(self, node: NodeProto) -> bool:
+        held, axis = self.held.get(node.input[0]), attribute(node, "axis", 0)
+        if held and attribute(node, "new_axis", 0):
+            held = [self._with_axes("Unsqueeze", x, axis) for x in held]
+        if held:
+            self._emit("Concat", held, node.output, node.name, axis=axis)
+        return bool(held)
+
+    HOW: ClassVar[dict[str, Callable[[_Lowering, NodeProto], bool]]] = {
+        "ConcatFromSequence": _concat, "Identity": _pass_on, "SequenceAt": _at, "SequenceConstruct": _construct,
+        "SequenceEmpty": _construct, "SequenceErase": _erase, "SequenceInsert": _insert, "SequenceLength": _length,
+        "SplitToSequence": _split,
+    }  # fmt: skip
