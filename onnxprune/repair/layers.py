@@ -116,6 +116,7 @@ class Layer:
     x_axis: int  # of its inputs in x
     slot: int = 1
     matrix: Matrix
+    scale = 1.0  # the weights are multiplied by
     w: Array
     b: Array | None = None  # None: there is none, and none can be added
     hidden = False

@@ -24,9 +24,10 @@ from onnxprune.graph.weights import ArrayWeight, is_float
 from onnxprune.groups import Analysis
 from onnxprune.ops.records import PERMUTE, REGROUP, Encoding, record_of
 from onnxprune.repair.kinds import is_recurrent
-from onnxprune.repair.layers import Change, Site, Unfit
+from onnxprune.repair.layers import Change, Layer, Site, Unfit
 from onnxprune.repair.segments import constants
 from onnxprune.repair.store import Array
+from onnxprune.repair.support import Nearest
 
 
 def called(flat: Model, source: Model) -> Model:
@@ -106,6 +107,12 @@ class Constants:
             array = undo(Site(node, -1, [before, *map(self.of, node.input[1:])]), array)
         return array
 
+    def nearest(self, name: str, array: Array) -> Array:
+        """What a value becomes of an array, once its root holds that."""
+        editor = Editor(self.model)
+        editor.replace_constant(self.root(name), ArrayWeight(self.stored(name, array)))
+        return constants(editor.peek(), [name])[name]
+
 
 def undo(site: Site, array: Array) -> Array:
     """What a node that moves its elements has to read to make `array`, or the nearest there is. Raises Unfit."""
@@ -129,7 +136,7 @@ def _encode(site: Site, code: Encoding, array: Array, dtype: np.dtype[Any]) -> A
         meaning.fit(site.known[i], array.shape) if i in site.known else default
         for i, default in ((code.scale, 1.0), (code.zero, 0.0))
     )
-    wide = array.astype(np.float64)
+    wide, scale = array.astype(np.float64), np.where(scale == 0, 1.0, scale)
     if is_float(dtype) and not is_float(array.dtype):
         return ((wide - zero) * scale).astype(dtype)
     info = (ml_dtypes.finfo if is_float(dtype) else ml_dtypes.iinfo)(dtype)
@@ -239,6 +246,18 @@ class Network:
             raise Unfit("its weight is shared with other nodes")
         if encoded:
             self._constants.stored(name, array)
+
+    def nearest(self, layer: Layer) -> Nearest | None:
+        """What gives the nearest weights [g, K, O] that a layer's node can read; None where all are stored as they are."""
+        name = self.nodes[layer.site.index].input[layer.slot]
+        if name in self._constants.weights or not self._constants.is_encoded(name):
+            return None
+
+        def nearest(w: Array) -> Array:
+            found = self._constants.nearest(name, layer.matrix.unpack(w / layer.scale))
+            return layer.matrix.pack(found.astype(np.float64)) * layer.scale
+
+        return nearest
 
     def _name(self, change: Change) -> str:
         """The input that a change replaces, as it was; '' where there was none."""

@@ -168,7 +168,7 @@ class _Repair:
             self.report.left_out[task.name] = "no sample reaches it"
             return []
         fit = FITS.get(self.method, chosen)
-        found = fit(rows, layer.w, layer.b, task.tail, choose)
+        found = fit(rows, layer.w, layer.b, task.tail, choose, self.net.nearest(layer))
         self.report.layers.append(
             LayerRepair(
                 task.name, task.op, found.before, found.after, rows.x.shape[1], found.damping, found.condition,

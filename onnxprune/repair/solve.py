@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from onnxprune.repair.store import Array
-from onnxprune.repair.support import Choose, fit_on
+from onnxprune.repair.support import Choose, Nearest, fit_on, settle
 from onnxprune.repair.tails import Tail
 
 BLOCK_ROWS = 1 << 14
@@ -176,8 +177,10 @@ def softmax(x: Array) -> Array:
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
-def solve(rows: Rows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None = None) -> Solution:
-    """The weights for these rows; with `choose`, those among them that may stay.
+def solve(
+    rows: Rows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None = None, nearest: Nearest | None = None
+) -> Solution:
+    """The weights for these rows; with `choose`, those among them that may stay; with `nearest`, as they can be stored.
 
     Where an activation follows, only what it lets through is fitted, in a few steps of majorisation: a target that it cuts off
     may be anything on the far side of the cut, so it becomes what the layer makes already, if that is there. Scores of tokens
@@ -192,6 +195,8 @@ def solve(rows: Rows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | 
         sparse = Sparse(f.x, w, ridge.damping, choose)
         f.start(sparse.w)
         w, c = _stepped(f, sparse)
+    if nearest is not None:
+        w = settle(products(f.x, f.x) + ridge.d * np.eye(f.x.shape[2]), w, nearest)
     return f.best(w, c, ridge.damping, ridge.condition)
 
 
@@ -226,7 +231,7 @@ def _wanted(target: Array, made: Array, tail: Tail) -> Array:
 
 
 def moments(
-    rows: Rows, w0: Array, b0: Array | None, tail: Tail, spread: bool, choose: Choose | None = None
+    rows: Rows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None, nearest: Nearest | None, spread: bool
 ) -> Solution:
     """No new directions: each output keeps its weights, and gets the mean (and with `spread` the deviation) it should have.
 
@@ -241,23 +246,29 @@ def moments(
     if spread:
         sizes = [np.sqrt(np.square(v, dtype=np.float64).mean(axis=1, keepdims=True)) for v in (want, f.x @ w0)]
         factor = np.where(sizes[1] > 1e-6 * sizes[0], sizes[0] / np.maximum(sizes[1], 1e-30), 1.0)
-    return f.best(w0 * factor, c)
+    return f.best(_stored(w0 * factor, nearest), c)
 
 
-def chosen(rows: Rows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None = None) -> Solution:
+def _stored(w: Array, nearest: Nearest | None) -> Array:
+    return w if nearest is None else nearest(w)
+
+
+def chosen(
+    rows: Rows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None = None, nearest: Nearest | None = None
+) -> Solution:
     """Only the weights that stay, as they are chosen; the error is that of what the layer itself makes."""
     assert choose is not None  # the caller has no such layers otherwise
     x = rows.x
-    w = Sparse(x, w0, DAMPINGS[-1], choose).w
+    w = _stored(Sparse(x, w0, DAMPINGS[-1], choose).w, nearest)
     made, energy = ((x @ v).astype(np.float64) for v in (w - w0, w0))
     error = float(np.sqrt(np.square(made).sum() / (np.square(energy).sum() or 1.0)))
     return Solution(w, b0, error, error)
 
 
-Fit = Callable[[Rows, Array, "Array | None", Tail, "Choose | None"], Solution]
+Fit = Callable[[Rows, Array, "Array | None", Tail, "Choose | None", "Nearest | None"], Solution]
 FITS: dict[str, Fit] = {
-    "bias": lambda rows, w0, b0, tail, choose: moments(rows, w0, b0, tail, False, choose),
-    "affine": lambda rows, w0, b0, tail, choose: moments(rows, w0, b0, tail, True, choose),
+    "bias": partial(moments, spread=False),
+    "affine": partial(moments, spread=True),
     "lstsq": solve,
     "obs": solve,
 }

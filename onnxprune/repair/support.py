@@ -1,4 +1,4 @@
-"""Least squares where only some weights of a layer may be other than zero."""
+"""Least squares where only some weights of a layer may be other than zero, or only some numbers can be stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from onnxprune.repair.store import Array
 
 # From the Gram matrix of what a layer reads [g, K, K] and its weights [g, K, O]: which of them stay, and what they become.
 Choose = Callable[[Array, Array], tuple[Array, Array]]
+# The weights nearest to others that a file can hold, where it holds integers.
+Nearest = Callable[[Array], Array]
 
+SETTLES = 4  # rounds in which weights stop at the limits of what can be stored
 ROUNDS = 200  # of conjugate gradients; ill-conditioned layers stop there
 TOLERANCE = 1e-10  # of the squared residual, relative to where it began
 
@@ -39,3 +42,20 @@ def fit_on(keep: Array, gram: Array, rhs: Array, w: Array) -> Array:
         before, energy = energy, np.einsum("gko,gko->go", residual, z)
         step = z + np.where(before > 0, energy / np.where(before > 0, before, 1), 0)[:, None] * step
     return np.asarray(w)
+
+
+def settle(gram: Array, w: Array, nearest: Nearest) -> Array:
+    """Of the weights that can be stored, those that make nearly what `w` makes; what is zero stays zero.
+
+    Weights beyond the limits stop there, and the rest is fitted again: min (v - w)' gram (v - w).
+    """
+    low, high = (nearest(np.full_like(w, limit)) for limit in (-np.inf, np.inf))
+    new, free = w, w != 0
+    for _ in range(SETTLES):
+        beyond = free & ((new < low) | (new > high))
+        if not beyond.any():
+            break
+        free &= ~beyond
+        fixed = np.where(free, 0, np.clip(new, low, high))
+        new = fixed + fit_on(free, gram, gram @ (w - fixed), new - fixed)
+    return nearest(new)
