@@ -1,6 +1,9 @@
 """Files that change while a model is in use."""
 
 import os
+import signal
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,7 @@ from onnx import TensorProto, helper
 
 import onnxprune
 from onnxprune.errors import ModelError
-from onnxprune.graph.files import WINDOW_BYTES, SourceFile
+from onnxprune.graph.files import WINDOW_BYTES, SourceFile, temporary_folder
 from onnxprune.graph.io import load, save
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight
 
@@ -100,3 +103,53 @@ def test_little_of_a_large_model_is_in_memory_at_once(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert 4 << 20 < peak < 24 << 20 < path.stat().st_size
+
+
+WAITS_WHILE_IT_WRITES = """
+import time
+from onnxprune.cli import main
+from onnxprune.graph.wire import Layout
+
+def write_model(self, file):
+    file.write(bytes(1 << 21))
+    print("writing", flush=True)
+    time.sleep(60)
+
+Layout.write_model = write_model
+main()
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=str)
+def test_a_process_that_is_ended_leaves_no_temporary_file(tmp_path: Path, sent: signal.Signals) -> None:
+    """SIGKILL leaves one, and the next run removes it."""
+    path, out = put(tmp_path, gemm()), tmp_path / "out.onnx"
+    arguments = ["sparsify", path, "-o", out, "--layers", "all", "--quiet"]
+    command = [sys.executable, "-c", WAITS_WHILE_IT_WRITES, *map(str, arguments)]
+    environ = {**os.environ, "PYTHONPATH": str(Path(onnxprune.__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        assert process.stdout and process.stdout.readline() == b"writing\n", process.communicate()
+        assert len(list(tmp_path.glob(".onnxprune-*.tmp"))) == 1
+        process.send_signal(sent)
+        said = process.communicate(timeout=60)[1]
+    if sent == signal.SIGKILL:
+        assert process.returncode == -sent and len(list(tmp_path.glob(".onnxprune-*.tmp"))) == 1
+        save(load(path), out)
+        out.unlink()
+    else:
+        assert (process.returncode, said) == (130, b"error: interrupted\n")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_temporary_folders_of_processes_that_were_killed_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with temporary_folder() as mine:
+        left = Path(mine.replace(f"-{os.getpid()}-", f"-{gone.pid}-"))
+        left.mkdir()
+        (left / "model.onnx").touch()
+        with temporary_folder() as second:
+            assert {str(p) for p in tmp_path.iterdir()} == {mine, second}

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -23,6 +22,7 @@ from typing import Protocol
 from onnxprune.batch.jobs import Task
 from onnxprune.batch.store import Outcome
 from onnxprune.batch.units import size
+from onnxprune.graph.files import temporary_folder
 from onnxprune.machine import oom_kills, resident_bytes
 
 POLL_SECONDS = 0.05
@@ -67,7 +67,7 @@ class Running:
 
 def run(task: Task, limits: Limits, lease: Lease) -> Outcome | None:
     """The outcome of a job; None where it was stopped because the run ended."""
-    with tempfile.TemporaryDirectory(prefix="onnxprune-job-", ignore_cleanup_errors=True) as scratch:
+    with temporary_folder() as scratch:
         started, start, kills = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter(), oom_kills()
         process = _start(task, limits, Path(scratch))
         try:

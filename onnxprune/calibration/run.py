@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
 
 from onnxprune.calibration.inputs import InputSpec, random_inputs
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.files import temporary_folder
 from onnxprune.graph.io import Model, fits_message, full_proto, save
 from onnxprune.graph.weights import Array
 
@@ -67,7 +67,7 @@ def open_model(model: Model, proto: onnx.ModelProto, role: str, threads: int | N
     variant = replace(model, proto=proto)
     if fits_message(variant):
         return open_session(full_proto(variant), role, threads)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         return open_session(save(variant, Path(folder) / "model.onnx", external=True)[0], role, threads)
 
 

@@ -9,6 +9,7 @@ with one line on stderr; 130 interrupted; 141 the reader of stdout went away.
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,15 @@ def commands() -> typer.Typer:
 
 
 def main() -> None:
-    """The entry point of `onnxprune`. Ctrl-C is caught here while modules are imported, later by the application."""
+    """The entry point of `onnxprune`. Ctrl-C is caught here while modules are imported, later by the application.
+
+    SIGTERM and SIGHUP end a command as Ctrl-C does, so that no temporary file is left.
+    """
     try:
+        for name in ("SIGTERM", "SIGHUP"):
+            sent = getattr(signal, name, None)
+            if sent is not None and signal.getsignal(sent) == signal.SIG_DFL:  # nohup ignores SIGHUP
+                signal.signal(sent, signal.default_int_handler)
         commands()(prog_name="onnxprune")
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

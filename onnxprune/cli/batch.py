@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -154,12 +153,11 @@ def _list(jobs: Sequence[Spec], json: bool) -> None:
 
 
 def _go(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None, retry: bool) -> None:
-    """Run the jobs. Ctrl-C, and SIGTERM, end those in flight, and say how to go on."""
+    """Run the jobs. Ctrl-C, SIGTERM and SIGHUP end those in flight, and say how to go on."""
     from onnxprune.batch.run import batch as run
     from onnxprune.batch.store import Store
     from onnxprune.cli.jobs import watch
 
-    signal.signal(signal.SIGTERM, _interrupt)
     with Store(folder) as store, watch() as shown:
         try:
             with _pool(jobs, recipe, folder, dask) as (pool, limits):
@@ -169,10 +167,6 @@ def _go(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None, re
             shown.close()
             print(f"{shown.left()}; the same command goes on where this one stopped", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -90,7 +90,14 @@ def prune(
     ctx: typer.Context,
     model: MODEL,
     out: Annotated[
-        Path | None, option("Files", "--output", "-o", metavar="OUT", help="Where the smaller model goes.")
+        Path | None,
+        option(
+            "Files",
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="Where the smaller model goes (its data file, if any: OUT.HASH.data).",
+        ),
     ] = None,
     ratio: Annotated[
         float,

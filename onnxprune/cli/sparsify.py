@@ -43,7 +43,14 @@ def sparsify(
     ctx: typer.Context,
     model: MODEL,
     out: Annotated[
-        Path | None, option("Files", "--output", "-o", metavar="OUT", help="Where the sparse model goes.")
+        Path | None,
+        option(
+            "Files",
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="Where the sparse model goes (its data file, if any: OUT.HASH.data).",
+        ),
     ] = None,
     pattern: Annotated[
         str,

@@ -5,6 +5,8 @@ import os
 import platform
 import re
 import secrets
+import shutil
+import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from onnxprune.errors import ModelError, OutputError
 WINDOW_BYTES = 1 << 16  # what is read at once where a few bytes are asked for
 TICK_SECONDS = 0.01  # the clock of a file system: two changes within one tick have the same time
 DIGITS = 16  # of the hash in the name of a data file
-TEMPORARY = re.compile(r"\.onnxprune-([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.tmp")  # machine, process, a random number
+TEMPORARY = re.compile(r"\.?onnxprune-([0-9a-f]{8})-(\d+)-\w+(\.tmp)?")  # machine, process, something random
 
 
 class Sink(Protocol):
@@ -116,7 +118,7 @@ def drafts(target: Path) -> Iterator[Callable[[Writer], Path]]:
     made: list[Path] = []
 
     def draft(write: Writer) -> Path:
-        made.append(target.with_name(f".onnxprune-{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.tmp"))
+        made.append(target.with_name(f".{_prefix()}{secrets.token_hex(8)}.tmp"))
         with open(made[-1], "xb", buffering=1 << 20) as file:
             write(file)
         return made[-1]
@@ -144,12 +146,25 @@ def data_files(target: Path) -> set[Path]:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the temporary files of processes of this machine that are no more."""
+    """Remove the temporary files and folders of processes of this machine that are no more."""
     with suppress(OSError):
         for path in folder.iterdir():
             found = TEMPORARY.fullmatch(path.name)
             if found and found[1] == _machine() and not _is_alive(int(found[2])):
-                path.unlink(missing_ok=True)
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def temporary_folder() -> "tempfile.TemporaryDirectory[str]":
+    """A folder for as long as it is used; those of processes that were killed are removed first."""
+    remove_abandoned(Path(tempfile.gettempdir()))
+    return tempfile.TemporaryDirectory(prefix=_prefix(), ignore_cleanup_errors=True)
+
+
+def _prefix() -> str:
+    return f"onnxprune-{_machine()}-{os.getpid()}-"
 
 
 def _machine() -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.graph.files import temporary_folder
+
 Array = np.ndarray[Any, np.dtype[Any]]
 MEMORY_BYTES = 2 << 30
 
@@ -47,7 +49,7 @@ class Store:
         return self._batches
 
     def _spill(self, array: Array) -> Path:
-        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="onnxprune-")
+        self._folder = self._folder or temporary_folder()
         self._files += 1
         path = Path(self._folder.name, f"{self._files}.npy")
         np.save(path, array.view(np.dtype(f"V{array.itemsize}")) if array.dtype.kind == "V" else array)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import onnx
 
 from onnxprune.calibration.run import Source, open_session, run
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.files import temporary_folder
 from onnxprune.graph.weights import Array
 
 STATUS = Path("/proc/self/status")
@@ -27,7 +27,7 @@ def peak_memory(model: Source, feeds: Mapping[str, Array], threads: int | None =
     """Bytes; None where the platform does not tell. Raises OnnxPruneError where the model does not run."""
     if isinstance(model, str | Path):
         return _in_a_process(Path(model), feeds, threads)
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+    with temporary_folder() as folder:
         path = Path(folder, "model.onnx")
         path.write_bytes(model.SerializeToString() if isinstance(model, onnx.ModelProto) else model)
         return _in_a_process(path, feeds, threads)
