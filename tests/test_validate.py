@@ -339,6 +339,21 @@ def test_data_and_sizes_exclude_each_other(tmp_path: Path) -> None:
         validate(m, m, data=data, sizes={"N": 2})
 
 
+def test_random_sound_is_as_long_as_the_kernels_need() -> None:
+    """A window of 2,048 samples, whose positions a second convolution reads 8 apart: no shorter guess would run."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["h"], strides=[160]),
+        helper.make_node("Conv", ["h", "v"], ["y"], dilations=[8]),
+    ]
+    weights = [
+        onnx.numpy_helper.from_array(np.ones(shape, np.float32), name)
+        for name, shape in (("w", (2, 1, 2048)), ("v", (1, 2, 3)))
+    ]
+    graph = helper.make_graph(nodes, "g", [tensor("x", ["N", 1, "length"])], [tensor("y", ["N", 1, None])], weights)
+    m = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert validate(m, m).dynamic_sizes["length"] >= 2048 + 16 * 160
+
+
 @pytest.mark.parametrize("kind", [TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT16])
 def test_types_that_numpy_lacks(kind: int) -> None:
     node = helper.make_node("Identity", ["x"], ["y"])

@@ -17,7 +17,7 @@ from onnxprune.calibration.inputs import InputSpec, random_inputs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.files import temporary_folder
 from onnxprune.graph.io import Model, fits_message, full_proto, save
-from onnxprune.graph.weights import Array
+from onnxprune.graph.weights import Array, is_float
 
 Source = str | Path | onnx.ModelProto | bytes
 Feeds = Mapping[str, Array]
@@ -25,11 +25,13 @@ THREADS = "ONNXPRUNE_THREADS"  # of a session, where nothing else is said; ONNX 
 
 # What random inputs try on the original, in this order: (sequence, image), each with the batch asked for, two, then one.
 _SIZES = ((16, 224), (8, 64), (32, 256), (128, 32), (512, 128), (1024, 320))
+_SOUND = (4096, 32768)  # sequences that are tried last, where all inputs are numbers with a point: seconds of sound
 _GUESSES = [
     *({"batch": b, "sequence": s, "image": i, "tokens": 100, "integers": 2} for s, i in _SIZES for b in (2, 1)),
     *({"batch": b, "tokens": 2, "integers": 2} for b in (2, 1)),  # a vocabulary under 100
     *({"batch": b, "tokens": 100, "integers": 100} for b in (2, 1)),  # token ids under another name
 ]
+_LONG_GUESSES = [{"batch": b, "sequence": s, "image": 320} for s in _SOUND for b in (2, 1)]
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,10 @@ def runnable_inputs(
     Raises OnnxPruneError where none of them runs.
     """
     failures: dict[tuple[Any, ...], OnnxPruneError] = {}
-    for settings in (s | {"batch": n} for s in _GUESSES for n in ((batch, min(batch, 2)) if s["batch"] > 1 else (1,))):
+    guesses = _GUESSES + (_LONG_GUESSES if all(is_float(s.dtype) for s in specs) else [])
+    for settings in (s | {"batch": n} for s in guesses for n in ((batch, min(batch, 2)) if s["batch"] > 1 else (1,))):
         feeds, chosen = random_inputs(specs, seed=seed, sizes=sizes, **settings)
-        key = (settings["tokens"], settings["integers"], *sorted(chosen.items()))
+        key = (settings.get("tokens"), settings.get("integers"), *sorted(chosen.items()))
         if key in failures:
             continue
         try:
