@@ -19,7 +19,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, ValueInfoProto
 
 from onnxprune.axes import Axis, Keep, Layout, Reason, Size
-from onnxprune.errors import is_guarded
+from onnxprune.errors import ModelError, is_guarded
 from onnxprune.graph.flat import CLOSE, FLAT, LOOP, SCAN, flat_id, flatten
 from onnxprune.graph.io import Model
 from onnxprune.graph.measured import MeasuredShapes
@@ -80,10 +80,17 @@ class Coupling(_Learned[Axis, Layout]):
     terms: Terms = field(default_factory=Terms)
 
     def change(self, index: int, keep: Keep) -> Edits:
-        """What a plan changes at a node, beside its weights."""
+        """What a plan changes at a node, beside its weights. Raises ModelError where it cannot be changed."""
         edits, new = Edits(), New(keep, self.terms)
-        for edit in self.edits.get(index, ()):
-            edit(new, edits)
+        try:
+            for edit in self.edits.get(index, ()):
+                edit(new, edits)
+        except Exception as e:
+            if not is_guarded():
+                raise
+            raise ModelError(
+                f"node {index} of the model is not what its rule expects ({e}); run onnx.checker on it"
+            ) from e
         return edits
 
 

@@ -10,6 +10,7 @@ from onnxprune.criteria import NORMALISERS
 from onnxprune.errors import OnnxPruneError
 from onnxprune.repair import METHODS
 
+MOST_STEPS = 1000
 SCOPES = ("local", "global", "isomorphic")
 BUDGETS = ("macs", "params", "bytes")
 LIMITS = ("latency", "max_error", "min_agreement")
@@ -108,8 +109,10 @@ class Options:
                 raise OnnxPruneError(f"unknown {name} '{value}'; choose one of {', '.join(names)}")
         if self.round_to < 1:
             raise OnnxPruneError(f"round-to is {self.round_to}; channel counts are kept at multiples of N >= 1")
-        if self.steps is not None and self.steps < 1:
-            raise OnnxPruneError(f"steps is {self.steps}; pruning takes at least one")
+        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
+            raise OnnxPruneError(f"steps is {self.steps}; pruning takes 1 to {MOST_STEPS:,}")
+        if self.seed < 0:
+            raise OnnxPruneError(f"seed is {self.seed}; it is a whole number, 0 or more")
         self._check_budget()
 
     def _check_budget(self) -> None:
@@ -119,7 +122,7 @@ class Options:
             raise OnnxPruneError(f"{' and '.join(names)}: give one, the others follow from it")
         for name, (kind, f) in zip(names, given.items(), strict=True):
             if kind == "max_error":
-                if f < 0:
+                if not f >= 0:
                     raise OnnxPruneError(f"max-error is {f:g}; it is a relative L2 error, 0 or more")
             elif not 0.0 < f <= 1.0:
                 what = "of samples with the same class" if kind == "min_agreement" else "to keep"

@@ -20,8 +20,9 @@ What a later one sets stands: settings, matrix, overrides in their order. Paths 
 from __future__ import annotations
 
 import itertools
+import math
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -33,6 +34,8 @@ from onnxprune.batch.settings import INTEGER, SETTINGS, TEXT, TEXTS, Kind, check
 from onnxprune.errors import OnnxPruneError
 
 Matrix = Mapping[str, list[Any]]
+
+MOST = 100_000  # combinations for a model
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,13 @@ class Recipe:
         last: dict[str, Any] = {}
         for o in mine:
             matrix, last = {**matrix, **o.matrix}, over(last, o.settings)
-        found = list[dict[str, Any]]()
+        count = math.prod(map(len, matrix.values()))
+        if count > MOST:
+            raise OnnxPruneError(
+                f"{self.where('matrix')}the matrix has {count:,} combinations for {names[0]}, at most {MOST:,} can be run; "
+                "make its lists shorter, or several recipes"
+            )
+        found = dict[Hashable, dict[str, Any]]()
         for combination in _product(matrix):
             made = over(over(self.settings, combination), last)
             if "calib" not in made:
@@ -86,14 +95,21 @@ class Recipe:
                 check_all(made)
             except OnnxPruneError as e:
                 raise OnnxPruneError(f"{self.path or 'settings'}: {names[0]} with {words(made)}: {e}") from e
-            found += [made] if made not in found else []
-        return found
+            found.setdefault(_hashable(made), made)
+        return list(found.values())
 
 
 def matches(globs: list[str], names: tuple[str, ...]) -> bool:
     """Does one of the globs fit one of the names, or the last part of one?"""
     every = {part for n in names for part in (n, n.rpartition("/")[2])}
     return any(fnmatch(n, g) for n in every for g in globs)
+
+
+def _hashable(value: Any) -> Hashable:
+    """What is equal where two settings are."""
+    if isinstance(value, dict):
+        return frozenset((k, _hashable(v)) for k, v in value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _product(matrix: Matrix) -> Iterator[dict[str, Any]]:
@@ -131,7 +147,7 @@ def read(path: Path) -> Recipe:
         raise OnnxPruneError(f"{path}: {e.strerror}; give the path of a recipe") from e
     except UnicodeDecodeError as e:
         raise OnnxPruneError(f"{path}: not UTF-8 text ({e.reason} at byte {e.start}); a recipe is a TOML file") from e
-    except tomllib.TOMLDecodeError as e:
+    except (ValueError, RecursionError) as e:  # a number of too many digits; lists too deep
         raise OnnxPruneError(f"{path}: not TOML: {e}; see https://toml.io") from e
     return _Reader(path, lines(text)).recipe(data)
 

@@ -66,7 +66,29 @@ def each(folder: Path) -> Iterator[Job]:
         finally:
             base.close()
     except sqlite3.Error as e:
-        raise OnnxPruneError(f"{path}: {e}; it is no database of results, or it is damaged") from e
+        raise OnnxPruneError(f"{path}: {advice(e)}") from e
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as e:
+        raise OnnxPruneError(f"{path}: {DAMAGED} ({type(e).__name__}: {e})") from e
+
+
+DAMAGED = "it is no database of results, or it is damaged; move it away, or choose another output folder"
+BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+BROKEN = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_ERROR,
+)  # the last: no such table
+
+
+def advice(error: sqlite3.Error) -> str:
+    """What an error of SQLite says, and what to do about it."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_NOTADB) & 0xFF
+    if code in BUSY:
+        return f"{error}, another program has it open; close that, and start the same command again"
+    if code in BROKEN:
+        return f"{error}; {DAMAGED}"
+    return f"{error}; make room, and start the same command again, or choose another output folder"
 
 
 _ALL = """SELECT id, model, name, settings, status, message, seconds, started, output, jobs.report, clock.report

@@ -22,6 +22,9 @@ from onnxprune.sparsity import Sparsity
 
 Settings = Mapping[str, Any]
 
+LARGE = 1 << 63  # no whole number is that large
+SHOWN = 200  # characters of a value in a message
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -32,11 +35,11 @@ class Kind:
 
 
 def _number(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool)
+    return isinstance(x, float) or _integer(x)
 
 
 def _integer(x: Any) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool)
+    return isinstance(x, int) and not isinstance(x, bool) and abs(x) < LARGE
 
 
 def _texts(x: Any) -> bool:
@@ -170,7 +173,8 @@ def _word(value: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value as it would stand in a recipe."""
-    return json.dumps(value, default=str, ensure_ascii=False)
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} .."
 
 
 def remote(path: str) -> bool:

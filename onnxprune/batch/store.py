@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from onnxprune.batch.content import Seen, Stamp
 from onnxprune.batch.jobs import MODELS, Spec
-from onnxprune.batch.results import DATABASE, FORMAT, check_format, split
+from onnxprune.batch.results import DATABASE, FORMAT, advice, check_format, split
 from onnxprune.errors import OutputError
 from onnxprune.graph.files import data_files
 
@@ -60,7 +60,7 @@ class Store:
         except OSError as e:
             raise OutputError(f"{folder}: {e.strerror}; choose another output folder") from e
         except sqlite3.Error as e:
-            raise OutputError(f"{folder / DATABASE}: {e}; choose another output folder") from e
+            raise OutputError(f"{folder / DATABASE}: {advice(e)}") from e
         for left in (folder / MODELS).rglob(".onnxprune-*.tmp"):  # by a run that was killed while it wrote
             left.unlink(missing_ok=True)
 
@@ -84,14 +84,19 @@ class Store:
     # Jobs
 
     @contextmanager
+    def _using(self) -> Iterator[None]:
+        """Errors of the database within are OutputErrors."""
+        try:
+            yield
+        except sqlite3.Error as e:
+            raise OutputError(f"{self.folder / DATABASE}: {advice(e)}") from e
+
+    @contextmanager
     def _writing(self) -> Iterator[None]:
         """What happens within is in the database whole, or not at all. Raises OutputError."""
-        try:
-            with self.base:
-                self.base.execute("BEGIN")
-                yield
-        except sqlite3.Error as e:
-            raise OutputError(f"{self.folder / DATABASE}: {e}; make room, and start the same command again") from e
+        with self._using(), self.base:
+            self.base.execute("BEGIN")
+            yield
 
     def plan(self, jobs: Iterable[tuple[Spec, str]], retry: bool = False) -> set[str]:
         """Enter the jobs, each with its identity, and return the places of those that are to run.
@@ -144,14 +149,16 @@ class Store:
     # Digests of files: the `Memory` of `content.Contents`
 
     def recall(self, path: str, stamp: Stamp) -> Seen | None:
-        found = self.base.execute(
-            "SELECT digest, refers FROM files WHERE (path, size, changed) = (?, ?, ?)", (_text(path), *stamp)
-        ).fetchone()
+        with self._using():
+            found = self.base.execute(
+                "SELECT digest, refers FROM files WHERE (path, size, changed) = (?, ?, ?)", (_text(path), *stamp)
+            ).fetchone()
         return Seen(found[0], tuple(json.loads(found[1]))) if found else None
 
     def keep(self, path: str, stamp: Stamp, seen: Seen) -> None:
         values = (_text(path), *stamp, seen.digest, json.dumps(seen.refers))
-        self.base.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", values)
+        with self._using():
+            self.base.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", values)
 
 
 def _text(path: str) -> str:
@@ -171,4 +178,7 @@ def _locked(folder: Path) -> sqlite3.Connection:
                 f"another run is at work in {folder}; wait for it, or choose another folder with -o"
             ) from e
         raise
+    except sqlite3.DatabaseError as e:
+        lock.close()
+        raise OutputError(f"{folder / LOCK}: {e}; it is no lock of a run, move it away or choose another folder") from e
     return lock

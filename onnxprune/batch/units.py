@@ -9,6 +9,7 @@ from onnxprune.errors import OnnxPruneError
 
 SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 BYTES = {"": 1, "b": 1} | {f"{p}{b}": n**i for b, n in (("b", 1000), ("ib", 1024)) for i, p in enumerate("kmgt", 1)}
+MOST = 1e15
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
@@ -25,8 +26,8 @@ def size_bytes(text: Any) -> int:
 def _read(text: Any, units: dict[str, int], expected: str) -> float:
     found = _NUMBER.fullmatch(str(text))
     unit = units.get(found[2].lower()) if found else None
-    if not found or unit is None or isinstance(text, bool) or float(found[1]) <= 0:
-        raise OnnxPruneError(f"'{text}' is not {expected}")
+    if not found or unit is None or isinstance(text, bool) or not 0 < float(found[1]) < MOST:
+        raise OnnxPruneError(f"'{str(text)[:80]}' is not {expected}")
     return float(found[1]) * unit
 
 

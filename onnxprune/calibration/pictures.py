@@ -108,7 +108,7 @@ def _settings(part: str) -> dict[str, Any]:
         return tomllib.loads(f"{name.strip()} = {quoted}")
     except OSError as e:
         raise DataError(f"preprocess '{part}': {e.strerror}") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:
         raise DataError(f"preprocess '{part}': not TOML: {e}; an example: mean=[0.485, 0.456, 0.406]") from e
 
 

@@ -29,6 +29,8 @@ def take(op: Op, d: Dim, indices: np.ndarray, slot: int) -> Axes:
     """The axes of `take(x, indices)` along the static axis `d`; rewrites the indices in input `slot` when channels go."""
     n = find(d).size
     assert isinstance(n, int)
+    if indices.dtype.kind not in "iu":
+        raise LayoutError(f"indices of type {indices.dtype}")
     flat = indices.ravel() % n if n else indices.ravel()
     if np.any(indices >= n) or np.any(indices < -n):
         raise LayoutError(f"an index outside of an axis of {n}")

@@ -45,6 +45,8 @@ class Sparsity:
             value = getattr(self, name)
             if value is not None and value not in known:
                 raise OnnxPruneError(f"{name} '{value}' is unknown; there are {', '.join(known)}")
+        if self.seed < 0:
+            raise OnnxPruneError(f"seed is {self.seed}; it is a whole number, 0 or more")
         if self.scope == "global" and not isinstance(pattern, Units):
             raise OnnxPruneError(
                 f"pattern {pattern.name} says how much of each group goes: layers do not compete, leave --scope out"
