@@ -22,6 +22,8 @@ from onnxprune.calibration import input_specs, load_data, random_batches
 from onnxprune.cli.console import duration
 from onnxprune.cli.summary import _layers as said
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.weights import ArrayWeight
+from onnxprune.measure import metrics
 from onnxprune.report.result import weight_sparsity
 from onnxprune.validation import LayerError, Reconstruction, latency, layer_errors, layers, memory, validate
 
@@ -175,6 +177,27 @@ def test_two_files_are_compared_where_shapes_agree() -> None:
     assert found.left_out == {"fc1": "the original has no such tensor"}
 
 
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_permutation_is_seen_without_a_plan_and_damage_is_none(moved: bool) -> None:
+    """A candidate with noise in its weights, and its channels in another order or not."""
+    analysis = onnxprune.analyze(MODELS / "digits_cnn.onnx")
+    rng = np.random.default_rng(3)
+    orders = {g.name: rng.permutation(g.size).tolist() for g in analysis.groups} if moved else {}
+    plan = laws.plan_of(analysis, orders)
+    candidate = onnxprune.apply(analysis, plan)
+    for name, w in candidate.weights.items():
+        if len(w.shape) > 1:
+            x = w.array()
+            noise = rng.standard_normal(x.shape).astype(np.float32)
+            candidate.weights[name] = ArrayWeight(x + (0.2 if moved else 2) * x.std() * noise)
+    calib = np.load(MODELS / "digits_calib.npz")
+    data = load_data(
+        {n: calib[n][:64] for n in calib if n != "labels"}, input_specs(analysis.model.proto), batch_size=64
+    )
+    told, seen = (by_name(layer_errors(analysis, candidate, data, p)) for p in (plan, None))
+    assert seen == pytest.approx(told, rel=1e-6) and min(told.values()) > 0.2
+
+
 def test_memory_bounds_the_pieces_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     analysis = onnxprune.analyze(MODELS / "digits_resnet.onnx")
     plan = onnxprune.plan(analysis, ratio=0.5)
@@ -189,7 +212,7 @@ def test_memory_bounds_the_pieces_and_changes_nothing(monkeypatch: pytest.Monkey
 
     chunks = layers._chunks
     monkeypatch.setattr(layers, "MEMORY_BYTES", 1 << 14)
-    monkeypatch.setattr(layers, "BLOCK", 1 << 9)
+    monkeypatch.setattr(metrics, "BLOCK", 1 << 9)
     monkeypatch.setattr(layers, "_chunks", counted)
     parts = layer_errors(analysis, pruned, data, plan)
     assert pieces[0] > 3 and by_name(parts).keys() == by_name(whole).keys()

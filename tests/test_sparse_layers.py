@@ -240,6 +240,16 @@ def uint16_with_a_zero_point_beyond_int16() -> Graph:
 
 
 @case
+def int16_with_a_zero_point_for_each_output() -> Graph:
+    return quantised(np.int16, [-20000, 3, 32767], 1)
+
+
+@case
+def uint4_with_a_zero_point_for_each_output() -> Graph:
+    return quantised(ml_dtypes.uint4, [8, 3, 15], 1)
+
+
+@case
 def int32() -> Graph:
     return quantised(np.int32, 0, None)
 

@@ -321,6 +321,9 @@ def test_errors_of_layers_know_the_permutation(tmp_path: Path) -> None:
     before = names[: names.index("node_conv2d_14")]
     assert "node_conv2d_13" in before and max(errors[n] for n in before) < 1e-5
     assert 0 < errors["node_conv2d_14"] < 0.5
+    result = call("validate", RESNET, made.files[0], "--data", CALIB, "--json")  # which is told of no permutation
+    seen = {x["name"]: x["relative_l2"] for x in json.loads(result.stdout)["reconstruction"]["layers"]}
+    assert seen == pytest.approx(errors, abs=5e-3)  # on more samples
 
 
 def test_groups_that_a_nan_reads_keep_their_order() -> None:

@@ -30,6 +30,7 @@ from onnxprune.repair.network import Network, called, picked
 from onnxprune.repair.segments import Walk
 from onnxprune.repair.store import Store
 from onnxprune.repair.tasks import last_layers
+from onnxprune.validation.order import Orders
 
 LEAST_SAMPLES, SAMPLES = 8, 64  # between them a quarter of the data, so that it costs no more than comparing outputs
 MEMORY_BYTES = 1 << 28  # of layer outputs that one piece of a network may hand out
@@ -70,11 +71,13 @@ def layer_errors(
     """Compare the outputs of all layers that both models have under one name.
 
     Of the batches, `samples` samples are used (a quarter, but 8 to 64); the least is a batch of a static size. `plan` says
-    what of the original the candidate kept; without one, only outputs of the same shape are compared. What does not run in
-    pieces is left out and said to be.
+    what of the original the candidate kept, and in which order; without one, only outputs of the same shape are compared, and
+    the order of their channels is seen from the outputs. What does not run in pieces is left out and said to be.
     """
-    keep = keep_of(plan, original) if plan else {}
-    net = Network(original, keep, called(original.flat, original.model), called(linearize(candidate), candidate))
+    orders = Orders(original, keep_of(plan, original) if plan else {}, learns=plan is None)
+    net = Network(
+        original, orders.known, called(original.flat, original.model), called(linearize(candidate), candidate)
+    )
     made = Reconstruction(batches.source)
     layers = list(_layers(net, made.left_out))
     with Store(MEMORY_BYTES) as before, Store(MEMORY_BYTES) as after:
@@ -88,7 +91,9 @@ def layer_errors(
         walks = [(Walk(m, stops, list(feeds), len(s)), s) for m, s in ((net.original, before), (net.model, after))]
         for at, chunk in enumerate(chunks):
             try:
-                _compare(made, net, chunk, zip(*(walk.run(at, store, threads) for walk, store in walks), strict=True))
+                _compare(
+                    made, net, orders, chunk, zip(*(walk.run(at, store, threads) for walk, store in walks), strict=True)
+                )
             except OnnxPruneError as why:
                 made.left_out |= {_name(node): str(why) for chunk in chunks[at:] for node, _ in chunk}
                 break
@@ -175,6 +180,7 @@ def _chunks(
 def _compare(
     made: Reconstruction,
     net: Network,
+    orders: Orders,
     chunk: list[tuple[NodeProto, str]],
     pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]],
 ) -> None:
@@ -188,6 +194,8 @@ def _compare(
                 wrong[tensor] = "channels are mixed with a dynamic size"
                 continue
             wanted = picked(before[tensor], stays)
+            if orders.learn(tensor, wanted, got):
+                wanted = picked(before[tensor], _stays(net, tensor, before[tensor].shape) or {})
             if wanted.shape != got.shape:
                 wrong[tensor] = f"shape {list(wanted.shape)} of the original became {list(got.shape)}"
             elif tensor not in wrong:
