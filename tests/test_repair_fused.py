@@ -257,6 +257,18 @@ def test_weights_behind_their_scale(kind: str, per_channel: bool, dtype: type) -
         np.testing.assert_array_equal(after[name], before[name])
 
 
+@pytest.mark.parametrize("kind", ["Conv", "Gemm"])
+def test_a_product_of_integers_gets_no_bias_of_floats(kind: str) -> None:
+    """ONNX Runtime would multiply floats instead."""
+    proto = dequantized(kind, None, np.int8)
+    (node,) = (n for n in proto.graph.node if n.name == "product")
+    del node.input[2]
+    shape = (8, 6, 5, 5) if kind == "Conv" else (64, 6)
+    small, report = halved(proto, [{"x": normal(*shape, seed=i)} for i in range(3)], 8)
+    check(report, ["product"], 0.9)
+    assert next(len(n.input) for n in small.graph.node if n.name == "product") == 2
+
+
 def test_integers_that_two_products_read_stay_as_they_are() -> None:
     proto = dequantized("Gemm", 1, np.int8)
     proto.graph.node.append(op("Gemm", ["h", "w", "b"], ["y2"], name="second"))

@@ -10,6 +10,8 @@ import numpy as np
 from onnxprune.repair.layers import Change, Layer, Matrix, Site, Unfit
 from onnxprune.repair.store import Array
 
+BIAS = 2  # the input slot
+
 
 class Spatial(Layer):
     """y [N, (g o), *t]"""
@@ -46,8 +48,9 @@ class Convolution(Spatial):
         self.matrix = Matrix(operand, self.weight, self.by_inputs)
         self.groups = self.matrix.groups
         self.w = self.matrix.pack(self.weight.astype(np.float64))
-        bias = site.const(2) if site.has(2) else np.zeros(self.outputs)
-        self.b = bias.astype(np.float64).reshape(self.groups, -1)
+        if site.has(BIAS) or site.can_add_bias(self.slot):
+            bias = site.const(BIAS) if site.has(BIAS) else np.zeros(self.outputs)
+            self.b = bias.astype(np.float64).reshape(self.groups, -1)
         self.look_inside()
 
     def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
@@ -87,8 +90,8 @@ class Convolution(Spatial):
 
     def changes(self, w: Array, b: Array | None) -> list[Change]:
         out = [Change(self.site.index, self.slot, self.matrix.unpack(w))]
-        if b is not None and (self.site.has(2) or b.any()):
-            out.append(Change(self.site.index, 2, b.ravel().astype(self.weight.dtype)))
+        if b is not None and (self.site.has(BIAS) or b.any()):
+            out.append(Change(self.site.index, BIAS, b.ravel().astype(self.weight.dtype)))
         return out
 
 

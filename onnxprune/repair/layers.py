@@ -42,6 +42,7 @@ class Site(NodeView):
     index: int
     consts: Sequence[Array | None]
     rank_of: Callable[[str], int | None] = lambda _: None  # of a value
+    are_integers: Callable[[str], bool] = lambda _: False  # is a constant stored so?
 
     @cached_property
     def record(self) -> Record:
@@ -63,6 +64,10 @@ class Site(NodeView):
         if rank is None:
             raise Unfit(f"the rank of '{self.node.input[slot]}' is not known")
         return rank
+
+    def can_add_bias(self, weight: int) -> bool:
+        """Not to weights that are stored as integers: a runtime multiplies integers only where the bias is of integers too."""
+        return not self.are_integers(self.node.input[weight])
 
     def const(self, slot: int) -> Array:
         """A float constant. Raises Unfit."""

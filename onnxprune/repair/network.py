@@ -20,7 +20,7 @@ from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.view import makers, readers, reads
 from onnxprune.graph.vocabulary import vocabulary
-from onnxprune.graph.weights import ArrayWeight, is_float
+from onnxprune.graph.weights import ArrayWeight, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.ops.records import PERMUTE, REGROUP, Encoding, record_of
 from onnxprune.repair.kinds import is_recurrent
@@ -98,6 +98,11 @@ class Constants:
     def is_encoded(self, name: str) -> bool:
         """Is a value stored as another type than it is read?"""
         return any(record_of(n).traits.changes_type for n in self.route(name))
+
+    def are_integers(self, name: str) -> bool:
+        """Are the numbers of a value stored as integers?"""
+        root = self.weights.get(self.root(name))
+        return root is not None and self.is_encoded(name) and not is_float(dtype_of(root.data_type))
 
     def stored(self, name: str, array: Array) -> Array:
         """What its root has to hold for a value to become `array`, or the nearest there is. Raises Unfit."""
@@ -227,7 +232,9 @@ class Network:
 
     def site(self, index: int) -> Site:
         node = self.nodes[index]
-        return Site(node, index, [self.const(n) if n else None for n in node.input], self.rank)
+        return Site(
+            node, index, [self.const(n) if n else None for n in node.input], self.rank, self._constants.are_integers
+        )
 
     def rank(self, name: str) -> int | None:
         axes = self.analysis.coupling.layouts.get(name)

@@ -49,7 +49,7 @@ class MatrixProduct(Layer):
     def _own_bias(self) -> Change | None:
         product = self.site.record.product
         slot = product.bias if product else None
-        if slot is None:
+        if slot is None or not (self.site.has(slot) or self.site.can_add_bias(self.slot)):
             return None
         c = self.site.const(slot) if self.site.has(slot) else np.zeros(0, self.matrix.weight.dtype)
         if c.size and not self._fits(c):
