@@ -278,6 +278,21 @@ def test_integers_that_two_products_read_stay_as_they_are() -> None:
     assert report.left_out == dict.fromkeys(("product", "second"), "its weight is shared with other nodes")
 
 
+def test_products_of_integers_are_left_out_with_the_reason() -> None:
+    """One with a weight, and none of two activations."""
+    weights = {
+        "v": spanned(6, 8), "w": quantized(normal(8, 4), None)[0], "s": np.float32(0.02), "z": np.int8(0), "u": np.uint8(128),
+    }  # fmt: skip
+    nodes = [
+        op("Gemm", ["x", "v"], ["h"]), op("QuantizeLinear", ["h", "s", "u"], ["q"]),
+        op("QLinearMatMul", ["q", "s", "u", "w", "s", "z", "s", "u"], ["p"], name="product"),
+        op("Transpose", ["p"], ["t"]), op("QLinearMatMul", ["p", "s", "u", "t", "s", "u", "s", "u"], ["r"]),
+        op("DequantizeLinear", ["r", "s", "u"], ["y"]),
+    ]  # fmt: skip
+    report = halved(build(nodes, weights, ["n", 6]), [{"x": normal(64, 6)}], 8)[1]
+    assert not report.layers and report.left_out == {"product": "it multiplies with int8, not with floats"}
+
+
 def test_weights_that_the_graph_rounds_are_written_before_they_are_rounded() -> None:
     weights = {"v": spanned(6, 8), "w": normal(8, 4), "s": np.float32(0.03), "z": np.int8(0)}
     nodes = [

@@ -75,7 +75,7 @@ class Site(NodeView):
         if array is None:
             raise Unfit(f"input {slot} is computed, no weight of its own")
         if array.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
-            raise Unfit(f"its weights are {array.dtype.name}")
+            raise Unfit(f"it multiplies with {array.dtype.name}, not with floats")
         return array
 
 

@@ -116,8 +116,8 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
 
 
 def _built(net: Network, site: Site) -> Iterator[tuple[str, Layer]]:
-    if site.record.product and not site.operands:  # an attention with a bias, which belongs to the layers before it
-        return
+    if site.record.product and all(site.node.input[o.slot] in net.live for o in site.operands):
+        return  # activations alone: a bias of queries, keys and values belongs to the layers before an attention
     if not is_recurrent(site.record):
         after = net.only_reader(site.node.output[0])
         yield "", make_layer(site, None if after is None else net.site(after))
