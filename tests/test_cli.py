@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 import onnxprune
 from onnxprune.cli import commands
-from onnxprune.cli.summary import INSPECTED, LISTED, _accuracy, top, why_nothing
+from onnxprune.cli.summary import INSPECTED, _accuracy, listed, top, why_nothing
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
@@ -428,7 +428,7 @@ def test_validate_refuses_what_is_no_number() -> None:
 
 def test_reasons_that_are_left_out_are_where_it_says() -> None:
     whole = Counter(f"because of {i}" for i in range(5))
-    assert top(whole, LISTED).endswith("; 2 more reasons, see --verbose")
+    assert top(whole, listed(False)).endswith("; 2 more reasons, see --verbose")
     assert top(whole, INSPECTED).endswith("; 2 more reasons, see 'onnxprune inspect'")
     groups = [{"size": 4, "kept": 4, "reason": reason} for reason in whole]
     assert why_nothing({"groups": groups, "frozen": [], "sparsity": None}).endswith("see --verbose")

@@ -586,7 +586,19 @@ def test_a_model_on_which_nothing_would_be_faster_says_so(tmp_path: Path) -> Non
     result = call("sparsify", RESNET, "-o", tmp_path / "o.onnx")
     assert result.exit_code == 0 and "nothing was made sparse" in result.stderr
     assert "'--layers eligible' takes every layer that the target can run" in result.stderr
-    assert (call("validate", tmp_path / "o.onnx", "--pattern", "2:4")).exit_code == 1
+    checked = call("validate", tmp_path / "o.onnx", "--pattern", "2:4")
+    assert checked.exit_code == 1
+    assert "'--layers eligible' or '--layers all' checks more" in checked.stderr
+
+
+@pytest.mark.parametrize(("which", "said"), [("eligible", "'--layers all' checks more"), ("all", "must have 2:4\n")])
+def test_no_advice_is_what_was_given(which: str, said: str, tmp_path: Path) -> None:
+    onnx.save(
+        model([helper.make_node("Relu", ["x"], ["y"])], [tensor("x", [2])], [tensor("y", [2])]), tmp_path / "m.onnx"
+    )
+    result = call("validate", tmp_path / "m.onnx", "--pattern", "2:4", "--layers", which)
+    assert result.exit_code == 1
+    assert said in result.stderr and f"'--layers {which}'" not in result.stderr
 
 
 def test_every_pattern_is_a_pattern() -> None:

@@ -89,8 +89,13 @@ def _filled(c: Candidates, counts: dict[str, int], more: Counts, budget: Budget)
 def out_of_reach(c: Candidates, budget: Budget) -> OnnxPruneError:
     """What to say where no plan is within the budget."""
     least = c.keeps(c.settled({g.name: c.least(g) for g in c.groups}))
+    o = c.options
+    bounds = {
+        "--max-ratio": o.max_ratio < 1, "--round-to": o.round_to > 1, "--exclude": o.exclude, "--include": o.include,
+        "--group-ratio": o.group_ratio,
+    }  # fmt: skip
+    loosen = " or ".join(name for name, bounds_it in bounds.items() if bounds_it)
     return OnnxPruneError(
-        f"--{budget.kind} {budget.fraction:g}: {budget.of(least) / budget.whole:.3g} of the {WORDS[budget.kind]} stay even "
-        "where every group keeps as little as it may; ask for more than that, or loosen --max-ratio, --round-to, --exclude "
-        "or --include"
+        f"{o.asked}: {budget.of(least) / budget.whole:.3g} of the {WORDS[budget.kind]} stay even where every group keeps as "
+        f"little as it may; ask for more than that{f', or loosen {loosen}' if loosen else ''}"
     )

@@ -70,6 +70,12 @@ class Options:
         return next(((kind, f) for kind in LIMITS if (f := getattr(self, kind)) is not None), None)
 
     @property
+    def asked(self) -> str:
+        """The budget or the limit as it was typed; a plan may have to be within other ones on the way."""
+        kind, value = self.budget or self.limit or ("ratio", self.ratio)
+        return f"--{kind.replace('_', '-')} {value:g}"
+
+    @property
     def measures(self) -> bool:
         """Does the allocation measure errors where it has calibration data?"""
         return (self.budget or self.limit) is not None and self.allocation in (None, *MEASURED)

@@ -73,7 +73,7 @@ class _Stage:
         )
 
     def within(self, budget: Budget, last: bool) -> Plan:
-        why = f"{budget.kind} {budget.fraction:g} leaves it whole"
+        why = f"{self.c.options.asked.removeprefix('--')} leaves it whole"
         return self.sharing.plan(self.sharing.counts(budget, last), lambda g: why)
 
 

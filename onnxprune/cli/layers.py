@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 
 from onnxprune.cli.console import facts, more, percent, plural, table, text
 from onnxprune.cli.reports import Said
-from onnxprune.cli.summary import LISTED, outcome, top
+from onnxprune.cli.summary import listed, outcome, top
 
 Report = Mapping[str, Any]
 FEW_LAYERS = 24
@@ -19,24 +19,26 @@ FEW_LAYERS = 24
 def sparsified(report: Report, verbose: bool) -> Said:
     """What `sparsify` says when it is done; a warning where no layer was made sparse."""
     sparse = report["sparsity"]
-    parts, rows = _of_layers(sparse["layers"], verbose), layer_facts(sparse)
-    return Group(*parts, *outcome(report, rows)), "; ".join(filter(None, (why_none(sparse), report["not_compared"])))
+    parts, rows = _of_layers(sparse["layers"], verbose), layer_facts(sparse, verbose)
+    return Group(*parts, *outcome(report, rows)), "; ".join(
+        filter(None, (why_none(sparse, verbose), report["not_compared"]))
+    )
 
 
-def why_none(sparse: Report) -> str:
+def why_none(sparse: Report, verbose: bool = False) -> str:
     """In words, why no layer was made sparse; empty where some were."""
     layers = sparse["layers"]
     if any(x["sparse"] for x in layers):
         return ""
     if not layers:
         return "nothing was made sparse: no operator multiplies with a constant matrix"
-    why = top(Counter(x["reason"] or "no reason given" for x in layers), LISTED)
+    why = top(Counter(x["reason"] or "no reason given" for x in layers), listed(verbose))
     could = any(x["eligible"] for x in layers) and sparse["options"]["layers"] == "likely"
     hint = "; '--layers eligible' takes every layer that the target can run" if could else ""
     return f"nothing was made sparse: {why}{hint}"
 
 
-def layer_facts(sparse: Report) -> list[tuple[str, object]]:
+def layer_facts(sparse: Report, verbose: bool = False) -> list[tuple[str, object]]:
     """The lines about the pattern."""
     layers, options = sparse["layers"], sparse["options"]
     chosen = [x for x in layers if x["sparse"]]
@@ -51,7 +53,7 @@ def layer_facts(sparse: Report) -> list[tuple[str, object]]:
         rows.append(("chosen by", how + repaired))
     left = Counter(x["reason"] for x in layers if not x["sparse"])
     if left:
-        rows.append(("left dense", f"{plural(left.total(), 'layer')}: {top(left, LISTED)}"))
+        rows.append(("left dense", f"{plural(left.total(), 'layer')}: {top(left, listed(verbose))}"))
     notes = Counter(x["note"] for x in chosen if x["note"])
     rows += [("note", note) for note in notes]
     if sparse["permuted"]:

@@ -348,8 +348,12 @@ def _said(report: dict[str, Any], how: str, verbose: bool) -> Said:
     from onnxprune.cli.summary import pruned, why_nothing
 
     sparse = report["sparsity"]
-    rows = layer_facts(sparse) if sparse else []
-    warnings = [w for w in (why_nothing(report), why_none(sparse) if sparse else "", report["not_compared"]) if w]
+    rows = layer_facts(sparse, verbose) if sparse else []
+    warnings = [
+        w
+        for w in (why_nothing(report, verbose), why_none(sparse, verbose) if sparse else "", report["not_compared"])
+        if w
+    ]
     return pruned(report, how, verbose, rows), "; ".join(warnings)
 
 

@@ -13,7 +13,7 @@ Report = Mapping[str, Any]
 Facts = list[tuple[str, object]]
 FEW_GROUPS, FEW_OUTPUTS, FEW_REASONS, FEW_LAYERS = 24, 8, 3, 3
 WRONG = 0.1  # the relative error from which on a layer is said to go wrong
-LISTED, INSPECTED = "see --verbose", "see 'onnxprune inspect'"  # which tells of groups left whole, of frozen axes
+INSPECTED = "see 'onnxprune inspect'"  # which tells of frozen axes
 
 
 def pruned(report: Report, how: str, verbose: bool, more: Facts) -> Group:
@@ -21,7 +21,7 @@ def pruned(report: Report, how: str, verbose: bool, more: Facts) -> Group:
     parts: list[RenderableType] = []
     if report["groups"]:
         parts += [*_groups(report["groups"], verbose), ""]
-    rows: Facts = [("channels", _channels(report["groups"])), ("chosen by", how), *_notes(report), *more]
+    rows: Facts = [("channels", _channels(report["groups"])), ("chosen by", how), *_notes(report, verbose), *more]
     return Group(*parts, *outcome(report, rows))
 
 
@@ -107,12 +107,12 @@ def _channels(groups: Sequence[Report]) -> str:
     return f"{size - kept:,} of {size:,} removed, from {changed} of {plural(len(groups), 'group')}"
 
 
-def _notes(report: Report) -> Facts:
+def _notes(report: Report, verbose: bool) -> Facts:
     groups = report["groups"]
     rows: Facts = []
     whole = Counter(g["reason"] or "no reason given" for g in groups if g["kept"] == g["size"])
     if whole:
-        rows.append(("left whole", f"{plural(whole.total(), 'group')}: {top(whole, LISTED)}"))
+        rows.append(("left whole", f"{plural(whole.total(), 'group')}: {top(whole, listed(verbose))}"))
     if any(not g["exact"] and g["kept"] < g["size"] for g in groups):
         rows.append(
             ("approximate", "an operator mixes along these channels (a norm's mean, say): valid, but not neutral")
@@ -123,6 +123,11 @@ def _notes(report: Report) -> Facts:
     return rows
 
 
+def listed(verbose: bool) -> str:
+    """Where everything is listed."""
+    return "listed above" if verbose else "see --verbose"
+
+
 def top(reasons: Counter[str], where: str, most: int = FEW_REASONS) -> str:
     """The most frequent reasons with their counts, and where the others are."""
     said = [f"{reason} ({n})" if n > 1 else reason for reason, n in reasons.most_common(most)]
@@ -130,13 +135,13 @@ def top(reasons: Counter[str], where: str, most: int = FEW_REASONS) -> str:
     return "; ".join(said + ([f"{plural(rest, 'more reason')}, {where}"] if rest else []))
 
 
-def why_nothing(report: Report) -> str:
+def why_nothing(report: Report, verbose: bool = False) -> str:
     """In words, why no channel went; empty where some did, or weights became zero instead."""
     groups, sparse = report["groups"], report["sparsity"]
     if any(g["kept"] < g["size"] for g in groups) or (sparse and any(x["sparse"] for x in sparse["layers"])):
         return ""
     if groups:
-        return "nothing was removed: " + top(Counter(g["reason"] or "no reason given" for g in groups), LISTED)
+        return "nothing was removed: " + top(Counter(g["reason"] or "no reason given" for g in groups), listed(verbose))
     frozen = Counter(f["reason"] for f in report["frozen"] if not f["structural"])
     why = top(frozen, INSPECTED) or "it has no weights with channels that both a producer and a consumer share"
     return f"nothing was removed, the model has no group that could be pruned: {why}; see 'onnxprune inspect'"

@@ -11,6 +11,8 @@ from onnxprune.errors import OnnxPruneError
 if TYPE_CHECKING:
     from onnxprune import Result
 
+WIDER = ("likely", "eligible", "all")  # which layers must have a pattern, from few to all
+
 
 @app.command(
     epilog="Examples:\n\nonnxprune validate model.onnx smaller.onnx --data test.npz\n\n"
@@ -64,8 +66,8 @@ def validate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run two models on the same inputs in ONNX Runtime and measure how far the outputs differ; or check a sparsity pattern."""
-    sparse = None if pattern is None else _check(candidate or original, pattern, sparsity, layers)
-    held = sparse is None or _told(sparse, verbose, json=json and candidate is None, silent=json)
+    sparse, which = (None, None) if pattern is None else _check(candidate or original, pattern, sparsity, layers)
+    held = sparse is None or _told(sparse, which, verbose, json=json and candidate is None, silent=json)
     if candidate is None:
         if sparse is not None:
             raise typer.Exit(0 if held else FAILED_CHECK)
@@ -100,8 +102,8 @@ def validate(
         raise typer.Exit(FAILED_CHECK)
 
 
-def _check(model: Path, pattern: str, sparsity: float, layers: str | None) -> dict[str, Any]:
-    """Which layers have the pattern."""
+def _check(model: Path, pattern: str, sparsity: float, layers: str | None) -> tuple[dict[str, Any], str | None]:
+    """Which layers have the pattern, and which of them must."""
     import onnxprune
     from onnxprune.cli.progress import progress
     from onnxprune.report.sparsity import check_report
@@ -111,10 +113,10 @@ def _check(model: Path, pattern: str, sparsity: float, layers: str | None) -> di
     with progress() as tell:
         tell("load", 0, 0)
         found = check_pattern(onnxprune.load(model), options)
-    return check_report(str(model), pattern, found)
+    return check_report(str(model), pattern, found), options.layers
 
 
-def _told(report: dict[str, Any], verbose: bool, *, json: bool, silent: bool) -> bool:
+def _told(report: dict[str, Any], layers: str | None, verbose: bool, *, json: bool, silent: bool) -> bool:
     """Say it, unless it is part of another report; whether all layers have the pattern that must."""
     from onnxprune.cli.console import emit, emit_json, warn
     from onnxprune.cli.layers import checked
@@ -125,7 +127,9 @@ def _told(report: dict[str, Any], verbose: bool, *, json: bool, silent: bool) ->
         emit(checked(report, verbose))
     if not any(x["checked"] for x in report["layers"]):
         model, pattern = report["model"], report["pattern"]
-        warn(f"{model} has no layer that must have {pattern}; '--layers eligible' or '--layers all' checks more")
+        wider = WIDER[WIDER.index(layers) + 1 :] if layers in WIDER else ()
+        more = "; " + " or ".join(f"'--layers {name}'" for name in wider) + " checks more" if wider else ""
+        warn(f"{model} has no layer that must have {pattern}{more}")
         return False
     return bool(report["holds"])
 

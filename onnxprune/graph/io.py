@@ -312,9 +312,11 @@ def _excuse_domains(nodes: Iterable[NodeProto], imports: Any, where: str) -> Non
         if domain in versions:
             continue
         if domain not in own:
+            file = repr(where if where.endswith(".onnx") else "FILE.onnx")
             raise ModelError(
-                f"{where} has no opset import for domain {domain!r} of its operator {node.op_type}; "
-                f"add it with onnx: model.opset_import.add(domain={domain!r}, version=1)"
+                f"{where} has no opset import for domain {domain!r} of its operator {node.op_type}; add it: "
+                f'python -c "import onnx; model = onnx.load({file}, load_external_data=False); '
+                f'model.opset_import.add(domain={domain!r}, version=1); onnx.save(model, {file})"'
             )
         versions[domain] = own[domain]
         imports.add(domain=domain, version=own[domain])
