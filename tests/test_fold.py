@@ -175,6 +175,18 @@ def test_what_else_reads_a_part_reads_the_folded_one() -> None:
     assert np.array_equal(run_ort(model, [feeds])[0][0], run_ort(folded, [feeds])[0][0])
 
 
+def test_only_what_gets_the_pattern_is_folded() -> None:
+    nodes = [
+        node("Abs", "v", "a"), node("MatMul", "x a", "b"), node("Abs", "w", "c"), node("MatMul", "b c", "y"),
+    ]  # fmt: skip
+    model = graph(nodes, {"v": draw(8, 8), "w": draw(8, 8, seed=1)}, ["N", 8])
+    found = sparsify(analyze(load(model)), Sparsity(layers="all", target="none", include=["MatMul_y"]))
+    assert [(x.chosen, x.why) for x in found.layers] == [(False, "Abs 'Abs_a' computes it"), (True, "")]
+    assert [n.name for n in found.model.proto.graph.node] == ["Abs_a", "MatMul_b", "MatMul_y"]
+    untouched = sparsify(analyze(load(model)), Sparsity())  # too small for the target
+    assert full_proto(untouched.model) == full_proto(load(model))
+
+
 def test_repair_fits_what_was_computed(tmp_path: Path) -> None:
     model, _ = CASES["parts_of_a_packed_weight"]()
     onnx.save(model, tmp_path / "m.onnx")

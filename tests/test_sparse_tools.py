@@ -133,6 +133,7 @@ DIFFER = {
     ),
     "uint8_that_is_moved_before_it_is_dequantised": "path",
     **dict.fromkeys(("int4_with_a_zero_point", "uint16_with_a_zero_point_beyond_int16", "int32"), "type"),
+    **dict.fromkeys(("int16_with_a_zero_point_for_each_output", "uint4_with_a_zero_point_for_each_output"), "type"),
     "uint8_in_blocks_of_outputs_with_scales_for_each_input": "type",
 }
 
@@ -304,6 +305,8 @@ NO_MATRIX = {
     "int4": "int4 weights",
     "int4_with_a_zero_point": "int4 weights",
     "uint16_with_a_zero_point_beyond_int16": "uint16 weights",
+    "int16_with_a_zero_point_for_each_output": "int16 weights",
+    "uint4_with_a_zero_point_for_each_output": "uint4 weights",
     "int32": "int32 weights",
     "uint8_in_blocks_of_outputs_with_scales_for_each_input": "uint8 weights",
     "batches_between_the_axes": "a stack of 3 matrices",

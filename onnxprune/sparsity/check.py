@@ -8,9 +8,10 @@ import numpy as np
 
 from onnxprune.graph.io import Model
 from onnxprune.groups import analyze
+from onnxprune.sparsity.fold import fold
 from onnxprune.sparsity.layers import numbers
 from onnxprune.sparsity.options import Sparsity
-from onnxprune.sparsity.run import Layer, decide, prepare
+from onnxprune.sparsity.run import Layer, decide, mark
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Checked:
 def check_pattern(model: Model, options: Sparsity) -> list[Checked]:
     """Every layer of a model against the pattern of `options`; those count whose layer is `chosen`."""
     options = options.resolved(False)
-    pattern, (_, a) = options.check(), prepare(analyze(model))
+    pattern, known = options.check(), analyze(model)
+    a = mark(known, fold(known))
     out = []
     for layer in decide(a, options):
         m, broken, zeros = layer.matrix, None, None

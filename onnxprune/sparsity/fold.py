@@ -8,7 +8,7 @@ zeros can be written before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from onnxprune.axes import pair
 from onnxprune.errors import OnnxPruneError
@@ -23,10 +23,13 @@ from onnxprune.repair.segments import constants
 FEW = 1 << 16  # numbers that a constant may always have; a larger one is no larger than what it is computed from
 
 
-def fold(a: Analysis) -> Model:
-    """The model with an initializer for each constant that it computes for products; the model itself where there is none."""
+def fold(a: Analysis, places: Collection[tuple[str, int]] | None = None) -> Model:
+    """The model with an initializer for each constant that it computes for products; the model itself where there is none.
+
+    `places` are the products that count, by an output and an input slot; all of them for None.
+    """
     graph = _Graph(a)
-    values = list(dict.fromkeys(name for made in _computed(a) for name in graph.made_with(graph.source(made))))
+    values = list(dict.fromkeys(name for made in _computed(a, places) for name in graph.made_with(graph.source(made))))
     if not values:
         return a.model
     try:
@@ -35,11 +38,16 @@ def fold(a: Analysis) -> Model:
         return a.model
 
 
-def _computed(a: Analysis) -> Iterator[str]:
+def _computed(a: Analysis, places: Collection[tuple[str, int]] | None) -> Iterator[str]:
     """What products that run read and constants alone decide."""
     nodes, computed = a.flat.proto.graph.node, a.coupling.computed
     for index, slot in a.coupling.operands:
-        if nodes[index].input[slot] in computed and nodes[index].output[0] not in computed:
+        output = next(filter(None, nodes[index].output))
+        if (
+            nodes[index].input[slot] in computed
+            and output not in computed
+            and (places is None or (output, slot) in places)
+        ):
             yield nodes[index].input[slot]
 
 

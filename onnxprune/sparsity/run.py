@@ -100,7 +100,7 @@ def sparsify(
     tell = progress or (lambda *_: None)
     gains: dict[str, tuple[float, float]] = {}
     used = plan or Plan("", {})
-    if not used.groups and (folded := fold(analysis)) is not analysis.model:
+    if not used.groups and (folded := prepare(analysis, options)[0]) is not analysis.model:
         analysis = analyze(folded, analysis.data)
     if options.permute:
         tell("permute", 0, 0)
@@ -109,7 +109,7 @@ def sparsify(
             lambda done, of: tell("permute", done, of),
         )  # fmt: skip
     smaller = apply_plan(analysis, used) if used.groups else analysis.model
-    smaller, work = prepare(analysis if smaller is analysis.model else analyze(smaller, analysis.data))
+    smaller, work = prepare(analysis if smaller is analysis.model else analyze(smaller, analysis.data), options)
     layers = decide(work, options)
     report = None
     if batches is not None:
@@ -120,18 +120,28 @@ def sparsify(
             progress=lambda done, of: tell("fit", done, of), thin=Thin(choose, plain),
         )  # fmt: skip
         before = work, layers
-        smaller, work = prepare(analyze(smaller, analysis.data))
+        smaller, work = prepare(analyze(smaller, analysis.data), options)
         layers = decide(work, options)
         _compare(work, layers, *before, report, options)
     model, weights = mask(smaller, work, layers, pattern, options)
     return Sparsified(model, analysis, options, pattern, layers, used if used.groups else None, gains, report, weights)
 
 
-def prepare(a: Analysis) -> tuple[Model, Analysis]:
-    """The model with its constants folded, and an analysis of it with its inner tensors marked."""
-    model = fold(a)
+def prepare(a: Analysis, options: Sparsity) -> tuple[Model, Analysis]:
+    """The model with those constants folded that get the pattern, and an analysis of it with its inner tensors marked."""
+    whole = fold(a)
+    model, work = whole, mark(a, whole)
+    if whole is not a.model:
+        chosen = {place for x in decide(work, options) if x.chosen for place in _places(work, x.matrix)}
+        model = fold(a, chosen)
+        work = mark(a, model)
+    return model, work
+
+
+def mark(a: Analysis, model: Model) -> Analysis:
+    """An analysis of a model like the one of `a`, with its inner tensors marked."""
     seen = marked(model)
-    return model, a if seen is a.model else analyze(seen, a.data)
+    return a if seen is a.model else analyze(seen, a.data)
 
 
 def decide(a: Analysis, options: Sparsity) -> list[Layer]:

@@ -50,8 +50,8 @@ def _channels(x: Array, axis: int, owner: Array, channels: int) -> Array | None:
     if (np.bincount(owner[owner >= 0], minlength=channels) * channels != len(positions)).any():
         return None
     rows = np.moveaxis(x, axis, 0)[positions].reshape(channels, -1)
-    rows = rows[:, :: -(-rows.shape[1] // MOST)].astype(np.float64)
-    rows = np.nan_to_num(rows - rows.mean(axis=1, keepdims=True), posinf=0.0, neginf=0.0)
+    rows = np.nan_to_num(rows[:, :: -(-rows.shape[1] // MOST)].astype(np.float64), posinf=0.0, neginf=0.0)
+    rows -= rows.mean(axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny))
 
 
