@@ -8,7 +8,7 @@
 A position of a Prod belongs to a channel of each of its Var factors and goes away when any of them does.
 One coupling makes each term once (`Terms` in layout.py), and terms are compared by identity: the same Var, the same channels.
 
-Sizes are ints, or a pair of ints for a dynamic size: what the size is at two sample input shapes (see graph/trace.py).
+A size is an int, or `Dynamic` where it depends on the inputs: what it is at two sample input shapes (see graph/trace.py).
 A dynamic size only ever belongs to a Fixed term, and to what contains it.
 """
 
@@ -17,13 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from itertools import accumulate
 from types import MappingProxyType
 
 import numpy as np
 
-Size = int | tuple[int, int]
 MOST = 12  # parts of a sum that are printed
 
 
@@ -40,18 +39,40 @@ class Reason:
 PLAIN = Reason("not a channel axis", structural=True)
 
 
-def mul(a: Size, b: Size) -> Size:
-    if isinstance(a, int) and isinstance(b, int):
-        return a * b
-    (a0, a1), (b0, b1) = pair(a), pair(b)
-    return size_of(a0 * b0, a1 * b1)
+@dataclass(frozen=True)
+class Dynamic:
+    """A size that depends on the sizes of the inputs: what it is at two samples of them, which differ."""
+
+    first: int
+    second: int
+
+    def __add__(self, other: Size) -> Size:
+        return size_of(*(a + b for a, b in zip(pair(self), pair(other), strict=True)))
+
+    def __mul__(self, other: Size) -> Size:
+        return size_of(*(a * b for a, b in zip(pair(self), pair(other), strict=True)))
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __repr__(self) -> str:
+        return "?"
 
 
-def add(a: Size, b: Size) -> Size:
-    if isinstance(a, int) and isinstance(b, int):
-        return a + b
-    (a0, a1), (b0, b1) = pair(a), pair(b)
-    return size_of(a0 + b0, a1 + b1)
+Size = int | Dynamic
+
+
+def size_of(at_first: int, at_second: int) -> Size:
+    return at_first if at_first == at_second else Dynamic(at_first, at_second)
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """The size at both samples."""
+    return (size, size) if isinstance(size, int) else (size.first, size.second)
+
+
+def first(size: Size) -> int:
+    """The size at the first sample, whose batch is 1."""
+    return size if isinstance(size, int) else size.first
 
 
 def div(a: Size, b: Size) -> Size | None:
@@ -62,18 +83,6 @@ def div(a: Size, b: Size) -> Size | None:
     if not b0 or not b1 or a0 % b0 or a1 % b1:
         return None
     return size_of(a0 // b0, a1 // b1)
-
-
-def pair(a: Size) -> tuple[int, int]:
-    return (a, a) if isinstance(a, int) else a
-
-
-def size_of(at_first: int, at_second: int) -> Size:
-    return at_first if at_first == at_second else (at_first, at_second)
-
-
-def show_size(size: Size) -> str:
-    return str(size) if isinstance(size, int) else "?"
 
 
 Keep = Mapping["Var", np.ndarray]  # the indices of the channels that stay, in their new order
@@ -203,7 +212,7 @@ class Fixed(Axis):
         return np.full(self.length, -1)
 
     def show(self, names: Mapping[Var, str] = NAMELESS) -> str:
-        return show_size(self.size)
+        return str(self.size)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -234,7 +243,7 @@ class Prod(Axis):
         return out
 
     def size_where(self, size: Callable[[Var], int]) -> Size:
-        return reduce(mul, (p.size_where(size) for p in self.parts))
+        return math.prod(p.size_where(size) for p in self.parts)
 
     def owner(self, v: Var) -> np.ndarray:
         out, *others = (p.owner(v) for p in self.parts)
@@ -263,7 +272,7 @@ class Sum(Axis):
         return np.concatenate([p.kept(keep) + at for p, at in zip(self.parts, starts, strict=False)])
 
     def size_where(self, size: Callable[[Var], int]) -> Size:
-        return reduce(add, (p.size_where(size) for p in self.parts))
+        return sum(p.size_where(size) for p in self.parts)
 
     def owner(self, v: Var) -> np.ndarray:
         return np.concatenate([p.owner(v) for p in self.parts])

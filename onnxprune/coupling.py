@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from onnx import GraphProto, NodeProto, ValueInfoProto
 
-from onnxprune.axes import Axis, Keep, Layout, Reason, Size
+from onnxprune.axes import Axis, Dynamic, Keep, Layout, Reason, Size
 from onnxprune.errors import ModelError, is_guarded
 from onnxprune.graph.flat import CLOSE, FLAT, LOOP, SCAN, flat_id, flatten
 from onnxprune.graph.io import Model
@@ -290,7 +290,7 @@ def _is_complete(hint: ValueInfoProto, symbols: Mapping[str, Size]) -> bool:
 def _batch_symbol(c: _Draft, node: NodeProto, hint: ValueInfoProto) -> dict[str, Size]:
     """The symbol on a value's first axis stands for the batch, where the node reads one."""
     dims, x = hint.type.tensor_type.shape.dim, c.trace.shape(node.input[0]) if node.input else None
-    return {dims[0].dim_param: x[0]} if dims and dims[0].dim_param and x and isinstance(x[0], tuple) else {}
+    return {dims[0].dim_param: x[0]} if dims and dims[0].dim_param and x and isinstance(x[0], Dynamic) else {}
 
 
 def _symbols(trace: Trace, graph: GraphProto) -> dict[str, Size]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
 from onnx import TensorProto
 
-from onnxprune.axes import Axis, Prod, Reason, Size, Var, add, mul, pair, show_size
+from onnxprune.axes import Axis, Prod, Reason, Size, Var, pair
 from onnxprune.coupling import SHARED, Coupling, Use, couple_graph, linearize
 from onnxprune.graph.io import Model
 from onnxprune.graph.view import Site
@@ -96,7 +97,7 @@ class Analysis:
         """A layout in the letters of the groups; channels that no group holds are a number, as frozen ones are."""
         names = {v: self.letters.get(v, str(v.size)) for v in axis.leaves}
         if names and names.keys().isdisjoint(self.letters):
-            return show_size(axis.size)
+            return str(axis.size)
         return axis.show(names)
 
     @cached_property
@@ -246,11 +247,11 @@ def _owned_at(axes: Sequence[Axis], sizes: Mapping[Var, int]) -> dict[Var, Footp
         while todo:
             d, times = todo.pop()
             if isinstance(d, Var):
-                out[d][at] = add(out[d].get(at, 0), times)
+                out[d][at] = out[d].get(at, 0) + times
             for i in reversed(range(len(d.parts))):
                 others = (*d.parts[:i], *d.parts[i + 1 :]) if isinstance(d, Prod) else ()
                 counts = (p.size_where(sizes.__getitem__) for p in others)
-                todo.append((d.parts[i], reduce(mul, counts, times)))
+                todo.append((d.parts[i], times * math.prod(counts)))
     return {v: [(at, pair(n)) for at, n in owned.items()] for v, owned in out.items()}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.axes import PLAIN, Axis, Fixed, Prod, Reason, Size, Sum, Var, add, div, mul, show_size
+from onnxprune.axes import PLAIN, Axis, Fixed, Prod, Reason, Size, Sum, Var, div
 
 VAR, FIXED, PROD, SUM = "var", "fixed", "prod", "sum"
 
@@ -89,13 +89,13 @@ def prod(*factors: Dim) -> Dim:
     size: Size = 1
     for f in factors:
         f = find(f)
-        size = mul(size, f.size)
+        size = size * f.size
         for g in f.parts if f.kind == PROD else (f,):
             g = find(g)
             if g.kind == FIXED and g.size == 1:
                 continue
             if g.kind == FIXED and flat and flat[-1].kind == FIXED:
-                flat[-1] = fixed(mul(flat[-1].size, g.size), _stronger(flat[-1].reason, g.reason))
+                flat[-1] = fixed(flat[-1].size * g.size, _stronger(flat[-1].reason, g.reason))
             else:
                 flat.append(g)
     if len(flat) == 1:
@@ -109,13 +109,13 @@ def concat(*parts: Dim) -> Dim:
     size: Size = 0
     for p in parts:
         p = find(p)
-        size = add(size, p.size)
+        size = size + p.size
         for q in p.parts if p.kind == SUM else (p,):
             q = find(q)
             if q.size == 0:
                 continue
             if q.kind == FIXED and flat and flat[-1].kind == FIXED:
-                flat[-1] = fixed(add(flat[-1].size, q.size), _stronger(flat[-1].reason, q.reason))
+                flat[-1] = fixed(flat[-1].size + q.size, _stronger(flat[-1].reason, q.reason))
             else:
                 flat.append(q)
     if len(flat) == 1:
@@ -150,9 +150,7 @@ def unify(a: Dim, b: Dim) -> None:
         if x is y:
             continue
         if x.size != y.size:
-            raise LayoutError(
-                f"axes of sizes {show_size(x.size)} and {show_size(y.size)} cannot hold the same channels"
-            )
+            raise LayoutError(f"axes of sizes {x.size} and {y.size} cannot hold the same channels")
         if x.kind == VAR or y.kind == VAR:
             _assign(*((x, y) if x.kind == VAR else (y, x)))
         elif x.kind == FIXED or y.kind == FIXED:
@@ -328,7 +326,7 @@ def factor(d: Dim, inner: Size) -> tuple[Dim, Dim]:
     d = find(d)
     outer = div(d.size, inner)
     if outer is None:
-        raise LayoutError(f"an axis of {show_size(d.size)} does not divide into rows of {show_size(inner)}")
+        raise LayoutError(f"an axis of {d.size} does not divide into rows of {inner}")
     if outer == 1:
         return fixed(1), d
     if inner == 1:

@@ -11,6 +11,7 @@ from typing import Any
 
 from onnx import NodeProto
 
+from onnxprune.axes import first
 from onnxprune.errors import is_guarded
 from onnxprune.graph.trace import Trace
 from onnxprune.graph.unsettled import unsettled
@@ -48,11 +49,11 @@ def total_macs(nodes: Iterable[NodeProto], trace: Trace) -> int | None:
     nodes = list(nodes)
     unknown = unsettled(nodes, trace)
 
-    def first(name: str) -> Shape | None:
+    def shape_of(name: str) -> Shape | None:
         shape = None if name in unknown else trace.shape(name)
-        return None if shape is None else tuple(s if isinstance(s, int) else s[0] for s in shape)
+        return None if shape is None else tuple(map(first, shape))
 
-    total: int | None = count_macs(nodes, lambda node, slot: first(node.input[slot]), first)
+    total: int | None = count_macs(nodes, lambda node, slot: shape_of(node.input[slot]), shape_of)
     return total
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.axes import Axis, pair
+from onnxprune.axes import Axis, first
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.view import Site, attribute
 from onnxprune.graph.weights import dtype_of, is_float
@@ -80,7 +80,7 @@ def _has_patches(a: Analysis, tap: Tap) -> bool:
     shape = a.coupling.trace.shape(node.input[1]) if convolves else None
     if shape is None or attribute(node, "group", 1) > 1:
         return False
-    channels, *kernel = (pair(s)[0] for s in shape[1:])
+    channels, *kernel = (first(s) for s in shape[1:])
     return math.prod(kernel) > 1 and channels * math.prod(kernel) <= ENTRIES
 
 

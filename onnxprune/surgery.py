@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from onnxprune.axes import Keep, Layout, Size
+from onnxprune.axes import Dynamic, Keep, Layout, Size
 from onnxprune.coupling import live_nodes, start_trace
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
@@ -192,8 +192,8 @@ class _Surgery:
                 "that cannot be rewritten; exclude its group with --exclude and report the model"
             )
         times, by = (np.array([f[k] for f in factors if f], dtype).reshape(old[0].shape) for k in (0, 1))
-        fill = np.array([0 if isinstance(w, tuple) else w for w in want], dtype).reshape(old[0].shape)
-        use = np.array([isinstance(w, tuple) for w in want]).reshape(old[0].shape)
+        fill = np.array([0 if isinstance(w, Dynamic) else w for w in want], dtype).reshape(old[0].shape)
+        use = np.array([isinstance(w, Dynamic) for w in want]).reshape(old[0].shape)
         for extra in self.editor.rescale(index, slot, times, by, use, fill):
             for extra_name in extra.input:
                 weight = self.editor.weights.get(extra_name)
@@ -204,7 +204,7 @@ class _Surgery:
 
     def _reshape_marks(self, node: NodeProto, want: list[Size | float], trace: Trace) -> list[Size | float] | None:
         """A target without dynamic sizes: of a Reshape, 0 copies an input size and one -1 stands for what is left."""
-        if all(not isinstance(w, tuple) for w in want):
+        if all(not isinstance(w, Dynamic) for w in want):
             return want
         if node.op_type != "Reshape" or attribute(node, "allowzero"):
             return None
@@ -212,7 +212,7 @@ class _Surgery:
         out: list[Size | float] = []
         for i, w in enumerate(want):
             copied = i < len(shape) and shape[i] == w
-            out.append((0 if copied else -1) if isinstance(w, tuple) else w)
+            out.append((0 if copied else -1) if isinstance(w, Dynamic) else w)
         return out if out.count(-1) <= 1 else None
 
     def _replace_input(self, index: int, slot: int, name: str, array: np.ndarray, trace: Trace) -> None:
@@ -281,26 +281,26 @@ def _entry(v: Values, i: int) -> Size | float:
     if v[0].size <= i or v[1].size <= i:
         return float("nan")
     a, b = v[0].ravel()[i].item(), v[1].ravel()[i].item()
-    return a if a == b or a != a else (a, b)
+    return a if a == b or a != a else Dynamic(a, b)
 
 
 def _ratio(want: Size | float, now: Size | float) -> tuple[float, float] | None:
     """(p, q) such that a dynamic entry becomes what it should be as now * p / q; (1, 1) for a static entry."""
-    if not isinstance(want, tuple):
+    if not isinstance(want, Dynamic):
         return 1, 1
-    if not isinstance(now, tuple) or not now[0] or want[0] * now[1] != want[1] * now[0]:
+    if not isinstance(now, Dynamic) or not now.first or want.first * now.second != want.second * now.first:
         return None
-    if isinstance(want[0], int) and isinstance(now[0], int):
-        exact = Fraction(want[0], now[0])
+    if all(isinstance(n, int) for n in (want.first, now.first)):  # entries of floats are floats
+        exact = Fraction(want.first, now.first)
         return exact.numerator, exact.denominator
-    return want[0], now[0]
+    return want.first, now.first
 
 
 def _matches(want: list[Size | float], now: Values) -> bool:
     if len(want) != now[0].size:
         return False
-    first = [w[0] if isinstance(w, tuple) else w for w in want]
-    second = [w[1] if isinstance(w, tuple) else w for w in want]
+    first = [w.first if isinstance(w, Dynamic) else w for w in want]
+    second = [w.second if isinstance(w, Dynamic) else w for w in want]
     return np.array_equal(first, now[0].ravel(), equal_nan=now[0].dtype.kind == "f") and np.array_equal(
         second, now[1].ravel(), equal_nan=now[1].dtype.kind == "f"
     )

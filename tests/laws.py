@@ -407,7 +407,7 @@ class _Counts:
         """The size of an axis that stays, at the first sample of a dynamic one."""
         if isinstance(d.size, int):
             return sum(self.positions(d))
-        first = d.size[0]
+        first = d.size.first
         for v in d.leaves:
             if v in self.alive:
                 first = first * int(self.alive[v].sum()) // len(self.alive[v])

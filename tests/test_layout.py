@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.axes import PLAIN, Axis, Fixed, Prod, Reason, Sum, Var
+from onnxprune.axes import PLAIN, Axis, Dynamic, Fixed, Prod, Reason, Size, Sum, Var, div, first, pair, size_of
 from onnxprune.layout import Dim, LayoutError, Terms, concat, factor, find, fixed, leaves, pick, prod, split, unify, var
 
 
@@ -90,13 +90,22 @@ def test_terms_are_made_once_and_do_not_change() -> None:
 
 
 def test_terms_answer_for_a_plan() -> None:
-    a, rest, tokens = Var(3), Fixed(2, Reason("a pad", "p", "Pad")), Fixed((4, 6), PLAIN)
+    a, rest, tokens = Var(3), Fixed(2, Reason("a pad", "p", "Pad")), Fixed(Dynamic(4, 6), PLAIN)
     axis = Sum(8, (a, rest, a))
     keep = {a: np.array([2, 0])}
     assert axis.kept(keep).tolist() == [2, 0, 3, 4, 7, 5] and axis.size_after(keep) == 6 and axis.moves(keep)
     assert not axis.owned and axis.reason == rest.why and a.reason is None
-    flat = Prod((12, 18), (tokens, a))
-    assert flat.size_after(keep) == (8, 12) and repr(flat) == "(? v3)"
+    flat = Prod(Dynamic(12, 18), (tokens, a))
+    assert flat.size_after(keep) == Dynamic(8, 12) and repr(flat) == "(? v3)"
     run = flat.at_length(6, keep)
     assert run is not None and run.kept(keep).tolist() == [2, 0, 5, 3] and flat.at_length(6, {}) is not None
-    assert Prod((24, 54), (tokens, tokens, a)).at_length(6, keep) is None
+    assert Prod(Dynamic(24, 54), (tokens, tokens, a)).at_length(6, keep) is None
+
+
+def test_a_size_is_an_int_or_dynamic() -> None:
+    tokens: Size = Dynamic(4, 6)
+    assert 3 * tokens == tokens * 3 == Dynamic(12, 18) and tokens * tokens == Dynamic(16, 36) and tokens * 0 == 0
+    assert tokens + 1 == 1 + tokens == Dynamic(5, 7) and sum([tokens, 2, tokens]) == Dynamic(10, 14)
+    assert div(tokens, 2) == Dynamic(2, 3) and div(Dynamic(8, 12), tokens) == 2 and div(tokens, 4) is None
+    assert size_of(5, 5) == 5 and (pair(7), first(7)) == ((7, 7), 7) and (pair(tokens), first(tokens)) == ((4, 6), 4)
+    assert f"{(tokens, 3)}" == "(?, 3)"

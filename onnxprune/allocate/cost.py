@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.allocate.poly import Compiled, Ints, Poly, Values
-from onnxprune.axes import Axis, Fixed, Keep, Layout, Prod, pair
+from onnxprune.axes import Axis, Fixed, Keep, Layout, Prod, first
 from onnxprune.coupling import Use
 from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.view import makers
@@ -120,7 +120,7 @@ class _Sizes:
                 parts = [self.size(p) for p in axis.parts]
                 self.known[axis] = math.prod(parts) if isinstance(axis, Prod) else sum(parts)
             else:
-                self.known[axis] = pair(axis.size)[0]
+                self.known[axis] = first(axis.size)
         return self.known[axis]
 
     def shape(self, axes: Layout | None) -> tuple[Number, ...] | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from onnxprune.axes import pair
+from onnxprune.axes import first
 from onnxprune.calibration import probes
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.probes import Build, Net, Patches, Probe
@@ -235,7 +235,7 @@ def _probe(analysis: Analysis, net: Net, want: Want) -> Probe:
 def _patches(analysis: Analysis, node: onnx.NodeProto) -> Patches:
     x, w = (analysis.coupling.trace.shape(name) or () for name in node.input[:2])
     attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    return Patches(attrs, tuple(pair(s)[0] for s in w[2:]), tuple(pair(s)[0] for s in x[2:]))
+    return Patches(attrs, tuple(first(s) for s in w[2:]), tuple(first(s) for s in x[2:]))
 
 
 def _passes(analysis: Analysis, wants: Sequence[Want], batch: int) -> list[tuple[int | None, list[Want]]]:
@@ -264,8 +264,8 @@ def _chunks(analysis: Analysis, wants: Sequence[Want], batch: int) -> list[list[
 
 def _bytes(analysis: Analysis, tensor: str, batch: int) -> int:
     """Bytes of an activation, dynamic axes at the first of the trace's sample sizes."""
-    first, *others = analysis.coupling.trace.shape(tensor) or (1,)
-    return 4 * (first if isinstance(first, int) else batch) * math.prod(pair(s)[0] for s in others)
+    samples, *others = analysis.coupling.trace.shape(tensor) or (1,)
+    return 4 * (samples if isinstance(samples, int) else batch) * math.prod(first(s) for s in others)
 
 
 def nuclear_fall(a: Array) -> Array:

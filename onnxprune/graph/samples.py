@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import onnx
 
-from onnxprune.axes import Size
+from onnxprune.axes import Size, size_of
 
 Sizes = dict[str, tuple[int, int]]  # by symbol, or by place for axes without one; axes of one name share their sizes
 BATCH = (1, 3)  # the first size of a pair is what MACs are counted at: a batch of 1
@@ -25,8 +25,8 @@ def first_sizes(proto: onnx.ModelProto, initializers: Mapping[str, object], smal
 def sample_shapes(
     proto: onnx.ModelProto, initializers: Mapping[str, object], sizes: Sizes
 ) -> dict[str, tuple[Size, ...] | None]:
-    """Sample shapes of the graph's real inputs: static sizes as they are, dynamic ones a pair; None where the rank is unknown."""
-    named = {(v.name, axis): sizes[name] for v, axis, name in _dynamic_axes(proto, initializers)}
+    """Sample shapes of the graph's real inputs; None where the rank is unknown."""
+    named = {(v.name, axis): size_of(*sizes[name]) for v, axis, name in _dynamic_axes(proto, initializers)}
     return {
         value.name: tuple(named.get((value.name, axis), d.dim_value) for axis, d in enumerate(t.shape.dim))
         if (t := value.type.tensor_type).HasField("shape")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from onnxprune.axes import Size
+from onnxprune.axes import Size, pair, size_of
 from onnxprune.graph.flat import CLOSE, FLAT, IF, LOOP, OPENERS, flat_id
 from onnxprune.graph.view import attribute
 
@@ -86,8 +86,7 @@ def _open(trace: Trace, node: NodeProto) -> None:
         shape = trace.shape(a)
         if shape:
             at = axis % len(shape)
-            size = shape[at]
-            trace.trips[ident] = size if isinstance(size, tuple) else (size, size)
+            trace.trips[ident] = pair(shape[at])
             trace.set(b, trace.dtype(a), shape[:at] + shape[at + 1 :])
         else:
             trace.set(b, trace.dtype(a), None)
@@ -156,4 +155,4 @@ def _trips(trace: Trace, node: NodeProto, cond: str | None) -> Size | None:
         stays = trace.value(cond)
         if stays is None or not stays.all():
             return None
-    return None if trips is None else trips[0] if trips[0] == trips[1] else trips
+    return None if trips is None else size_of(*trips)

@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference.ops._op_list import load_op
 
-from onnxprune.axes import Size, pair, size_of
+from onnxprune.axes import Dynamic, Size, pair, size_of
 from onnxprune.errors import is_guarded
 from onnxprune.graph import scopes
 from onnxprune.graph.flat import flat_id
@@ -98,7 +98,7 @@ class Trace:
         if shape is None:
             self._types[name] = (tensor_type(elem, None),) * 2
             return
-        pairs = [(s, s) if isinstance(s, int) else s for s in shape]
+        pairs = [pair(s) for s in shape]
         first = tensor_type(elem, [p[0] for p in pairs])
         static = all(p[0] == p[1] for p in pairs)
         self._types[name] = (first, first if static else tensor_type(elem, [p[1] for p in pairs]))
@@ -256,7 +256,7 @@ class Trace:
     def _note_short(self, node: NodeProto, *found: dict[str, TypeProto]) -> None:
         """Remember outputs with a negative size, or with an empty axis that no input has, where sizes are dynamic."""
         shapes = [self.shape(n) or () for n in node.input]
-        dynamic = any(isinstance(s, tuple) for shape in shapes for s in shape)
+        dynamic = any(isinstance(s, Dynamic) for shape in shapes for s in shape)
         least = 1 if dynamic and all(min(pair(s)) for shape in shapes for s in shape) else 0
         for types in found:
             for name, made in types.items():
@@ -332,7 +332,7 @@ class Trace:
                 self.guesses.add(name)
                 x.dim_value = DIVISIBLE * (101 + zlib.crc32(f"{name}/{axis}".encode()) % 99991)
                 y.dim_value = x.dim_value + 13 * DIVISIBLE
-                self._guessed_sizes.add((x.dim_value, y.dim_value))
+                self._guessed_sizes.add(size_of(x.dim_value, y.dim_value))
 
     def _evaluate(self, node: NodeProto) -> None:
         traits = record_of(node).traits

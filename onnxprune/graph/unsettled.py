@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from onnx import NodeProto
 
+from onnxprune.axes import Dynamic
 from onnxprune.graph.trace import Trace
 
 
@@ -27,6 +28,6 @@ def unsettled(nodes: Iterable[NodeProto], trace: Trace, guesses: Iterable[str] |
 
     def is_open(name: str) -> bool:
         shape = trace.shape(name)
-        return shape is None or any(isinstance(s, tuple) and s not in known for s in shape)
+        return shape is None or any(isinstance(s, Dynamic) and s not in known for s in shape)
 
     return missing.union(filter(is_open, doubtful))

@@ -317,11 +317,8 @@ def tile(op: Op) -> list[Axes | None]:
     return [y]
 
 
-def _ratio(size: object, d: Dim) -> tuple[int, int]:
-    a, b = size if isinstance(size, tuple) else (size, size)
-    n = find(d).size
-    c, e = n if isinstance(n, tuple) else (n, n)
-    return (a // c, b // e)
+def _ratio(size: Size, d: Dim) -> Size:
+    return size_of(*(a // b for a, b in zip(pair(size), pair(find(d).size), strict=True)))
 
 
 @couple("Expand", by_chance=never)

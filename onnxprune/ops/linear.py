@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from onnxprune.axes import pair
+from onnxprune.axes import first
 from onnxprune.layout import Dim, LayoutError, factor, find, freeze, prod
 from onnxprune.ops.fused import View
 from onnxprune.ops.records import Bounds, NodeFacts, NodeShapes, Operand, Plainer, Product
@@ -101,7 +101,7 @@ def _need_kernel(op: Op, x: Axes, kernel: Axes) -> None:
         return
     pads, dilations = op.attr("pads", [0] * 2 * len(x)), op.attr("dilations", [1] * len(x))
     for a, (d, k) in enumerate(zip(x, kernel, strict=True)):
-        op.need(d, dilations[a] * (pair(find(k).size)[0] - 1) + 1 - pads[a] - pads[a + len(x)])
+        op.need(d, dilations[a] * (first(find(k).size) - 1) + 1 - pads[a] - pads[a + len(x)])
 
 
 def _groups(op: Op, d: Dim, size: int) -> tuple[Dim, Dim]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from onnx import TensorProto
 
-from onnxprune.axes import pair
+from onnxprune.axes import first
 from onnxprune.layout import Dim, LayoutError, factor, find, fixed, prod
 from onnxprune.ops.fused import only_whole, plainer
 from onnxprune.ops.linear import CONVOLUTION, GEMM, MATMUL
@@ -53,7 +53,7 @@ def in_blocks(op: Op, d: Dim, size: int) -> Dim:
     n = find(d).size
     if not isinstance(n, int) or size < 1 or n % size:
         op.freeze(d, "quantised in blocks that do not divide it")
-        return fixed(-(-pair(n)[0] // max(size, 1)), find(d).reason)
+        return fixed(-(-first(n) // max(size, 1)), find(d).reason)
     blocks, inside = factor(d, size)
     op.freeze(inside, "quantised in blocks along it")
     return blocks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.axes import Reason, Size, div, mul, pair
+from onnxprune.axes import Reason, Size, div, first, pair
 from onnxprune.layout import Dim, LayoutError, alike, factor, find, fixed, freeze, is_frozen, leaves, prod
 from onnxprune.ops.records import PERMUTE, REGROUP
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
@@ -31,10 +31,10 @@ def regroup(op: Op, x: Axes, shape: tuple[Size, ...]) -> Axes:
         while a != b:
             if _less(a, b) and ins:
                 run.append(ins.pop())
-                a = mul(a, find(run[-1]).size)
+                a = a * find(run[-1]).size
             elif outs:
                 cut.append(outs.pop())
-                b = mul(b, cut[-1])
+                b = b * cut[-1]
             else:
                 raise LayoutError("the sizes before and after do not match")
         y.extend(_refactor(op, run, cut))
@@ -48,7 +48,7 @@ def _differ_first(x: Axes, shape: tuple[Size, ...]) -> bool:
 
 
 def _less(a: Size, b: Size) -> bool:
-    return pair(a)[0] < pair(b)[0] or pair(a)[1] < pair(b)[1]
+    return first(a) < first(b) or pair(a)[1] < pair(b)[1]
 
 
 def _refactor(op: Op, run: Axes, outs: list[Size]) -> Axes:

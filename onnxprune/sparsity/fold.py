@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from onnxprune.axes import pair
+from onnxprune.axes import first
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.io import Model
@@ -78,7 +78,7 @@ class _Graph:
         if not told or any(record_of(self.nodes[i]).traits.random for i in steps):
             return []
         largest = max(sum(map(math.prod, weights)), FEW)
-        fits = all(math.prod(pair(n)[0] for n in self.coupling.trace.shape(o) or ()) <= largest for o in made)
+        fits = all(math.prod(first(n) for n in self.coupling.trace.shape(o) or ()) <= largest for o in made)
         return made if fits and self.coupling.computed.issuperset(made) else []
 
     def behind(self, names: Iterable[str]) -> tuple[list[int], set[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from onnx import NodeProto
 
-from onnxprune.axes import pair
+from onnxprune.axes import first
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.run import count
 from onnxprune.coupling import linearize
@@ -162,7 +162,7 @@ def _chunks(
     trace = original.coupling.trace
 
     def elements(name: str) -> int:
-        return math.prod(pair(s)[0] for s in trace.shape(name) or ())
+        return math.prod(first(s) for s in trace.shape(name) or ())
 
     scale = max((x.size / max(elements(name), 1) for name, x in feeds.items()), default=1.0)  # of the trace's sizes
     chunk, held = list[tuple[NodeProto, str]](), 0.0

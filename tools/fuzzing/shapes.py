@@ -5,7 +5,7 @@ from __future__ import annotations
 from fuzzing.linear import dense, maybe_relu, project
 from fuzzing.pool import WIDTHS, Pool, Skip, Value, divisors, production, static, total
 from fuzzing.weights import weight
-from onnxprune.axes import Size
+from onnxprune.axes import Size, pair, size_of
 
 
 def cut(p: Pool, v: Value, axis: int, outer: int) -> Value:
@@ -138,11 +138,11 @@ def depth_to_space(p: Pool) -> None:
 @production(1, since=13)
 def space_to_depth(p: Pool) -> None:
     def even(n: Size) -> bool:
-        return n % 2 == 0 if isinstance(n, int) else all(k % 2 == 0 for k in n)
+        return all(k % 2 == 0 for k in pair(n))
 
     v = p.draw(lambda v: v.rank == 4 and static(v.shape[1]) and even(v.shape[2]) and even(v.shape[3]))
     n, c, h, w = v.shape
-    half = [s // 2 if isinstance(s, int) else (s[0] // 2, s[1] // 2) for s in (h, w)]
+    half = [size_of(*(n // 2 for n in pair(s))) for s in (h, w)]
     p.add(p.make("SpaceToDepth", [v], (n, total((c, 4)), *half), 1, blocksize=2))
 
 
