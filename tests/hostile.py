@@ -36,12 +36,12 @@ def between(
 
 
 def images(kind: str, w: tuple[int, ...], attrs: dict[str, Any] | None = None) -> onnx.ModelProto:
-    """The node `middle`, which reads images and a weight, then a convolution of 1 x 1."""
+    """The node `middle`, which reads images and perhaps a weight, then a convolution of 1 x 1."""
     nodes = [
-        op(kind, ["x", "w1"], ["h"], "middle", **(attrs or {})),
+        op(kind, ["x", "w1"] if w else ["x"], ["h"], "middle", **(attrs or {})),
         op("Conv", ["h", "w2"], ["y"], "last"),
     ]
-    given = weights(w1=w, w2=(2, 8, 1, 1))
+    given = weights(**({"w1": w} if w else {}), w2=(2, 8 if w else 4, 1, 1))
     return model(nodes, [tensor("x", ["N", 4, 8, 8])], [tensor("y", ["N", 2, "h", "w"])], given)
 
 
@@ -253,11 +253,11 @@ OPERATORS: dict[str, Make] = {
     "resize by nan": lambda: between("Resize", ["", "s"], s=np.array([1, np.nan], np.float32)),
     "resize to 2^62": lambda: between("Resize", ["", "", "s"], s=[1, LARGE]),
     "resize by nothing": lambda: between("Resize"),
-    "depth to space 0": lambda: images("DepthToSpace", (1,), {"blocksize": 0}),
-    "space to depth 0": lambda: images("SpaceToDepth", (1,), {"blocksize": 0}),
-    "max pool of nothing": lambda: images("MaxPool", (1,), {"kernel_shape": [0, 0]}),
-    "max pool strides 0": lambda: images("MaxPool", (1,), {"kernel_shape": [2, 2], "strides": [0, 0]}),
-    "average pool of one axis": lambda: images("AveragePool", (1,), {"kernel_shape": [2]}),
+    "depth to space 0": lambda: images("DepthToSpace", (), {"blocksize": 0}),
+    "space to depth 0": lambda: images("SpaceToDepth", (), {"blocksize": 0}),
+    "max pool of nothing": lambda: images("MaxPool", (), {"kernel_shape": [0, 0]}),
+    "max pool strides 0": lambda: images("MaxPool", (), {"kernel_shape": [2, 2], "strides": [0, 0]}),
+    "average pool of one axis": lambda: images("AveragePool", (), {"kernel_shape": [2]}),
     "quantize axis 99": lambda: between(
         "QuantizeLinear", ["s", "z"], {"axis": 99}, s=np.ones(16, np.float32), z=np.zeros(16, np.int8)
     ),

@@ -421,6 +421,16 @@ def test_validate_counts_nan_as_a_failure(tmp_path: Path) -> None:
     assert "non-finite" in result.stdout
 
 
+def test_validate_does_not_call_nan_equal(tmp_path: Path) -> None:
+    model = onnx.load(mlp(tmp_path / "m.onnx"))
+    w = numpy_helper.to_array(model.graph.initializer[1]).copy()
+    w[:, 0] = np.nan
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(w, "w2"))
+    onnx.save(model, tmp_path / "nan.onnx")
+    said = " ".join(call("validate", tmp_path / "nan.onnx", tmp_path / "nan.onnx").stdout.split())
+    assert "none where both are finite; 2 values cannot be compared" in said and "are equal" not in said
+
+
 def test_validate_refuses_what_is_no_number() -> None:
     fails(call("validate", CNN, CNN, "--max-error", "nan"), "--max-error")
     fails(call("validate", CNN), "which model is to be judged")

@@ -48,6 +48,9 @@ def test_a_hostile_model_is_analyzed_or_refused(tmp_path: Path, make: Callable[[
 @pytest.mark.parametrize(
     ("name", "words"),
     [
+        ("group 0", "Conv 'middle' has group 0, but counts start at 1"),
+        ("transposed group -2", "group -2"),
+        ("space to depth 0", "blocksize 0"),
         ("100 dims", "100 axes"),
         ("an empty axis and one of 2^62", "more than any array"),
         ("raw data too long", "needs 16"),
@@ -58,7 +61,7 @@ def test_a_hostile_model_is_analyzed_or_refused(tmp_path: Path, make: Callable[[
         ("links that lead in a circle", "cannot be found"),
     ],
 )
-def test_what_no_tensor_can_be_is_said(tmp_path: Path, name: str, words: str) -> None:
+def test_what_nothing_can_be_is_said(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "circle.bin").symlink_to(tmp_path / "circle.bin")
     make = {**MODELS, "links that lead in a circle": with_external(location="circle.bin")}[name]
     (tmp_path / "m.onnx").write_bytes(make().SerializeToString())

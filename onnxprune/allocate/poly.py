@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.errors import OnnxPruneError
+
 Monomial = tuple[int, ...]  # the unknowns that are multiplied, sorted; one stands twice for its square
 CAP = 1 << 32  # i + CAP * most stands for the unknown i, or for `most` where it is larger
 Ints = npt.NDArray[np.int64]
@@ -72,6 +74,10 @@ class Compiled:
     def __init__(self, poly: Poly | int, unknowns: int) -> None:
         terms = _terms(poly)
         degree = max(map(len, terms), default=0)
+        if max(terms.values(), default=0) > np.iinfo(np.int64).max:
+            raise OnnxPruneError(
+                "the model's shapes come to more multiply-accumulates than can be counted; correct them"
+            )
         self.coefficients: Ints = np.array([*terms.values()], np.int64)
         padded = [m + (unknowns,) * (degree - len(m)) for m in terms]  # one more unknown, which is always 1
         factors: Ints = np.array(padded, np.int64).reshape(len(padded), degree)

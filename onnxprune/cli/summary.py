@@ -215,7 +215,10 @@ def _numbers(o: Report) -> str:
     if o["relative_l2"] is None and o["max_abs"] is None:
         return "no finite numbers to compare"
     if o["max_abs"] == 0:
-        return "none, the outputs are equal"
+        rest = max(o["nonfinite_reference"], o["nonfinite_candidate"])
+        return (
+            f"none where both are finite; {rest:,} values cannot be compared" if rest else "none, the outputs are equal"
+        )
     said = [("relative L2", o["relative_l2"], ""), ("cosine", o["cosine"], ""), ("SQNR", o["sqnr_db"], " dB")]
     said.append(("largest", o["max_abs"], ""))
     return ", ".join(f"{name} {value:.4g}{unit}" for name, value, unit in said if value is not None)

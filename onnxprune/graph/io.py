@@ -40,6 +40,7 @@ PROTOBUF_BYTES = 2**31 - 1  # no protobuf message may be longer
 MARGIN_BYTES = 1 << 20  # kept free below that limit
 ALIGN_BYTES, PAGE_BYTES, LARGE_BYTES = 64, 4096, 1 << 20  # in a data file, tensors of LARGE_BYTES start on a page
 
+DIVISORS = ("group", "num_groups", "num_heads", "blocksize")  # attributes that count, of whatever operator
 DATA_FIELDS = (*TYPED_FIELDS, "raw_data", "external_data", "data_location")
 # Operators without a record that ONNX Runtime takes in the default domain: of before ONNX 1.0, and plugins of TensorRT.
 RUNTIME_ONLY = {
@@ -142,6 +143,7 @@ def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: Data
         else:
             check_length(tensor, None, where)
     _run_checker(proto, where)
+    _check_divisors(proto, where)
     sparse = [SparseTensorProto.FromString(t.SerializeToString()) for t in proto.graph.sparse_initializer]
     del proto.graph.sparse_initializer[:]
     for tensor in sparse:
@@ -149,6 +151,19 @@ def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: Data
         proto.graph.initializer.append(head)
         _add(weights, head, SparseWeight(tensor), where)
     return tuple(t.values.name for t in sparse)
+
+
+def _check_divisors(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse counts below 1 that runtimes divide by: ONNX Runtime dies of some, where no exception can be caught."""
+    nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
+    for node in (*nodes, *(inner for n in nodes for body in bodies(n) for inner in body.node)):
+        for a in (
+            a for a in node.attribute if a.name in DIVISORS and a.type == a.INT and a.i < 1 and not a.ref_attr_name
+        ):
+            name = node.name or next(iter(node.output), "")
+            raise ModelError(
+                f"{where}: {node.op_type} {name!r} has {a.name} {a.i}, but counts start at 1; export it again"
+            )
 
 
 def _copy_fields(source: Any, target: Any, skip: str) -> None:

@@ -348,7 +348,10 @@ def _entries(tensor: TensorProto) -> int:
 
 
 class DataFiles:
-    """The external data files of a model, which lie in its folder; None for a model that has no folder."""
+    """The external data files of a model, which lie in its folder; None for a model that has no folder.
+
+    Links out of the folder are refused. Hard links cannot be: each of a file's names is as good as the others.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
