@@ -209,6 +209,8 @@ def _reported(
                 result = compare(original, files[0], data=seen, seed=work.seed, timed=True, profile=work.profile)
                 of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
                 layers = layer_errors(of, written, seen, moved) if seen else None
+                for model in (analysis.model, written):  # ONNX Runtime has opened them by their paths
+                    model.check_unchanged()
             except OnnxPruneError as e:
                 failure = e
     if made.sparse:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from io_models import BIG, gemm, named, put, put_external
 from onnx import TensorProto, helper
@@ -18,6 +19,7 @@ from onnxprune.errors import ModelError
 from onnxprune.graph.files import WINDOW_BYTES, SourceFile, temporary_folder
 from onnxprune.graph.io import load, save
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight
+from onnxprune.pipeline import NotCompared
 
 
 def truncate(path: Path) -> None:
@@ -64,6 +66,25 @@ def test_a_change_after_the_last_read_is_refused(
     with pytest.raises(ModelError, match="was changed"):
         save(model, tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").read_bytes() == b"old" and not list(tmp_path.glob(".*"))
+
+
+def test_a_change_while_the_result_is_compared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime opens the original by its path: the error would be that of another model."""
+    path, out = put(tmp_path, gemm()), tmp_path / "out.onnx"
+    compare = onnxprune.pipeline.compare
+
+    def compare_changed(original: Path, *others: object, **options: object) -> object:
+        rewritten = onnx.load(original)
+        rewritten.graph.initializer[0].CopyFrom(named("w", BIG * 2))
+        onnx.save(rewritten, original)
+        return compare(original, *others, **options)
+
+    monkeypatch.setattr("onnxprune.pipeline.compare", compare_changed)
+    with pytest.raises(
+        NotCompared, match=r"m\.onnx was changed while it was read.*out\.onnx is written, but not compared"
+    ):
+        onnxprune.sparsify(path, out, layers="all")
+    assert out.exists()
 
 
 def test_spans_of_a_file(tmp_path: Path) -> None:

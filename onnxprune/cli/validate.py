@@ -90,6 +90,8 @@ def validate(
         )
         before, after = map(onnxprune.analyze, models)
         found = layer_errors(before, models[1], result.batches)
+        for model in models:  # ONNX Runtime has opened them by their paths
+            model.check_unchanged()
         report = validate_report(before, after, result, found)
     if json:
         emit_json({**report, "sparsity": sparse} if sparse else report)

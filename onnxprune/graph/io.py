@@ -69,6 +69,11 @@ class Model:
     files: tuple[SourceFile, ...] = ()  # what it is read from: the model file and its data files
     sparse: tuple[str, ...] = ()  # initializers that the source stores sparse
 
+    def check_unchanged(self) -> None:
+        """Raise ModelError where a file that it is read from has changed, or another one has taken its place."""
+        for file in self.files:
+            file.check()
+
 
 # Load
 
@@ -377,8 +382,7 @@ def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = 
 
 def _put_in_place(model: Model, moves: Sequence[tuple[Path, Path]]) -> None:
     """Rename the data file, then the model: a model file is never there without its data. Then the old data can go."""
-    for file in model.files:
-        file.check()
+    model.check_unchanged()
     draft, target = moves[-1]
     old = _data_to_remove(model, target)
     new = [data for _, data in moves[:-1] if not data.exists()]
