@@ -19,7 +19,7 @@ from onnxprune.coupling import SHARED, Coupling, Use, couple_graph, linearize
 from onnxprune.graph.io import Model
 from onnxprune.graph.view import Site
 from onnxprune.macs import total_macs
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import NOTHING, record_of
 
 PARAM_TYPES = {
     getattr(TensorProto, name)
@@ -143,11 +143,22 @@ class Analysis:
 
     def macs(self) -> int | None:
         """Multiply-accumulates of one inference at the first sample size (batch 1)."""
-        return total_macs(self.coupling.live, self.coupling.trace)
+        return None if self.uncounted else total_macs(self.coupling.live, self.coupling.trace)
+
+    @cached_property
+    def uncounted(self) -> str:
+        """The first operator without a rule that reads a weight of several axes: nobody knows how often it multiplies."""
+        for node in self.coupling.live:
+            read = (n for n in node.input if n in self.coupling.weights) if record_of(node) is NOTHING else ()
+            if any(len(self.coupling.weights[n].shape) > 1 and self.param_count(n) for n in read):
+                return f"{node.domain}::{node.op_type}"
+        return ""
 
     @property
     def no_macs(self) -> str:
         """Why the multiply-accumulates are unknown, where they are."""
+        if self.uncounted:
+            return f"nothing is known of {self.uncounted}, which reads a weight"
         if self.coupling.trace.short:
             return "an axis is empty at every size that was tried"
         return "a shape depends on the data"

@@ -127,6 +127,8 @@ class _Sizes:
         return None if axes is None else tuple(self.size(d) for d in axes)
 
     def macs(self) -> Number | None:
+        if self.analysis.uncounted:
+            return None
         unknown = unsettled(self.c.live, self.c.trace)
         index = makers(self.analysis.flat.proto.graph.node)
         macs: Number | None = count_macs(
