@@ -159,6 +159,10 @@ class Axis:
     def __repr__(self) -> str:
         return self.show()
 
+    def __str__(self) -> str:
+        """With sizes in place of channels, as messages show it."""
+        return self.show({v: str(v.size) for v in self.leaves})
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Var(Axis):

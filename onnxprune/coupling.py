@@ -377,10 +377,22 @@ def _store(c: _Draft, op: Op, outs: list[Axes | None]) -> None:
             elem = c.trace.dtype(name) or (c.trace.dtype(op.node.input[0]) if op.node.input else 1)
             c.trace.set(name, elem, got)
         elif got != shape and not (len(got) == len(shape) and c.trace.correct(name, c.trace.dtype(name), got)):
-            for d in axes:
-                freeze(d, op.reason(f"{op.type}'s rule expects shape {got}, shape inference says {shape}"))
-            axes = [fixed(s, op.reason("shapes disagree")) for s in shape]
+            axes = _keep_what_agrees(op, axes, shape)
         c.layouts[name] = axes
+
+
+def _keep_what_agrees(op: Op, axes: Axes, shape: tuple[Size, ...]) -> Axes:
+    """Where shape inference speaks against a rule all is frozen; a size that only a run tells freezes no other axis."""
+    got = [find(d).size for d in axes]
+    differ = [a for a, (g, s) in enumerate(zip(got, shape, strict=False)) if g != s]
+    if len(got) == len(shape) and not any(isinstance(got[a], int) and isinstance(shape[a], int) for a in differ):
+        why = f"how long {op.type} makes it is only known in a run"
+    else:
+        differ = list(range(len(shape)))
+        why = f"{op.type} should make {got} of it, but shape inference says {list(shape)}"
+    for d in axes if len(axes) != len(shape) else [axes[a] for a in differ]:
+        freeze(d, op.reason(why))
+    return [fixed(s, op.reason(why)) if a in differ else axes[a] for a, s in enumerate(shape)]
 
 
 def _freeze_all(c: _Draft, op: Op, text: str) -> None:

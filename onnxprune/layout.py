@@ -34,6 +34,9 @@ class Dim:
     def __repr__(self) -> str:
         return repr(Terms().of(self))
 
+    def __str__(self) -> str:
+        return str(Terms().of(self))
+
 
 def var(size: int) -> Dim:
     return Dim(VAR, size)

@@ -238,8 +238,9 @@ class _Surgery:
                 trace.set(name, self.c.trace.dtype(name), want)
             elif name and self._misses(name, trace):
                 raise OnnxPruneError(
-                    f"{node.op_type} '{node.name or node.output[0]}': the plan predicts shape {want}, shape inference says "
-                    f"{trace.shape(name)}; this is a defect of onnxprune, please report the model"
+                    f"{node.op_type} '{node.name or node.output[0]}': the plan predicts shape {list(want or ())}, "
+                    f"shape inference says {list(trace.shape(name) or ())}; this is a defect of onnxprune, "
+                    "please report the model"
                 )
 
     def _declare_shapes(self) -> None:

@@ -77,7 +77,7 @@ def _refactor(op: Op, run: Axes, outs: list[Size]) -> Axes:
 
 
 def _give_up(op: Op, flat: Dim, size: Size) -> Dim:
-    why = op.reason(f"reshaped in a way that cuts through {find(flat)!r}")
+    why = op.reason(f"reshaped in a way that cuts through {find(flat)}")
     freeze(flat, why)
     return fixed(size, why)
 
