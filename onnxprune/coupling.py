@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 import numpy as np
-from onnx import GraphProto, NodeProto, ValueInfoProto
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnxprune.axes import Axis, Dynamic, Keep, Layout, Reason, Size
 from onnxprune.errors import ModelError, is_guarded
@@ -37,6 +37,8 @@ from onnxprune.ops.sequences import has_sequences, lower_sequences
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
 SHARED = (-1, -1)
+NARROW = ("INT16", "UINT16", "INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
+PARAM_TYPES = {v for k, v in TensorProto.DataType.items() if k.startswith(("FLOAT", "DOUBLE", "BFLOAT", *NARROW))}
 
 
 D = TypeVar("D")  # an axis: a Dim while rules run, an Axis afterwards
@@ -78,6 +80,10 @@ class Coupling(_Learned[Axis, Layout]):
     """All that the walk learned, in terms that no longer change."""
 
     terms: Terms = field(default_factory=Terms)
+
+    def has_parameters(self, name: str) -> bool:
+        """Are the weight's entries parameters, as floats and narrow integers are? Wide integers are where they stand for others."""
+        return self.weights[name].data_type in PARAM_TYPES or name in self.integers
 
     def change(self, index: int, keep: Keep) -> Edits:
         """What a plan changes at a node, beside its weights. Raises ModelError where it cannot be changed."""

@@ -12,7 +12,6 @@ from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
-from onnx import TensorProto
 
 from onnxprune.axes import Axis, Prod, Reason, Size, Var, pair
 from onnxprune.coupling import SHARED, Coupling, Use, couple_graph, linearize
@@ -21,11 +20,6 @@ from onnxprune.graph.view import Site
 from onnxprune.macs import total_macs
 from onnxprune.ops.records import NOTHING, record_of
 
-PARAM_TYPES = {
-    getattr(TensorProto, name)
-    for name in TensorProto.DataType.keys()
-    if name.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2"))
-}
 COPIED = re.compile(r"(_pruned_\d+)+$")  # what surgery adds to the name of a copy
 ANONYMOUS = re.compile(r"^(onnx::.*|_?v?a?l?_?\d+|const_.*|.*::.*_\d+)$")
 ALONE = "a single channel owns all of it, and the last of a group always stays"
@@ -131,10 +125,10 @@ class Analysis:
         return state - read
 
     def param_count(self, name: str) -> int:
-        w = self.coupling.weights[name]
-        if name in self.statistics:
+        shape = self.coupling.weights[name].shape
+        if name in self.statistics or not shape or not self.coupling.has_parameters(name):
             return 0
-        return int(np.prod(w.shape)) if w.data_type in PARAM_TYPES and w.shape else 0
+        return int(np.prod(shape))
 
     def prunable_params(self) -> int:
         """Parameters of the weights that go or shrink when every group keeps one channel."""
@@ -174,7 +168,7 @@ def analyze(model: Model, data: Mapping[str, int] = MappingProxyType({})) -> Ana
     mixed = _mixed_vars(c)
     where = _members(c)
     groups = _name(c, [_merge(c, vs, where, mixed) for vs in _footprints(c) if any(v in where for v in vs)])
-    groups = [g for g in groups if g.size > 1 and any(c.weights[m.tensor].data_type in PARAM_TYPES for m in g.members)]
+    groups = [g for g in groups if g.size > 1 and any(c.has_parameters(m.tensor) for m in g.members)]
     letters = _letters(groups)
     return Analysis(model, flat, c, groups, _frozen(c, letters), letters, data)
 
@@ -325,7 +319,7 @@ def _frozen(c: Coupling, grouped: Container[Var]) -> list[Frozen]:
     out: dict[tuple[str, int], Frozen] = {}
     for use, axes in c.uses.items():
         w = c.weights[use[0]]
-        if w.data_type not in PARAM_TYPES:
+        if not c.has_parameters(use[0]):
             continue
         for axis, d in enumerate(axes):
             reason = d.reason or (None if any(v in grouped for v in d.leaves) else Reason(ALONE))

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.criteria import Signal, Slice, resolve, score, score_signals
 from onnxprune.errors import OnnxPruneError
-from onnxprune.groups import PARAM_TYPES, Analysis, Group, Member
+from onnxprune.groups import Analysis, Group, Member
 from onnxprune.signals import READ, Want, by_channel, by_statistic, channel_order, fitting, named, wants
 
 
@@ -49,7 +49,7 @@ def signals(a: Analysis, group: Group, names: Sequence[str], statistics: Mapping
     out = []
     for tap in fitting(a, group, names):
         values = {n: by_statistic(group, tap, n, statistics[w]) for n, w in named(a, tap, names).items()}
-        read = tap.role == READ and a.coupling.weights[tap.member.tensor].data_type in PARAM_TYPES
+        read = tap.role == READ and a.coupling.has_parameters(tap.member.tensor)
         weights = _rows(a, group, tap.member, True) if read else np.empty((group.size, 0), np.float32)
         out.append(Signal(tap.tensor, tap.role, values, weights))
     return out
@@ -60,7 +60,7 @@ def slices(a: Analysis, group: Group) -> list[Slice]:
     out: list[Slice] = []
     seen: set[tuple[str, int, str]] = set()
     for m in sorted(group.members, key=lambda m: m.role != "out"):
-        if (m.tensor, m.axis, m.role) in seen or a.coupling.weights[m.tensor].data_type not in PARAM_TYPES:
+        if (m.tensor, m.axis, m.role) in seen or not a.coupling.has_parameters(m.tensor):
             continue
         seen.add((m.tensor, m.axis, m.role))
         out.append(Slice(m.tensor, m.role, _rows(a, group, m)))

@@ -62,7 +62,7 @@ SUMMED = {  # inputs that may be weights which sum over channels, each with the 
 COUNTED = {  # element types that count as parameters
     v
     for k, v in TensorProto.DataType.items()
-    if k.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT8", "UINT8", "INT4", "UINT4"))
+    if k.startswith(("FLOAT", "DOUBLE", "BFLOAT", "INT16", "UINT16", "INT8", "UINT8", "INT4", "UINT4"))
 }
 
 ort.set_default_logger_severity(4)
@@ -323,8 +323,13 @@ def plan_of(analysis: Analysis, keeps: Keeps) -> Plan:
 
 def stored_bytes(analysis: Analysis) -> int:
     """The bytes of the weights whose type holds parameters, running statistics too."""
-    weights = analysis.coupling.weights.values()
-    return sum(w.nbytes for w in weights if w.data_type in COUNTED)
+    weights, wide = analysis.coupling.weights, _dequantized(analysis)
+    return sum(w.nbytes for n, w in weights.items() if w.data_type in COUNTED or n in wide)
+
+
+def _dequantized(analysis: Analysis) -> set[str]:
+    """What stands for other numbers, however wide its integers are."""
+    return {n.input[0] for n in analysis.flat.proto.graph.node if n.op_type == "DequantizeLinear"}
 
 
 def difference(x: Array, y: Array) -> float:
@@ -422,9 +427,9 @@ class _Counts:
                 uses[_name(use)].add(tuple(self.positions(d) for d in axes))
         reads = {(name, _is_statistic(node, slot)) for node in nodes for slot, name in enumerate(node.input)}
         running = {name for name, _ in reads if (name, True) in reads and (name, False) not in reads}
-        total = 0
+        total, wide = 0, _dequantized(self.analysis)
         for name, w in c.weights.items():
-            if w.data_type in COUNTED and w.shape and name not in running:
+            if (w.data_type in COUNTED or name in wide) and w.shape and name not in running:
                 cuts = uses.get(name)
                 total += sum(math.prod(map(sum, cut)) for cut in cuts) if cuts else math.prod(w.shape)
         return total

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from laws import Array, run_ort
+from laws import Array, check, run_ort
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
@@ -102,3 +102,44 @@ def test_dequantised(form: str) -> None:
         helper.make_node("MatMul", ["x", "v"], ["y"]),
     )  # fmt: skip
     np.testing.assert_allclose(numbers, got, rtol=1e-5)
+
+
+TYPES = {
+    "int4": ml_dtypes.int4, "uint4": ml_dtypes.uint4, "int8": np.int8, "uint8": np.uint8, "int16": np.int16, "uint16": np.uint16,
+    "int32": np.int32, "float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "float8_e5m2": ml_dtypes.float8_e5m2, "float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_whatever_is_dequantized_is_counted_and_pruned(kind: str) -> None:
+    """x [N, 8] @ w [8, 16] + b [16] -> Relu -> @ z [16, 3]; weights of one type, the bias of int32, a scale for each output."""
+    shapes, ints = {"w": (8, 16), "z": (16, 3)}, "int" in kind and kind != "int32"
+    low = 0 if kind.startswith("u") else -8
+    weights = {n: RNG.integers(low, low + 16, s).astype(np.int32).astype(TYPES[kind]) for n, s in shapes.items()}
+    weights |= {"b": RNG.integers(-100, 100, 16).astype(np.int32)}
+    nodes, scales = (
+        [],
+        {f"{n}_scale": RNG.uniform(0.01, 0.1, w.shape[-1]).astype(np.float32) for n, w in weights.items()},
+    )
+    zeros = {f"{n}_zero": RNG.integers(0, 4, weights[n].shape[-1]).astype(TYPES[kind]) for n in shapes if ints}
+    for name, w in weights.items():
+        given = [name, f"{name}_scale", *(z for z in zeros if z == f"{name}_zero")]
+        nodes.append(helper.make_node("DequantizeLinear", given, [f"{name}_"], axis=w.ndim - 1))
+    nodes += [
+        helper.make_node("MatMul", ["x", "w_"], ["m"]),
+        helper.make_node("Add", ["m", "b_"], ["a"]),
+        helper.make_node("Relu", ["a"], ["h"]),
+        helper.make_node("MatMul", ["h", "z_"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(a, n) for n, a in (weights | scales | zeros).items()],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    found = check(proto, [{"x": RNG.standard_normal((n, 8)).astype(np.float32)} for n in (1, 3)]).analysis
+    reached = {(m.tensor, m.axis) for g in found.groups for m in g.members}
+    assert {("w", 1), ("b", 0), ("z", 0)} <= reached
+    assert found.params() == sum(a.size for a in (weights | scales | zeros).values())
+    assert {s.name for s in slices(found, found.groups[0])} >= {"w", "b", "z"}

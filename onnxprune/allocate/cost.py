@@ -20,7 +20,7 @@ from onnxprune.coupling import Use
 from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.view import makers
 from onnxprune.graph.weights import BITS, dtype_of
-from onnxprune.groups import PARAM_TYPES, Analysis
+from onnxprune.groups import Analysis
 from onnxprune.macs import count_macs
 from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, vars_of
@@ -167,7 +167,7 @@ class _Sizes:
             if in_bytes or not self._is_statistic(use):
                 uses[use[0]].setdefault(tuple(_term(d) for d in axes), axes)
         for name, w in self.c.weights.items():
-            counts = w.data_type in PARAM_TYPES and (in_bytes or (w.shape and name not in self.analysis.statistics))
+            counts = self.c.has_parameters(name) and (in_bytes or (w.shape and name not in self.analysis.statistics))
             if counts:
                 bits = (BITS.get(w.data_type) or dtype_of(w.data_type).itemsize * 8) if in_bytes else 8
                 yield name, bits, list(uses[name].values())
