@@ -155,7 +155,9 @@ class Analysis:
             return f"nothing is known of {self.uncounted}, which reads a weight"
         if self.coupling.trace.short:
             return "an axis is empty at every size that was tried"
-        return "a shape depends on the data"
+        products = (n for n in self.coupling.live if record_of(n).product)
+        unknown = (i for n in products for i in n.input if i and self.coupling.trace.shape(i) is None)
+        return next((f"the shape of '{i}' is unknown" for i in unknown), "a shape depends on the data")
 
 
 def analyze(model: Model, data: Mapping[str, int] = MappingProxyType({})) -> Analysis:
