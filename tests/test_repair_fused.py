@@ -278,16 +278,52 @@ def test_integers_that_two_products_read_stay_as_they_are() -> None:
     assert report.left_out == dict.fromkeys(("product", "second"), "its weight is shared with other nodes")
 
 
-def test_products_of_integers_are_left_out_with_the_reason() -> None:
-    """One with a weight, and none of two activations."""
-    weights = {
-        "v": spanned(6, 8), "w": quantized(normal(8, 4), None)[0], "s": np.float32(0.02), "z": np.int8(0), "u": np.uint8(128),
-    }  # fmt: skip
+U8 = {"s": np.float32(0.04), "z": np.uint8(128), "ys": np.float32(0.3)}
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("kind", ["QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "QAttention"])
+def test_products_of_integers(kind: str, per_channel: bool) -> None:
+    """They are fitted as numbers, and stay integers of their scale."""
+    conv, shape = (
+        kind == "QLinearConv",
+        (8, 6, 5, 5) if kind == "QLinearConv" else (64, 5, 6) if kind == "QAttention" else (64, 6),
+    )
+    v, w = spanned(6, 8) / 2, normal(8, 12, seed=2)
+    if conv:
+        v, w = v.T.reshape(8, 6, 1, 1), normal(4, 8, 3, 3, seed=2)
+    q, scale, zero = quantized(w, (0 if conv else 1) if per_channel else None)
+    bias = np.rint(normal(len(q) if conv else 12, seed=3) / (0.04 * scale)).astype(np.int32)
+    weights = {"v": v, "d": normal(8, seed=7) / 2, "q": q, "ws": scale, "wz": zero, **U8}
+    read, weight, made = ["h8", "s", "z"], ["q", "ws", "wz"], ["ys", "z"]
+    node = {
+        "QLinearConv": partial(op, "QLinearConv", [*read, *weight, *made, "b"], pads=[1] * 4),
+        "QLinearMatMul": partial(op, "QLinearMatMul", [*read, *weight, *made]),
+        "QGemm": partial(fused, "QGemm", [*read, *weight, "b", *made]),
+        "MatMulIntegerToFloat": partial(fused, "MatMulIntegerToFloat", ["h8", "q", "s", "ws", "z", "wz", "b"]),
+        "QAttention": partial(fused, "QAttention", ["h8", "q", "b", "s", "ws", "", "z", "wz"], num_heads=2),
+    }[kind](["p"], name="product")
+    if "b" in node.input:
+        weights["b"] = bias if kind in ("QLinearConv", "QGemm") else normal(12, seed=3)
     nodes = [
-        op("Gemm", ["x", "v"], ["h"]), op("QuantizeLinear", ["h", "s", "u"], ["q"]),
-        op("QLinearMatMul", ["q", "s", "u", "w", "s", "z", "s", "u"], ["p"], name="product"),
-        op("Transpose", ["p"], ["t"]), op("QLinearMatMul", ["p", "s", "u", "t", "s", "u", "s", "u"], ["r"]),
-        op("DequantizeLinear", ["r", "s", "u"], ["y"]),
+        *([op("Conv", ["x", "v", "d"], ["h"])] if conv else [op("MatMul", ["x", "v"], ["g"]), op("Add", ["g", "d"], ["h"])]),
+        op("QuantizeLinear", ["h", "s", "z"], ["h8"]), node,
+        op("Identity", ["p"], ["y"]) if kind[0] == "M" or kind[1] == "A" else op("DequantizeLinear", ["p", *made], ["y"]),
+    ]  # fmt: skip
+    proto = build(nodes, weights, ["n", *shape[1:]])
+    small, report = halved(proto, [{"x": normal(*shape, seed=i)} for i in range(3)], 8)
+    check(report, ["product"], 0.6)
+    before, after = ({t.name: numpy_helper.to_array(t) for t in m.graph.initializer} for m in (proto, small))
+    for name in ("ws", "wz", "s", "z"):
+        np.testing.assert_array_equal(after[name], before[name])
+    assert after["q"].dtype == np.int8 and all(after[n].dtype == before[n].dtype for n in after)
+
+
+def test_integers_of_a_scale_that_depends_on_the_data_are_left_out() -> None:
+    weights = {"v": spanned(6, 8), "q": quantized(normal(8, 4), None)[0]}
+    nodes = [
+        op("MatMul", ["x", "v"], ["h"]), op("DynamicQuantizeLinear", ["h"], ["h8", "s", "z"]),
+        op("MatMulInteger", ["h8", "q", "z"], ["p"], name="product"), op("Cast", ["p"], ["f"], to=1), op("Mul", ["f", "s"], ["y"]),
     ]  # fmt: skip
     report = halved(build(nodes, weights, ["n", 6]), [{"x": normal(64, 6)}], 8)[1]
     assert not report.layers and report.left_out == {"product": "it multiplies with int8, not with floats"}

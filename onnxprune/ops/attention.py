@@ -59,6 +59,7 @@ def _count_linear(node: NodeShapes) -> Any:
 
 
 PACKED = Product("attention", _count_packed, lambda _: [Operand(1, inputs=(0,), outputs=(1,))], bias=2)
+QPACKED = renumber(PACKED, (0, 1, 2, 5, 8), {1: Encoding(4, 7, axis=1)}, bias=2, read=Encoding(3, 6, axis=0))
 LINEAR = Product("attention", _count_linear)
 
 
@@ -258,7 +259,7 @@ def packed_attention(op: Op) -> list[Axes | None]:
     return [[x[0], x[1], prod(h, e)], [op.plain(2), x[0], h, op.plain(total[3]), d] if total else None]
 
 
-@couple("QAttention", domain=MICROSOFT, product=renumber(PACKED, (0, 1, 2, 5, 8), {1: Encoding(4, 7, axis=1)}, bias=2))
+@couple("QAttention", domain=MICROSOFT, product=QPACKED)
 def packed_integer_attention(op: Op) -> list[Axes | None]:
     """com.microsoft's Attention on integers; queries, keys and values keep one width, as no attribute gives three.
 

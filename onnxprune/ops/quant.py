@@ -92,7 +92,15 @@ def plain(op: Op) -> list[Axes | None]:
     return outs
 
 
-def _of_integers(plain: Product, slots: tuple[int, ...], weight: int, scale: int, zero: int, bias: int = 0) -> Product:
+def _of_integers(
+    plain: Product,
+    slots: tuple[int, ...],
+    weight: int,
+    scale: int,
+    zero: int,
+    bias: int = 0,
+    read: tuple[int, int] | None = None,
+) -> Product:
     """A product of integers: `slots` are its operands; the weight's scale and zero point may have an entry for each output."""
     moved = renumber(plain, slots)
 
@@ -102,25 +110,37 @@ def _of_integers(plain: Product, slots: tuple[int, ...], weight: int, scale: int
             for o in moved.operands(node)
         ]
 
-    return replace(moved, operands=operands, bias=bias or None)
+    return replace(moved, operands=operands, bias=bias or None, read=Encoding(*read, axis=0) if read else None)
 
 
-CONV = _of_integers(CONVOLUTION, (0, 3), 3, scale=4, zero=5, bias=8)
+CONV = _of_integers(CONVOLUTION, (0, 3), 3, scale=4, zero=5, bias=8, read=(1, 2))
 
 
-@couple("ConvInteger", product=_of_integers(CONVOLUTION, (0, 1), 1, scale=0, zero=3), like=Plainer("Conv", (0, 1)))
+@couple(
+    "ConvInteger",
+    product=_of_integers(CONVOLUTION, (0, 1), 1, scale=0, zero=3, read=(0, 2)),
+    like=Plainer("Conv", (0, 1)),
+)
 @couple("QLinearConv", product=CONV, like=Plainer("Conv", (0, 3, 8), 7))
 @couple("QLinearConv", domain=MICROSOFT, product=CONV, like=Plainer("Conv", (0, 3, 8), 7))
-@couple("MatMulInteger", product=_of_integers(MATMUL, (0, 1), 1, scale=0, zero=3), like=Plainer("MatMul", (0, 1)))
-@couple("QLinearMatMul", product=_of_integers(MATMUL, (0, 3), 3, scale=4, zero=5), like=Plainer("MatMul", (0, 3), 7))
+@couple(
+    "MatMulInteger",
+    product=_of_integers(MATMUL, (0, 1), 1, scale=0, zero=3, read=(0, 2)),
+    like=Plainer("MatMul", (0, 1)),
+)
+@couple(
+    "QLinearMatMul",
+    product=_of_integers(MATMUL, (0, 3), 3, scale=4, zero=5, read=(1, 2)),
+    like=Plainer("MatMul", (0, 3), 7),
+)
 @couple(
     "QGemm",
     domain=MICROSOFT,
-    product=_of_integers(GEMM, (0, 3), 3, scale=4, zero=5, bias=6),
+    product=_of_integers(GEMM, (0, 3), 3, scale=4, zero=5, bias=6, read=(1, 2)),
     like=Plainer("Gemm", (0, 3, 6), 8),
 )
 @couple(
-    "MatMulIntegerToFloat", domain=MICROSOFT, product=_of_integers(MATMUL, (0, 1), 1, scale=3, zero=5, bias=6),
+    "MatMulIntegerToFloat", domain=MICROSOFT, product=_of_integers(MATMUL, (0, 1), 1, scale=3, zero=5, bias=6, read=(2, 4)),
     like=Plainer("MatMul", (0, 1), 2),
 )  # fmt: skip
 @couple(

@@ -104,6 +104,7 @@ class Product:
     macs: Callable[[NodeShapes], Any]
     operands: Callable[[NodeFacts], Sequence[Operand]] = lambda _: ()
     bias: int | None = None
+    read: Encoding | None = None  # of the integers that it reads in slot 0
 
 
 class Renumbered:
@@ -129,7 +130,11 @@ class Renumbered:
 
 
 def renumber(
-    product: Product, slots: Sequence[int], encodings: Mapping[int, Encoding] | None = None, bias: int | None = None
+    product: Product,
+    slots: Sequence[int],
+    encodings: Mapping[int, Encoding] | None = None,
+    bias: int | None = None,
+    read: Encoding | None = None,
 ) -> Product:
     """A product whose operands stand in other input slots: `slots[i]` is what the product takes for its input i."""
 
@@ -137,7 +142,7 @@ def renumber(
         found = product.operands(Renumbered(node, slots))
         return [_move(o, slots[o.slot], (encodings or {}).get(slots[o.slot], o.encoding)) for o in found]
 
-    return Product(product.kind, lambda node: product.macs(Renumbered(node, slots)), operands, bias)
+    return Product(product.kind, lambda node: product.macs(Renumbered(node, slots)), operands, bias, read)
 
 
 def _move(operand: Operand, slot: int, encoding: Encoding | None) -> Operand:

@@ -10,8 +10,6 @@ import numpy as np
 from onnxprune.repair.layers import Change, Layer, Matrix, Site, Unfit
 from onnxprune.repair.store import Array
 
-BIAS = 2  # the input slot
-
 
 class Spatial(Layer):
     """y [N, (g o), *t]"""
@@ -39,7 +37,8 @@ class Convolution(Spatial):
 
     def __init__(self, site: Site) -> None:
         (operand,) = site.operands
-        self.site, self.weight = site, site.const(operand.slot)
+        self.site, self.slot = site, operand.slot
+        self.weight, self.code = site.weight(operand)
         self.x, self.y = site.node.input[0], site.node.output[0]
         self.kernel = self.weight.shape[2:]
         rank = len(self.kernel)
@@ -48,8 +47,10 @@ class Convolution(Spatial):
         self.matrix = Matrix(operand, self.weight, self.by_inputs)
         self.groups = self.matrix.groups
         self.w = self.matrix.pack(self.weight.astype(np.float64))
-        if site.has(BIAS) or site.can_add_bias(self.slot):
-            bias = site.const(BIAS) if site.has(BIAS) else np.zeros(self.outputs)
+        bias, self.bias_code = site.bias(self.code)
+        if bias is None and site.can_add_bias(self.slot):
+            bias = np.zeros(self.outputs)
+        if bias is not None:
             self.b = bias.astype(np.float64).reshape(self.groups, -1)
         self.look_inside()
 
@@ -89,9 +90,10 @@ class Convolution(Spatial):
         return [(max(n, 0) + (auto == "SAME_LOWER")) // 2 for n in spans]
 
     def changes(self, w: Array, b: Array | None) -> list[Change]:
-        out = [Change(self.site.index, self.slot, self.matrix.unpack(w))]
-        if b is not None and (self.site.has(BIAS) or b.any()):
-            out.append(Change(self.site.index, BIAS, b.ravel().astype(self.weight.dtype)))
+        out, product = [Change(self.site.index, self.slot, self.stored(w))], self.site.record.product
+        if b is not None and product and product.bias and (self.site.has(product.bias) or b.any()):
+            bias = b.ravel().astype(self.weight.dtype) if self.bias_code is None else self.bias_code.encode(b.ravel())
+            out.append(Change(self.site.index, product.bias, bias))
         return out
 
 

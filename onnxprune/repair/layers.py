@@ -15,7 +15,9 @@ from functools import cached_property
 import numpy as np
 
 from onnxprune.graph.forms import Form, start
-from onnxprune.ops.records import Bounds, NodeView, Operand, Record, record_of
+from onnxprune.graph.weights import is_float
+from onnxprune.ops.records import Bounds, Encoding, NodeView, Operand, Record, record_of
+from onnxprune.repair.codes import Code
 from onnxprune.repair.store import Array
 
 OPEN: Bounds = (-math.inf, math.inf)
@@ -67,7 +69,43 @@ class Site(NodeView):
 
     def can_add_bias(self, weight: int) -> bool:
         """Not to weights that are stored as integers: a runtime multiplies integers only where the bias is of integers too."""
-        return not self.are_integers(self.node.input[weight])
+        array = self.known.get(weight)
+        return not self.are_integers(self.node.input[weight]) and array is not None and is_float(array.dtype)
+
+    def weight(self, operand: Operand) -> tuple[Array, Code | None]:
+        """The numbers of an operand, and how they are stored where the node reads integers. Raises Unfit."""
+        array, encoding = self.known.get(operand.slot), operand.encoding
+        if array is None or encoding is None or not (self._is_known(encoding) and self._is_known(self._reads)):
+            return self.const(operand.slot), None
+        code = Code.of(encoding, self.known, array.shape, array.dtype)
+        return code.decode(array), code
+
+    @property
+    def _reads(self) -> Encoding | None:
+        return self.record.product.read if self.record.product else None
+
+    def _is_known(self, code: Encoding | None) -> bool:
+        """Are a scale and a zero point constants, each for whole numbers of a byte?"""
+        slots = [i for i in (code.scale, code.zero) if self.has(i)] if code else []
+        return code is None or (code.bits == 8 and code.scale > 0 and self.known.keys() >= set(slots))
+
+    def read(self, x: Array) -> Array:
+        """The numbers that a value stands for where a product reads it."""
+        return (
+            x if is_float(x.dtype) or not self._reads else Code.of(self._reads, self.known, x.shape, x.dtype).decode(x)
+        )
+
+    def bias(self, code: Code | None) -> tuple[Array | None, Code | None]:
+        """The product's own bias, and how it is stored beside such weights; None where there is none. Raises Unfit."""
+        slot = (self.record.product.bias if self.record.product else None) or 0
+        if not slot or not self.has(slot):
+            return None, None
+        array = self.known.get(slot)
+        if array is None or is_float(array.dtype) or code is None or self._reads is None:
+            return self.const(slot), None
+        scale = np.asarray(self.known[self._reads.scale] * code.scale).ravel()
+        own = Code(scale, np.zeros(()), array.dtype)
+        return own.decode(array), own
 
     def const(self, slot: int) -> Array:
         """A float constant. Raises Unfit."""
@@ -121,6 +159,7 @@ class Layer:
     x_axis: int  # of its inputs in x
     slot: int = 1
     matrix: Matrix
+    code: Code | None = None  # of the weights, where the node reads integers
     scale = 1.0  # the weights are multiplied by
     w: Array
     b: Array | None = None  # None: there is none, and none can be added
@@ -149,6 +188,11 @@ class Layer:
         made: Array = rows @ self.w.astype(np.float32)
         return made if self.b is None else made + self.b[:, None].astype(np.float32)
 
+    def stored(self, w: Array) -> Array:
+        """The contents of the weight's slot for such weights."""
+        array = self.matrix.unpack(w / self.scale)
+        return array if self.code is None else self.code.encode(array)
+
     def changes(self, w: Array, b: Array | None) -> list[Change]:
         """What to write where for the layer to have other weights."""
         raise NotImplementedError
@@ -158,6 +202,6 @@ class Layer:
         traits = self.site.record.traits
         bounds = traits.inside(self.site) if traits.inside else None
         added = traits.residual if self.site.has(traits.residual) else 0
-        self.hidden = bool(bounds or added)
+        self.hidden = bool(bounds or added or self.code)
         self.inside = bounds or OPEN
         self.adds = self.site.node.input[added] if added else ""

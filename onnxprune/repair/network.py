@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 from onnx import ModelProto, NodeProto
 
 from onnxprune.axes import Axis, Keep, Size
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
-from onnxprune.graph.integers import Quantised
 from onnxprune.graph.io import Model
 from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.unsettled import unsettled
@@ -22,7 +19,8 @@ from onnxprune.graph.view import makers, readers, reads
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import ArrayWeight, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import PERMUTE, REGROUP, Encoding, record_of
+from onnxprune.ops.records import PERMUTE, REGROUP, record_of
+from onnxprune.repair.codes import Code
 from onnxprune.repair.kinds import is_recurrent
 from onnxprune.repair.layers import Change, Layer, Site, Unfit
 from onnxprune.repair.segments import constants
@@ -128,25 +126,12 @@ def undo(site: Site, array: Array) -> Array:
     if traits.moves == REGROUP:
         return array.reshape(before.shape)
     if traits.encoding is not None:
-        return _encode(site, traits.encoding(site), array, before.dtype)
+        code = Code.of(traits.encoding(site), site.known, array.shape, before.dtype)
+        quantizes = is_float(before.dtype) and not is_float(array.dtype)
+        return code.decode(array).astype(before.dtype) if quantizes else code.encode(array)
     if traits.changes_type and not is_float(before.dtype):
         raise Unfit(f"its weights are {before.dtype.name} of an unknown scale")
     return array.astype(before.dtype)
-
-
-def _encode(site: Site, code: Encoding, array: Array, dtype: np.dtype[Any]) -> Array:
-    """Numbers as the nearest integers of a type, or integers as numbers; scale and zero point stay as they are."""
-    meaning = Quantised("", "", code.axis % max(array.ndim, 1), block=code.block)
-    scale, zero = (
-        meaning.fit(site.known[i], array.shape) if i in site.known else default
-        for i, default in ((code.scale, 1.0), (code.zero, 0.0))
-    )
-    wide, scale = array.astype(np.float64), np.where(scale == 0, 1.0, scale)
-    if is_float(dtype) and not is_float(array.dtype):
-        return ((wide - zero) * scale).astype(dtype)
-    info = (ml_dtypes.finfo if is_float(dtype) else ml_dtypes.iinfo)(dtype)
-    numbers = wide / scale + zero
-    return np.clip(numbers if is_float(dtype) else np.rint(numbers), float(info.min), float(info.max)).astype(dtype)
 
 
 class Network:
@@ -256,7 +241,9 @@ class Network:
 
     def nearest(self, layer: Layer) -> Nearest | None:
         """What gives the nearest weights [g, K, O] that a layer's node can read; None where all are stored as they are."""
-        name = self.nodes[layer.site.index].input[layer.slot]
+        name, code = self.nodes[layer.site.index].input[layer.slot], layer.code
+        if code is not None:
+            return lambda w: layer.matrix.pack(code.decode(code.encode(layer.matrix.unpack(w))).astype(np.float64))
         if name in self._constants.weights or not self._constants.is_encoded(name):
             return None
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxprune.repair.codes import Code
 from onnxprune.repair.layers import Change, Layer, Matrix, Site, Unfit
 from onnxprune.repair.store import Array
 
@@ -21,7 +22,8 @@ class MatrixProduct(Layer):
 
     def __init__(self, site: Site, after: Site | None) -> None:
         weight = next((o for o in site.operands if o.slot in site.known), site.operands[-1])
-        self.site, self.slot, array = site, weight.slot, site.const(weight.slot)
+        self.site, self.slot = site, weight.slot
+        array, self.code = site.weight(weight)
         if len(site.operands) != 2:
             raise Unfit("its weights are packed")
         if array.ndim != 2:
@@ -31,7 +33,10 @@ class MatrixProduct(Layer):
         self.scale, self.bias_scale = (float(site.attr(name, 1.0)) for name in ("alpha", "beta"))
         if not self.scale or not self.bias_scale:
             raise Unfit("it is multiplied by 0")
+        if self.code is not None and self.scale != 1:
+            raise Unfit("it multiplies integers by a factor")
         self.w = self.matrix.pack(array.astype(np.float64) * self.scale)
+        self.bias_code: Code | None = None
         self.bias = self._own_bias()
         if self.bias is None and after is not None:
             self.bias = self._constant_behind(after) or self._bias_behind(after)
@@ -51,7 +56,8 @@ class MatrixProduct(Layer):
         slot = product.bias if product else None
         if slot is None or not (self.site.has(slot) or self.site.can_add_bias(self.slot)):
             return None
-        c = self.site.const(slot) if self.site.has(slot) else np.zeros(0, self.matrix.weight.dtype)
+        c, self.bias_code = self.site.bias(self.code)
+        c = np.zeros(0, self.matrix.weight.dtype) if c is None else c
         if c.size and not self._fits(c):
             raise Unfit("its bias is no vector of its outputs")
         self._start_bias(c)
@@ -105,10 +111,12 @@ class MatrixProduct(Layer):
         return found if keep is None else found[..., keep]
 
     def changes(self, w: Array, b: Array | None) -> list[Change]:
-        out = [Change(self.site.index, self.slot, self.matrix.unpack(w / self.scale))]
+        out = [Change(self.site.index, self.slot, self.stored(w))]
         if b is None or self.bias is None:
             return out
         old = self.bias.array
+        if self.bias_code is not None:
+            return [*out, replace(self.bias, array=self.bias_code.encode(b.ravel()).reshape(old.shape))]
         if self.bias.columns is not None:
             return [*out, replace(self.bias, array=(old + b.ravel()).astype(old.dtype))]
         if old.size or b.any():
@@ -127,7 +135,8 @@ class Projection(Layer):
         if not site.operands:
             raise Unfit("it has no weights")
         (operand,), product = site.operands, site.record.product
-        self.site, self.slot, weight = site, operand.slot, site.const(operand.slot)
+        self.site, self.slot = site, operand.slot
+        weight, self.code = site.weight(operand)
         self.x = self.y = site.node.input[0]
         self.matrix = Matrix(operand, weight)
         self.w = self.matrix.pack(weight.astype(np.float64))
@@ -142,7 +151,7 @@ class Projection(Layer):
         return x.reshape(1, -1, x.shape[-1])[:, at]
 
     def changes(self, w: Array, b: Array | None) -> list[Change]:
-        out = [Change(self.site.index, self.slot, self.matrix.unpack(w))]
+        out = [Change(self.site.index, self.slot, self.stored(w))]
         if b is not None and self.bias:
             out.append(Change(self.site.index, self.bias, b.ravel().astype(self.site.const(self.bias).dtype)))
         return out

@@ -63,7 +63,7 @@ def _computed(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Dr
     assert source is not None
     x, shape = original[source.x], original[source.y].shape
     at = draw(*source.places(shape))
-    rows = _float(source.rows(x, shape, at))
+    rows = _float(source.rows(source.site.read(x), shape, at))
     sums = source.product(rows)
     target = np.stack([sums[p.group][:, p.columns] for p in task.parts])
     for name in task.tail.others:
@@ -73,7 +73,7 @@ def _computed(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Dr
     if task.taught:
         rows = np.stack([rows[p.group][:, p.rows] for p in task.parts])
     else:
-        rows = _float(layer.rows(pruned[layer.x], shape, at))
+        rows = _float(layer.rows(layer.site.read(pruned[layer.x]), shape, at))
     return rows, target, others
 
 
