@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from laws import Array, run_ort
 from onnx import TensorProto, helper, numpy_helper
 from sparse_checker import violations
+from tiny import saved
 
 import onnxprune
 from onnxprune.graph.io import full_proto
@@ -131,6 +133,20 @@ def test_experts_of_integers_get_zeros_at_their_zero_points(bits: int, block: in
     assert np.linalg.norm(y - wanted) < 0.02 * np.linalg.norm(wanted)  # 8 bits in blocks: inputs are rounded to 8 bits
     assert all(c.holds for c in check_pattern(onnxprune.load(sparse), ALL))
     assert not any(c.holds for c in check_pattern(onnxprune.load(model), ALL))
+
+
+def test_layers_behind_one_that_cannot_be_fitted_make_up_for_it(tmp_path: Path) -> None:
+    model, _ = in_blocks(4, "none")
+    last = numpy_helper.from_array(RNG.standard_normal((6, 4)).astype(np.float32), "v")
+    model.graph.initializer.append(last)
+    model.graph.node[0].output[0] = "hidden"
+    model.graph.node.append(helper.make_node("MatMul", ["hidden", "v"], ["y"], "last"))
+    onnx.save(model, tmp_path / "m.onnx")
+    calib = saved(tmp_path, x=RNG.standard_normal((256, 64)).astype(np.float32))
+    made = onnxprune.sparsify(tmp_path / "m.onnx", tmp_path / "o.onnx", layers="all", target="none", calib=calib)
+    rows = {x["name"]: x for x in made.report["sparsity"]["layers"]}
+    assert [rows[n]["method"] for n in ("product", "last")] == ["magnitude", "sparsegpt"]
+    assert made.report["error"]["relative_l2"] == pytest.approx(rows["last"]["error"], rel=0.05)
 
 
 def codes() -> onnx.ModelProto:

@@ -277,6 +277,14 @@ class Network:
         for change in changes:
             self._put(self.editor, change, change.node)
 
+    def thin(self, places: Iterable[tuple[int, int]], sparse: Model) -> None:
+        """Take the weights that nodes read in those slots from a model that has them sparse."""
+        for index, slot in places:
+            name = self._constants.root(self.nodes[index].input[slot])
+            old, new = self.model.weights.get(name), sparse.weights.get(name)
+            if old is not None and new is not None and old.shape == new.shape:
+                self.editor.replace_constant(name, new)
+
     def _put(self, editor: Editor, change: Change, index: int) -> None:
         """Give a node's input new contents; a name of its own where it had none, others read it, or it is moved."""
         node, slot = editor.nodes[index], change.slot

@@ -106,6 +106,9 @@ class _Repair:
         self.report = RepairReport(self.method, 0)
         fits = self.method in FITS or self.thin.choose
         self.tasks = tasks(self.net, self.method, self.report.left_out) if fits else []
+        fitted = [(t.index, t.layer.slot) for t in self.tasks]
+        if self.thin.plain is not None:  # what cannot be fitted is sparse from the start: later layers make up for it
+            self.net.thin(self.net.thinned.difference(fitted), self.thin.plain)
         self.judged = judged(self.analysis)
         self.before, self.after, self.plain = Store(), Store(), Store()
 
