@@ -76,3 +76,15 @@ def test_calls_that_come_to_too_many_nodes_are_refused() -> None:
         onnxprune.load(called(["F1"], ["F0"]))
     analysis = onnxprune.analyze(doubling(6))
     assert sum(n.op_type == "Relu" for n in analysis.flat.proto.graph.node) == 64 and len(analysis.groups) == 1
+
+
+@pytest.mark.parametrize("name", [b"middle", b"MatMul", b"w1", b"g", b"N"])
+def test_names_are_text(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / "m.onnx"
+    marker = b"\xff" * len(name)
+    data = between("Relu").SerializeToString()
+    field = bytes([len(name)]) + name
+    assert field in data
+    path.write_bytes(data.replace(field, bytes([len(name)]) + marker))
+    with pytest.raises(ModelError, match="not UTF-8"):
+        onnxprune.load(path)

@@ -21,7 +21,7 @@ from onnxprune.graph.calls import check_calls
 from onnxprune.graph.files import SourceFile
 from onnxprune.graph.nodes import sort_nodes
 from onnxprune.graph.sparse import SparseWeight, encode
-from onnxprune.graph.view import bodies, domain_of, opsets
+from onnxprune.graph.view import bodies, domain_of, opsets, value_names
 from onnxprune.graph.weights import (
     TYPED_FIELDS,
     ArrayWeight,
@@ -95,6 +95,8 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
         return _from_file(path)
     except OSError as e:
         raise ModelError(f"{e.filename or path}: {files.why(e)}; check the path and its permissions") from e
+    except UnicodeDecodeError as e:
+        raise ModelError(f"{path} has text that is not UTF-8 ({e}); it is damaged, copy or export it again") from e
 
 
 def _from_file(path: Path) -> Model:
@@ -140,6 +142,7 @@ def _from_proto(source: onnx.ModelProto) -> Model:
 
 def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: DataFiles, where: str) -> tuple[str, ...]:
     """Check the model, and make its sparse initializers ones like others; gives back their names."""
+    _check_text(proto, where)
     check_calls(proto, where)
     sort_nodes(proto.graph)
     for tensor in inner_tensors(proto):
@@ -156,6 +159,21 @@ def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: Data
         proto.graph.initializer.append(head)
         _add(weights, head, SparseWeight(tensor), where)
     return tuple(t.values.name for t in sparse)
+
+
+def _check_text(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse names that are not text: protobuf hands bytes out where text is damaged."""
+    values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
+    nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
+    names: set[Any] = {d.dim_param for v in values for d in v.type.tensor_type.shape.dim}
+    names |= value_names(proto) | {proto.producer_name, proto.producer_version, proto.graph.name}
+    names |= {x for o in (*proto.opset_import, *proto.functions) for x in (o.domain, getattr(o, "name", ""))}
+    for node in (*nodes, *(inner for n in nodes for body in bodies(n) for inner in body.node)):
+        names.update((node.name, node.op_type, node.domain), node.input, node.output, (a.name for a in node.attribute))
+    if wrong := sorted(n for n in names if isinstance(n, bytes)):
+        raise ModelError(
+            f"{where}: the name {wrong[0][:40]!r} is not UTF-8 text; the file is damaged, copy or export it again"
+        )
 
 
 def _check_divisors(proto: onnx.ModelProto, where: str) -> None:
