@@ -91,9 +91,9 @@ class Site(NodeView):
 
     def read(self, x: Array) -> Array:
         """The numbers that a value stands for where a product reads it."""
-        return (
-            x if is_float(x.dtype) or not self._reads else Code.of(self._reads, self.known, x.shape, x.dtype).decode(x)
-        )
+        if self._reads is None or is_float(x.dtype):
+            return x
+        return Code.of(self._reads, self.known, x.shape, x.dtype).decode(x)
 
     def bias(self, code: Code | None) -> tuple[Array | None, Code | None]:
         """The product's own bias, and how it is stored beside such weights; None where there is none. Raises Unfit."""
