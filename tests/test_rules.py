@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import cases  # noqa: F401  (registers every case)
@@ -17,7 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from laws import LAWS, Checker, difference, run_ort, run_reference
 from onnx import helper, numpy_helper
 
+import onnxprune
+from onnxprune.axes import Layout, Var
 from onnxprune.graph.flat import FLAT
+from onnxprune.ops.records import Traits, record_of
 from onnxprune.ops.registry import RECORDS
 
 BY_NAME = {c.name: c for c in CASES}
@@ -43,6 +47,7 @@ def holds(case: CaseOf, built: Built) -> None:
         "the case makes NaN or Inf"
     )
     _groups_are_there(checker, built)
+    _sums_are_products(checker.analysis)
     for law in LAWS:
         getattr(checker, law)()
 
@@ -60,6 +65,26 @@ def _groups_are_there(checker: Checker, built: Built) -> None:
     if built.exact is not None:
         wrong = [g.name for g in groups if g.exact != built.exact]
         assert not wrong, f"groups {wrong} must {'' if built.exact else 'not '}be exact"
+
+
+def _sums_are_products(a: onnxprune.Analysis) -> None:
+    """An operator that reads a weight along an axis of an activation, and makes nothing of that axis, sums over it.
+
+    So it has a product, which is counted, repaired and made sparse, or says why it has none.
+    """
+    c = a.coupling
+    for index, node in enumerate(a.flat.proto.graph.node):
+        made = _channels(c.layouts.get(o) for o in node.output)
+        inputs = [(n, c.use(n, index, slot) or ()) for slot, n in enumerate(node.input) if n]
+        constant = [axes for n, axes in inputs if (n in c.weights or n in c.computed) and len(axes) > 1]
+        read = _channels(axes for n, axes in inputs if n not in c.weights and n not in c.computed)
+        record = record_of(node)
+        if (_channels(constant) & read) - made:
+            assert record.product or record.traits.no_product, f"{node.op_type} sums over a weight, and has no product"
+
+
+def _channels(layouts: Iterable[Layout | None]) -> set[Var]:
+    return {v for axes in layouts for d in axes or () for v in d.leaves}
 
 
 def _run(case: CaseOf, examples: int, derandomize: bool) -> None:
@@ -141,6 +166,17 @@ def test_a_broken_law_is_noticed(
     monkeypatch.setattr(checker, "prune", lambda keeps: damage(honest(keeps)))
     with pytest.raises(AssertionError, match=f"{law} law"):
         getattr(checker, law)()
+
+
+def test_a_product_that_nobody_describes_is_noticed(monkeypatch: Any) -> None:
+    analysis = _checker().analysis
+    _sums_are_products(analysis)
+    (matmul,) = RECORDS["", "MatMul"]
+    monkeypatch.setitem(RECORDS, ("", "MatMul"), [replace(matmul, product=None)])
+    with pytest.raises(AssertionError, match="MatMul sums over a weight"):
+        _sums_are_products(analysis)
+    monkeypatch.setitem(RECORDS, ("", "MatMul"), [replace(matmul, product=None, traits=Traits(no_product="a reason"))])
+    _sums_are_products(analysis)
 
 
 def test_wrong_counts_are_noticed() -> None:
