@@ -57,6 +57,7 @@ class _Learned(Generic[D, L]):
     uses: dict[Use, L] = field(default_factory=dict)  # weights
     edits: dict[int, list[Edit]] = field(default_factory=dict)  # node index -> deferred edits
     mixed: list[tuple[D, str]] = field(default_factory=list)
+    ordered: list[D] = field(default_factory=list)  # where neighbors are mixed, so that order matters
     roles: dict[tuple[str, int], list[tuple[Site, str]]] = field(default_factory=dict)  # tensor, axis -> who reads it
     operands: dict[Site, Operand] = field(default_factory=dict)  # what products read, weight or activation
     computed: set[str] = field(default_factory=set)  # from weights and static sizes alone
@@ -112,6 +113,7 @@ def _resolve(draft: _Draft) -> Coupling:
             "layouts": {name: None if axes is None else layout(axes) for name, axes in draft.layouts.items()},
             "uses": {use: layout(axes) for use, axes in draft.uses.items()},
             "mixed": [(terms.of(d), why) for d, why in draft.mixed],
+            "ordered": list(map(terms.of, draft.ordered)),
             "kinds": [(terms.of(d), kind, node) for d, kind, node in draft.kinds],
             "terms": terms,
         }
@@ -359,6 +361,7 @@ def _follow_rule(c: _Draft, index: int, op: Op) -> None:
                 op.freeze(d, f"a parameter of {op.type}")
     c.edits[index] = op.edits
     c.mixed.extend(op.mixed)
+    c.ordered.extend(op.ordered)
     c.integers.update(op.integers)
     c.kinds.extend((d, k, op.label) for d, k in op.kinds)
     for slot, axis, role in op.roles:

@@ -61,6 +61,7 @@ class Group:
     vars: list[Var]
     members: list[Member]
     mixed: str = ""  # the operator that makes it approximate
+    ordered: bool = False  # does the order of its channels matter, as neighbors are mixed?
 
     @property
     def size(self) -> int:
@@ -268,7 +269,8 @@ def _merge(c: Coupling, vs: list[Var], where: dict[Var, list[Member]], mixed: di
         for m in where[v]:
             members.setdefault((m.use, m.axis, m.role), m)
     why = next((mixed[v] for v in vs if v in mixed), "")
-    return Group("", "", vs, list(members.values()), why)
+    ordered = any(v in axis.leaves for axis in c.ordered for v in vs)
+    return Group("", "", vs, list(members.values()), why, ordered)
 
 
 def _name(c: Coupling, groups: list[Group]) -> list[Group]:

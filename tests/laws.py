@@ -140,15 +140,14 @@ class Checker:
     # the laws
 
     def permutation(self) -> None:
-        """Permuting the channels of a group leaves the outputs as they are, approximate groups too."""
-        for g in self.groups:
+        """Permuting the channels of a group leaves the outputs alone, approximate groups too, but not where neighbors are mixed."""
+        free = [g for g in self.groups if not g.ordered]
+        for g in free:
             with _law("permutation", self.where(g)):
                 got = self.run(self.prune({g.name: self.shuffled(g)}), self.feeds)
                 self._equal(self.reference, got)
         with _law("permutation", "all groups at once"):
-            self._equal(
-                self.reference, self.run(self.prune({g.name: self.shuffled(g) for g in self.groups}), self.feeds)
-            )
+            self._equal(self.reference, self.run(self.prune({g.name: self.shuffled(g) for g in free}), self.feeds))
 
     def removal(self) -> None:
         """Removing channels of an exact group is zeroing them in every weight that consumes them.

@@ -26,7 +26,7 @@ class View(Op):
             layouts = [_first(a) if i in (0, 3) and a else a for i, a in enumerate(layouts)]
         super().__init__(node, op.trace, layouts, [op.has(s) and op.is_const[s] for s in slots])
         self.whole, self.slots, self.last = op, slots, last
-        self.mixed, self.kinds = op.mixed, op.kinds
+        self.mixed, self.ordered, self.kinds = op.mixed, op.ordered, op.kinds
         self.version = op.attr("opset", self.version)  # QLinearSoftmax
 
     def out_shape(self, j: int = 0) -> tuple[Size, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from onnxprune.axes import first
-from onnxprune.layout import Dim, LayoutError, factor, find, freeze, prod
+from onnxprune.layout import Dim, LayoutError, factor, find, freeze, is_frozen, prod
 from onnxprune.ops.fused import View
 from onnxprune.ops.records import Bounds, NodeFacts, NodeShapes, Operand, Plainer, Product
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
@@ -47,15 +47,32 @@ def _read_activation(node: NodeFacts) -> Bounds | None:
 
 
 def window(op: Op, x: Axes, w: Axes) -> None:
-    """Freeze what a convolution slides over, and its kernel."""
-    for d in x[2:]:
-        op.freeze(d, "a convolution slides over it")
+    """Freeze what a convolution slides over, and its kernel; where one filter slides over channels they stay prunable."""
+    for at, d in enumerate(x[2:], start=2):
+        if _slides_over_neighbors(op, at, w):
+            op.mix(d, "sums over neighboring channels", in_order=True)
+        else:
+            op.freeze(d, "a convolution slides over it")
     for d in w[2:]:
         freeze(d, op.reason("kernel position", structural=True))
 
 
+def _slides_over_neighbors(op: Op, axis: int, w: Axes) -> bool:
+    """Does a filter of one input and along one axis leave it as long as it is, whatever the length?
+
+    So efficient channel attention weighs channels: by a convolution over them with padding to match (ECA-Net, Wang et al. 2020).
+    """
+    d = op.x(0)[axis]
+    alone = all(find(k).size == 1 for at, k in enumerate(w) if at != axis)
+    step = (op.attr("strides") or [1] * len(w))[axis - 2]
+    return op.type == "Conv" and alone and step == 1 and not is_frozen(d) and op.out_shape()[axis] == find(d).size
+
+
 def spatial(op: Op) -> Axes:
-    return [op.plain(s, "spatial axis") for s in op.out_shape()[2:]]
+    """The axes that come out: those that keep their channels as they are, the others new."""
+    same = [at for at in range(2, op.rank()) if _slides_over_neighbors(op, at, op.x(1))]
+    shape = op.out_shape()
+    return [op.x(0)[at] if at in same else op.plain(shape[at], "spatial axis") for at in range(2, len(shape))]
 
 
 @couple("Conv", product=CONVOLUTION)

@@ -108,6 +108,7 @@ class Op:
         self.is_const = is_const
         self.edits: list[Edit] = []
         self.mixed: list[tuple[Dim, str]] = []
+        self.ordered: list[Dim] = []  # of those, the ones whose order matters
         self.roles: list[tuple[int, int, str]] = []
         self.kinds: list[tuple[Dim, str]] = []
         self.integers: dict[str, Quantised] = {}  # by the name of the weight
@@ -240,10 +241,14 @@ class Op:
         wide = [d for d in column if find(d).size != 1]
         return self.tie_column(wide) if wide else column[0]
 
-    def mix(self, d: Dim, why: str) -> None:
-        """Declare that the operator mixes along `d`: removing its channels is valid, not neutral."""
+    def mix(self, d: Dim, why: str, in_order: bool = False) -> None:
+        """Declare that the operator mixes along `d`: removing its channels is valid, not neutral.
+
+        Where it mixes neighbors their order matters: it may lose channels, and is never permuted.
+        """
         if not is_frozen(d):
             self.mixed.append((d, f"{self.type} '{self.label}' {why}"))
+            self.ordered.extend([d] if in_order else [])
 
     def role(self, i: int, axis: int, role: str) -> None:
         """Name the part that axis `axis` of input `i` plays if it is a weight: in, out, scale, bias, stat."""

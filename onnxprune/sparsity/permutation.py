@@ -53,7 +53,7 @@ def permuted(
     for at, group in enumerate(a.groups):
         progress(at, len(a.groups))
         votes = list(_votes(a, group, layers, pattern.m))
-        if not votes or group.size <= pattern.m:
+        if not votes or group.ordered or group.size <= pattern.m:
             continue
         scores = [_scores(a, v, group.size) for v in votes]
         if not all(np.isfinite(s).all() for s in scores):
