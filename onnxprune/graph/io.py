@@ -31,6 +31,7 @@ from onnxprune.graph.weights import (
     Weight,
     check_length,
     is_external,
+    keep_memory,
     needed_bytes,
 )
 from onnxprune.ops.records import record_of
@@ -102,6 +103,7 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
 def _from_file(path: Path) -> Model:
     if path.is_dir():
         raise ModelError(f"{path} is a folder; name the .onnx file in it")
+    keep_memory()  # for the arrays that weights are read into, one after another
     file, data, where = SourceFile(path), DataFiles(path.parent), str(path)
     if not len(file):
         raise ModelError(f"{path} is empty; copy or download it again")
