@@ -8,30 +8,27 @@ vector end up agreeing it stays shared, else surgery copies it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, NodeProto, TensorProto
 
-from onnxprune.axes import Axis, Dynamic, Keep, Layout, Reason, Size
+from onnxprune.axes import Axis, Keep, Layout, Reason, Size
 from onnxprune.errors import ModelError, is_guarded
-from onnxprune.graph.flat import CLOSE, FLAT, LOOP, SCAN, flat_id, flatten
+from onnxprune.graph.facts import Facts
+from onnxprune.graph.flat import flat_id, flatten
 from onnxprune.graph.io import Model
-from onnxprune.graph.measured import MeasuredShapes
-from onnxprune.graph.nodes import all_weights
-from onnxprune.graph.samples import BATCH, Sizes, data_sizes, first_sizes, grown_sizes, sample_shapes
-from onnxprune.graph.scopes import is_dead
-from onnxprune.graph.trace import COUNTS, MAX_FLOAT_SEED, Trace
-from onnxprune.graph.view import Site, attribute, captured, is_constant, makers, subgraphs
+from onnxprune.graph.samples import BATCH, Sizes, data_sizes, first_sizes, grown_sizes
+from onnxprune.graph.view import Site, attribute, captured, makers
+from onnxprune.graph.walk import Known, Told, Visitor, walk
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, Dim, LayoutError, Terms, find, fixed, freeze, fresh, leaves
 from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
-from onnxprune.ops.records import NOTHING, PERMUTE, Operand, record_of
+from onnxprune.ops.records import PERMUTE, Operand, record_of
 from onnxprune.ops.registry import Axes, Edit, Edits, New, Op, Quantised, lookup
 from onnxprune.ops.sequences import has_sequences, lower_sequences
 
@@ -49,7 +46,7 @@ L = TypeVar("L")  # the axes of a tensor
 class _Learned(Generic[D, L]):
     """All that the walk learns."""
 
-    trace: Trace
+    trace: Facts
     weights: dict[str, Weight]  # initializers and Constant nodes
     live: list[NodeProto] = field(default_factory=list)  # the nodes that were walked
     unread: set[str] = field(default_factory=set)  # weights that only branches which are never taken read
@@ -120,58 +117,10 @@ def _resolve(draft: _Draft) -> Coupling:
     )
 
 
-def start_trace(model: Model, weights: dict[str, Weight], sizes: Sizes) -> Trace:
-    """A trace that knows inputs and constants, before any node has run."""
-    proto = model.proto
-    trace = Trace(proto, sizes)
-    elems = {v.name: v.type.tensor_type.elem_type for v in proto.graph.input}
-    for name, shape in sample_shapes(proto, model.weights, sizes).items():
-        trace.set(name, elems[name], shape)
-    for name, w in weights.items():
-        trace.set(name, w.data_type, w.shape)
-        if int(np.prod(w.shape)) <= MAX_FLOAT_SEED or w.data_type in COUNTS:
-            trace.seed(name, w.array())
-    return trace
-
-
-def _varying(model: Model, weights: dict[str, Weight], sizes: Sizes) -> dict[str, set[int] | None]:
-    """Which axes of the values that loops carry change their size from step to step; shapes alone tell."""
-    varying: dict[str, set[int] | None] = {}
-    while any(flat_id(n) is not None and n.op_type in (LOOP, SCAN) for n in model.proto.graph.node):
-        trace = start_trace(model, weights, sizes)
-        trace.varying = dict(varying)
-        for _, node in live_nodes(model, trace, weights):
-            trace.step(node)
-        if trace.varying == varying:
-            break
-        varying = trace.varying
-    return varying
-
-
-def live_nodes(model: Model, trace: Trace, weights: dict[str, Weight]) -> Iterator[tuple[int, NodeProto]]:
-    """The nodes that compute something, in order, with their indices: no constants, no branches that are never taken.
-
-    The trace must have taken a node in before the next is asked for.
-    """
-    dead: int | None = None
-    for index, node in enumerate(model.proto.graph.node):
-        if dead is not None:
-            if node.op_type == CLOSE and flat_id(node) == dead:
-                dead = None
-            continue
-        if is_constant(node) and node.output[0] in weights:
-            continue
-        yield index, node
-        if node.domain == FLAT and is_dead(trace, node):
-            dead = flat_id(node)
-
-
 def linearize(model: Model) -> Model:
     """The model in one line of nodes, with plain tensors in place of sequences whose positions are constant."""
     flat = flatten(model)
-    if not has_sequences(flat):
-        return flat
-    return lower_sequences(flat, start_trace(flat, all_weights(flat), first_sizes(flat.proto, flat.weights)))
+    return lower_sequences(flat) if has_sequences(flat) else flat
 
 
 def couple_graph(model: Model, source: Model, data: Mapping[str, int] = MappingProxyType({})) -> Coupling:
@@ -230,85 +179,37 @@ def _couple_larger(couple: Callable[..., _Draft], best: _Draft, measured: Iterab
 
 
 def _clashes(c: _Draft) -> int:
-    return c.trace.clashes
+    return len(c.trace.clashes)
 
 
 def _couple(model: Model, source: Model, sizes: Sizes, whole: bool = True) -> _Draft:
     """Apply the rules at these sample sizes; unless `whole`, only as far as no sample is too small."""
-    weights = all_weights(model)
-    trace = start_trace(model, weights, sizes)
-    trace.varying = _varying(model, weights, sizes)
-    c = _Draft(trace, weights)
-    proto, graph = model.proto, model.proto.graph
-    symbols = _symbols(trace, graph)
-    functions = {f.domain for f in proto.functions}
-    hints = {v.name: v for v in (*graph.value_info, *graph.output)}
-    foreign = [n for n in source.proto.graph.node if record_of(n) is NOTHING and trace.lacks_shapes(n)]
-    measured = MeasuredShapes(source, sizes, [o for n in foreign for o in n.output if o])
-    for v in graph.input:
-        if v.name not in weights:
-            shape = trace.shape(v.name)
-            why = Reason(f"graph input '{v.name}'")
-            c.layouts[v.name] = None if shape is None else [fixed(s, why) for s in shape]
-    vectors = {n for n, w in weights.items() if sum(s > 1 for s in w.shape) <= 1}
-    for index, node in live_nodes(model, trace, weights):
-        trace.step(node)
-        c.live.append(node)
-        for name in node.output:
-            if name and trace.shape(name) is None:
-                if name in hints and (record_of(node) is not NOTHING or _is_complete(hints[name], symbols)):
-                    trace.declare(hints[name], symbols)
-                if trace.shape(name) is None and (any(True for _ in subgraphs(node)) or node.domain in functions):
-                    trace.ask(name, proto)
-        _apply(c, index, node, vectors)
-        _settle_shapes(c, node, measured, hints, symbols)
-        if trace.short and not whole:
-            break
-    return c
+    coupler = _Coupler(model)
+    walk(model, coupler, sizes, source=source, whole=whole)
+    return coupler.draft
 
 
-def _settle_shapes(
-    c: _Draft,
-    node: NodeProto,
-    measured: MeasuredShapes,
-    hints: Mapping[str, ValueInfoProto],
-    symbols: Mapping[str, Size],
-) -> None:
-    """Where neither onnx nor a rule tells a shape: from a run, else what the file says of it."""
-    for name in filter(None, node.output):
-        if c.trace.shape(name) is None and c.trace.lacks_shapes(node):
-            types = measured.types(name)
-            if types is not None:
-                c.trace.settle(name, types)
-            elif name in hints:
-                c.trace.declare(hints[name], {**symbols, **_batch_symbol(c, node, hints[name])})
-            shape = c.trace.shape(name)
-            if shape is not None:
-                why = Reason(f"made by {node.op_type}, which has no rule", node.name, node.op_type)
-                c.layouts[name] = [fixed(s, why) for s in shape]
-    c.trace.note_lost(node)
+class _Coupler(Visitor):
+    """Applies its rule to each node."""
 
+    def __init__(self, model: Model) -> None:
+        self.inputs = [v.name for v in model.proto.graph.input]
 
-def _is_complete(hint: ValueInfoProto, symbols: Mapping[str, Size]) -> bool:
-    """Does the file say all sizes of a value, as numbers or as symbols of the inputs?"""
-    tensor = hint.type.tensor_type
-    return tensor.HasField("shape") and all(d.dim_value > 0 or d.dim_param in symbols for d in tensor.shape.dim)
+    def begin(self, facts: Facts, weights: dict[str, Weight]) -> None:
+        self.draft = _Draft(facts, weights)
+        self.vectors = {n for n, w in weights.items() if sum(s > 1 for s in w.shape) <= 1}
+        for name in self.inputs:
+            if name not in weights:
+                shape, why = facts.shape(name), Reason(f"graph input '{name}'")
+                self.draft.layouts[name] = None if shape is None else [fixed(s, why) for s in shape]
 
+    def after(self, index: int, node: NodeProto, facts: Facts) -> Told:
+        self.draft.live.append(node)
+        return _apply(self.draft, index, node, self.vectors)
 
-def _batch_symbol(c: _Draft, node: NodeProto, hint: ValueInfoProto) -> dict[str, Size]:
-    """The symbol on a value's first axis stands for the batch, where the node reads one."""
-    dims, x = hint.type.tensor_type.shape.dim, c.trace.shape(node.input[0]) if node.input else None
-    return {dims[0].dim_param: x[0]} if dims and dims[0].dim_param and x and isinstance(x[0], Dynamic) else {}
-
-
-def _symbols(trace: Trace, graph: GraphProto) -> dict[str, Size]:
-    """The sample sizes of the symbols that name the inputs' dynamic axes."""
-    out: dict[str, Size] = {}
-    for v in graph.input:
-        for d, size in zip(v.type.tensor_type.shape.dim, trace.shape(v.name) or (), strict=False):
-            if d.dim_param:
-                out.setdefault(d.dim_param, size)
-    return out
+    def settle(self, node: NodeProto, name: str, facts: Facts) -> None:
+        why = Reason(f"made by {node.op_type}, which has no rule", node.name, node.op_type)
+        self.draft.layouts[name] = [fixed(s, why) for s in facts.shape(name) or ()]
 
 
 def _axes(c: _Draft, name: str, index: int, slot: int, vectors: set[str]) -> Axes | None:
@@ -320,7 +221,8 @@ def _axes(c: _Draft, name: str, index: int, slot: int, vectors: set[str]) -> Axe
     return c.uses[key]
 
 
-def _apply(c: _Draft, index: int, node: NodeProto, vectors: set[str]) -> None:
+def _apply(c: _Draft, index: int, node: NodeProto, vectors: set[str]) -> Told:
+    """Apply the rule of a node. Returns what it knows of the outputs beyond what shape inference found."""
     axes = [_axes(c, n, index, i, vectors) if n else None for i, n in enumerate(node.input)]
     scope = flat_id(node) is not None  # what a loop starts with is no constant in its body
     const = [not scope and (n in c.weights or n in c.computed or c.trace.value(n) is not None) for n in node.input]
@@ -328,8 +230,9 @@ def _apply(c: _Draft, index: int, node: NodeProto, vectors: set[str]) -> None:
     if node.input and all(k or not n for k, n in zip(const, node.input, strict=True)):
         c.computed.update(node.output)
     names = captured(node)
+    known: dict[str, Known] = {}
     try:
-        _follow_rule(c, index, op)
+        known = _follow_rule(c, index, op)
     except LayoutError as e:
         _freeze_all(c, op, str(e))
     except Exception as e:
@@ -341,9 +244,10 @@ def _apply(c: _Draft, index: int, node: NodeProto, vectors: set[str]) -> None:
         outer = _axes(c, name, index, 1000 + slot, vectors)
         for d in outer or ():
             freeze(d, op.reason(f"captured by the body of {op.type}"))
+    return Told(known, op.is_short)
 
 
-def _follow_rule(c: _Draft, index: int, op: Op) -> None:
+def _follow_rule(c: _Draft, index: int, op: Op) -> dict[str, Known]:
     """Apply the rule of an operator, and keep all that it says. Raises LayoutError."""
     failed = next((c.trace.failed[name] for name in op.node.output if name in c.trace.failed), "")
     if failed:
@@ -353,7 +257,7 @@ def _follow_rule(c: _Draft, index: int, op: Op) -> None:
     if rule is None:
         where = f"{op.domain}::" if op.domain else ""
         raise LayoutError(f"no rule for operator {where}{op.type}")
-    _store(c, op, rule(op))
+    known = _store(c, op, rule(op))
     c.operands.update({(index, o.slot): o for o in op.name_operands()})
     for i, unread in enumerate(op.layouts):
         if i not in op.related and flat_id(op.node) is None:
@@ -366,28 +270,35 @@ def _follow_rule(c: _Draft, index: int, op: Op) -> None:
     c.kinds.extend((d, k, op.label) for d, k in op.kinds)
     for slot, axis, role in op.roles:
         c.roles.setdefault((op.node.input[slot], axis), []).append(((index, slot), role))
+    return known
 
 
-def _store(c: _Draft, op: Op, outs: list[Axes | None]) -> None:
-    """Keep the rule's layouts, checked against shape inference."""
+def _store(c: _Draft, op: Op, outs: list[Axes | None]) -> dict[str, Known]:
+    """Keep the rule's layouts, checked against shape inference. Returns the types and sizes that the rule alone knows."""
+    known: dict[str, Known] = {}
     for j, name in enumerate(op.node.output):
         if not name:
             continue
         axes = outs[j] if j < len(outs) else None
         shape = c.trace.shape(name)
         if axes is None and shape is None and flat_id(op.node) is None:
-            for d in (d for known in op.layouts for d in known or ()):
+            for d in (d for axes_of in op.layouts for d in axes_of or ()):
                 freeze(d, op.reason(f"{op.type} makes '{name}' of it, whose shape is unknown"))
         if axes is None:
             c.layouts[name] = None if shape is None else [fixed(s, op.reason("opaque", True)) for s in shape]
             continue
         got = tuple(find(d).size for d in axes)
-        if shape is None:
-            elem = c.trace.dtype(name) or (c.trace.dtype(op.node.input[0]) if op.node.input else 1)
-            c.trace.set(name, elem, got)
-        elif got != shape and not (len(got) == len(shape) and c.trace.correct(name, c.trace.dtype(name), got)):
-            axes = _keep_what_agrees(op, axes, shape)
+        if c.trace.admits(name, got):
+            if got != shape:
+                known[name] = (op.types.get(j) or c.trace.dtype(name) or _first_type(c, op), got)
+        else:
+            axes = _keep_what_agrees(op, axes, shape or ())
         c.layouts[name] = axes
+    return known
+
+
+def _first_type(c: _Draft, op: Op) -> int:
+    return c.trace.dtype(op.node.input[0]) if op.node.input else int(TensorProto.FLOAT)
 
 
 def _keep_what_agrees(op: Op, axes: Axes, shape: tuple[Size, ...]) -> Axes:

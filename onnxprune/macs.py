@@ -13,7 +13,7 @@ from onnx import NodeProto
 
 from onnxprune.axes import first
 from onnxprune.errors import is_guarded
-from onnxprune.graph.trace import Trace
+from onnxprune.graph.facts import Facts
 from onnxprune.graph.unsettled import unsettled
 from onnxprune.ops.records import NodeView, Shape, UnknownShape, record_of
 
@@ -44,7 +44,7 @@ class Shapes(NodeView):
         return shape
 
 
-def total_macs(nodes: Iterable[NodeProto], trace: Trace) -> int | None:
+def total_macs(nodes: Iterable[NodeProto], trace: Facts) -> int | None:
     """Sum over the nodes, those of a loop's body once; None where the shapes of an operator that multiplies are unknown."""
     nodes = list(nodes)
     unknown = unsettled(nodes, trace)

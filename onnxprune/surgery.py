@@ -15,14 +15,13 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnxprune.axes import Dynamic, Keep, Layout, Size
-from onnxprune.coupling import live_nodes, start_trace
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
+from onnxprune.graph.facts import Facts
 from onnxprune.graph.flat import FLAT, flat_id, nest, take_branches
 from onnxprune.graph.io import Model
-from onnxprune.graph.nodes import all_weights
-from onnxprune.graph.trace import Trace
 from onnxprune.graph.view import IN_BODY, Site, attribute, readers
+from onnxprune.graph.walk import Known, Told, Visitor, walk
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight, Weight
 from onnxprune.groups import Analysis
 from onnxprune.ops.records import Values, record_of
@@ -44,7 +43,7 @@ def apply_flat(analysis: Analysis, keep: Keep) -> Model:
 
 
 @dataclass
-class _Surgery:
+class _Surgery(Visitor):
     analysis: Analysis
     keep: Keep
     edits: dict[int, Edits] = field(default_factory=dict)
@@ -56,7 +55,7 @@ class _Surgery:
         self.nodes = self.editor.nodes
         self._collect_edits()
         self._rewrite_constants()
-        self._retrace()
+        walk(self.editor.peek(), self, self.c.trace.sizes, varying=self.c.trace.varying)
         self._declare_shapes()
         self.editor.drop_dead()
         return take_branches(self.editor.finish(), self.c.trace.taken, set(self.c.unread))
@@ -129,21 +128,18 @@ class _Surgery:
 
     # computed values, and the check of every shape
 
-    def _retrace(self) -> None:
-        model = self.editor.peek()
-        weights = all_weights(model)
-        trace = start_trace(model, weights, self.c.trace.sizes)
-        old = self.c.trace
-        trace.varying = old.varying
-        for index, node in live_nodes(model, trace, weights):
-            if index in self.edits or _is_edge(node, old):
-                self._restore_values(index, node, trace)
-            trace.step(self.nodes[index])
-            if any(self._misses(name, trace) for name in node.output if name):
-                self._restore_values(index, node, trace)  # a Range or the like: its shape is made from values
-                trace.step(self.nodes[index])
-            self._taint(index, node)
-            self._check_shapes(node, trace)
+    def place(self, index: int, node: NodeProto, facts: Facts) -> list[NodeProto]:
+        edge = index in self.edits or _is_edge(node, self.c.trace)
+        return [*self._restore_values(index, node, facts), node] if edge else [node]
+
+    def again(self, index: int, node: NodeProto, facts: Facts) -> list[NodeProto] | None:
+        """A Range or the like has to be put right by its values: its shape is made from them."""
+        missed = any(self._misses(name, facts) for name in node.output if name)
+        return [*self._restore_values(index, node, facts), node] if missed else None
+
+    def after(self, index: int, node: NodeProto, facts: Facts) -> Told:
+        self._taint(index, node)
+        return Told(self._check_shapes(node, facts))
 
     def _taint(self, index: int, node: NodeProto) -> None:
         """Remember what weights that lost channels have a part in: such a value changes, and means to."""
@@ -153,8 +149,9 @@ class _Surgery:
         if any(n in self.tainted for n in node.input) or any(moved):
             self.tainted.update(node.output)
 
-    def _restore_values(self, index: int, node: NodeProto, trace: Trace) -> None:
-        """Where a node reads a small computed value: let it follow the plan, or keep what it was."""
+    def _restore_values(self, index: int, node: NodeProto, trace: Facts) -> list[NodeProto]:
+        """Where a node reads a small computed value: let it follow the plan, or keep what it was. Returns the nodes added."""
+        added: list[NodeProto] = []
         e = self.edits.get(index) or Edits()
         original = self.analysis.flat.proto.graph.node[index]
         for slot, name in enumerate(original.input):
@@ -173,18 +170,20 @@ class _Surgery:
                 continue
             if now is None and not follows:
                 continue
-            self._patch(index, slot, want, old, now, trace)
+            added += self._patch(index, slot, want, old, now, trace)
+        return added
 
     def _patch(
-        self, index: int, slot: int, want: list[Size | float], old: Values, now: Values | None, trace: Trace
-    ) -> None:
+        self, index: int, slot: int, want: list[Size | float], old: Values, now: Values | None, trace: Facts
+    ) -> list[NodeProto]:
         node = self.nodes[index]
         name = node.input[slot]
         dtype = old[0].dtype
         free = self._reshape_marks(node, want, trace)
         if free is not None:
-            self._replace_input(index, slot, name, np.array(free, dtype).reshape(old[0].shape), trace)
-            return
+            weight = ArrayWeight(np.array(free, dtype).reshape(old[0].shape))
+            self.editor.set_input(index, slot, self.editor.add_constant(name, weight))
+            return []
         factors = [_ratio(w, _entry(now, i) if now is not None else 0) for i, w in enumerate(want)]
         if any(f is None for f in factors):
             raise OnnxPruneError(
@@ -194,15 +193,9 @@ class _Surgery:
         times, by = (np.array([f[k] for f in factors if f], dtype).reshape(old[0].shape) for k in (0, 1))
         fill = np.array([0 if isinstance(w, Dynamic) else w for w in want], dtype).reshape(old[0].shape)
         use = np.array([isinstance(w, Dynamic) for w in want]).reshape(old[0].shape)
-        for extra in self.editor.rescale(index, slot, times, by, use, fill):
-            for extra_name in extra.input:
-                weight = self.editor.weights.get(extra_name)
-                if weight is not None:
-                    trace.set(extra_name, weight.data_type, weight.shape)
-                    trace.seed(extra_name, weight.array())
-            trace.step(extra)
+        return self.editor.rescale(index, slot, times, by, use, fill)
 
-    def _reshape_marks(self, node: NodeProto, want: list[Size | float], trace: Trace) -> list[Size | float] | None:
+    def _reshape_marks(self, node: NodeProto, want: list[Size | float], trace: Facts) -> list[Size | float] | None:
         """A target without dynamic sizes: of a Reshape, 0 copies an input size and one -1 stands for what is left."""
         if all(not isinstance(w, Dynamic) for w in want):
             return want
@@ -215,33 +208,29 @@ class _Surgery:
             out.append((0 if copied else -1) if isinstance(w, Dynamic) else w)
         return out if out.count(-1) <= 1 else None
 
-    def _replace_input(self, index: int, slot: int, name: str, array: np.ndarray, trace: Trace) -> None:
-        weight = ArrayWeight(array)
-        new = self.editor.add_constant(name, weight)
-        self.editor.set_input(index, slot, new)
-        trace.set(new, weight.data_type, array.shape)
-        trace.seed(new, array)
-
     def _want(self, name: str) -> tuple[Size, ...] | None:
         axes = self.c.layouts.get(name)
         return None if axes is None else tuple(axis.size_after(self.keep) for axis in axes)
 
-    def _misses(self, name: str, trace: Trace) -> bool:
+    def _misses(self, name: str, trace: Facts) -> bool:
         """Does a tensor come out in another shape than its layout predicts?"""
         want, got = self._want(name), trace.shape(name)
         return want is not None and got is not None and got != want
 
-    def _check_shapes(self, node: NodeProto, trace: Trace) -> None:
+    def _check_shapes(self, node: NodeProto, trace: Facts) -> dict[str, Known]:
+        """Returns the shapes that only the layouts tell."""
+        known: dict[str, Known] = {}
         for name in node.output:
             want = self._want(name) if name else None
             if want is not None and trace.shape(name) is None:
-                trace.set(name, self.c.trace.dtype(name), want)
+                known[name] = (self.c.trace.dtype(name), want)
             elif name and self._misses(name, trace):
                 raise OnnxPruneError(
                     f"{node.op_type} '{node.name or node.output[0]}': the plan predicts shape {list(want or ())}, "
                     f"shape inference says {list(trace.shape(name) or ())}; this is a defect of onnxprune, "
                     "please report the model"
                 )
+        return known
 
     def _declare_shapes(self) -> None:
         """Bring the shapes that the file declares of its values up to date."""
@@ -256,7 +245,7 @@ class _Surgery:
         self.editor.declare_shapes(new_shape)
 
 
-def _is_edge(node: NodeProto, old: Trace) -> bool:
+def _is_edge(node: NodeProto, old: Facts) -> bool:
     """Does the node use small values rather than compute one more?
 
     A size becomes a number where it is cast to float, and where a dynamic one is divided: what an integer division drops

@@ -133,7 +133,7 @@ def test_only_the_axes_that_have_to_grow_do() -> None:
     sizes = analysis.coupling.trace.sizes
     assert sizes["samples"][0] >= 400
     assert sizes["tokens"][1] <= 200
-    assert analysis.coupling.trace.clashes == 0
+    assert not analysis.coupling.trace.clashes
 
 
 def test_the_sizes_of_data_are_taken(tmp_path: Path) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnxprune.axes import Size, pair, size_of
+from onnxprune.graph.facts import Facts
 from onnxprune.graph.flat import CLOSE, FLAT, IF, LOOP, OPENERS, flat_id
+from onnxprune.graph.trace import Trace
 from onnxprune.graph.view import attribute
-
-if TYPE_CHECKING:
-    from onnxprune.graph.trace import Trace
 
 
 def scan_axes(node: NodeProto, name: str, count: int) -> list[int]:
@@ -35,13 +32,13 @@ def scan_inputs(node: NodeProto) -> int:
     return count if isinstance(count, int) else 0
 
 
-def is_dead(trace: Trace, opener: NodeProto) -> bool:
+def is_dead(trace: Facts, opener: NodeProto) -> bool:
     """Does this IfOpen start a branch that is never taken, because its condition is a constant?"""
     cond = _cond(trace, opener)
     return cond is not None and cond != (attribute(opener, "branch") == "then_branch")
 
 
-def _cond(trace: Trace, opener: NodeProto) -> bool | None:
+def _cond(trace: Facts, opener: NodeProto) -> bool | None:
     value = trace.value(opener.input[0]) if OPENERS.get(opener.op_type) == IF else None
     return bool(value.ravel()[0]) if value is not None and value.size == 1 else None
 

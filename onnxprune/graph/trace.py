@@ -7,9 +7,10 @@ indices, scalars) from onnx's reference operators, both node by node, so that ea
 
 from __future__ import annotations
 
+import math
 import warnings
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -17,82 +18,56 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference.ops._op_list import load_op
 
-from onnxprune.axes import Dynamic, Size, pair, size_of
-from onnxprune.errors import is_guarded
-from onnxprune.graph import scopes
+from onnxprune.axes import Dynamic, Size, pair
+from onnxprune.graph.facts import Facts, guessed_size, is_dynamic, is_same
 from onnxprune.graph.flat import flat_id
 from onnxprune.graph.samples import Sizes
 from onnxprune.graph.view import attribute, domain_of, opsets, subgraphs
+from onnxprune.graph.weights import Weight
 from onnxprune.ops.records import Plainer, Values, record_of
 
 MAX_VALUE = 1 << 16  # elements of a computed value that is worth following
 MAX_FLOAT_SEED = 64  # elements of a float initializer that may be a shape parameter (Resize scales and the like)
 COUNTS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)  # what shapes and indices are made of
-DIVISIBLE = 5040  # a guessed size may be divided by what it likes
 
 
 def tensor_type(elem: int, shape: Sequence[int | None] | None) -> TypeProto:
     return helper.make_tensor_type_proto(elem, shape)
 
 
-class Trace:
-    """What is known of each tensor: `shape(name)`, `value(name)`, `dtype(name)`."""
+class Trace(Facts):
+    """Facts in the making; graph/walk.py drives it."""
 
-    def __init__(self, proto: onnx.ModelProto, sizes: Sizes | None = None) -> None:
-        self.opsets = opsets(proto.opset_import)
+    from_shapes: set[str]
+    asserted: set[str]
+    guesses: set[str]
+    declared: set[str]
+    short: set[str]
+    clashes: list[str]
+    lost: dict[str, str]
+    failed: dict[str, str]
+    taken: dict[int, bool | None]
+    varying: dict[str, set[int] | None]
+    _types: dict[str, tuple[TypeProto, TypeProto]]
+    _values: dict[str, Values]
+
+    def __init__(self, proto: onnx.ModelProto, sizes: Sizes) -> None:
+        super().__init__(opsets(proto.opset_import), sizes)
         self._imports = list(proto.opset_import)
         self._ir = proto.ir_version
         self._functions = {(f.domain, f.name) for f in proto.functions}
-        self._types: dict[str, tuple[TypeProto, TypeProto]] = {}
-        self._values: dict[str, Values] = {}
         self._ops: dict[tuple[str, str], Any] = {}
-        self.from_shapes: set[str] = set()  # values that a Shape or Size node had a part in
         self._whole: tuple[dict[str, TypeProto], ...] | None = None
         self._guessed_sizes: set[Size] = set()
-        self.asserted: set[str] = set()  # pieces of an axis whose size only the data know
-        self.sizes = sizes or {}  # the samples of the dynamic axes
-        self.clashes = 0  # operators that the samples, or the model itself, do not fit
-        self.short: set[str] = (
-            set()
-        )  # tensors of which a sample has nothing, because it is too small for what makes them
-        # axes of a value that a loop carries whose size changes (None: all)
-        self.varying: dict[str, set[int] | None] = {}
         self.trips: dict[int, tuple[int, int] | None] = {}  # how often the body of a scope runs at most
-        self.taken: dict[int, bool | None] = {}  # does the If of a scope always take its then branch, or never?
-        self.guesses: set[str] = set()  # tensors with a size that is known only when the model runs
-        self.declared: set[str] = set()  # tensors whose shape is only what the file says of it
-        self.lost: dict[str, str] = {}  # tensors of unknown shape, and the one before them that is the cause
-        self.failed: dict[str, str] = {}  # outputs of nodes that `step` could not follow, and why
 
-    def shape(self, name: str) -> tuple[Size, ...] | None:
-        """The sizes of each axis; None where the rank or a size is unknown."""
-        types = self._types.get(name)
-        if types is None:
-            return None
-        a, b = (t.tensor_type for t in types)
-        if not a.HasField("shape") or not b.HasField("shape") or len(a.shape.dim) != len(b.shape.dim):
-            return None
-        out: list[Size] = []
-        for x, y in zip(a.shape.dim, b.shape.dim, strict=True):
-            if not x.HasField("dim_value") or not y.HasField("dim_value"):
-                return None
-            out.append(size_of(x.dim_value, y.dim_value))
-        return tuple(out)
+    def read_only(self) -> Facts:
+        """What is known, for those who only read: always up to date."""
+        return Facts(**{f.name: getattr(self, f.name) for f in fields(Facts)})
 
-    def dtype(self, name: str) -> int:
-        types = self._types.get(name)
-        return types[0].tensor_type.elem_type if types else TensorProto.UNDEFINED
-
-    def values(self, name: str) -> Values | None:
-        """The tensor's contents at both samples."""
-        return self._values.get(name)
-
-    def value(self, name: str) -> np.ndarray | None:
-        """The tensor's contents where no entry is dynamic."""
-        both = self._values.get(name)
-        if both is None or not (both[0] is both[1] or _same(*both)):
-            return None
-        return both[0]
+    def knows(self, name: str) -> bool:
+        """Has a tensor been seen?"""
+        return name in self._types
 
     def set(self, name: str, elem: int, shape: Iterable[Size] | None) -> None:
         if shape is None:
@@ -154,36 +129,35 @@ class Trace:
             if name and self.shape(name) is None:
                 self.lost[name] = next((self.lost[i] for i in node.input if i in self.lost), name)
 
-    def correct(self, name: str, elem: int, shape: tuple[Size, ...]) -> bool:
-        """Take a rule's word for sizes that the file leaves open; False where its static sizes speak against that."""
-        known = self.shape(name) or ()
-        if name not in self.declared or any(isinstance(s, int) and s != t for s, t in zip(known, shape, strict=True)):
-            return False
+    def learn(self, name: str, elem: int, sizes: tuple[Size, ...]) -> None:
+        """Take another's word for the sizes of a tensor; one of them may be a guess (see `guessed_size`)."""
         self.guesses.discard(name)
-        self.set(name, elem, shape)
-        return True
+        guessed = {s for axis, s in enumerate(sizes) if s == guessed_size(name, axis)}
+        if guessed:
+            self.guesses.add(name)
+            self._guessed_sizes |= guessed
+        self.set(name, elem, sizes)
+
+    def learn_constant(self, name: str, weight: Weight) -> None:
+        """Its shape, and its contents where they may be a part of a shape: small ones, and integers."""
+        self.set(name, weight.data_type, weight.shape)
+        if math.prod(weight.shape) <= MAX_FLOAT_SEED or weight.data_type in COUNTS:
+            self.seed(name, weight.array())
 
     def seed(self, name: str, array: np.ndarray) -> None:
         """A constant's contents, where small enough to matter."""
         if (array.dtype.kind in "iub" and array.size <= 1 << 20) or array.size <= MAX_FLOAT_SEED:
             self._values[name] = (array, array)
 
-    def step(self, node: NodeProto) -> None:
-        """Learn the shapes, then the values, of a node's outputs; where that fails they stay unknown, and the node is `failed`."""
-        try:
-            self._follow(node)
-        except Exception as e:
-            if not is_guarded():
-                raise
-            for name in node.output:
-                self._types.pop(name, None)
-                self._values.pop(name, None)
-                self.failed[name] = f"{type(e).__name__}: {e}"
+    def fail(self, node: NodeProto, error: Exception) -> None:
+        """Leave what a node makes unknown."""
+        for name in node.output:
+            self._types.pop(name, None)
+            self._values.pop(name, None)
+            self.failed[name] = f"{type(error).__name__}: {error}"
 
-    def _follow(self, node: NodeProto) -> None:
-        if flat_id(node) is not None:
-            scopes.step(self, node)
-            return
+    def step(self, node: NodeProto) -> None:
+        """Learn the shapes, then the values, of a node's outputs."""
         domain = domain_of(node)
         if not self._infer(node, domain):
             return
@@ -226,7 +200,8 @@ class Trace:
                 )
             except Exception:  # the shape function's own complaint: the shape stays unknown
                 known = self._pieces(node)
-                self.clashes += not known
+                if not known:
+                    self.clashes.append(node.op_type)
                 return known
         self._doubt_slice(node, *found)
         self._note_short(node, *found)
@@ -330,9 +305,9 @@ class Trace:
         for axis, (x, y) in enumerate(zip(a.tensor_type.shape.dim, b.tensor_type.shape.dim, strict=True)):
             if not x.HasField("dim_value") or not y.HasField("dim_value"):
                 self.guesses.add(name)
-                x.dim_value = DIVISIBLE * (101 + zlib.crc32(f"{name}/{axis}".encode()) % 99991)
-                y.dim_value = x.dim_value + 13 * DIVISIBLE
-                self._guessed_sizes.add(size_of(x.dim_value, y.dim_value))
+                size = guessed_size(name, axis)
+                x.dim_value, y.dim_value = pair(size)
+                self._guessed_sizes.add(size)
 
     def _evaluate(self, node: NodeProto) -> None:
         traits = record_of(node).traits
@@ -356,7 +331,7 @@ class Trace:
             return
         for name, a, b in zip(node.output, first, second, strict=False):
             if name and isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.size <= MAX_VALUE:
-                same = static or _same(a, b)
+                same = static or is_same(a, b)
                 if same and not static and _by_chance(node, ins):
                     continue
                 self._values[name] = (a, a if same else b)
@@ -400,17 +375,8 @@ def _by_chance(node: NodeProto, ins: list[Values | None]) -> bool:
     return not exact and any(map(is_dynamic, ins))
 
 
-def is_dynamic(both: Values | None) -> bool:
-    """Does a known value change with the sample?"""
-    return both is not None and not _same(*both)
-
-
 def _quiet(*_: object) -> None:
     pass
-
-
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
 
 
 def _tensor(a: np.ndarray) -> TensorProto:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from onnx import NodeProto
 
 from onnxprune.axes import Dynamic
-from onnxprune.graph.trace import Trace
+from onnxprune.graph.facts import Facts
 
 
-def unsettled(nodes: Iterable[NodeProto], trace: Trace, guesses: Iterable[str] | None = None) -> set[str]:
+def unsettled(nodes: Iterable[NodeProto], trace: Facts, guesses: Iterable[str] | None = None) -> set[str]:
     """The tensors with a size that the data decide, as NonZero's, or that is computed from one; and all behind an empty sample.
 
     The trace gives such a size two sample sizes of its own. So a dynamic size that a tensor before them has too (the batch, say)

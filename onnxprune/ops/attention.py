@@ -198,15 +198,11 @@ def _past(op: Op, i: int, heads: Dim, features: Dim) -> None:
 
 def _present(op: Op, batch: Dim, heads: Dim, *features: Dim) -> list[Axes | None]:
     """The caches that come out [B, h, t, d]; how long they are the file may say."""
-    out: list[Axes | None] = []
-    for name, d in zip(op.node.output[1:3], features, strict=False):
-        if name and op.trace.shape(name) is None:
-            op.trace.set_partial(
-                name, op.trace.dtype(op.node.input[0]), [*(find(t).size for t in (batch, heads)), None, find(d).size]
-            )
-        shape = op.trace.shape(name) if name else None
-        out.append([batch, heads, op.plain(shape[2]), d] if shape else None)
-    return out
+    names = op.node.output[1:3]
+    return [
+        [batch, heads, op.plain(op.out_size(j, 2)), d] if name else None
+        for j, (name, d) in enumerate(zip(names, features, strict=False), 1)
+    ]
 
 
 def _weigh(op: Op, heads: Dim, d: Dim, e: Dim) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from onnx import NodeProto
 
 from onnxprune.axes import Reason, Size
-from onnxprune.layout import LayoutError, find
+from onnxprune.layout import Dim, LayoutError, find
 from onnxprune.ops.registry import Axes, Edits, New, Op, Rule, lookup
 
 
@@ -38,6 +38,9 @@ class View(Op):
 
     def role(self, i: int, axis: int, role: str) -> None:
         self.whole.role(self.slots[i], axis, role)
+
+    def need(self, d: Dim, least: int) -> None:
+        self.whole.need(d, least)
 
     def outputs(self) -> list[Axes | None]:
         """What the rule of the operator says that the node is seen as."""

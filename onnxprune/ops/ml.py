@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from onnxprune.layout import Dim, LayoutError, concat, find
+from onnxprune.layout import Dim, LayoutError, concat
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple, same
 
 ML = "ai.onnx.ml"
@@ -98,6 +98,5 @@ def _floats(op: Op, y: Axes) -> Axes:
 
 def _typed(op: Op, j: int, kind: int, y: Axes) -> Axes:
     """The axes of output `j`, of that type, where no shape function has said it."""
-    if j < len(op.node.output) and op.trace.shape(op.node.output[j]) is None:
-        op.trace.set(op.node.output[j], kind, [find(d).size for d in y])
+    op.types[j] = kind
     return list(y)

@@ -15,8 +15,8 @@ import numpy as np
 from onnx import NodeProto
 
 from onnxprune.axes import Keep, Reason, Size, pair, size_of
+from onnxprune.graph.facts import Facts, guessed_size
 from onnxprune.graph.integers import Quantised
-from onnxprune.graph.trace import Trace
 from onnxprune.graph.view import attribute, domain_of
 from onnxprune.layout import Dim, LayoutError, Terms, find, fixed, freeze, is_frozen, unify
 from onnxprune.ops.records import MICROSOFT, NOTHING, RECORDS, Operand, Product, Record, Traits, find_record
@@ -98,7 +98,7 @@ Edit = Callable[[New, Edits], None]
 class Op:
     """A node as its rule sees it: layouts, shapes, constants and attributes, and the ways to relate them."""
 
-    def __init__(self, node: NodeProto, trace: Trace, layouts: Sequence[Axes | None], is_const: Sequence[bool]) -> None:
+    def __init__(self, node: NodeProto, trace: Facts, layouts: Sequence[Axes | None], is_const: Sequence[bool]) -> None:
         self.node = node
         self.type = node.op_type
         self.domain = domain_of(node)
@@ -113,6 +113,8 @@ class Op:
         self.kinds: list[tuple[Dim, str]] = []
         self.integers: dict[str, Quantised] = {}  # by the name of the weight
         self.related: set[int] = set()  # inputs whose layout the rule asked for
+        self.types: dict[int, int] = {}  # element types of outputs, where no shape function tells them
+        self.is_short = False  # a sample is too small for it
 
     # what it is
 
@@ -183,13 +185,19 @@ class Op:
             raise Unknown(self._unknown_shape(self.node.output[j]))
         return shape
 
+    def out_size(self, j: int, axis: int) -> Size:
+        """The size of an axis of output `j`; where it is unknown, two sample sizes of its own."""
+        name = self.node.output[j]
+        shape = self.trace.shape(name)
+        return guessed_size(name, axis) if shape is None else shape[axis]
+
     def _unknown_shape(self, name: str) -> str:
         return f"the shape of '{self.trace.lost.get(name, name)}' is unknown; declare it in the graph's value_info"
 
     def need(self, d: Dim, least: int) -> None:
         """Say how many positions an axis must have at the least; a sample of fewer is too small."""
         if min(pair(find(d).size)) < least:
-            self.trace.short.update(self.node.output)
+            self.is_short = True
 
     def reason(self, text: str, structural: bool = False) -> Reason:
         return Reason(text, self.label, self.type, structural)

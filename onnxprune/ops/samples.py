@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from onnxprune.graph.trace import is_dynamic
+from onnxprune.graph.facts import is_dynamic
 from onnxprune.ops.records import Values
 
 Inputs = Sequence[Values | None]

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from onnxprune.graph.facts import Facts
 from onnxprune.graph.io import Model
-from onnxprune.graph.trace import Trace
+from onnxprune.graph.samples import first_sizes
 from onnxprune.graph.view import Names, attribute, domain_of, opset, reads, value_names
+from onnxprune.graph.walk import Visitor, walk
 from onnxprune.layout import LayoutError
 from onnxprune.ops.records import record_of
 from onnxprune.ops.registry import Axes, Op, couple
@@ -32,33 +34,28 @@ def has_sequences(model: Model) -> bool:
     return any(record_of(n).rule is sequence for n in model.proto.graph.node)
 
 
-def lower_sequences(model: Model, trace: Trace) -> Model:
+def lower_sequences(model: Model) -> Model:
     """A flat model without the sequences whose length, positions and sizes are constant: the same tensors, by name.
 
-    `trace` is one that no node was given to. A sequence that is also read in another way stays beside its tensors.
+    A sequence that is also read in another way stays beside its tensors.
     """
-    return _Lowering(model, trace).run()
+    return _Lowering(model).run()
 
 
-class _Lowering:
-    """Walks the nodes, and knows the tensors that each sequence holds."""
+class _Lowering(Visitor):
+    """Knows the tensors that each sequence holds."""
 
-    def __init__(self, model: Model, trace: Trace) -> None:
-        self.model, self.trace = model, trace
+    def __init__(self, model: Model) -> None:
+        self.model = model
         self.names = Names(value_names(model.proto))
         self.old_split = opset(model.proto) < 13  # sizes and axes are attributes
         self.held: dict[str, list[str]] = {}
-        self.nodes: list[NodeProto] = []
+        self.placed: dict[int, list[NodeProto]] = {}  # what stands in the place of each node
+        self.nodes: list[NodeProto] = []  # of the one at hand
         self.spare: set[str] = set()  # what only matters where it is read: sequences, and nodes that are new
 
     def run(self) -> Model:
-        for node in self.model.proto.graph.node:
-            start = len(self.nodes)
-            how = self.HOW.get(node.op_type) if not domain_of(node) else None
-            if how is None or not how(self, node):
-                self.nodes.append(node)
-            for new in self.nodes[start:]:
-                self.trace.step(new)
+        walk(self.model, self, first_sizes(self.model.proto, self.model.weights), varying={})
         kept = self._needed()
         made = {name for node in kept for name in node.output}
         proto = ModelProto()
@@ -68,11 +65,22 @@ class _Lowering:
         proto.graph.value_info.extend(v for v in self.model.proto.graph.value_info if v.name not in self.spare - made)
         return replace(self.model, proto=proto)
 
+    def begin(self, facts: Facts, weights: object) -> None:
+        self.trace = facts
+
+    def place(self, index: int, node: NodeProto, facts: Facts) -> list[NodeProto]:
+        self.nodes = self.placed[index] = []
+        how = self.HOW.get(node.op_type) if not domain_of(node) else None
+        if how is None or not how(self, node):
+            self.nodes.append(node)
+        return self.nodes
+
     def _needed(self) -> list[NodeProto]:
         """The nodes, without those whose spare outputs nobody reads."""
         wanted = {v.name for v in self.model.proto.graph.output}
         kept = []
-        for node in reversed(self.nodes):
+        nodes = [n for i, node in enumerate(self.model.proto.graph.node) for n in self.placed.get(i, [node])]
+        for node in reversed(nodes):
             if not node.output or not self.spare.issuperset(node.output) or not wanted.isdisjoint(node.output):
                 kept.append(node)
                 wanted.update(reads(node))

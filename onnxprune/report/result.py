@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxprune.allocate import Means, Options
 from onnxprune.explain import Route, explain
+from onnxprune.graph.view import opsets
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group
 from onnxprune.measure import stand_ins
@@ -29,7 +30,7 @@ def inspect_report(a: Analysis) -> dict[str, Any]:
     proto = a.model.proto
     return {
         "model": str(a.model.path) if a.model.path else proto.graph.name,
-        "opset": {o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        "opset": {domain or "ai.onnx": v for domain, v in opsets(proto.opset_import).items()},
         "ir_version": proto.ir_version,
         "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
         "nodes": len(proto.graph.node),
