@@ -204,7 +204,7 @@ def test_a_report_that_does_not_fit_says_that_the_model_is_there(
         rename(source, target)
 
     rename = os.replace
-    monkeypatch.setattr("onnxprune.graph.wire.os.replace", replace)
+    monkeypatch.setattr("onnxprune.graph.files.os.replace", replace)
     result = call("prune", CNN, "-o", out, "--report", report)
     fails(result, f"{report}: No space left on device; it was not written", f"{out} is there")
     assert sorted(tmp_path.iterdir()) == [out]
