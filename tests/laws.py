@@ -76,7 +76,17 @@ def run_ort(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [i.name for i in session.get_inputs()]
-    return [[np.asarray(y) for y in session.run(None, {n: f[n] for n in names})] for f in feeds]
+    return [[as_array(y) for y in session.run(None, {n: f[n] for n in names})] for f in feeds]
+
+
+def as_array(y: Any) -> Array:
+    """An output as an array; a sequence of tensors as one of objects."""
+    if not isinstance(y, list):
+        return np.asarray(y)
+    parts = np.empty(len(y), object)
+    for i, part in enumerate(y):
+        parts[i] = part
+    return parts
 
 
 def run_reference(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]]:
