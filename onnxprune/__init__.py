@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from onnxprune.allocate import Options, Table
     from onnxprune.api import Pruned, analyze, apply, plan, prune, sensitivity, sparsify, validate
     from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError
-    from onnxprune.graph.io import Model, load, save
+    from onnxprune.graph.io import load
+    from onnxprune.graph.model import Model
+    from onnxprune.graph.save import save
     from onnxprune.groups import Analysis, Group
     from onnxprune.passes import run_pass
     from onnxprune.plans import Choice, Plan

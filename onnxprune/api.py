@@ -11,7 +11,9 @@ import onnx
 
 from onnxprune.allocate import JUDGED, RATIOS, Options, Table, candidates, make_plan, measure
 from onnxprune.calibration import Preprocess
-from onnxprune.graph.io import Model, load, save
+from onnxprune.graph.io import load
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import save
 from onnxprune.groups import Analysis
 from onnxprune.groups import analyze as _analyze
 from onnxprune.pipeline import Data, Inputs, NotCompared, Pruned, Stage, Work, as_batches, means_of, run, runnable

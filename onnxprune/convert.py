@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, shape_infe
 
 from onnxprune.axes import Size
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import sort_nodes
 from onnxprune.graph.view import Names, domain_of, readers, value_names
 from onnxprune.graph.weights import Array, ArrayWeight, DerivedWeight, Weight

@@ -21,7 +21,7 @@ from onnxprune.axes import Axis, Keep, Layout, Reason, Size
 from onnxprune.errors import ModelError, is_guarded
 from onnxprune.graph.facts import Facts
 from onnxprune.graph.flat import flat_id, flatten
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.samples import BATCH, Sizes, data_sizes, first_sizes, grown_sizes
 from onnxprune.graph.view import Site, attribute, captured, makers
 from onnxprune.graph.walk import Known, Told, Visitor, walk

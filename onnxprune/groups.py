@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxprune.axes import Axis, Prod, Reason, Size, Var, pair
 from onnxprune.coupling import SHARED, Coupling, Use, couple_graph, linearize
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.view import Site
 from onnxprune.macs import total_macs
 from onnxprune.ops.records import NOTHING, record_of

@@ -17,7 +17,9 @@ from onnxprune.allocate import Cache, Means, Options, make_plan
 from onnxprune.calibration import Batches, Preprocess, input_specs, load_data
 from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.io import Model, full_proto, load, save
+from onnxprune.graph.io import load
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import full_proto, save
 from onnxprune.groups import Analysis, analyze
 from onnxprune.machine import memory_bytes
 from onnxprune.plans import Plan

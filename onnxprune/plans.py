@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxprune.axes import Var
 from onnxprune.errors import PlanError
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis, Group
 
 FORMAT = 1
@@ -49,7 +49,7 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, by write-then-rename; each list of kept channels on a line of its own."""
-        from onnxprune.graph.io import write_text
+        from onnxprune.graph.files import write_text
 
         text = json.dumps(self.to_json(), indent=1)
         text = re.sub(

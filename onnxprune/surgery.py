@@ -19,7 +19,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.facts import Facts
 from onnxprune.graph.flat import FLAT, flat_id, nest, take_branches
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.view import IN_BODY, Site, attribute, readers
 from onnxprune.graph.walk import Known, Told, Visitor, walk
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight, Weight

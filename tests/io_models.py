@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import io
+from onnxprune.graph import weights
 from onnxprune.graph.io import load
 
 RNG = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def plain(model: onnx.ModelProto) -> bytes:
     for t in copy.graph.initializer:
         if t.data_type != TensorProto.STRING:
             raw = numpy_helper.from_array(numpy_helper.to_array(t)).raw_data
-            for field in io.DATA_FIELDS:
+            for field in weights.DATA_FIELDS:
                 t.ClearField(field)
             t.raw_data = raw
     return bytes(copy.SerializeToString(deterministic=True))

@@ -28,7 +28,7 @@ from onnxprune.axes import Axis, Var
 from onnxprune.coupling import Use
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import nest
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.plans import fingerprint
 

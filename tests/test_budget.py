@@ -17,7 +17,7 @@ from onnxprune import Analysis, Choice, OnnxPruneError, Options, Plan
 from onnxprune.allocate import BUDGETS, SCHEDULES, Judge, Moved
 from onnxprune.allocate.steps import composed, shares
 from onnxprune.calibration import input_specs, load_data, random_batches
-from onnxprune.graph.io import saved_bytes
+from onnxprune.graph.save import saved_bytes
 from onnxprune.validation.latency import Stopwatch
 
 MODELS = Path(__file__).parents[1] / "models"

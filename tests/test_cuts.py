@@ -11,7 +11,7 @@ import onnxprune
 from onnxprune.allocate import Judge
 from onnxprune.calibration import input_specs, load_data
 from onnxprune.calibration.statistics import gather
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.repair import cut, repair
 from onnxprune.scoring import needed

@@ -18,7 +18,7 @@ import onnxprune
 from onnxprune.allocate import Judge
 from onnxprune.allocate.cost import cost_of
 from onnxprune.allocate.error import _Sum
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 from onnxprune.measure import ErrorSums, watched
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.repair import repair

@@ -17,7 +17,8 @@ from onnx import TensorProto, helper
 import onnxprune
 from onnxprune.errors import ModelError
 from onnxprune.graph.files import WINDOW_BYTES, SourceFile, temporary_folder
-from onnxprune.graph.io import load, save
+from onnxprune.graph.io import load
+from onnxprune.graph.save import save
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight
 from onnxprune.pipeline import NotCompared
 

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import FLAT, flatten, nest
-from onnxprune.graph.io import Model, full_proto
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import full_proto
 from onnxprune.plans import fingerprint
 
 op = helper.make_node

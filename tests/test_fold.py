@@ -15,7 +15,8 @@ from sparse_checker import operands, violations
 from tiny import saved, tensor
 
 import onnxprune
-from onnxprune.graph.io import full_proto, load
+from onnxprune.graph.io import load
+from onnxprune.graph.save import full_proto
 from onnxprune.groups import analyze
 from onnxprune.sparsity import Sparsity, check_pattern, sparsify
 from onnxprune.sparsity.fold import fold

@@ -30,9 +30,11 @@ from laws import LAWS, check
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
-from onnxprune.graph import io, wire
+from onnxprune.graph import weights, wire
+from onnxprune.graph.check import is_runtime_only
 from onnxprune.graph.files import SourceFile
-from onnxprune.graph.io import full_proto, is_runtime_only, load, save
+from onnxprune.graph.io import load
+from onnxprune.graph.save import full_proto, save
 from onnxprune.graph.weights import ArrayWeight, FileWeight, SlicedWeight, TensorWeight
 
 
@@ -406,7 +408,7 @@ def test_external_data_of_attributes_and_bodies_are_read_in(tmp_path: Path) -> N
             strict=True,
         ):
             raw = numpy_helper.to_array(original, str(tmp_path)).tobytes()
-            for field in io.DATA_FIELDS:
+            for field in weights.DATA_FIELDS:
                 t.ClearField(field)
             t.data_location = TensorProto.EXTERNAL
             for key, value in (("location", "weights.bin"), ("offset", offset), ("length", len(raw))):

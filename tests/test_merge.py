@@ -6,7 +6,7 @@ from onnx import ModelProto
 from test_repair import Array, build, normal, op, outputs
 
 import onnxprune
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.repair import RepairReport, repair
 

@@ -10,7 +10,7 @@ from onnx import helper
 from tiny import model, tensor
 
 import onnxprune
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 from onnxprune.sparsity import Sparsity, sparsify
 
 node = helper.make_node

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune.calibration.run import open_session, run
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 from onnxprune.groups import Analysis
 from onnxprune.plans import fingerprint
 from onnxprune.repair import RepairReport, repair

@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from test_repair import Array, build, normal, op, outputs, plan_of
 
 import onnxprune
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 from onnxprune.repair import RepairReport, repair
 from onnxprune.repair.kinds import make_layer
 from onnxprune.repair.layers import Change, Site

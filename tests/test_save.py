@@ -29,8 +29,10 @@ from onnx import numpy_helper
 
 from onnxprune.errors import OutputError
 from onnxprune.graph import files as store
-from onnxprune.graph import io
-from onnxprune.graph.io import full_proto, load, save, write_text
+from onnxprune.graph import save as saving
+from onnxprune.graph.files import write_text
+from onnxprune.graph.io import load
+from onnxprune.graph.save import full_proto, save
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight
 
 
@@ -95,9 +97,9 @@ def test_same_model_same_bytes(tmp_path: Path, external: bool) -> None:
 
 
 def test_two_gigabytes_force_a_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io, "PROTOBUF_BYTES", io.MARGIN_BYTES + 2000)
+    monkeypatch.setattr(saving, "PROTOBUF_BYTES", saving.MARGIN_BYTES + 2000)
     assert len(save(load(gemm()), tmp_path / "out.onnx", external=False)) == 2
-    monkeypatch.setattr(io, "PROTOBUF_BYTES", 2000)
+    monkeypatch.setattr(saving, "PROTOBUF_BYTES", 2000)
     with pytest.raises(OutputError, match="2 GiB"):
         full_proto(load(gemm()))
 

@@ -14,7 +14,7 @@ from sparse_checker import violations
 from tiny import saved
 
 import onnxprune
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 from onnxprune.sparsity import Sparsity, check_pattern, sparsify
 
 MS = "com.microsoft"

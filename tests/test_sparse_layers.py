@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sparse_checker import operands, violations
 
 import onnxprune
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 from onnxprune.groups import analyze
 from onnxprune.sparsity import Sparsified, Sparsity, check_pattern, sparsify
 

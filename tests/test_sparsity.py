@@ -25,7 +25,7 @@ from onnxprune.cli import commands
 from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.forms import Form, Misfit, regroup, start
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.repair.support import fit_on
 from onnxprune.sparsity import Sparsity, sparsify

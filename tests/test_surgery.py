@@ -5,7 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 from onnxprune.plans import fingerprint
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from onnxprune.allocate.cost import Cost, Keeps, cost_of
 from onnxprune.allocate.selection import Candidates, Counts
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.io import saved_bytes
+from onnxprune.graph.save import saved_bytes
 from onnxprune.groups import Analysis
 
 Family = Callable[[float], Counts]  # counts at a ratio from 0 (all stays) to 1 (the least that can)

@@ -23,7 +23,8 @@ import numpy as np
 
 from onnxprune.calibration.run import first, open_session, run
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.io import Model, full_proto
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import full_proto
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array, is_float
 from onnxprune.groups import Analysis

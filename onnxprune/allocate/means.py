@@ -13,7 +13,7 @@ from onnxprune.allocate.tables import Cache, Table
 from onnxprune.calibration import Batches, random_batches
 from onnxprune.calibration.statistics import Statistics, gather
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
 from onnxprune.plans import Plan
 from onnxprune.repair import RepairReport, repair

@@ -15,7 +15,8 @@ from onnxprune.allocate.sharing import Sharing
 from onnxprune.allocate.steps import shares
 from onnxprune.calibration import random_batches
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.io import Model, saved_bytes
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import saved_bytes
 from onnxprune.groups import Analysis, analyze
 from onnxprune.plans import Plan
 from onnxprune.surgery import apply_plan

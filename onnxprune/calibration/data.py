@@ -16,7 +16,7 @@ from onnxprune.calibration.inputs import InputSpec, dynamic_axes, input_specs, l
 from onnxprune.calibration.pictures import Pictures, Preprocess, find_pictures
 from onnxprune.calibration.run import Feeds, Guess, count, open_model, runnable_inputs
 from onnxprune.errors import DataError
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array
 
 RANDOM_SAMPLES, RANDOM_BATCH = 64, 8

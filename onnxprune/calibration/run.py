@@ -16,7 +16,8 @@ import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
 from onnxprune.calibration.inputs import InputSpec, random_inputs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.files import temporary_folder
-from onnxprune.graph.io import Model, fits_message, full_proto, save
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import fits_message, full_proto, save
 from onnxprune.graph.weights import Array, is_float
 
 Source = str | Path | onnx.ModelProto | bytes

@@ -188,7 +188,7 @@ def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> N
 
     from onnxprune.batch.results import DATABASE, brief, each, select
     from onnxprune.cli.console import emit, emit_json, relative, text
-    from onnxprune.graph.io import write_text
+    from onnxprune.graph.files import write_text
     from onnxprune.report.rows import csv_text, rows
 
     asked = select(each(folder), [(j.name, j.settings) for j in jobs])

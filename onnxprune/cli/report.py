@@ -38,7 +38,7 @@ def report(
     from onnxprune.batch.results import read
     from onnxprune.cli.console import clean, emit, emit_json, plural, text
     from onnxprune.cli.paths import check_outputs
-    from onnxprune.graph.io import write_text
+    from onnxprune.graph.files import write_text
     from onnxprune.report.html import page
     from onnxprune.report.rows import csv_text, rows
 

@@ -69,7 +69,7 @@ def _tell(report: dict[str, Any], said: Said, texts: Texts, json: bool) -> None:
 
 def _write(path: Path, text: str, models: list[str]) -> None:
     """Write the report; where that fails, say that the model is there all the same."""
-    from onnxprune.graph.io import write_text
+    from onnxprune.graph.files import write_text
 
     try:
         write_text(path, text)

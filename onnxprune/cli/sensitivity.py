@@ -74,7 +74,7 @@ def sensitivity(
         )
     report = sensitivity_report(analysis, calib, samples, options, tables)
     if html:
-        from onnxprune.graph.io import write_text
+        from onnxprune.graph.files import write_text
 
         write_text(html, page(report))
     if json:

@@ -19,7 +19,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from onnxprune.axes import Size
 from onnxprune.graph.flat import flat_id
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import constant_of
 from onnxprune.graph.view import Names, NodeBuilder, find_attribute, opset, reads, value_names
 from onnxprune.graph.weights import ArrayWeight, Weight

@@ -104,6 +104,11 @@ def write_file(target: Path, write: Writer) -> None:
         os.replace(draft(write), target)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, all or nothing; raises OutputError."""
+    write_file(path, lambda file: file.write(text.encode()))
+
+
 @contextmanager
 def drafts(target: Path) -> Iterator[Callable[[Writer], Path]]:
     """A function that writes a file beside `target` and gives back its path, for it to be renamed.

@@ -22,7 +22,7 @@ from typing import Any
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.graph.calls import Key, key_of
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.view import (
     Names,
     attribute,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 
-from onnxprune.graph.io import Model, inner_tensors
+from onnxprune.graph.model import Model, inner_tensors
 from onnxprune.graph.view import find_attribute, is_constant
 from onnxprune.graph.weights import Array
 

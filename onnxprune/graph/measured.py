@@ -10,9 +10,10 @@ import numpy as np
 from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnxprune.axes import pair
-from onnxprune.graph.io import Model, fits_message, full_proto
+from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import with_outputs
 from onnxprune.graph.samples import Sizes, sample_shapes
+from onnxprune.graph.save import fits_message, full_proto
 from onnxprune.graph.view import makers, reads
 from onnxprune.graph.weights import Array, is_float
 

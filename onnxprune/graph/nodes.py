@@ -14,7 +14,7 @@ from onnxprune.graph.view import is_constant, makers, reads, subgraphs
 from onnxprune.graph.weights import ArrayWeight, Weight
 
 if TYPE_CHECKING:
-    from onnxprune.graph.io import Model
+    from onnxprune.graph.model import Model
 
 
 def constant_of(node: NodeProto) -> np.ndarray | None:

@@ -13,8 +13,8 @@ from onnxprune.errors import is_guarded
 from onnxprune.graph import scopes
 from onnxprune.graph.facts import Facts, Varying
 from onnxprune.graph.flat import CLOSE, FLAT, LOOP, SCAN, flat_id
-from onnxprune.graph.io import Model
 from onnxprune.graph.measured import MeasuredShapes
+from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.samples import Sizes, sample_shapes
 from onnxprune.graph.trace import Trace

@@ -26,8 +26,20 @@ MAX_RANK, MAX_BYTES = 64, 2**63 - 1  # of a numpy array, axes of no elements cou
 BLOCK_BYTES = 1 << 22  # a slice is read in blocks of about this size, so that nothing larger is ever copied twice
 
 TYPED_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+DATA_FIELDS = (*TYPED_FIELDS, "raw_data", "external_data", "data_location")
 _NARROW = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 BITS = {TensorProto.DataType.Value(k): bits for k, bits in _NARROW.items() if k in TensorProto.DataType.keys()}
+
+
+def has_data(tensor: TensorProto) -> bool:
+    """Are there any data in the message itself?"""
+    return tensor.HasField("raw_data") or any(len(getattr(tensor, f)) for f in TYPED_FIELDS)
+
+
+def clear_data(tensor: TensorProto) -> None:
+    """Take the data out of a tensor, wherever they are; name, type and dims stay."""
+    for field in DATA_FIELDS:
+        tensor.ClearField(field)
 
 
 class Weight(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.graph.facts import Facts
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.samples import first_sizes
 from onnxprune.graph.view import Names, attribute, domain_of, opset, reads, value_names
 from onnxprune.graph.walk import Visitor, walk

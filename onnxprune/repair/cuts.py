@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxprune.graph.flat import nest
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
 from onnxprune.plans import Plan, keep_of
 from onnxprune.repair.convolutions import Convolution, Transposed

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto
 from onnxprune.axes import Axis, Keep, Size
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.view import makers, readers, reads

@@ -16,7 +16,8 @@ from onnx import ModelProto
 from onnxprune.calibration.run import count, first
 from onnxprune.errors import DataError, OnnxPruneError
 from onnxprune.graph.flat import nest
-from onnxprune.graph.io import Model, full_proto
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import full_proto
 from onnxprune.groups import Analysis
 from onnxprune.measure import ErrorSums, judged, showing
 from onnxprune.plans import Plan, keep_of

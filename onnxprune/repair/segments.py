@@ -17,7 +17,8 @@ from onnx import ModelProto, ValueInfoProto, helper
 
 from onnxprune.calibration.run import open_session, run
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.io import Model, full_proto
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import full_proto
 from onnxprune.graph.view import makers, reads
 from onnxprune.repair.store import Array, Store
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.groups import analyze
 from onnxprune.sparsity.fold import fold
 from onnxprune.sparsity.layers import numbers

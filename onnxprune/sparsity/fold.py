@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from onnxprune.axes import first
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.view import IN_BODY, makers, readers, reads
 from onnxprune.graph.weights import Array, ArrayWeight
 from onnxprune.groups import Analysis

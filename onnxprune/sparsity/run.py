@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.inner import marked, rewritten
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Weight
 from onnxprune.groups import Analysis, analyze
 from onnxprune.ops.linear import TRANSPOSED

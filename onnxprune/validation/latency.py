@@ -12,7 +12,8 @@ import numpy as np
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.run import count, open_session, run
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.io import Model, full_proto
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import full_proto
 from onnxprune.graph.weights import Array
 
 RUNS, LEAST_RUNS, WARM = 15, 3, 3

@@ -20,7 +20,7 @@ from onnxprune.calibration.data import Batches
 from onnxprune.calibration.run import count
 from onnxprune.coupling import linearize
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.io import Model
+from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.measure import ErrorSums

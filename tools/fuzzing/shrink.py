@@ -20,7 +20,7 @@ import onnxprune
 from fuzzing.graph import inner
 from fuzzing.judge import judge, kind
 from fuzzing.observe import Array, observe
-from onnxprune.graph.io import full_proto
+from onnxprune.graph.save import full_proto
 
 Feeds = list[dict[str, Any]]
 
