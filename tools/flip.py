@@ -34,7 +34,7 @@ from onnxprune.calibration import input_specs  # noqa: E402
 from onnxprune.calibration.run import open_model, runnable_inputs  # noqa: E402
 from onnxprune.errors import OnnxPruneError  # noqa: E402
 from onnxprune.graph import wire  # noqa: E402
-from onnxprune.graph.io import full_proto  # noqa: E402
+from onnxprune.graph.save import full_proto  # noqa: E402
 
 SECONDS = 60
 GOOD = ("refused", "right", "not run")
