@@ -232,16 +232,19 @@ def _place(lines: Sequence[Mapping[Var, int]], v: Var, footprint: Footprint) -> 
 def _in_order(axes: Sequence[Axis], groups: list[list[Var]]) -> list[list[Var]]:
     """Groups sorted by the axes that they are on, then by how many positions they own there.
 
-    Where a group begins on an axis says little, since a plan may remove just that: it is only used among single channels,
-    and for what is alike in all else. Each round tells groups apart by the partners that the last one has told apart.
+    Of two groups, the one that is on the first axis on which the other is not comes first. A plan may make two axes alike, which
+    then count as one; that does not change which axis is the first. Where a group begins on an axis says little, since a plan may
+    remove just that: it is only used among single channels, and for what is alike in all else. Each round tells groups apart by
+    the partners that the last one has told apart.
     """
+    last = (len(axes), (0, 0))  # behind every axis, so that a list of axes comes before its own beginning
     start = [i + 1 if sum(v.size for v in vs) == 1 else 0 for i, vs in enumerate(groups)]
     ranks = [0] * len(groups)
     for _ in range(3):
         sizes = {v: 0 for vs in groups for v in vs}  # the first Var of a group stands for all of it
         sizes |= {vs[0]: random.Random(r).getrandbits(64) for r, vs in zip(ranks, groups, strict=True)}
         owned = _owned_at(axes, sizes)
-        keys = [(r, owned[vs[0]], at) for r, vs, at in zip(ranks, groups, start, strict=True)]
+        keys = [(r, [*owned[vs[0]], last], at) for r, vs, at in zip(ranks, groups, start, strict=True)]
         rank_of = {str(key): rank for rank, key in enumerate(sorted(keys))}
         ranks = [rank_of[str(key)] for key in keys]
     return [groups[i] for i in np.argsort(ranks, kind="stable")]

@@ -1,6 +1,7 @@
 """Graphs on which a rule once broke a law, shrunk to the smallest."""
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Any
 
 import laws
@@ -43,6 +44,26 @@ def model(
 
 def feeds(*shapes: tuple[int, ...]) -> Feeds:
     return [{"x": RNG.standard_normal(s).astype(np.float32)} for s in shapes]
+
+
+def half_of_a_permuted_width() -> Case:
+    """Once a plan makes the weight's axis and the gathered one alike, the two groups must still come in the same order."""
+    nodes = [
+        op("Gather", ["w1", "order"], ["g"], axis=1),
+        op("MatMul", ["x", "g"], ["a"]),
+        op("Slice", ["a", "three", "six", "two"], ["s"]),
+        op("Concat", ["x", "s"], ["c"], axis=2),
+        op("MatMul", ["c", "w2"], ["y"]),
+    ]
+    inits = [
+        w("w1", 5, 6),
+        ints("order", 5, 0, 1, 4, 2, 3),
+        ints("three", 3),
+        ints("six", 6),
+        ints("two", 2),
+        w("w2", 8, 3),
+    ]
+    return model(nodes, ["n", "t", 5], inits), feeds((2, 4, 5), (3, 6, 5))
 
 
 def time_steps_of_an_lstm() -> Case:
@@ -345,7 +366,7 @@ def a_vector_in_two_parts() -> Case:
 
 CUT: list[Callable[[], Case]] = [
     groups_that_interleave, heads_that_a_gather_cuts_apart, channels_of_a_grid, rows_that_a_plan_makes_whole,
-    rows_across_rows,
+    rows_across_rows, half_of_a_permuted_width,
 ]  # fmt: skip
 CASES: list[Callable[[], Case]] = [
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
@@ -367,6 +388,15 @@ def test_groups_keep_their_names_whatever_is_removed(case: Callable[[], Case]) -
     proto, data = case()
     for seed in range(20):
         laws.check(proto, data, laws=["composition"], seed=seed)
+
+
+def test_groups_keep_their_order_where_a_plan_makes_two_axes_alike() -> None:
+    a = onnxprune.analyze(half_of_a_permuted_width()[0])
+    read_by = {g.name: {m.tensor for m in g.members} for g in a.groups}
+    assert list(read_by.values()) == [{"w1", "w2"}, {"w1"}]
+    for kept in combinations(range(3), 2):
+        small = onnxprune.analyze(onnxprune.apply(a, laws.plan_of(a, dict.fromkeys(read_by, kept))))
+        assert {g.name: {m.tensor for m in g.members} for g in small.groups} == read_by, kept
 
 
 def test_heads_with_one_footprint_are_one_group() -> None:
