@@ -19,7 +19,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxprune.axes import Axis, Keep, Layout, Reason, Size
 from onnxprune.errors import ModelError, is_guarded
-from onnxprune.graph.facts import Facts
+from onnxprune.graph.facts import Facts, Varying
 from onnxprune.graph.flat import flat_id, flatten
 from onnxprune.graph.model import Model
 from onnxprune.graph.samples import BATCH, Sizes, data_sizes, first_sizes, grown_sizes
@@ -183,10 +183,18 @@ def _clashes(c: _Draft) -> int:
 
 
 def _couple(model: Model, source: Model, sizes: Sizes, whole: bool = True) -> _Draft:
-    """Apply the rules at these sample sizes; unless `whole`, only as far as no sample is too small."""
-    coupler = _Coupler(model)
-    walk(model, coupler, sizes, source=source, whole=whole)
-    return coupler.draft
+    """Apply the rules at these sample sizes; unless `whole`, only as far as no sample is too small.
+
+    At the end of a loop's body it turns out which of the values that it carries change their size from step to step; then the
+    rules are applied again, who know so from the start. A loop may stand in another, so this may take several rounds.
+    """
+    known: Varying = {}
+    while True:
+        coupler = _Coupler(model)
+        found = walk(model, coupler, sizes, source=source, varying=known, whole=whole).varying
+        if found == known:
+            return coupler.draft
+        known = found
 
 
 class _Coupler(Visitor):

@@ -66,6 +66,40 @@ def half_of_a_permuted_width() -> Case:
     return model(nodes, ["n", "t", 5], inits), feeds((2, 4, 5), (3, 6, 5))
 
 
+def a_loop_over_one_of_two_widths() -> Case:
+    """An If makes 4 or 5 features, so only the rule of MatMul tells that what the loop makes of them is always 4 wide."""
+
+    def body(
+        name: str, *nodes: onnx.NodeProto, ins: Sequence[onnx.ValueInfoProto] = (), outs: Sequence[Any]
+    ) -> onnx.GraphProto:
+        return helper.make_graph(nodes, name, ins, outs)
+
+    def value(name: str, elem: int = TensorProto.FLOAT, shape: Sequence[int] | None = None) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, elem, shape)
+
+    start = [value("step", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("carried")]
+    steps = [op("MatMul", ["carried", "w"], ["m"]), op("Tanh", ["m"], ["last"]), op("Identity", ["go"], ["on"])]
+    nodes = [
+        op("MatMul", ["x", "narrow"], ["four"]),
+        op("Mul", ["x", "x"], ["xx"]),
+        op("ReduceMax", ["xx"], ["most"], keepdims=0),
+        op("GreaterOrEqual", ["most", "zero"], ["yes"]),
+        op(
+            "If", ["yes"], ["h"],
+            then_branch=body("then", op("Identity", ["four"], ["a"]), outs=[value("a")]),
+            else_branch=body("else", op("Identity", ["x"], ["b"]), outs=[value("b")]),
+        ),
+        op("Loop", ["three", "", "h"], ["l"], body=body("body", *steps, ins=start, outs=[value("on", 9, []), value("last")])),
+        op("MatMul", ["l", "v"], ["p"]),
+        op("MatMul", ["x", "w1"], ["c"]),
+        op("MatMul", ["c", "w2"], ["z"]),
+        op("Add", ["p", "z"], ["y"]),
+    ]  # fmt: skip
+    inits = [w("narrow", 5, 4), w("w", 4, 4), w("v", 4, 2), w("w1", 5, 6), w("w2", 6, 2)]
+    inits += [numpy_helper.from_array(np.float32(0), "zero"), numpy_helper.from_array(np.int64(3), "three")]
+    return model(nodes, ["n", "t", 5], inits), feeds((2, 4, 5), (3, 6, 5))
+
+
 def time_steps_of_an_lstm() -> Case:
     """Filters become time steps: their order matters."""
     nodes = [
@@ -373,7 +407,7 @@ CASES: list[Callable[[], Case]] = [
     a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple, a_gather_that_counts_up,
     a_vector_in_two_parts, a_size_that_two_plans_rescale, a_size_that_is_compared, a_vector_and_its_mean,
     a_range_over_channels, a_constant_computed_from_channels, a_zero_that_copies_channels,
-    channels_on_the_height_axis, a_table_shorter_than_the_samples, a_size_that_is_returned,
+    channels_on_the_height_axis, a_table_shorter_than_the_samples, a_size_that_is_returned, a_loop_over_one_of_two_widths,
 ]  # fmt: skip
 
 

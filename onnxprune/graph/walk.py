@@ -12,7 +12,7 @@ from onnxprune.axes import Dynamic, Size
 from onnxprune.errors import is_guarded
 from onnxprune.graph import scopes
 from onnxprune.graph.facts import Facts, Varying
-from onnxprune.graph.flat import CLOSE, FLAT, LOOP, SCAN, flat_id
+from onnxprune.graph.flat import CLOSE, FLAT, flat_id
 from onnxprune.graph.measured import MeasuredShapes
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import all_weights
@@ -60,7 +60,7 @@ def walk(
     sizes: Sizes,
     *,
     source: Model | None = None,
-    varying: Varying | None = None,
+    varying: Varying = MappingProxyType({}),
     whole: bool = True,
 ) -> Facts:
     """Trace a flat model, and show the visitor each node that computes something.
@@ -68,11 +68,11 @@ def walk(
     Args:
         sizes: the samples of the dynamic axes.
         source: the model before it was made flat. Where inference knows no shape, the file and runs of this model tell it.
-        varying: what an earlier walk found out of loops; else it is found out first.
+        varying: what an earlier walk found out of loops: the facts have more of it where the visitor's knowledge told more.
         whole: go on where a sample turns out to be too small.
     """
     weights = all_weights(model)
-    trace = _start(model, weights, sizes, _find_varying(model, weights, sizes) if varying is None else varying)
+    trace = _start(model, weights, sizes, varying)
     others = _OtherSources(model, source, trace) if source else None
     facts = trace.read_only()
     visitor.begin(facts, weights)
@@ -106,17 +106,6 @@ def _start(model: Model, weights: Mapping[str, Weight], sizes: Sizes, varying: V
     for name, weight in weights.items():
         trace.learn_constant(name, weight)
     return trace
-
-
-def _find_varying(model: Model, weights: dict[str, Weight], sizes: Sizes) -> Varying:
-    """Which axes of the values that loops carry change their size from step to step; shapes alone tell."""
-    varying: Varying = {}
-    while any(flat_id(n) is not None and n.op_type in (LOOP, SCAN) for n in model.proto.graph.node):
-        found = walk(model, Visitor(), sizes, varying=varying).varying
-        if found == varying:
-            break
-        varying = found
-    return varying
 
 
 def _live_nodes(model: Model, facts: Facts, weights: Mapping[str, Weight]) -> Iterator[tuple[int, NodeProto]]:
