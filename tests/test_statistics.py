@@ -202,3 +202,20 @@ def test_a_stale_type_of_an_output_changes_nothing(tmp_path: Path) -> None:
     a, b = (onnx.load(tmp_path / f"{name}.onnx").graph for name in ("clean", "stale"))
     assert a.initializer == b.initializer
     assert a.initializer[0].dims == [8, 8]
+
+
+def test_a_value_of_a_padding_is_no_constant(tmp_path: Path) -> None:
+    """`value` is what a Pad before opset 11 fills in, and what a ConstantOfShape repeats."""
+    nodes = [
+        helper.make_node("Pad", ["x"], ["p"], pads=[0, 0, 1, 1, 0, 0, 1, 1], value=-1.0),
+        helper.make_node("Conv", ["p", "w1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Conv", ["r", "w2"], ["y"]),
+    ]
+    weights = {"w1": np.ones((8, 3, 3, 3)), "w2": np.ones((2, 8, 1, 1))}
+    inits = [onnx.numpy_helper.from_array(v.astype(np.float32), n) for n, v in weights.items()]
+    graph = helper.make_graph(nodes, "g", [tensor("x", ["N", 3, 4, 4])], [tensor("y", ["N", 2, 4, 4])], inits)
+    m = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=8)
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((4, 3, 4, 4)).astype(np.float32))
+    onnxprune.prune(m, tmp_path / "o.onnx", onnxprune.Options(macs=0.6), calib=tmp_path / "x.npz")
+    assert onnx.load(tmp_path / "o.onnx").graph.initializer[0].dims[0] < 8

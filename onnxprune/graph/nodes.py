@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def constant_of(node: NodeProto) -> np.ndarray | None:
-    """The array that a Constant node holds; None for strings."""
-    for a in node.attribute:
+    """The array that a Constant node holds; None for strings, and for other nodes, whose `value` is something else."""
+    for a in node.attribute if is_constant(node) else ():
         if a.name == "value":
             return None if a.t.data_type == TensorProto.STRING else numpy_helper.to_array(a.t)
         if a.name == "sparse_value":
@@ -35,10 +35,9 @@ def all_weights(model: Model) -> dict[str, Weight]:
     """Initializers and the tensors of Constant nodes, by tensor name."""
     weights = dict(model.weights)
     for node in model.proto.graph.node:
-        if is_constant(node):
-            array = constant_of(node)
-            if array is not None:
-                weights[node.output[0]] = ArrayWeight(array)
+        array = constant_of(node)
+        if array is not None:
+            weights[node.output[0]] = ArrayWeight(array)
     return weights
 
 

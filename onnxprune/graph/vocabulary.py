@@ -21,7 +21,7 @@ def vocabulary(proto: ModelProto) -> int | None:
     found: list[int] = []
     for node in proto.graph.node:
         traits = record_of(node).traits
-        if node.op_type == "Constant" and (array := constant_of(node)) is not None and array.ndim:
+        if (array := constant_of(node)) is not None and array.ndim:
             rows[node.output[0]] = len(array)
         elif traits.moves and node.input[0] in ids:
             ids.add(node.output[0])
