@@ -14,9 +14,12 @@ from tiny import model, tensor
 import onnxprune
 from onnxprune.calibration import load_data, statistics
 from onnxprune.calibration.inputs import input_specs
+from onnxprune.calibration.probes import Net
 from onnxprune.calibration.run import open_session, run
 from onnxprune.calibration.statistics import STATISTICS, gather, nuclear_fall
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.edit import Editor
+from onnxprune.graph.weights import ArrayWeight
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SHAPES: dict[str, tuple[Any, ...]] = {
@@ -219,3 +222,19 @@ def test_a_value_of_a_padding_is_no_constant(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).standard_normal((4, 3, 4, 4)).astype(np.float32))
     onnxprune.prune(m, tmp_path / "o.onnx", onnxprune.Options(macs=0.6), calib=tmp_path / "x.npz")
     assert onnx.load(tmp_path / "o.onnx").graph.initializer[0].dims[0] < 8
+
+
+def test_bounds_that_a_plan_put_beside_the_message_are_read() -> None:
+    """A scalar that was replaced is no longer in the message, but among the weights: the bounds of a Clip, say."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["h"]),
+        helper.make_node("Clip", ["h", "low", "high"], ["r"]),
+        helper.make_node("MatMul", ["r", "w2"], ["y"]),
+    ]
+    values = {"w1": np.ones((6, 8)), "w2": np.ones((8, 3)), "low": np.zeros(()), "high": np.ones(())}
+    inits = [onnx.numpy_helper.from_array(v.astype(np.float32), n) for n, v in values.items()]
+    graph = helper.make_graph(nodes, "g", [tensor("x", ["N", 6])], [tensor("y", ["N", 3])], inits)
+    m = onnxprune.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
+    editor = Editor(m)
+    editor.replace_constant("low", ArrayWeight(np.zeros((), np.float32)))
+    assert Net(editor.finish()).never_negative == {"r"}

@@ -16,7 +16,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.axes import Size
-from onnxprune.graph.nodes import constant_of
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import all_weights, with_outputs
 from onnxprune.graph.view import NodeBuilder, opset
 from onnxprune.ops.records import NodeView, record_of
 
@@ -35,15 +36,16 @@ def _never_negative(node: onnx.NodeProto, known: Mapping[str, np.ndarray]) -> bo
 class Net:
     """A copy of a model without outputs, to which nodes and outputs are added."""
 
-    proto: onnx.ModelProto
+    model: Model
+    proto: onnx.ModelProto = field(init=False)
     opset: int = field(init=False)
     never_negative: set[str] = field(init=False)
     _known: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.proto = with_outputs(self.model.proto)
         self.opset = opset(self.proto)
-        known = {t.name: onnx.numpy_helper.to_array(t) for t in self.proto.graph.initializer if not t.dims}
-        known |= {n.output[0]: c for n in self.proto.graph.node if (c := constant_of(n)) is not None}
+        known = {name: w.array() for name, w in all_weights(self.model).items() if not w.shape}
         self.never_negative = {n.output[0] for n in self.proto.graph.node if _never_negative(n, known)}
 
     @property

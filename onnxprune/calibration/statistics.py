@@ -20,7 +20,6 @@ from onnxprune.calibration.data import Batches
 from onnxprune.calibration.probes import Build, Net, Patches, Probe
 from onnxprune.calibration.run import count, open_model, run_as
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.nodes import with_outputs
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.signals import Want
@@ -198,7 +197,7 @@ def _share(progress: Progress | None, index: int, of: int) -> Progress:
 def _one_pass(
     analysis: Analysis, batches: Batches, wants: Sequence[Want], progress: Progress, threads: int | None
 ) -> tuple[dict[Want, Array], int]:
-    net = Net(with_outputs(analysis.model.proto))
+    net = Net(analysis.model)
     names = {want: STATISTICS[want[2]].build(_probe(analysis, net, want)) for want in wants}
     for name in names.values():
         net.output(name)
