@@ -15,6 +15,12 @@ def option(panel: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, rich_help_panel=panel, **more)
 
 
+def output(kind: str) -> Any:
+    """Where a command writes its model, which is smaller or sparse."""
+    text = f"Where the {kind} model goes (its data file, if any: OUT.HASH.data)."
+    return option("Files", "--output", "-o", metavar="OUT", help=text)
+
+
 def repairs(incomplete: str) -> list[str]:
     """Shell completion: ways of repair."""
     return [name for name in REPAIRS if name.startswith(incomplete)]

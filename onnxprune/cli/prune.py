@@ -27,6 +27,7 @@ from onnxprune.cli.options import (
     SEED,
     SPARSE_LAYERS,
     option,
+    output,
     repairs,
 )  # fmt: skip
 from onnxprune.errors import OnnxPruneError
@@ -89,16 +90,7 @@ def _what(metavar: str, help: str, **more: Any) -> Any:
 def prune(
     ctx: typer.Context,
     model: MODEL,
-    out: Annotated[
-        Path | None,
-        option(
-            "Files",
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="Where the smaller model goes (its data file, if any: OUT.HASH.data).",
-        ),
-    ] = None,
+    out: Annotated[Path | None, output("smaller")] = None,
     ratio: Annotated[
         float,
         _what(

@@ -26,6 +26,7 @@ from onnxprune.cli.options import (
     SEED,
     SPARSE_LAYERS,
     option,
+    output,
 )  # fmt: skip
 from onnxprune.errors import OnnxPruneError
 
@@ -42,16 +43,7 @@ METHODS = ("magnitude", "wanda", "sparsegpt")
 def sparsify(
     ctx: typer.Context,
     model: MODEL,
-    out: Annotated[
-        Path | None,
-        option(
-            "Files",
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="Where the sparse model goes (its data file, if any: OUT.HASH.data).",
-        ),
-    ] = None,
+    out: Annotated[Path | None, output("sparse")] = None,
     pattern: Annotated[
         str,
         option(
