@@ -29,16 +29,13 @@ class Facts:
     guesses: AbstractSet[str] = field(default_factory=set)  # tensors with a size that is known only when the model runs
     declared: AbstractSet[str] = field(default_factory=set)  # tensors whose shape is only what the file says of it
     clashes: Sequence[str] = field(default_factory=list)  # operators that the samples, or the model itself, do not fit
-    short: AbstractSet[str] = field(
-        default_factory=set
-    )  # tensors of which a sample has nothing, because it is too small
-    lost: Mapping[str, str] = field(
-        default_factory=dict
-    )  # tensors of unknown shape, and the first such one before them
+    # tensors of which a sample has nothing, because it is too small
+    short: AbstractSet[str] = field(default_factory=set)
+    # tensors of unknown shape, and the first such one before them
+    lost: Mapping[str, str] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)  # outputs of nodes that could not be followed, and why
-    taken: Mapping[int, bool | None] = field(
-        default_factory=dict
-    )  # does the If of a scope always take its then branch?
+    # does the If of a scope always take its then branch?
+    taken: Mapping[int, bool | None] = field(default_factory=dict)
     varying: Varying = field(default_factory=dict)
     _types: Mapping[str, tuple[TypeProto, TypeProto]] = field(default_factory=dict)
     _values: Mapping[str, Values] = field(default_factory=dict)

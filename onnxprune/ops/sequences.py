@@ -55,7 +55,7 @@ class _Lowering(Visitor):
         self.spare: set[str] = set()  # what only matters where it is read: sequences, and nodes that are new
 
     def run(self) -> Model:
-        walk(self.model, self, first_sizes(self.model.proto, self.model.weights), varying={})
+        walk(self.model, self, first_sizes(self.model.proto, self.model.weights))
         kept = self._needed()
         made = {name for node in kept for name in node.output}
         proto = ModelProto()

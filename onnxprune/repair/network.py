@@ -66,7 +66,7 @@ class Constants:
     def __init__(self, model: Model, nodes: Sequence[NodeProto]) -> None:
         self.model, self.nodes, self.weights = model, nodes, all_weights(model)
         self.live = after(nodes, (v.name for v in model.proto.graph.input if v.name not in self.weights))
-        self._makers = {o: n for n in nodes for o in n.output if o}
+        self._makers = {name: nodes[i] for name, i in makers(nodes).items()}
         self._moved: dict[str, Array] = {}
 
     def of(self, name: str) -> Array | None:

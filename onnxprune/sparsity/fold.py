@@ -33,7 +33,7 @@ def fold(a: Analysis, places: Collection[tuple[str, int]] | None = None) -> Mode
     if not values:
         return a.model
     try:
-        return _replaced(a.model, constants(a.model, values, graph.known(values)))
+        return _replaced(a.model, constants(a.model, values, graph.known(graph.behind(values)[1])))
     except OnnxPruneError:  # an operator that ONNX Runtime does not know: the layer is left with that reason
         return a.model
 
@@ -74,7 +74,7 @@ class _Graph:
             return []
         steps, ends = self.behind([name])
         weights = [self.coupling.weights[end].shape for end in ends if end in self.coupling.weights]
-        told = len(weights) + len(self.known([name])) == len(ends)
+        told = len(weights) + len(self.known(ends)) == len(ends)
         if not told or any(record_of(self.nodes[i]).traits.random for i in steps):
             return []
         largest = max(sum(map(math.prod, weights)), FEW)
@@ -96,11 +96,9 @@ class _Graph:
                 todo.extend(reads(self.nodes[index]))
         return sorted(steps), ends
 
-    def known(self, names: Iterable[str]) -> dict[str, Array]:
-        """Static sizes that values are computed from."""
-        values = {
-            end: self.coupling.trace.value(end) for end in self.behind(names)[1] if end not in self.coupling.weights
-        }
+    def known(self, ends: Iterable[str]) -> dict[str, Array]:
+        """Those of the values that are static sizes, not weights."""
+        values = {end: self.coupling.trace.value(end) for end in ends if end not in self.coupling.weights}
         return {end: value for end, value in values.items() if value is not None}
 
 
