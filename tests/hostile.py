@@ -83,6 +83,13 @@ def with_tensor(**fields: Any) -> Make:
     return edited(lambda m: (_add(m, "t"), m.graph.initializer.append(TensorProto(**{"name": "t", **fields}))))
 
 
+def _sparse(index: int, size: int) -> onnx.AttributeProto:
+    """A vector of which one entry is not 0."""
+    values = TensorProto(data_type=1, dims=[1], float_data=[1.0])
+    indices = TensorProto(data_type=7, dims=[1], int64_data=[index])
+    return _attr("sparse_value", SparseTensorProto(values=values, indices=indices, dims=[size]))
+
+
 def with_constant(*attributes: onnx.AttributeProto) -> Make:
     """A Constant node with these attributes, added to what the Relu makes."""
 
@@ -344,26 +351,8 @@ TENSORS: dict[str, Make] = {
     "a constant of an empty axis": with_constant(_attr("value", TensorProto(data_type=1, dims=[0, LARGE]))),
     "a constant of texts": with_constant(_attr("value_strings", ["a", "b"])),
     "a constant of another name": with_constant(_attr("nonsense", 1)),
-    "a sparse constant": with_constant(
-        _attr(
-            "sparse_value",
-            SparseTensorProto(
-                values=TensorProto(data_type=1, dims=[1], float_data=[1.0]),
-                indices=TensorProto(data_type=7, dims=[1], int64_data=[99]),
-                dims=[4],
-            ),
-        )
-    ),
-    "a sparse constant of 2^40": with_constant(
-        _attr(
-            "sparse_value",
-            SparseTensorProto(
-                values=TensorProto(data_type=1, dims=[1], float_data=[1.0]),
-                indices=TensorProto(data_type=7, dims=[1], int64_data=[9]),
-                dims=[2**40],
-            ),
-        )
-    ),
+    "a sparse constant": with_constant(_sparse(99, 4)),
+    "a sparse constant of 2^40": with_constant(_sparse(9, 2**40)),
 }
 PARTS: dict[str, Make] = {
     "no graph": lambda: onnx.ModelProto(ir_version=8),
