@@ -9,15 +9,16 @@ from typing import Any
 
 import onnx
 
-from onnxprune.allocate import JUDGED, RATIOS, Options, Table, candidates, make_plan, measure
+from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Options, Table, candidates, make_plan, measure
 from onnxprune.calibration import Preprocess
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import save
 from onnxprune.groups import Analysis
 from onnxprune.groups import analyze as _analyze
-from onnxprune.pipeline import Data, Inputs, NotCompared, Pruned, Stage, Work, as_batches, means_of, run, runnable
+from onnxprune.pipeline import Data, Inputs, NotCompared, Pruned, Work, as_batches, make_evaluator, run, runnable
 from onnxprune.plans import Plan
+from onnxprune.progress import StageProgress
 from onnxprune.sparsity import Sparsity
 from onnxprune.surgery import apply_plan
 from onnxprune.validation import Result
@@ -58,7 +59,7 @@ def plan(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = options or Options(**changes)
     batches = Inputs(calib, samples).calibration(analysis.model)
-    return make_plan(analysis, options, means_of(analysis, options, batches, cache, None))
+    return make_plan(analysis, options, make_evaluator(analysis, options, batches, cache, None))
 
 
 def sensitivity(
@@ -66,11 +67,11 @@ def sensitivity(
     calib: Data,
     options: Options | None = None,
     *,
-    samples: int = JUDGED,
+    samples: int = COMPARISON_SAMPLES,
     preprocess: Preprocess | None = None,
     ratios: Sequence[float] = RATIOS,
     cache: str | PathLike[str] | None = None,
-    stage: Stage | None = None,
+    progress: StageProgress | None = None,
     **changes: Any,
 ) -> dict[str, Table]:
     """How far the outputs move where each group is pruned alone, at several ratios; a table for each group.
@@ -81,9 +82,9 @@ def sensitivity(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = (options or Options(**changes)).resolved(True)
     batches = Inputs(calib, samples, preprocess=preprocess).calibration(analysis.model)
-    means = replace(means_of(analysis, options, batches, cache, stage), judged=samples)
-    chosen = candidates(analysis, options, means.watch(analysis, options))
-    return measure(chosen, means.judge, ratios, means.cache, progress=means.progress("measure"))
+    evaluator = replace(make_evaluator(analysis, options, batches, cache, progress), comparison_samples=samples)
+    chosen = candidates(analysis, options, evaluator.watch(analysis, options))
+    return measure(chosen, evaluator.comparer, ratios, evaluator.cache, progress=evaluator.stage_progress("measure"))
 
 
 def apply(
@@ -104,8 +105,8 @@ def apply(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = Options(repair=repair, seed=seed)
     options.check()
-    means = means_of(analysis, options, Inputs(calib, samples).calibration(analysis.model), None, None)
-    return apply_plan(analysis, plan) if means.repair == "none" else means.finish(plan)[0]
+    evaluator = make_evaluator(analysis, options, Inputs(calib, samples).calibration(analysis.model), None, None)
+    return apply_plan(analysis, plan) if evaluator.repair == "none" else evaluator.finish(plan)[0]
 
 
 def validate(
@@ -146,7 +147,7 @@ def prune(
     sparsity: Sparsity | None = None,
     cast: str | None = None,
     seed: int = 0,
-    stage: Stage | None = None,
+    progress: StageProgress | None = None,
     **changes: Any,
 ) -> Pruned:
     """Load, analyze, plan (or take `plan`), apply, repair, save, validate: the whole pipeline, as the command line runs it.
@@ -154,13 +155,13 @@ def prune(
     `out` None is a dry run: the report predicts, nothing is repaired, saved or validated. `plan_out` is written as soon as
     the plan is made. `calib`, `samples` and `cache` are those of `plan`; `data` is what outputs and layers are compared on,
     else `calib`. Both data take what `calibration.load_data` takes; `preprocess` is for pictures among them. `check` False
-    leaves validation out, `profile` adds peak memory to it. `stage` is told of progress. `changes` are fields of `Options`,
-    of which a given `plan` leaves but `repair`. `sparsity` and `cast` are those of `sparsify`, done to what stays. Raises
-    NotCompared where only the validation fails.
+    leaves validation out, `profile` adds peak memory to it. `progress` is called with the stage, the steps done and the steps
+    in all. `changes` are fields of `Options`, of which a given `plan` leaves but `repair`. `sparsity` and `cast` are those of
+    `sparsify`, done to what stays. Raises NotCompared where only the validation fails.
     """
     options = options or Options(**{"seed": seed, **changes})
     work = Work(options, plan, sparsity, cast, False, plan_out, check, profile, seed)
-    return run(source, out, work, Inputs(calib, samples, data, preprocess, cache), stage)
+    return run(source, out, work, Inputs(calib, samples, data, preprocess, cache), progress)
 
 
 def sparsify(
@@ -178,7 +179,7 @@ def sparsify(
     check: bool = True,
     profile: bool = False,
     seed: int = 0,
-    stage: Stage | None = None,
+    progress: StageProgress | None = None,
     **changes: Any,
 ) -> Pruned:
     """Zeros in a pattern that hardware is fast on, 2:4 unless said otherwise; no channel goes, unless a plan says so.
@@ -188,4 +189,4 @@ def sparsify(
     is what it returns; the report's `sparsity` has a row for each layer.
     """
     work = Work(None, plan, options or Sparsity(**{"seed": seed, **changes}), cast, gemm, None, check, profile, seed)
-    return run(source, out, work, Inputs(calib, samples, data, preprocess), stage)
+    return run(source, out, work, Inputs(calib, samples, data, preprocess), progress)

@@ -29,7 +29,7 @@ from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, Dim, LayoutError, Terms, find, fixed, freeze, fresh, leaves
 from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
 from onnxprune.ops.records import PERMUTE, Operand, record_of
-from onnxprune.ops.registry import Axes, Edit, Edits, New, Op, Quantised, lookup
+from onnxprune.ops.registry import Axes, Edit, Edits, New, Op, Quantized, lookup
 from onnxprune.ops.sequences import has_sequences, lower_sequences
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
@@ -59,7 +59,7 @@ class _Learned(Generic[D, L]):
     operands: dict[Site, Operand] = field(default_factory=dict)  # what products read, weight or activation
     computed: set[str] = field(default_factory=set)  # from weights and static sizes alone
     kinds: list[tuple[D, str, str]] = field(default_factory=list)  # layout, kind, node
-    integers: dict[str, Quantised] = field(default_factory=dict)  # weights that stand for other numbers
+    integers: dict[str, Quantized] = field(default_factory=dict)  # weights that stand for other numbers
     guarded: dict[int, str] = field(default_factory=dict)  # nodes on which a rule failed, by index, and how
 
     def use(self, name: str, node: int, slot: int) -> L | None:

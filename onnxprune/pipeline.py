@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from onnxprune.allocate import Cache, Means, Options, make_plan
+from onnxprune.allocate import Cache, Evaluator, Options, make_plan
 from onnxprune.calibration import Batches, Preprocess, input_specs, load_data
 from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
@@ -23,6 +23,7 @@ from onnxprune.graph.save import full_proto, save
 from onnxprune.groups import Analysis, analyze
 from onnxprune.machine import memory_bytes
 from onnxprune.plans import Plan
+from onnxprune.progress import StageProgress
 from onnxprune.repair import RepairReport
 from onnxprune.report.result import prune_report
 from onnxprune.sparsity import Sparsified, Sparsity, sparsify
@@ -32,7 +33,6 @@ from onnxprune.validation import Reconstruction, Result, layer_errors
 from onnxprune.validation import validate as compare
 
 Data = str | PathLike[str] | Batches | Iterable[Any] | Callable[[], Iterable[Any]]
-Stage = Callable[[str, int, int], None]  # name of the stage, steps done, steps in all (0: unknown)
 COPIES = 2.5  # of both models together that comparing them takes, at the least
 
 
@@ -40,12 +40,12 @@ COPIES = 2.5  # of both models together that comparing them takes, at the least
 class Clock:
     """Seconds spent in each stage."""
 
-    tell: Stage
+    progress: StageProgress
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
-        self.tell(stage, 0, 0)
+        self.progress(stage, 0, 0)
         start = time.perf_counter()
         try:
             yield
@@ -118,10 +118,10 @@ def run(
     out: str | PathLike[str] | None,
     work: Work,
     inputs: Inputs,
-    stage: Stage | None = None,
+    progress: StageProgress | None = None,
 ) -> Pruned:
     """Do it; `out` None is a dry run, whose report predicts. Raises NotCompared where only the comparison fails."""
-    clock = Clock(stage or (lambda *_: None))
+    clock = Clock(progress or (lambda *_: None))
     with clock.time("load"):
         model = load(source)
         if work.gemm:
@@ -136,12 +136,12 @@ def run(
         work = replace(work, options=options)
     with clock.time("analyze"):
         analysis = analyze(model, calibration.measure_sizes() if calibration else {})
-    means = means_of(analysis, options, calibration, inputs.cache, clock.tell)
+    evaluator = make_evaluator(analysis, options, calibration, inputs.cache, clock.progress)
     with clock.time("plan"):
-        used = work.plan or (make_plan(analysis, options, means) if work.options else Plan("", {}))
+        used = work.plan or (make_plan(analysis, options, evaluator) if work.options else Plan("", {}))
         if work.plan_out is not None:
             used.save(Path(work.plan_out))
-    made = _make(analysis, used, means, sparsity, clock, dry=out is None)
+    made = _make(analysis, used, evaluator, sparsity, clock, dry=out is None)
     if work.cast is not None:
         made.model = cast(made.model, work.cast)
         for layer in made.sparse.layers if made.sparse else ():
@@ -150,20 +150,20 @@ def run(
     if out is not None:
         with clock.time("save"):
             files = save(made.model, out)
-    return _reported(source, files, made, analysis, used, work, means, batches, clock)
+    return _reported(source, files, made, analysis, used, work, evaluator, batches, clock)
 
 
-def means_of(
+def make_evaluator(
     analysis: Analysis,
     options: Options,
     batches: Batches | None,
     cache: str | PathLike[str] | None,
-    tell: Stage | None,
-) -> Means:
+    progress: StageProgress | None,
+) -> Evaluator:
     """What planning and repair may use, by options; `cache` names the file that keeps what was measured."""
     method = options.resolved(batches is not None).repair or "none"
     kept = Cache(None if cache is None else Path(cache))
-    return Means(analysis, batches, method, kept, tell or (lambda *_: None), options.seed)
+    return Evaluator(analysis, batches, method, kept, progress or (lambda *_: None), options.seed)
 
 
 def _together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool) -> tuple[Options, Sparsity]:
@@ -180,22 +180,26 @@ def _together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool
     return options, sparsity.resolved(calibrated)
 
 
-def _make(analysis: Analysis, plan: Plan, means: Means, sparsity: Sparsity | None, clock: Clock, dry: bool) -> _Made:
+def _make(
+    analysis: Analysis, plan: Plan, evaluator: Evaluator, sparsity: Sparsity | None, clock: Clock, dry: bool
+) -> _Made:
     if sparsity is not None:
         with clock.time("sparsify"):
             if dry:  # nothing is fitted
                 sparsity = replace(sparsity, method="magnitude", repair="none")
-            sparse = sparsify(analysis, sparsity, None if dry else means.batches, plan=plan, progress=clock.tell)
+            sparse = sparsify(
+                analysis, sparsity, None if dry else evaluator.batches, plan=plan, progress=clock.progress
+            )
         return _Made(sparse.model, sparse.repair, sparse)
-    if means.repair != "none" and not dry:
+    if evaluator.repair != "none" and not dry:
         with clock.time("repair"):
-            return _Made(*means.finish(plan))
+            return _Made(*evaluator.finish(plan))
     with clock.time("apply"):
         return _Made(apply_plan(analysis, plan))
 
 
 def _reported(
-    source: Any, files: list[Path], made: _Made, analysis: Analysis, plan: Plan, work: Work, means: Means,
+    source: Any, files: list[Path], made: _Made, analysis: Analysis, plan: Plan, work: Work, evaluator: Evaluator,
     batches: Batches | None, clock: Clock,
 ) -> Pruned:  # fmt: skip
     result: Result | None = None
@@ -206,7 +210,7 @@ def _reported(
     if work.check and files and not too_large:
         with clock.time("validate"):
             try:
-                seen = batches or means.batches
+                seen = batches or evaluator.batches
                 original = source if isinstance(source, onnx.ModelProto) else Path(source)
                 result = compare(original, files[0], data=seen, seed=work.seed, timed=True, profile=work.profile)
                 of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
@@ -221,7 +225,7 @@ def _reported(
     after = analyze(written, analysis.data)
     options = None if work.plan else work.options
     report = prune_report(
-        analysis, plan, after, files, result, clock.seconds, options, means, made.repaired, layers, made.sparse
+        analysis, plan, after, files, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse
     )
     report["not_compared"] = too_large or None
     if failure:

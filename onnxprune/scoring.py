@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.criteria import Signal, Slice, resolve, score, score_signals
 from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import Analysis, Group, Member
-from onnxprune.signals import READ, Want, by_channel, by_statistic, channel_order, fitting, named, wants
+from onnxprune.signals import READ, StatisticKey, by_channel, by_statistic, channel_order, fitting, named, wants
 
 
 def score_group(
@@ -19,7 +19,7 @@ def score_group(
     criterion: str,
     reduce: str | None,
     seed: int,
-    statistics: Mapping[Want, np.ndarray] | None = None,
+    statistics: Mapping[StatisticKey, np.ndarray] | None = None,
 ) -> np.ndarray:
     """The importance of each channel of a group, float64 [n]; higher stays longer.
 
@@ -38,13 +38,15 @@ def score_group(
     return score(slices(a, group), criterion, reduce=reduce, seed=mixed)
 
 
-def needed(a: Analysis, groups: Iterable[Group], criterion: str) -> list[Want]:
+def needed(a: Analysis, groups: Iterable[Group], criterion: str) -> list[StatisticKey]:
     """What has to be gathered to score the groups: nothing for a criterion of weights."""
     c, _ = resolve(criterion)
     return wants(a, groups, c.statistics)
 
 
-def signals(a: Analysis, group: Group, names: Sequence[str], statistics: Mapping[Want, np.ndarray]) -> list[Signal]:
+def signals(
+    a: Analysis, group: Group, names: Sequence[str], statistics: Mapping[StatisticKey, np.ndarray]
+) -> list[Signal]:
     """The group's activations, with the statistics `names` by channel, and the weights that read them."""
     out = []
     for tap in fitting(a, group, names):

@@ -16,7 +16,7 @@ from onnxprune.groups import Analysis, Group, Member
 from onnxprune.ops.linear import CONVOLUTION
 from onnxprune.ops.records import record_of
 
-Want = tuple[str, int, str]  # activation, axis, statistic
+StatisticKey = tuple[str, int, str]  # activation, axis, statistic
 ENTRIES = 1200  # of a patch; the products of more would take too long
 PATCH = "patch_"
 READ, MADE = "read", "made"
@@ -47,7 +47,7 @@ def taps(a: Analysis, group: Group) -> list[Tap]:
     return list({(t.tensor, t.axis, t.member.tensor, t.node): t for t in found}.values())
 
 
-def wants(a: Analysis, groups: Iterable[Group], statistics: Sequence[str]) -> list[Want]:
+def wants(a: Analysis, groups: Iterable[Group], statistics: Sequence[str]) -> list[StatisticKey]:
     """All that has to be gathered for the groups."""
     found = (want for g in groups for t in fitting(a, g, statistics) for want in named(a, t, statistics).values())
     return list(dict.fromkeys(found))
@@ -61,14 +61,14 @@ def fitting(a: Analysis, group: Group, statistics: Sequence[str]) -> list[Tap]:
     return [t for t in found if t.axis == 1 and len(a.coupling.layouts[t.tensor] or ()) == 4]
 
 
-def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, Want]:
+def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, StatisticKey]:
     """What has to be gathered for each statistic of a tap. `classes` are the network's own scores, [samples, classes].
 
     Those of patches are of the tap's axis itself where no convolution reads it.
     """
     read = tap.role == READ and any(n.startswith(PATCH) for n in statistics) and _has_patches(a, tap)
     out = a.flat.proto.graph.node[tap.node].output[0]
-    found: dict[str, Want] = {n: (tap.tensor, tap.axis, n.removeprefix(PATCH)) for n in statistics}
+    found: dict[str, StatisticKey] = {n: (tap.tensor, tap.axis, n.removeprefix(PATCH)) for n in statistics}
     found |= {n: (out, 1, n) for n in statistics if n.startswith(PATCH) and read}
     return found | {n: (_scores(a), 1, "pooled") for n in statistics if n == "classes"}
 

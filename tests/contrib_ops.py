@@ -94,7 +94,7 @@ class MultiHeadAttention(OpRun):
 
 
 class Quant(OpRun):
-    """QONNX's fake quantisation, which has a runtime of its own."""
+    """QONNX's fake quantization, which has a runtime of its own."""
 
     op_domain = "qonnx.custom_op.general"
 

@@ -69,7 +69,7 @@ ort.set_default_logger_severity(4)
 
 
 def run_ort(proto: ModelProto, feeds: Sequence[Feeds]) -> list[list[Array]]:
-    """All outputs for each feed, in ONNX Runtime without graph optimisations."""
+    """All outputs for each feed, in ONNX Runtime without graph optimizations."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1

@@ -18,7 +18,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"  # a model's name may be anyth
 
 @dataclass(frozen=True)
 class Job:
-    """What `onnxprune.report.rows.Job` asks for."""
+    """What `onnxprune.report.rows.JobLike` asks for."""
 
     id: str
     name: str

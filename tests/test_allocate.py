@@ -13,7 +13,7 @@ from test_cli import CNN, MODELS, call, fails, mlp
 
 import onnxprune
 from onnxprune import OnnxPruneError, Options
-from onnxprune.allocate import Cache, Judge, Moved, Table, candidates, measure
+from onnxprune.allocate import Cache, OutputComparer, OutputShift, Table, candidates, measure
 from onnxprune.allocate.budget import budget_of
 from onnxprune.allocate.error import _Sum, kl
 from onnxprune.allocate.search import cheapest, dynamic
@@ -23,9 +23,9 @@ from onnxprune.calibration import input_specs, load_data
 RESNET, CALIB = MODELS / "digits_resnet.onnx", MODELS / "digits_calib.npz"
 
 
-def judge(path: Path = CNN, samples: int = 32) -> Judge:
+def make_comparer(path: Path = CNN, samples: int = 32) -> OutputComparer:
     analysis = onnxprune.analyze(path)
-    return Judge(analysis, load_data(CALIB, input_specs(analysis.model.proto)), samples=samples)
+    return OutputComparer(analysis, load_data(CALIB, input_specs(analysis.model.proto)), samples=samples)
 
 
 # errors
@@ -55,14 +55,14 @@ def test_divergence_of_tokens_is_what_the_loss_rises_by(monkeypatch: pytest.Monk
 
 
 def test_the_original_is_where_it_was() -> None:
-    assert judge().of(onnxprune.load(CNN)) == Moved(0.0, 0.0, 1.0)
+    assert make_comparer().of(onnxprune.load(CNN)) == OutputShift(0.0, 0.0, 1.0)
 
 
 def test_other_outputs_and_broken_ones(tmp_path: Path) -> None:
     path = mlp(tmp_path / "m.onnx")
     analysis = onnxprune.analyze(path)
     feeds = [{"x": np.ones((2, 4), np.float32)}, {"x": np.zeros((1, 4), np.float32)}]
-    j = Judge(analysis, feeds)
+    j = OutputComparer(analysis, feeds)
     j.reference = [{"y": np.full((2, 3, 2), 2.0, np.float32), "n": np.array([1, 2])} for _ in feeds]
 
     def outputs(y: float) -> list[dict[str, np.ndarray]]:
@@ -80,14 +80,14 @@ def test_other_outputs_and_broken_ones(tmp_path: Path) -> None:
 
 def test_no_batch_is_an_error() -> None:
     with pytest.raises(OnnxPruneError, match="there is no batch"):
-        Judge(onnxprune.analyze(CNN), [])
+        OutputComparer(onnxprune.analyze(CNN), [])
 
 
 # tables
 
 
 def table(counts: list[int], errors: list[float], size: int = 16) -> Table:
-    return Table("g", "filters", size, counts, [Moved(e, None, None) for e in errors])
+    return Table("g", "filters", size, counts, [OutputShift(e, None, None) for e in errors])
 
 
 def test_a_curve_goes_through_what_was_measured_and_never_falls() -> None:
@@ -102,19 +102,19 @@ def test_a_curve_goes_through_what_was_measured_and_never_falls() -> None:
 def test_measurements_are_kept_and_found_again(tmp_path: Path) -> None:
     path = tmp_path / "measured.jsonl"
     c = candidates(onnxprune.analyze(CNN), Options())
-    first = measure(c, judge(), (0.25, 0.5), Cache(path))
+    first = measure(c, make_comparer(), (0.25, 0.5), Cache(path))
     assert {n: len(t.counts) for n, t in first.items()} == dict.fromkeys((g.name for g in c.groups), 2)
     lines = path.read_text().splitlines()
     assert len(lines) == 2 * len(c.groups)
     path.write_text("\n".join(lines[:5]) + "\n" + lines[5][:20])  # cut short while it was written
     again = Cache(path)
-    j = judge()
+    j = make_comparer()
     asked = []
-    j.of = lambda model: asked.append(model) or Moved(1.0, None, None)  # type: ignore[method-assign,assignment,func-returns-value]
+    j.of = lambda model: asked.append(model) or OutputShift(1.0, None, None)  # type: ignore[method-assign,assignment,func-returns-value]
     assert measure(c, j, (0.25,), again).keys() == first.keys()
     assert len(asked) == len([g for i, g in enumerate(c.groups) if 2 * i >= 5])
     asked.clear()
-    other = judge(samples=64)
+    other = make_comparer(samples=64)
     other.of = j.of  # type: ignore[method-assign]
     measure(c, other, (0.25,), Cache(path))
     assert len(asked) == len(c.groups), "other data are measured anew"
@@ -158,7 +158,7 @@ def test_the_search_spares_what_is_sensitive() -> None:
 
 @pytest.mark.parametrize("allocation", ["sensitivity", "search", "netadapt"])
 def test_measured_allocations_keep_the_budget_and_beat_one_ratio(allocation: str) -> None:
-    analysis, j = onnxprune.analyze(RESNET), judge(RESNET)
+    analysis, j = onnxprune.analyze(RESNET), make_comparer(RESNET)
     plans = {
         how: onnxprune.plan(analysis, macs=0.7, round_to=4, allocation=how, calib=j.feeds, repair="none")
         for how in (allocation, "uniform")
@@ -174,7 +174,7 @@ def test_measured_allocations_keep_the_budget_and_beat_one_ratio(allocation: str
 def test_a_budget_out_of_reach() -> None:
     for allocation in ("search", "netadapt"):
         with pytest.raises(OnnxPruneError, match="stay even"):
-            onnxprune.plan(CNN, macs=0.2, max_ratio=0.2, allocation=allocation, calib=judge().feeds)
+            onnxprune.plan(CNN, macs=0.2, max_ratio=0.2, allocation=allocation, calib=make_comparer().feeds)
 
 
 def test_curves_take_the_base_off() -> None:

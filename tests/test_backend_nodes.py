@@ -100,7 +100,7 @@ def embed(proto: ModelProto, arrays: Sequence[Array | None], axis: int) -> tuple
     return new, {"source": rng.standard_normal(dims).astype(np.float32)}
 
 
-def analyse(name: str) -> None:
+def analyze(name: str) -> None:
     """Any form of any operator: an analysis, or a refusal that names the cause; and an empty plan changes nothing."""
     proto, _ = read(node_tests()[name])
     try:
@@ -158,7 +158,7 @@ def broken(names: Sequence[str], check: Callable[[str], object]) -> list[str]:
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_sample(shard: int) -> None:
     names = list(node_tests())[::SAMPLED][shard::SHARDS]
-    wrong = broken(names, analyse) + broken(names, laws)
+    wrong = broken(names, analyze) + broken(names, laws)
     assert not wrong, "\n".join(wrong)
 
 
@@ -166,7 +166,7 @@ def test_sample(shard: int) -> None:
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_all(shard: int) -> None:
     names = list(node_tests())[shard::SHARDS]
-    wrong = broken(names, analyse) + broken(names, laws)
+    wrong = broken(names, analyze) + broken(names, laws)
     assert not wrong, "\n".join(wrong)
 
 

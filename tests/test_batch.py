@@ -24,9 +24,9 @@ from test_cli import MODELS, ROOT, TEST, call, fails
 from onnxprune.batch import results
 from onnxprune.batch.content import Contents, Seen, Stamp
 from onnxprune.batch.isolate import Limits, Running, run
-from onnxprune.batch.jobs import Spec, Task, prepare
-from onnxprune.batch.results import Job, joined, split
-from onnxprune.batch.store import Outcome, Store
+from onnxprune.batch.jobs import ReadyJob, Spec, prepare
+from onnxprune.batch.results import JobResult, joined, split
+from onnxprune.batch.store import Outcome, ResultStore
 from onnxprune.errors import OutputError
 from onnxprune.machine import cores, memory_bytes, resident_bytes
 
@@ -49,7 +49,7 @@ def ran(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*args), capture_output=True, text=True, env=environ, check=False)
 
 
-def by_name(folder: Path) -> dict[str, Job]:
+def by_name(folder: Path) -> dict[str, JobResult]:
     return {j.name: j for j in results.read(folder)}
 
 
@@ -158,7 +158,7 @@ def test_a_file_that_cannot_be_read_costs_that_job_only(tmp_path: Path) -> None:
     assert [j.status for j in jobs.values()] == ["done"]
 
 
-def task(folder: Path, model: Path, **settings: Any) -> Task:
+def task(folder: Path, model: Path, **settings: Any) -> ReadyJob:
     return prepare(Spec(str(model), model.stem, settings, folder), folder, Contents(Nowhere()))
 
 
@@ -246,7 +246,7 @@ def test_names_of_data_files_are_found_across_pieces(tmp_path: Path, monkeypatch
 
 def test_digests_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(tmp_path / "m.onnx")
-    with Store(tmp_path / "out") as store:
+    with ResultStore(tmp_path / "out") as store:
         first = Contents(store).model(model)
         monkeypatch.setattr(Contents, "_read", lambda self, path: pytest.fail("read again"))
         assert Contents(store).model(model) == first
@@ -312,7 +312,7 @@ def test_only_what_changed_runs_again(tmp_path: Path) -> None:
 def test_what_was_never_run_and_is_not_asked_for_is_forgotten(tmp_path: Path) -> None:
     model = small(tmp_path / "m.onnx")
     one, other = (Spec(str(model), "m", {"ratio": r}, tmp_path) for r in (0.25, 0.5))
-    with Store(tmp_path / "out") as store:
+    with ResultStore(tmp_path / "out") as store:
         assert store.plan([(one, "1"), (other, "2")]) == {one.place, other.place}
         store.record(one, Outcome("failed", "why"))
         assert store.plan([(one, "1")]) == set()
@@ -321,7 +321,7 @@ def test_what_was_never_run_and_is_not_asked_for_is_forgotten(tmp_path: Path) ->
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     spec = Spec("m.onnx", "m", {}, tmp_path)
-    with Store(tmp_path / "out") as store:
+    with ResultStore(tmp_path / "out") as store:
         store.plan([(spec, "1")])
         store.base.execute("PRAGMA max_page_count = 1")
         with pytest.raises(OutputError, match="is full; make room, and start the same command again"):
@@ -340,7 +340,7 @@ def test_failures_run_again_when_asked(tmp_path: Path) -> None:
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     model = small(tmp_path / "m.onnx")
-    with Store(tmp_path / "out"):
+    with ResultStore(tmp_path / "out"):
         said = ran(model, "-o", tmp_path / "out")
         assert (
             said.returncode == 2 and "another run is at work in" in said.stderr and len(said.stderr.splitlines()) == 1

@@ -14,7 +14,7 @@ from test_cost import two_layers
 
 import onnxprune
 from onnxprune import Analysis, Choice, OnnxPruneError, Options, Plan
-from onnxprune.allocate import BUDGETS, SCHEDULES, Judge, Moved
+from onnxprune.allocate import BUDGETS, SCHEDULES, OutputComparer, OutputShift
 from onnxprune.allocate.steps import composed, shares
 from onnxprune.calibration import input_specs, load_data, random_batches
 from onnxprune.graph.save import saved_bytes
@@ -123,23 +123,25 @@ def test_plans_grow_with_their_budgets() -> None:
 # limits
 
 
-def moved(analysis: Analysis, plan: Plan, judge: Judge) -> Moved:
-    return judge.of(onnxprune.apply(analysis, plan))
+def moved(analysis: Analysis, plan: Plan, comparer: OutputComparer) -> OutputShift:
+    return comparer.of(onnxprune.apply(analysis, plan))
 
 
 def test_the_smallest_model_within_an_error_or_an_agreement() -> None:
     analysis = onnxprune.analyze(CNN)
-    judge = Judge(analysis, load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto)), samples=32)
+    comparer = OutputComparer(
+        analysis, load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto)), samples=32
+    )
     for allocation in ("uniform", "search"):
         sizes = []
         for limit in (0.1, 0.5):
-            plan = onnxprune.plan(analysis, max_error=limit, allocation=allocation, calib=judge.feeds, repair="none")
-            error = moved(analysis, plan, judge).relative_l2
+            plan = onnxprune.plan(analysis, max_error=limit, allocation=allocation, calib=comparer.feeds, repair="none")
+            error = moved(analysis, plan, comparer).relative_l2
             assert error is not None and 0 < error <= limit
             sizes.append(sum(len(c.keep) for c in plan.groups.values()))
         assert sizes[1] < sizes[0] < sum(g.size for g in analysis.groups)
-    plan = onnxprune.plan(analysis, min_agreement=0.9, calib=judge.feeds, repair="none")
-    share = moved(analysis, plan, judge).agreement
+    plan = onnxprune.plan(analysis, min_agreement=0.9, calib=comparer.feeds, repair="none")
+    share = moved(analysis, plan, comparer).agreement
     assert share is not None and share >= 0.9
     assert left(analysis, plan, "macs") < 0.9
 

@@ -144,7 +144,7 @@ def test_options_reach_the_plan(tmp_path: Path) -> None:
     assert kept("--exclude", "conv[12]") == {"conv1": 32, "conv2": 64, "conv3": 32, "conv4": 64}
     assert kept("--group-ratio", "conv4=0.75")["conv4"] == 32
     assert kept("--round-to", 16, "--ratio", 0.3) == {"conv1": 32, "conv2": 48, "conv3": 48, "conv4": 96}
-    pooled = kept("--scope", "global", "--max-ratio", 0.6, "--normalise", "max", "--reduce", "max", "--criterion", "l1")
+    pooled = kept("--scope", "global", "--max-ratio", 0.6, "--normalize", "max", "--reduce", "max", "--criterion", "l1")
     assert sum(pooled.values()) == 144 and pooled["conv4"] >= 52
 
 

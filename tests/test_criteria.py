@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnxprune.criteria import (
-    NORMALISERS,
+    NORMALIZERS,
     REDUCES,
     Slice,
     criterion,
     names,
-    normalise,
+    normalize,
     note,
     pairwise,
     registry,
@@ -402,8 +402,8 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
     assert all(name in str(e.value) for name in names())
     with pytest.raises(OnnxPruneError, match=r"unknown reduce 'median'.*sides"):
         score(random_slices(2, 0), reduce="median")
-    with pytest.raises(OnnxPruneError, match=r"unknown normalisation 'l2'.*lamp"):
-        normalise({}, "l2")
+    with pytest.raises(OnnxPruneError, match=r"unknown normalization 'l2'.*lamp"):
+        normalize({}, "l2")
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -465,10 +465,10 @@ def test_importing_the_package_is_enough() -> None:
     assert done.stdout.strip() == str(len(names()))
 
 
-# ---------------------------------------------------------------- normalisation
+# ---------------------------------------------------------------- normalization
 
 
-def test_normalise_by_hand() -> None:
+def test_normalize_by_hand() -> None:
     scores = {"a": np.array([1.0, 2.0, 3.0]), "b": np.array([4.0, 0.0])}
     root = math.sqrt(2 / 3)
     expected: dict[str, tuple[list[float], list[float]]] = {
@@ -479,13 +479,13 @@ def test_normalise_by_hand() -> None:
         "standardise": ([-1 / root, 0, 1 / root], [1, -1]),
         "lamp": ([1 / 14, 4 / 13, 1], [1, 0]),
     }
-    assert set(expected) == set(NORMALISERS)
+    assert set(expected) == set(NORMALIZERS)
     for how, (a, b) in expected.items():
-        got = normalise(scores, how)
+        got = normalize(scores, how)
         np.testing.assert_allclose(got["a"], a, rtol=1e-12, err_msg=how)
         np.testing.assert_allclose(got["b"], b, rtol=1e-12, err_msg=how)
     assert scores["a"].tolist() == [1, 2, 3]
-    assert normalise(scores, "none")["a"] is not scores["a"]
+    assert normalize(scores, "none")["a"] is not scores["a"]
 
 
 def loop_lamp(s: list[float]) -> list[float]:
@@ -496,44 +496,44 @@ def loop_lamp(s: list[float]) -> list[float]:
 @given(st.lists(st.sampled_from([0.0, 0.5, 0.5, 1.0]) | st.floats(1e-3, 1e3), min_size=1, max_size=30))
 @settings(deadline=None)
 def test_lamp(s: list[float]) -> None:
-    got = normalise({"g": np.array(s)}, "lamp")["g"]
+    got = normalize({"g": np.array(s)}, "lamp")["g"]
     np.testing.assert_allclose(got, loop_lamp(s), rtol=1e-9)
 
 
 def test_lamp_of_distinct_scores_spares_one_channel_of_each_group() -> None:
     scores = {f"g{i}": np.random.default_rng(i).exponential(10.0**i, size=8) for i in range(5)}
-    for s in normalise(scores, "lamp").values():
+    for s in normalize(scores, "lamp").values():
         assert s.max() == pytest.approx(1)
         assert (np.sort(s)[:-1] < 1).all()
 
 
-@pytest.mark.parametrize("how", NORMALISERS)
+@pytest.mark.parametrize("how", NORMALIZERS)
 @given(st.lists(st.floats(0, 1e300), min_size=1, max_size=12))
 @settings(max_examples=60, deadline=None)
-def test_normalise_is_finite_and_keeps_the_order(how: str, s: list[float]) -> None:
+def test_normalize_is_finite_and_keeps_the_order(how: str, s: list[float]) -> None:
     before = np.array(s)
-    after = normalise({"g": before}, how)["g"]
+    after = normalize({"g": before}, how)["g"]
     assert np.isfinite(after).all()
     assert (np.diff(after[np.argsort(before, kind="stable")]) >= -1e-15).all()
 
 
-@pytest.mark.parametrize("how", NORMALISERS)
+@pytest.mark.parametrize("how", NORMALIZERS)
 @pytest.mark.parametrize("value", [0.0, 5e-324, 0.1, 1.7e308])
 @pytest.mark.parametrize("n", [0, 1, 7])
-def test_normalise_constants(how: str, value: float, n: int) -> None:
-    got = normalise({"g": np.full(n, value)}, how)["g"]
+def test_normalize_constants(how: str, value: float, n: int) -> None:
+    got = normalize({"g": np.full(n, value)}, how)["g"]
     expected = {"none": value, "mean": 1.0, "max": 1.0, "sum": 1 / max(n, 1), "standardise": 0.0, "lamp": 1 / max(n, 1)}
     np.testing.assert_allclose(got, np.full(n, expected[how] if value else 0.0), rtol=1e-9)
 
 
-def test_normalise_refuses_what_it_cannot_rank() -> None:
+def test_normalize_refuses_what_it_cannot_rank() -> None:
     with pytest.raises(OnnxPruneError, match="group 'g'"):
-        normalise({"g": np.array([1.0, math.nan])}, "mean")
+        normalize({"g": np.array([1.0, math.nan])}, "mean")
     with pytest.raises(OnnxPruneError, match="at least 0"):
-        normalise({"g": np.array([1.0, -1.0])}, "lamp")
+        normalize({"g": np.array([1.0, -1.0])}, "lamp")
 
 
-def test_normalise_keeps_the_order_of_negative_scores() -> None:
+def test_normalize_keeps_the_order_of_negative_scores() -> None:
     s = np.array([-3.0, -1.0, -2.0])
-    for how in set(NORMALISERS) - {"lamp"}:
-        assert np.argsort(normalise({"g": s}, how)["g"]).tolist() == [0, 2, 1], how
+    for how in set(NORMALIZERS) - {"lamp"}:
+        assert np.argsort(normalize({"g": s}, how)["g"]).tolist() == [0, 2, 1], how

@@ -8,7 +8,7 @@ from test_cli import MODELS
 from test_repair import build, normal, op, outputs
 
 import onnxprune
-from onnxprune.allocate import Judge
+from onnxprune.allocate import OutputComparer
 from onnxprune.calibration import input_specs, load_data
 from onnxprune.calibration.statistics import gather
 from onnxprune.graph.save import full_proto
@@ -22,7 +22,7 @@ def test_a_cut_is_about_as_good_as_fitting_on_the_data(name: str) -> None:
     analysis = onnxprune.analyze(MODELS / f"{name}.onnx")
     batches = load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto)).limit(128)
     statistics = gather(analysis, batches, needed(analysis, analysis.groups, "obs"))
-    judge, errors = Judge(analysis, batches), []
+    comparer, errors = OutputComparer(analysis, batches), []
     for group in analysis.groups[::3]:
         plan = onnxprune.plan(analysis, ratio=0.5, include=[group.name])
         models = (
@@ -30,7 +30,7 @@ def test_a_cut_is_about_as_good_as_fitting_on_the_data(name: str) -> None:
             cut(analysis, plan, statistics),
             repair(analysis, plan, batches, "obs")[0],
         )
-        errors.append([judge.of(m).error for m in models])
+        errors.append([comparer.of(m).error for m in models])
     plain, fitted, best = np.sum(errors, axis=0)
     assert fitted < 0.5 * plain and fitted < 3 * best
 

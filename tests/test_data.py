@@ -349,7 +349,7 @@ def png(folder: Path, pixels: np.ndarray) -> Path:
     return folder
 
 
-def test_pictures_are_normalised_channel_by_channel(tmp_path: Path) -> None:
+def test_pictures_are_normalized_channel_by_channel(tmp_path: Path) -> None:
     pixels = frames(5)
     how = Preprocess(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     expected = (pixels / 255.0 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7]
@@ -364,13 +364,13 @@ def test_pictures_are_normalised_channel_by_channel(tmp_path: Path) -> None:
         np.testing.assert_allclose(files.first()["x"], wanted[order], atol=1e-6)
 
 
-def test_colours(tmp_path: Path) -> None:
+def test_colors(tmp_path: Path) -> None:
     pixels = frames(2)
-    given = {"preprocess": Preprocess(colour="bgr", scale=1)}
+    given = {"preprocess": Preprocess(color="bgr", scale=1)}
     got = load_data(saved(tmp_path, x=pixels), [spec("x", ("N", 3, 6, 8))], **given).first()["x"]
     np.testing.assert_array_equal(got, pixels[..., ::-1].transpose(0, 3, 1, 2))
-    grey = load_data(saved(tmp_path, x=pixels[..., 0]), [spec("x", ("N", 1, 6, 8))], preprocess=Preprocess()).first()
-    np.testing.assert_allclose(grey["x"][:, 0], pixels[..., 0] / 255, atol=1e-6)
+    gray = load_data(saved(tmp_path, x=pixels[..., 0]), [spec("x", ("N", 1, 6, 8))], preprocess=Preprocess()).first()
+    np.testing.assert_allclose(gray["x"][:, 0], pixels[..., 0] / 255, atol=1e-6)
     whole = load_data(saved(tmp_path, x=pixels), [spec("x", ("N", 6, 8, 3), np.uint8)], preprocess=Preprocess()).first()
     np.testing.assert_array_equal(whole["x"], pixels)
 
@@ -395,18 +395,18 @@ def test_resize_and_crop_agree_with_pillow(tmp_path: Path) -> None:
         (["raw", "mean=3"], Preprocess(scale=1.0, mean=(3,))),
         (["unit", "mean=[0.5, 0.25, 1]", "layout=nhwc", "resize=[8, 9]"],
          Preprocess(mean=(0.5, 0.25, 1), layout="nhwc", resize=(8, 9))),
-        (["imagenet", "crop=192", "colour='bgr'"], None),
+        (["imagenet", "crop=192", "color='bgr'"], None),
     ],
 )  # fmt: skip
 def test_preprocess_from_lines(parts: list[str], expected: Preprocess | None) -> None:
     got = read_preprocess(parts)
-    assert got == expected if expected else (got.crop, got.colour, got.resize) == (192, "bgr", 256)
+    assert got == expected if expected else (got.crop, got.color, got.resize) == (192, "bgr", 256)
 
 
 def test_preprocess_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "cifar.toml"
-    path.write_text("mean = [0.5, 0.5, 0.5]\nstd = [0.2, 0.2, 0.2]\ncolour = 'rgb'\n")
-    assert read_preprocess([str(path), "std=1"]) == Preprocess(mean=(0.5, 0.5, 0.5), std=(1,), colour="rgb")
+    path.write_text("mean = [0.5, 0.5, 0.5]\nstd = [0.2, 0.2, 0.2]\ncolor = 'rgb'\n")
+    assert read_preprocess([str(path), "std=1"]) == Preprocess(mean=(0.5, 0.5, 0.5), std=(1,), color="rgb")
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ def test_preprocess_from_a_file(tmp_path: Path) -> None:
     [
         ("imagnet", r"neither a preset \(imagenet, unit, raw\), nor a .toml file, nor NAME=VALUE"),
         ("absent.toml", "No such file"),
-        ("sharpen=1", "unknown sharpen; known are colour, crop"),
+        ("sharpen=1", "unknown sharpen; known are color, crop"),
         ("crop=0", "crop is 0; give a side in pixels"),
         ("crop=[1, 2, 3]", r"crop is \[1, 2, 3\]"),
         ("std=[0.1, 0]", "above 0"),

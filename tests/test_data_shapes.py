@@ -15,7 +15,7 @@ from onnx.helper import make_node
 from tiny import model, tensor
 
 import onnxprune
-from onnxprune.allocate import Judge
+from onnxprune.allocate import OutputComparer
 from onnxprune.allocate.cost import cost_of
 from onnxprune.allocate.error import _Sum
 from onnxprune.graph.save import full_proto
@@ -225,6 +225,6 @@ def test_all_that_repairs_and_judges_treats_numbers_that_are_none_alike() -> Non
     x = {"x": np.ones((2, 4), np.float32)}
     for keep, error in (((0, 1), 0.0), ((0, 2), math.inf)):
         plan = Plan(fingerprint(analysis.model), {group.name: Choice(4, keep)})
-        moved = Judge(analysis, [x]).of(onnxprune.apply(analysis, plan))
+        moved = OutputComparer(analysis, [x]).of(onnxprune.apply(analysis, plan))
         _, report = repair(analysis, plan, [x], "none")
         assert (moved.error, moved.relative_l2, report.error_before) == (error, error, error)

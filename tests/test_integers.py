@@ -1,4 +1,4 @@
-"""What quantised weights stand for: the numbers that criteria read are those that ONNX Runtime computes with."""
+"""What quantized weights stand for: the numbers that criteria read are those that ONNX Runtime computes with."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_columns(per: int) -> None:
 
 
 @pytest.mark.parametrize("form", ["rows", "columns", "blocks", "a short block"])
-def test_dequantised(form: str) -> None:
+def test_dequantized(form: str) -> None:
     shape = {"rows": (6,), "columns": (8,)}.get(form, (2, 8))
     weights = {
         "w": RNG.integers(-8, 8, (6, 8)).astype(ml_dtypes.int4),

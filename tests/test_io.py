@@ -187,12 +187,12 @@ def changed(change: Callable[[onnx.ModelProto], object]) -> onnx.ModelProto:
     return model
 
 
-def normalised(model: onnx.ModelProto) -> None:
+def normalized(model: onnx.ModelProto) -> None:
     model.graph.node[1].CopyFrom(helper.make_node("LayerNormalization", ["a", "s"], ["b"]))
     model.graph.initializer.append(named("s", SMALL[:16]))
 
 
-def normalised_in_a_body(model: onnx.ModelProto) -> None:
+def normalized_in_a_body(model: onnx.ModelProto) -> None:
     norm = onnx.parser.parse_graph("then () => (float[N, 16] t) { t = Relu(a) }")
     norm.node[0].CopyFrom(helper.make_node("LayerNormalization", ["a", "s"], ["t"]))
     plain = onnx.parser.parse_graph("else () => (float[N, 16] e) { e = Identity(a) }")
@@ -201,8 +201,8 @@ def normalised_in_a_body(model: onnx.ModelProto) -> None:
 
 
 ACCEPTED: dict[str, Callable[[onnx.ModelProto], object]] = {
-    "an operator below its first opset": normalised,
-    "an operator below its first opset, in a body": normalised_in_a_body,
+    "an operator below its first opset": normalized,
+    "an operator below its first opset, in a body": normalized_in_a_body,
     "nodes in another order": lambda m: m.graph.node.append(m.graph.node.pop(0)),
     "IR 3 with initializers that are no inputs": lambda m: setattr(m, "ir_version", 3),
     "no name": lambda m: m.graph.ClearField("name"),

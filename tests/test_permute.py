@@ -76,7 +76,7 @@ def test_a_short_last_group_is_used() -> None:
 
 
 def test_columns_that_are_large_in_the_same_rows_are_spread() -> None:
-    """Of four neighbours all are large in the same rows, and none elsewhere: two of four is the most that a group should get."""
+    """Of four neighbors all are large in the same rows, and none elsewhere: two of four is the most that a group should get."""
     scores = [
         np.repeat(np.kron(np.eye(8), np.ones((3, 4))), 2, axis=0).astype(np.float32) * 10 + normal(0, 48, 32) / 100
     ]

@@ -17,7 +17,7 @@ from onnxprune.batch.lines import lines
 from onnxprune.batch.recipe import Recipe, read
 from onnxprune.batch.settings import SETTINGS, arguments
 from onnxprune.batch.sources import Source, distinct, find
-from onnxprune.batch.store import Store
+from onnxprune.batch.store import ResultStore
 from onnxprune.cli.batch import NO_SETTINGS
 from onnxprune.errors import OnnxPruneError
 
@@ -240,7 +240,7 @@ def test_addresses_are_downloaded_with_their_data(tmp_path: Path) -> None:
     for pattern in ("memory://zoo", "memory://zoo/*/*.onnx"):
         assert find(pattern, tmp_path) == [Source("memory:///zoo/deep/net.onnx", "deep/net")]
     assert find("memory://zoo/deep/net.onnx", tmp_path) == [Source("memory://zoo/deep/net.onnx", "net")]
-    with Store(tmp_path / "out") as store:
+    with ResultStore(tmp_path / "out") as store:
         task = prepare(Spec("memory://zoo/deep/net.onnx", "net", {}, tmp_path), store.folder, Contents(store))
         again = prepare(Spec("memory://zoo/deep/net.onnx", "net", {}, tmp_path), store.folder, Contents(store))
         local = prepare(Spec(str(made), "net", {}, tmp_path), store.folder, Contents(store))

@@ -19,8 +19,8 @@ from onnxprune.repair import RepairReport, repair
 from onnxprune.repair.kinds import make_layer
 from onnxprune.repair.layers import Change, Site
 from onnxprune.repair.segments import Walk
-from onnxprune.repair.solve import DAMPINGS, Ridge, Rows, ridges, softmax, solve
-from onnxprune.repair.store import Store
+from onnxprune.repair.solve import DAMPINGS, FitRows, Ridge, ridges, softmax, solve
+from onnxprune.repair.store import ArrayStore
 from onnxprune.repair.tails import Tail
 
 Array = NDArray[Any]
@@ -85,7 +85,7 @@ def test_pieces_make_what_the_whole_makes(stops: list[str], limit: int) -> None:
     feeds = [{"x": normal(n, 4, seed=i)} for i, n in enumerate((3, 3, 2))]
     want = [{**feed, **run(open_session(seen, "test", 1), feed)} for feed in feeds]
     walk = Walk(onnxprune.load(proto), [*({s} for s in stops), {"y"}], ["x"], len(feeds))
-    with Store(limit) as store:
+    with ArrayStore(limit) as store:
         for batch, feed in enumerate(feeds):
             store.put("x", batch, feed["x"])
         for at, stop in enumerate([*stops, "y"]):
@@ -101,7 +101,7 @@ def test_a_piece_has_the_weights_of_the_moment() -> None:
     model = onnxprune.load(branched())
     walk = Walk(model, [{"h"}, {"b"}], ["x"], 1)
     x = normal(3, 4)
-    with Store() as store:
+    with ArrayStore() as store:
         store.put("x", 0, x)
         (h,) = walk.run(0, store, 1)
         model.weights["w2"] = type(model.weights["w2"])(numpy_helper.from_array(np.eye(6, dtype=np.float32), "w2"))
@@ -194,7 +194,7 @@ def _other_weights(layer: Any, node: NodeProto, weights: Mapping[str, Array], x:
 def test_the_solution_is_numpys() -> None:
     x = normal(1, 500, 7)
     t = x @ normal(1, 7, 3, seed=1) + 0.1 * normal(1, 500, 3, seed=2)
-    found = solve(Rows(x, t, None), np.zeros((1, 7, 3)), None, Tail("y", np.ones(3), np.zeros(3)))
+    found = solve(FitRows(x, t, None), np.zeros((1, 7, 3)), None, Tail("y", np.ones(3), np.zeros(3)))
     np.testing.assert_allclose(found.w[0], np.linalg.lstsq(x[0], t[0])[0], rtol=1e-2, atol=1e-3)
     assert found.after < found.before
 
@@ -207,7 +207,7 @@ def test_what_the_activation_cuts_off_is_not_fitted() -> None:
     plain, relu = (Tail("y", np.ones(5), np.zeros(5), low=low) for low in (-np.inf, 0.0))
 
     def error(tail: Tail) -> float:
-        found = solve(Rows(x.copy(), t, None), np.zeros((1, 6, 5)), np.zeros((1, 5)), tail)
+        found = solve(FitRows(x.copy(), t, None), np.zeros((1, 6, 5)), np.zeros((1, 5)), tail)
         assert found.b is not None
         return float(np.square(np.maximum(x @ found.w + found.b, 0) - np.maximum(t, 0)).sum())
 
@@ -221,7 +221,7 @@ def test_scores_of_tokens_are_fitted_to_their_probabilities() -> None:
 
     def divergence(scored: bool) -> float:
         found = solve(
-            Rows(x.copy(), t, None), np.zeros((1, 6, 9)), None, Tail("y", np.ones(9), np.zeros(9), scored=scored)
+            FitRows(x.copy(), t, None), np.zeros((1, 6, 9)), None, Tail("y", np.ones(9), np.zeros(9), scored=scored)
         )
         assert found.after < found.before
         p, q = softmax(t), softmax(x @ found.w)
@@ -235,7 +235,7 @@ def test_scale_shift_and_others_are_taken_into_account() -> None:
     scale, shift = np.array([1.0, -2.0, 0.0, 0.5]), np.array([0.0, 1.0, 2.0, 3.0])
     t = (others + shift + scale * (x @ true)).astype(np.float32)
     w0 = np.full((1, 5, 4), 0.25)
-    w = solve(Rows(x, t, others), w0, None, Tail("y", scale, shift)).w
+    w = solve(FitRows(x, t, others), w0, None, Tail("y", scale, shift)).w
     np.testing.assert_allclose(w[..., [0, 1, 3]], true[..., [0, 1, 3]], atol=5e-3)
     np.testing.assert_array_equal(w[..., 2], w0[..., 2])  # it has no effect, so it stays
 
@@ -243,7 +243,7 @@ def test_scale_shift_and_others_are_taken_into_account() -> None:
 def test_inputs_that_say_the_same_are_damped() -> None:
     one = normal(1, 300, 1)
     x = np.concatenate([one, one, np.zeros_like(one)], axis=2)
-    found = solve(Rows(x, one, None), np.zeros((1, 3, 1)), None, Tail("y", np.ones(1), np.zeros(1)))
+    found = solve(FitRows(x, one, None), np.zeros((1, 3, 1)), None, Tail("y", np.ones(1), np.zeros(1)))
     assert np.isfinite(found.w).all() and found.after < 1e-3 and found.condition > 1e3
 
 
@@ -255,7 +255,7 @@ def test_few_rows_and_many_are_solved_alike() -> None:
     gram = x.transpose(0, 2, 1) @ x + ridge.d * np.eye(12)
     want = np.linalg.solve(gram.astype(np.float64), x.transpose(0, 2, 1) @ t + ridge.d * w0)
     np.testing.assert_allclose(ridge.fit(t), want, rtol=1e-3, atol=1e-4)
-    found = solve(Rows(x, t, None), w0, b0, Tail("y", np.ones(6), np.zeros(6)))
+    found = solve(FitRows(x, t, None), w0, b0, Tail("y", np.ones(6), np.zeros(6)))
     assert found.b is not None and found.after < found.before
 
 
@@ -272,8 +272,8 @@ def test_rows_that_are_held_back_choose_the_damping() -> None:
     tail = Tail("y", np.ones(4), np.zeros(4))
     true = normal(1, 20, 4, seed=1).astype(np.float64)
     x, few = normal(1, 4000, 20), normal(1, 30, 20, seed=2)
-    clear = solve(Rows(x, (x @ true).astype(np.float32), None), 0 * true, None, tail)
-    noisy = solve(Rows(few, (few @ true + 9 * normal(1, 30, 4, seed=3)).astype(np.float32), None), true, None, tail)
+    clear = solve(FitRows(x, (x @ true).astype(np.float32), None), 0 * true, None, tail)
+    noisy = solve(FitRows(few, (few @ true + 9 * normal(1, 30, 4, seed=3)).astype(np.float32), None), true, None, tail)
     assert clear.damping <= DAMPINGS[1] and noisy.damping >= DAMPINGS[-2]
 
 
@@ -282,7 +282,7 @@ def test_rows_that_are_not_finite_change_nothing(rows: int) -> None:
     x, w0, b0 = normal(1, rows, 5), normal(1, 5, 4).astype(np.float64), np.zeros((1, 4))
     x[0, -1, 2] = np.inf
     with np.errstate(all="ignore"):
-        found = solve(Rows(x, normal(1, rows, 4), None), w0, b0, Tail("y", np.ones(4), np.zeros(4), low=0.0))
+        found = solve(FitRows(x, normal(1, rows, 4), None), w0, b0, Tail("y", np.ones(4), np.zeros(4), low=0.0))
     np.testing.assert_array_equal(found.w, w0)
 
 
@@ -290,7 +290,7 @@ def test_large_means_cost_no_digits() -> None:
     x, w = normal(1, 600, 4) * 1e-2 + 100, normal(1, 4, 2, seed=1)
     t = x.astype(np.float64) @ w + 3
     found = solve(
-        Rows(x.copy(), t.astype(np.float32), None),
+        FitRows(x.copy(), t.astype(np.float32), None),
         np.zeros((1, 4, 2)),
         np.zeros((1, 2)),
         Tail("y", np.ones(2), np.zeros(2)),

@@ -10,7 +10,7 @@ import pytest
 
 from onnxprune.allocate.tables import Cache
 from onnxprune.batch import recipe, results
-from onnxprune.batch.store import LOCK, Store
+from onnxprune.batch.store import LOCK, ResultStore
 from onnxprune.errors import DataError, OnnxPruneError, OutputError, PlanError
 from onnxprune.plans import Plan
 
@@ -107,7 +107,7 @@ def test_a_matrix_has_a_limit_and_each_combination_once(tmp_path: Path) -> None:
 
 
 def test_a_database_that_is_damaged_or_in_use(tmp_path: Path) -> None:
-    Store(tmp_path).__exit__(None, None, None)
+    ResultStore(tmp_path).__exit__(None, None, None)
     other = sqlite3.connect(tmp_path / results.DATABASE, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(OnnxPruneError, match="another program has it open"):
@@ -122,4 +122,4 @@ def test_a_database_that_is_damaged_or_in_use(tmp_path: Path) -> None:
         results.read(tmp_path)
     (tmp_path / LOCK).write_text("no lock " * 100)
     with pytest.raises(OutputError, match="no lock of a run"):
-        Store(tmp_path)
+        ResultStore(tmp_path)

@@ -179,7 +179,7 @@ def constant_node() -> Graph:
     return graph([constant, node("MatMul", "x w", "y")], {}, ["N", 12]), {"x": rng(3, 12)}
 
 
-def quantised(dtype: Any, zero: Any, axis: int | None, **attrs: Any) -> Graph:
+def quantized(dtype: Any, zero: Any, axis: int | None, **attrs: Any) -> Graph:
     """int8 and the like behind a DequantizeLinear, with the zero points given."""
     info = ml_dtypes.iinfo(dtype)
     w = np.random.default_rng(0).integers(int(info.min), int(info.max) + 1, (12, 8)).astype(dtype)
@@ -196,23 +196,23 @@ def quantised(dtype: Any, zero: Any, axis: int | None, **attrs: Any) -> Graph:
 
 @case
 def int8() -> Graph:
-    return quantised(np.int8, 0, 1)
+    return quantized(np.int8, 0, 1)
 
 
 @case
 def uint8_with_a_zero_point_for_each_output() -> Graph:
-    return quantised(np.uint8, [128, 3, 255], 1)
+    return quantized(np.uint8, [128, 3, 255], 1)
 
 
 @case
 def uint8_with_a_scale_for_each_input() -> Graph:
-    return quantised(np.uint8, [120, 130], 0)
+    return quantized(np.uint8, [120, 130], 0)
 
 
 @case
-def uint8_that_is_moved_before_it_is_dequantised() -> Graph:
+def uint8_that_is_moved_before_it_is_dequantized() -> Graph:
     """Zero points and scales of a Reshape's and a Transpose's axes."""
-    model, feeds = quantised(np.uint8, [128, 3, 255], 1)
+    model, feeds = quantized(np.uint8, [128, 3, 255], 1)
     (w,) = (t for t in model.graph.initializer if t.name == "w")
     w.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(w).T.reshape(2, 4, 12)), "w"))
     model.graph.initializer.append(numpy_helper.from_array(np.array([8, 12]), "shape"))
@@ -226,32 +226,32 @@ def uint8_that_is_moved_before_it_is_dequantised() -> Graph:
 
 @case
 def int4() -> Graph:
-    return quantised(ml_dtypes.int4, 0, None)
+    return quantized(ml_dtypes.int4, 0, None)
 
 
 @case
 def int4_with_a_zero_point() -> Graph:
-    return quantised(ml_dtypes.int4, 3, None)
+    return quantized(ml_dtypes.int4, 3, None)
 
 
 @case
 def uint16_with_a_zero_point_beyond_int16() -> Graph:
-    return quantised(np.uint16, 40000, None)
+    return quantized(np.uint16, 40000, None)
 
 
 @case
 def int16_with_a_zero_point_for_each_output() -> Graph:
-    return quantised(np.int16, [-20000, 3, 32767], 1)
+    return quantized(np.int16, [-20000, 3, 32767], 1)
 
 
 @case
 def uint4_with_a_zero_point_for_each_output() -> Graph:
-    return quantised(ml_dtypes.uint4, [8, 3, 15], 1)
+    return quantized(ml_dtypes.uint4, [8, 3, 15], 1)
 
 
 @case
 def int32() -> Graph:
-    return quantised(np.int32, 0, None)
+    return quantized(np.int32, 0, None)
 
 
 @case
@@ -289,8 +289,8 @@ def groups_across_the_rows_of_a_large_tensor() -> Graph:
 
 
 @case
-def fake_quantised() -> Graph:
-    """Float weights between QuantizeLinear and DequantizeLinear, as training with quantisation leaves them."""
+def fake_quantized() -> Graph:
+    """Float weights between QuantizeLinear and DequantizeLinear, as training with quantization leaves them."""
     nodes = [node("QuantizeLinear", "w s z", "q"), node("DequantizeLinear", "q s z", "d"), node("MatMul", "x d", "y")]
     weights = {"w": rng(12, 8), "s": np.array(0.02, np.float32), "z": np.array(7, np.int8)}
     return graph(nodes, weights, ["N", 12]), {"x": rng(3, 12)}

@@ -131,7 +131,7 @@ DIFFER = {
         ("float8", "int8", "uint8_with_a_zero_point_for_each_output", "uint8_with_a_scale_for_each_input", "int4"),
         "type",
     ),
-    "uint8_that_is_moved_before_it_is_dequantised": "path",
+    "uint8_that_is_moved_before_it_is_dequantized": "path",
     **dict.fromkeys(("int4_with_a_zero_point", "uint16_with_a_zero_point_beyond_int16", "int32"), "type"),
     **dict.fromkeys(("int16_with_a_zero_point_for_each_output", "uint4_with_a_zero_point_for_each_output"), "type"),
     "uint8_in_blocks_of_outputs_with_scales_for_each_input": "type",
@@ -211,16 +211,16 @@ NEW = """\
 
 def test_both_forms_of_the_log_are_read() -> None:
     old = trt_time.read_log(OLD.format(picked=" wide + Relu_3 + Add_4", ms=1.9))
-    assert old.eligible == trt_time.Said(3, ("wide + Relu_3 + Add_4", "node_of_h", "Gemm_9 || fc"))
-    assert old.picked == trt_time.Said(1, ("wide + Relu_3 + Add_4",)) and old.median_ms == 1.9
-    assert trt_time.read_log(OLD.format(picked="", ms=2)).picked == trt_time.Said(0, ())
+    assert old.eligible == trt_time.LayerCount(3, ("wide + Relu_3 + Add_4", "node_of_h", "Gemm_9 || fc"))
+    assert old.picked == trt_time.LayerCount(1, ("wide + Relu_3 + Add_4",)) and old.median_ms == 1.9
+    assert trt_time.read_log(OLD.format(picked="", ms=2)).picked == trt_time.LayerCount(0, ())
     new = trt_time.read_log(NEW)
-    assert new.eligible == trt_time.Said(2, ("wide_myl0_12", "/fc/MatMul + /act/Relu")) and new.median_ms is None
-    assert new.picked == trt_time.Said(0, ())
+    assert new.eligible == trt_time.LayerCount(2, ("wide_myl0_12", "/fc/MatMul + /act/Relu")) and new.median_ms is None
+    assert new.picked == trt_time.LayerCount(0, ())
     counts = trt_time.read_log(
         "(Sparsity) Found 39 layer(s) eligible to use sparse tactics\n(Sparsity) Chose 0 layer(s) using sparse tactics\n"
     )
-    assert counts.eligible == trt_time.Said(39, ()) and counts.picked == trt_time.Said(0, ())
+    assert counts.eligible == trt_time.LayerCount(39, ()) and counts.picked == trt_time.LayerCount(0, ())
     assert trt_time.read_log("[I] nothing of the kind") == trt_time.Build(None, None, None)
 
 
@@ -301,7 +301,7 @@ NO_MATRIX = {
     "int8": "int8 weights",
     "uint8_with_a_zero_point_for_each_output": "uint8 weights",
     "uint8_with_a_scale_for_each_input": "uint8 weights",
-    "uint8_that_is_moved_before_it_is_dequantised": "uint8 weights",
+    "uint8_that_is_moved_before_it_is_dequantized": "uint8 weights",
     "int4": "int4 weights",
     "int4_with_a_zero_point": "int4 weights",
     "uint16_with_a_zero_point_beyond_int16": "uint16 weights",
@@ -324,7 +324,7 @@ def test_matrices_are_those_of_the_independent_checker(tmp_path: Path, name: str
         assert [o.why for o in found] == [NO_MATRIX[name]] and found[0].matrix is None
         return
     expected = [np.atleast_2d(w).reshape(len(np.atleast_2d(w)), -1) for w in constants(sparse).values()]
-    if name in ("float8", "fake_quantised"):  # the checker has the numbers after DequantizeLinear
+    if name in ("float8", "fake_quantized"):  # the checker has the numbers after DequantizeLinear
         found, expected = [replace(o, matrix=o.matrix != 0) for o in found], [w != 0 for w in expected]
     for o in found:
         assert o.matrix is not None and any(np.array_equal(o.matrix.astype(w.dtype), w) for w in expected), o.name

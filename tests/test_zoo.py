@@ -106,7 +106,7 @@ def feeds(name: str, proto: ModelProto) -> list[laws.Feeds]:
 
 
 def tolerance(checker: laws.Checker) -> float:
-    """What rounding alone may do to the outputs; one step of a quantised output is a different value."""
+    """What rounding alone may do to the outputs; one step of a quantized output is a different value."""
     assert checker.tolerance is not None
     steps = any(y.dtype in (np.int8, np.uint8) for outputs in checker.reference for y in outputs)
     return 0.05 if steps else max(checker.tolerance, DEEP)

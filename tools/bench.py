@@ -5,7 +5,7 @@
     python tools/bench.py peers [--models resnet50 ...]   the same networks through torch-pruning and onnxsim
 
 `cost` times both in one process, in turns, and takes medians; memory is the peak resident size of a fresh process
-over what it held once its imports were done. Loading, analysing, planning, applying and saving are inside; validation
+over what it held once its imports were done. Loading, analyzing, planning, applying and saving are inside; validation
 is not. `peers` starts a fresh process for every measurement, in turns: onnxprune and onnxsim go from file to file,
 torch-pruning from a live module to an .onnx file (the export is told apart). All remove half of the channels by L2 norm.
 A tool that is not installed is left out with a message. Files are exported first (tools/export_models.py: needs

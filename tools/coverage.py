@@ -204,7 +204,7 @@ def _row(row: Result, peers: Sequence[str]) -> str:
     name = row["model"].replace("_", r"\_")
     others = [_peer(row[p]) for p in peers]
     if "error" in mine:
-        return f"| {name} | | | | | | {' | '.join(others)} | not analysed: {mine['error']} |"
+        return f"| {name} | | | | | | {' | '.join(others)} | not analyzed: {mine['error']} |"
     cells = [f"{mine['params'] / 1e6:.3f}", f"{mine['nodes']}", f"{mine['seconds']:.2f}"]
     cells += [_percent(mine["prunable"]), _percent(mine["left"]), *others, _whole(mine)]
     return f"| {name} | {' | '.join(cells)} |"

@@ -279,7 +279,7 @@ MODELS: dict[str, Callable[[], Net]] = {
 
 @torch.no_grad()
 def randomise(module: nn.Module) -> None:
-    """Random values for what initialisation leaves constant (norms, biases, zeroed heads), and for running statistics."""
+    """Random values for what initialization leaves constant (norms, biases, zeroed heads), and for running statistics."""
     for p in module.parameters():
         if p.dim() == 1 or bool((p == p.flatten()[0]).all()):
             ones = bool((p == 1).all())

@@ -5,7 +5,7 @@
 
 All three run in this process, in turns, on the same threads, and the inputs are in memory beforehand: inference with
 ONNX Runtime, batch by batch; first-order statistics (mean |a|) of all groups; repair by least squares of a plan that
-removes --ratio of every group. Each includes opening its sessions. Medians; the ratios are of neighbours in time.
+removes --ratio of every group. Each includes opening its sessions. Medians; the ratios are of neighbors in time.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.inner import marked
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, analyze
-from onnxprune.sparsity.layers import Matrix, matrices
+from onnxprune.sparsity.layers import ConstantMatrix, matrices
 from onnxprune.sparsity.patterns import NofM
 
 ROWS, COLUMNS = 32, 64  # what CUTLASS's float16 kernels take multiples of; cuSPARSELt's take 16
@@ -71,7 +71,7 @@ def as_matrix(w: Array) -> Array:
     return np.ascontiguousarray(w[0].transpose(0, 2, 1).reshape(outputs, positions * inputs))
 
 
-def _unfit(a: Analysis, m: Matrix) -> str:
+def _unfit(a: Analysis, m: ConstantMatrix) -> str:
     if m.form is None:
         return m.left
     if not is_float(dtype_of(a.coupling.weights[m.weight].data_type)):

@@ -44,7 +44,7 @@ NONE = "there is no TensorRT here: neither trtexec on PATH nor the tensorrt pack
 
 
 @dataclass(frozen=True)
-class Said:
+class LayerCount:
     """Layers that a line of the log is about. It may give their number without their names."""
 
     number: int
@@ -62,18 +62,18 @@ class Said:
 class Build:
     """What the log of a build says; None where it says nothing."""
 
-    eligible: Said | None
-    picked: Said | None
+    eligible: LayerCount | None
+    picked: LayerCount | None
     median_ms: float | None
 
 
 def read_log(text: str) -> Build:
     """The layers and the median time of a verbose log of trtexec, or of the builder alone."""
-    found: dict[str, Said | None] = {}
+    found: dict[str, LayerCount | None] = {}
     for key, pattern in SAID.items():
         last = next(reversed(list(re.finditer(rf"\(Sparsity\) {pattern}:?[ \t]*(.*)", text))), None)
         names = tuple(n.strip() for n in last[2].split(", ") if n.strip()) if last else ()
-        found[key] = Said(int(last[1] or len(names)), names) if last else None
+        found[key] = LayerCount(int(last[1] or len(names)), names) if last else None
     times = MEDIAN.findall(text)
     return Build(found["eligible"], found["picked"], float(times[-1]) if times else None)
 
@@ -193,7 +193,7 @@ def table(checked: Sequence[Checked], build: Build) -> Iterator[str]:
     yield f"onnxprune expected what it did with {hits} of {len(checked)} layers.\n"
     yield "| layer | operator | outputs x inputs | onnxprune | TensorRT | |\n|---|---|--:|---|---|---|"
     yield from (_line(c, d) for c, d in zip(checked, did, strict=True))
-    lost = [n for n in (*eligible.names, *picked.names) if not any(Said(1, (n,)).has(c) for c in checked)]
+    lost = [n for n in (*eligible.names, *picked.names) if not any(LayerCount(1, (n,)).has(c) for c in checked)]
     if lost:
         yield f"\nOf these onnxprune knows no layer: {', '.join(dict.fromkeys(lost))}."
 

@@ -15,8 +15,8 @@ planning.py   all of it together
 from __future__ import annotations
 
 from onnxprune.allocate.cost import COSTS, Cost, cost_of
-from onnxprune.allocate.error import Judge, Moved
-from onnxprune.allocate.means import JUDGED, Means
+from onnxprune.allocate.error import OutputComparer, OutputShift
+from onnxprune.allocate.evaluator import COMPARISON_SAMPLES, Evaluator
 from onnxprune.allocate.options import ALLOCATIONS, BUDGETS, LIMITS, MEASURED, SCOPES, Options
 from onnxprune.allocate.planning import make_plan
 from onnxprune.allocate.ratios import shape_of
@@ -25,6 +25,6 @@ from onnxprune.allocate.steps import SCHEDULES
 from onnxprune.allocate.tables import RATIOS, Cache, Table, measure
 
 __all__ = [
-    "ALLOCATIONS", "BUDGETS", "COSTS", "JUDGED", "LIMITS", "MEASURED", "RATIOS", "SCHEDULES", "SCOPES", "Cache", "Cost",
-    "Judge", "Means", "Moved", "Options", "Table", "candidates", "cost_of", "make_plan", "measure", "shape_of",
+    "ALLOCATIONS", "BUDGETS", "COSTS", "COMPARISON_SAMPLES", "LIMITS", "MEASURED", "RATIOS", "SCHEDULES", "SCOPES", "Cache", "Cost",
+    "OutputComparer", "Evaluator", "OutputShift", "Options", "Table", "candidates", "cost_of", "make_plan", "measure", "shape_of",
 ]  # fmt: skip

@@ -37,7 +37,7 @@ Feeds = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class Moved:
+class OutputShift:
     """`error` as above; |smaller - original| / |original| (see `ErrorSums.value`); how often both prefer the same class."""
 
     error: float
@@ -48,7 +48,7 @@ class Moved:
         return asdict(self)
 
 
-class Judge:
+class OutputComparer:
     """Knows what the original makes of some batches, and measures what others make of them."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Judge:
                 h.update(f"{name} {x.dtype} {x.shape}".encode() + np.ascontiguousarray(x).tobytes())
         return h.hexdigest()[:32]
 
-    def of(self, model: Model) -> Moved:
+    def of(self, model: Model) -> OutputShift:
         """Run a model on the batches. Raises OnnxPruneError where ONNX Runtime does not."""
         session = open_session(showing(full_proto(model), self.names), "candidate", self.threads)
         sums: dict[str, _Sum] = {}
@@ -97,7 +97,7 @@ class Judge:
                         scored = name
                         same.append(both)
         total = float(np.mean([s.value() for s in sums.values()])) if sums else 0.0
-        return Moved(total, overall.value, float(np.mean(np.concatenate(same))) if same else None)
+        return OutputShift(total, overall.value, float(np.mean(np.concatenate(same))) if same else None)
 
 
 class _Sum:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from onnxprune.allocate.budget import Budget, out_of_reach
 from onnxprune.allocate.search import allowed
-from onnxprune.allocate.selection import Candidates, Counts, Progress
+from onnxprune.allocate.selection import Candidates, Counts
+from onnxprune.progress import Progress
 
 STEPS = 12
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxprune.allocate.steps import SCHEDULES, steps_for
-from onnxprune.criteria import NORMALISERS
+from onnxprune.criteria import NORMALIZERS
 from onnxprune.errors import OnnxPruneError
 from onnxprune.repair import METHODS
 
@@ -41,7 +41,7 @@ class Options:
     criterion: str | None = None
     reduce: str | None = None
     scope: str = "local"
-    normalise: str = "mean"
+    normalize: str = "mean"
     round_to: int = 1
     max_ratio: float = 1.0
     include: Sequence[str] = ()
@@ -106,7 +106,7 @@ class Options:
             raise OnnxPruneError("ratio 1 would remove every channel; choose a fraction below 1")
         for name, value, names in (
             ("scope", self.scope, SCOPES),
-            ("normalise", self.normalise, NORMALISERS),
+            ("normalize", self.normalize, NORMALIZERS),
             ("schedule", self.schedule or "linear", tuple(SCHEDULES)),
             ("repair", self.repair or "none", METHODS),
             ("allocation", self.allocation or ALLOCATIONS[0], ALLOCATIONS),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnxprune.allocate.budget import Budget, budget_of, of_smaller
 from onnxprune.allocate.cost import cost_of
-from onnxprune.allocate.means import Means
+from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.options import MEASURED, Options
 from onnxprune.allocate.ratios import counts_at
 from onnxprune.allocate.selection import Candidates, candidates
@@ -26,15 +26,15 @@ TRIES = 4  # a file may be some bytes larger than its weights say: names and sha
 HALVINGS = 7
 
 
-def make_plan(a: Analysis, options: Options, means: Means | None = None) -> Plan:
+def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None) -> Plan:
     """Score the chosen groups, share out what is to go among them, and say what stays of each.
 
     Raises OnnxPruneError for options that cannot be, and for a budget that is out of reach.
     """
     options.check()
-    means = means or Means(a)
-    options = options.resolved(means.batches is not None)
-    first = _Stage.of(a, options, means)
+    evaluator = evaluator or Evaluator(a)
+    options = options.resolved(evaluator.batches is not None)
+    first = _Stage.of(a, options, evaluator)
     if options.limit is not None:
         return _as_far_as(first, _limit(first))
     if options.budget is None:
@@ -51,18 +51,18 @@ class _Stage:
 
     @staticmethod
     def of(
-        a: Analysis, options: Options, means: Means, done: Plan | None = None, first: _Stage | None = None
+        a: Analysis, options: Options, evaluator: Evaluator, done: Plan | None = None, first: _Stage | None = None
     ) -> _Stage:
-        statistics = means.watch(a, options)
-        c = candidates(a, options, statistics, means.progress("plan"), first.c if first else None)
+        statistics = evaluator.watch(a, options)
+        c = candidates(a, options, statistics, evaluator.stage_progress("plan"), first.c if first else None)
         measured = done is not None and options.measures and options.allocation in MEASURED
-        base = means.judge.of(a.model).error if measured else 0.0
-        return _Stage(c, Sharing(c, means, base, done, statistics if means.repair != "none" else None))
+        base = evaluator.comparer.of(a.model).error if measured else 0.0
+        return _Stage(c, Sharing(c, evaluator, base, done, statistics if evaluator.repair != "none" else None))
 
     def next(self, done: Plan) -> _Stage:
         """What a plan leaves of this model, the original, scored again."""
-        means = self.sharing.means
-        return _Stage.of(analyze(means.make(done), means.original.data), self.c.options, means, done, self)
+        evaluator = self.sharing.evaluator
+        return _Stage.of(analyze(evaluator.make(done), evaluator.original.data), self.c.options, evaluator, done, self)
 
     def by_ratio(self, share: float) -> Plan:
         o = self.c.options
@@ -109,17 +109,17 @@ def _within(first: _Stage, budget: Budget, final: bool = True) -> Plan:
 
 def _limit(first: _Stage) -> Callable[[Model], bool]:
     """Is a model what --latency, --max-error or --min-agreement asks for?"""
-    o, means = first.c.options, first.sharing.means
+    o, evaluator = first.c.options, first.sharing.evaluator
     if o.latency is not None:
         model = first.c.analysis.model
-        watch, most = Stopwatch(model, means.batches or random_batches(model, o.seed, 1)), o.latency
+        watch, most = Stopwatch(model, evaluator.batches or random_batches(model, o.seed, 1)), o.latency
         return lambda smaller: watch.ratio(smaller) <= most
-    judge = means.judge
+    comparer = evaluator.comparer
     if o.max_error is not None:
         worst = o.max_error
-        return lambda smaller: (judge.of(smaller).relative_l2 or 0.0) <= worst
+        return lambda smaller: (comparer.of(smaller).relative_l2 or 0.0) <= worst
     least = o.min_agreement or 0.0
-    return lambda smaller: _agreement(judge.of(smaller).agreement) >= least
+    return lambda smaller: _agreement(comparer.of(smaller).agreement) >= least
 
 
 def _agreement(share: float | None) -> float:
@@ -138,10 +138,10 @@ def _as_far_as(first: _Stage, within: Callable[[Model], bool]) -> Plan:
     whole = first.c.plan({g.name: g.size for g in first.c.groups}, lambda g: "the limit leaves it whole")
     best = None if larger else whole
     for at in range(HALVINGS):
-        first.sharing.means.tell("limit", at + 1, HALVINGS)
+        first.sharing.evaluator.progress("limit", at + 1, HALVINGS)
         middle = (low + high) / 2
         plan = _within(first, replace(budget, fraction=middle), final=False)
-        good = within(first.sharing.means.make(plan))
+        good = within(first.sharing.evaluator.make(plan))
         best = plan if good else best
         low, high = (middle, high) if good == larger else (low, middle)
     if best is None:

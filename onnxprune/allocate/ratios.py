@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.allocate.selection import Candidates, Counts, removed
-from onnxprune.criteria import normalise
+from onnxprune.criteria import normalize
 from onnxprune.groups import Group
 
 
@@ -34,7 +34,7 @@ def _pooled(c: Candidates, ratios: dict[str, float], scope: str) -> Counts:
     pools: dict[object, list[Group]] = defaultdict(list)
     for g in c.groups:
         pools[(g.name if g.name in c.own else None, shape_of(g) if scope == "isomorphic" else None)].append(g)
-    comparable = normalise(dict(c.scores), c.options.normalise)
+    comparable = normalize(dict(c.scores), c.options.normalize)
     counts: dict[str, int] = {}
     for pool in pools.values():
         left = {g.name: g.size for g in pool}

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from onnxprune.allocate.budget import Budget, Family
-from onnxprune.allocate.selection import Candidates, Counts, Progress
+from onnxprune.allocate.selection import Candidates, Counts
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
+from onnxprune.progress import Progress
 
 ROUNDS = 4  # of prices; they settle in two or three
 HALVINGS = 14

@@ -12,11 +12,11 @@ from onnxprune.allocate.options import Options
 from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.progress import Progress
 from onnxprune.scoring import score_group
-from onnxprune.signals import Want
+from onnxprune.signals import StatisticKey
 
 Counts = Mapping[str, int]  # group -> how many channels it keeps
-Progress = Callable[[int, int], None]
 RENAMED = "an earlier step joined it with another group"
 
 
@@ -76,7 +76,7 @@ class Candidates:
 def candidates(
     a: Analysis,
     options: Options,
-    statistics: Mapping[Want, np.ndarray] | None = None,
+    statistics: Mapping[StatisticKey, np.ndarray] | None = None,
     progress: Progress | None = None,
     first: Candidates | None = None,
 ) -> Candidates:

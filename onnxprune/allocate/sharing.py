@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from onnxprune.allocate.budget import Budget, fit, out_of_reach
-from onnxprune.allocate.means import Means
+from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.netadapt import netadapt
 from onnxprune.allocate.ratios import counts_at
 from onnxprune.allocate.search import cheapest, refine, tolerant
@@ -31,7 +31,7 @@ class Sharing:
     """
 
     c: Candidates
-    means: Means
+    evaluator: Evaluator
     base: float = 0.0
     done: Plan | None = None
     statistics: Statistics | None = None
@@ -40,7 +40,7 @@ class Sharing:
         """Counts within the budget. Raises OnnxPruneError where it is out of reach, or data are missing."""
         how = self.c.options.allocation
         if how == "netadapt":
-            return netadapt(self.c, budget, self._error_of_cut, self.means.progress("search"))
+            return netadapt(self.c, budget, self._error_of_cut, self.evaluator.stage_progress("search"))
         if how == "sensitivity":
             return fit(self.c, tolerant(self.c, self.curves), budget)
         if how == "search":
@@ -68,12 +68,16 @@ class Sharing:
 
     def _refined(self, budget: Budget, counts: dict[str, int], fixed: Counts) -> Counts:
         """Counts tried against the error of cutting all groups at once."""
-        return refine(self.c, self.curves, budget, counts, fixed, self._error_of_cut, self.means.progress("search"))
+        return refine(
+            self.c, self.curves, budget, counts, fixed, self._error_of_cut, self.evaluator.stage_progress("search")
+        )
 
     @cached_property
     def curves(self) -> dict[str, Array]:
-        m = self.means
-        tables = measure(self.c, m.judge, cache=m.cache, statistics=self.statistics, progress=m.progress("measure"))
+        m = self.evaluator
+        tables = measure(
+            self.c, m.comparer, cache=m.cache, statistics=self.statistics, progress=m.stage_progress("measure")
+        )
         if self.done is None:
             m.tables.update(tables)
         return curves(tables, self.base)
@@ -84,8 +88,8 @@ class Sharing:
         return plan if self.done is None else composed(self.done, plan)
 
     def _error(self, counts: Counts) -> float:
-        return self.means.judge.of(self.means.make(self.plan(counts, lambda g: ""))).error
+        return self.evaluator.comparer.of(self.evaluator.make(self.plan(counts, lambda g: ""))).error
 
     def _error_of_cut(self, counts: Counts) -> float:
         plan = self.c.plan(counts, lambda g: "")
-        return self.means.judge.of(cut(self.c.analysis, plan, self.statistics or {})).error
+        return self.evaluator.comparer.of(cut(self.c.analysis, plan, self.statistics or {})).error

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxprune.allocate.error import Judge, Moved, model_key
+from onnxprune.allocate.error import OutputComparer, OutputShift, model_key
 from onnxprune.allocate.selection import Candidates
 from onnxprune.calibration.statistics import Statistics
 from onnxprune.errors import DataError
@@ -38,7 +38,7 @@ class Table:
     kind: str
     size: int
     counts: Sequence[int]
-    moved: Sequence[Moved]
+    moved: Sequence[OutputShift]
 
     def curve(self, base: float = 0.0) -> Array:
         """The error that each count adds to `base`, [size + 1]; 0 for all channels, never less for fewer (none: infinite).
@@ -54,7 +54,7 @@ class Table:
         out[0] = math.inf
         return out
 
-    def at(self, count: int) -> Moved | None:
+    def at(self, count: int) -> OutputShift | None:
         return next((m for n, m in zip(self.counts, self.moved, strict=True) if n == count), None)
 
 
@@ -72,7 +72,7 @@ class Cache:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self.known: dict[str, Moved] = {}
+        self.known: dict[str, OutputShift] = {}
         if path is None or not path.exists():
             return
         try:
@@ -88,12 +88,12 @@ class Cache:
             entry = json.loads(line)
         except json.JSONDecodeError:
             return  # a line that was cut short
-        known = Moved(float(entry["error"]), entry["relative_l2"], entry["agreement"])
+        known = OutputShift(float(entry["error"]), entry["relative_l2"], entry["agreement"])
         if not all(x is None or isinstance(x, int | float) for x in (known.relative_l2, known.agreement)):
             raise TypeError
         self.known[entry["key"]] = known
 
-    def get(self, key: str, measure: Callable[[], Moved]) -> Moved:
+    def get(self, key: str, measure: Callable[[], OutputShift]) -> OutputShift:
         if key not in self.known:
             moved = self.known[key] = measure()
             if self.path is not None:
@@ -117,7 +117,7 @@ def levels(c: Candidates, g: Group, ratios: Sequence[float]) -> list[int]:
 
 def measure(
     c: Candidates,
-    judge: Judge,
+    comparer: OutputComparer,
     ratios: Sequence[float] = RATIOS,
     cache: Cache | None = None,
     statistics: Statistics | None = None,
@@ -130,7 +130,7 @@ def measure(
     cache = cache or Cache()
     mine = fingerprint(c.analysis.model)
     fitted = f"{statistics.samples} of {statistics.source}" if statistics else ""
-    about = f"{fitted}/{model_key(c.analysis)}/{judge.key()}"
+    about = f"{fitted}/{model_key(c.analysis)}/{comparer.key()}"
     asked = [(g, levels(c, g, ratios)) for g in c.groups]
     done, of = 0, sum(len(counts) for _, counts in asked)
     tables = {}
@@ -139,7 +139,7 @@ def measure(
         for n in counts:
             plan = Plan(mine, {g.name: Choice(g.size, c.keep(g, n))})
             key = hashlib.sha256(f"{about}/{g.name}/{plan.groups[g.name].keep}".encode()).hexdigest()[:32]
-            moved.append(cache.get(key, lambda plan=plan: judge.of(cut(c.analysis, plan, statistics or {}))))  # type: ignore[misc]
+            moved.append(cache.get(key, lambda plan=plan: comparer.of(cut(c.analysis, plan, statistics or {}))))  # type: ignore[misc]
             done += 1
             if progress:
                 progress(done, of)

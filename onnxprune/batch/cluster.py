@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.batch.isolate import Limits, run
-from onnxprune.batch.jobs import Task
+from onnxprune.batch.jobs import ReadyJob
 from onnxprune.batch.run import TIMEOUT_SECONDS, Pool
 from onnxprune.batch.store import Outcome
 from onnxprune.errors import OnnxPruneError
@@ -58,7 +58,7 @@ def dask(address: str, folder: Path) -> Iterator[Pool]:
     Path(lease.path).write_text(lease.name)
     executor = client.get_executor(pure=False, retries=LOST)
 
-    def submit(task: Task, limits: Limits) -> Future[Outcome | None]:
+    def submit(task: ReadyJob, limits: Limits) -> Future[Outcome | None]:
         future: Future[Outcome | None] = executor.submit(run, task, limits, lease)
         return future
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from onnxprune.batch.jobs import Task
+from onnxprune.batch.jobs import ReadyJob
 from onnxprune.batch.store import Outcome
 from onnxprune.batch.units import size
 from onnxprune.graph.files import temporary_folder
@@ -65,7 +65,7 @@ class Running:
         self.event.set()
 
 
-def run(task: Task, limits: Limits, lease: Lease) -> Outcome | None:
+def run(task: ReadyJob, limits: Limits, lease: Lease) -> Outcome | None:
     """The outcome of a job; None where it was stopped because the run ended."""
     with temporary_folder() as scratch:
         started, start, kills = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter(), oom_kills()
@@ -80,7 +80,7 @@ def run(task: Task, limits: Limits, lease: Lease) -> Outcome | None:
         return Outcome(**{**vars(ended), "seconds": round(time.perf_counter() - start, 3), "started": started})
 
 
-def _start(task: Task, limits: Limits, scratch: Path) -> subprocess.Popen[bytes]:
+def _start(task: ReadyJob, limits: Limits, scratch: Path) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parents[2])  # where this package was imported from
     code = f"import sys; sys.path.insert(0, {root!r}); from onnxprune.batch.worker import main; main()"
     environ = {**os.environ, **dict.fromkeys(THREADS, str(limits.threads)), "TMPDIR": str(scratch)}

@@ -49,7 +49,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Task:
+class ReadyJob:
     """A job that is ready to run anywhere that sees the same files: paths are absolute but for `output`."""
 
     id: str
@@ -91,7 +91,7 @@ def _sources(recipe: Recipe) -> list[Source]:
     return kept
 
 
-def prepare(spec: Spec, folder: Path, contents: Contents) -> Task:
+def prepare(spec: Spec, folder: Path, contents: Contents) -> ReadyJob:
     """Find out what is in the files of a job, and so who it is. Raises OnnxPruneError and OSError for what cannot be read.
 
     The identity is a hash of the model's content and name, the data's content, the settings and the version of onnxprune.
@@ -109,7 +109,7 @@ def prepare(spec: Spec, folder: Path, contents: Contents) -> Task:
     if "cache" in settings:
         settings["cache"] = _absolute(settings["cache"], spec.base)
     parts = [__version__, spec.name, contents.model(model), *data, _canonical(plain(spec.settings))]
-    return Task(
+    return ReadyJob(
         id=_digest("\n".join(parts))[:32],
         place=spec.place,
         given=spec.model,

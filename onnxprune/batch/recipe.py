@@ -149,10 +149,10 @@ def read(path: Path) -> Recipe:
         raise OnnxPruneError(f"{path}: not UTF-8 text ({e.reason} at byte {e.start}); a recipe is a TOML file") from e
     except (ValueError, RecursionError) as e:  # a number of too many digits; lists too deep
         raise OnnxPruneError(f"{path}: not TOML: {e}; see https://toml.io") from e
-    return _Reader(path, lines(text)).recipe(data)
+    return _RecipeReader(path, lines(text)).recipe(data)
 
 
-class _Reader:
+class _RecipeReader:
     """Checks the parts of a recipe, and says on which line something is wrong."""
 
     def __init__(self, path: Path, found: dict[Key, int]) -> None:

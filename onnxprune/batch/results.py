@@ -33,7 +33,7 @@ CLOCK = (
 
 
 @dataclass(frozen=True)
-class Job:
+class JobResult:
     """One model pruned in one way, or what became of the try."""
 
     id: str
@@ -48,12 +48,12 @@ class Job:
     report: dict[str, Any] | None  # of `prune`, see the README
 
 
-def read(folder: Path) -> list[Job]:
+def read(folder: Path) -> list[JobResult]:
     """All jobs of an output folder, in the order of the recipe; a run may be at work there. Raises OnnxPruneError."""
     return list(each(folder))
 
 
-def each(folder: Path) -> Iterator[Job]:
+def each(folder: Path) -> Iterator[JobResult]:
     """The same, one after the other: reports of a hundred thousand jobs take gigabytes."""
     path = folder / DATABASE
     if not path.is_file():
@@ -113,18 +113,18 @@ def _job(
     output: str | None,
     report: str | None,
     clock: str | None,
-) -> Job:
+) -> JobResult:
     whole = joined(json.loads(report), json.loads(clock or "[]")) if report else None
-    return Job(id, model, name, json.loads(settings), status, message, seconds, started, output, whole)
+    return JobResult(id, model, name, json.loads(settings), status, message, seconds, started, output, whole)
 
 
-def select(jobs: Iterable[Job], wanted: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Job]:
+def select(jobs: Iterable[JobResult], wanted: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[JobResult]:
     """The jobs with these names and settings, in their order."""
     asked = {(name, words(settings)) for name, settings in wanted}
     return (j for j in jobs if (j.name, words(j.settings)) in asked)
 
 
-def brief(job: Job) -> Job:
+def brief(job: JobResult) -> JobResult:
     """The job with no more of its report than a row of the table has."""
     return replace(job, report=job.report and {k: v for k, v in job.report.items() if k in IN_ROW})
 
@@ -159,7 +159,7 @@ def joined(report: Any, timed: Iterable[Sequence[Any]]) -> Any:
     return report
 
 
-def stable(job: Job) -> dict[str, Any]:
+def stable(job: JobResult) -> dict[str, Any]:
     """All of a job that another run of it must give again."""
     kept = asdict(replace(job, report=split(job.report)[0]))
     return {k: v for k, v in kept.items() if k not in ("seconds", "started")}

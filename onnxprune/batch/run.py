@@ -10,8 +10,8 @@ from typing import Protocol
 
 from onnxprune.batch.content import Contents
 from onnxprune.batch.isolate import Limits, Running, run
-from onnxprune.batch.jobs import Spec, Task, prepare, unreadable
-from onnxprune.batch.store import Outcome, Store
+from onnxprune.batch.jobs import ReadyJob, Spec, prepare, unreadable
+from onnxprune.batch.store import Outcome, ResultStore
 from onnxprune.errors import OnnxPruneError
 from onnxprune.machine import cores, memory_bytes
 
@@ -32,7 +32,7 @@ class Watch(Protocol):
 class Pool:
     """Where jobs run: `submit` hands one over, at most `width` are handed over at a time, `end` stops them all."""
 
-    submit: Callable[[Task, Limits], Future[Outcome | None]]
+    submit: Callable[[ReadyJob, Limits], Future[Outcome | None]]
     width: int
     end: Callable[[], None]
 
@@ -56,7 +56,9 @@ def limits(workers: int, threads: int | None, timeout: float | None, memory: int
     )
 
 
-def batch(specs: Sequence[Spec], store: Store, pool: Pool, limits: Limits, watch: Watch, retry: bool = False) -> None:
+def batch(
+    specs: Sequence[Spec], store: ResultStore, pool: Pool, limits: Limits, watch: Watch, retry: bool = False
+) -> None:
     """Run the jobs that did not end yet. What was interrupted leaves a database that the next run goes on with."""
     tasks, unread = _prepared(specs, store, watch)
     identities = [(s, tasks[s.place].id if s.place in tasks else unreadable(s, unread[s.place])) for s in specs]
@@ -68,10 +70,10 @@ def batch(specs: Sequence[Spec], store: Store, pool: Pool, limits: Limits, watch
     _Flight(store, pool, limits, watch).run([(s, tasks[s.place]) for s in to_run if s.place in tasks])
 
 
-def _prepared(specs: Sequence[Spec], store: Store, watch: Watch) -> tuple[dict[str, Task], dict[str, str]]:
+def _prepared(specs: Sequence[Spec], store: ResultStore, watch: Watch) -> tuple[dict[str, ReadyJob], dict[str, str]]:
     """The jobs, and why some cannot be read; by place."""
     contents = Contents(store)
-    tasks, unread = dict[str, Task](), dict[str, str]()
+    tasks, unread = dict[str, ReadyJob](), dict[str, str]()
     for i, spec in enumerate(specs, 1):
         try:
             tasks[spec.place] = prepare(spec, store.folder, contents)
@@ -83,7 +85,7 @@ def _prepared(specs: Sequence[Spec], store: Store, watch: Watch) -> tuple[dict[s
     return tasks, unread
 
 
-def _record(spec: Spec, outcome: Outcome, store: Store, watch: Watch) -> None:
+def _record(spec: Spec, outcome: Outcome, store: ResultStore, watch: Watch) -> None:
     store.record(spec, outcome)
     watch.end(spec, outcome)
 
@@ -91,11 +93,11 @@ def _record(spec: Spec, outcome: Outcome, store: Store, watch: Watch) -> None:
 class _Flight:
     """The jobs that were handed over and did not come back yet."""
 
-    def __init__(self, store: Store, pool: Pool, limits: Limits, watch: Watch) -> None:
+    def __init__(self, store: ResultStore, pool: Pool, limits: Limits, watch: Watch) -> None:
         self.store, self.pool, self.limits, self.watch = store, pool, limits, watch
         self.flying: dict[Future[Outcome | None], Spec] = {}
 
-    def run(self, jobs: Sequence[tuple[Spec, Task]]) -> None:
+    def run(self, jobs: Sequence[tuple[Spec, ReadyJob]]) -> None:
         waiting = list(reversed(jobs))
         try:
             while waiting or self.flying:
@@ -106,7 +108,7 @@ class _Flight:
             self._stop()
             raise
 
-    def _submit(self, spec: Spec, task: Task) -> None:
+    def _submit(self, spec: Spec, task: ReadyJob) -> None:
         self.flying[self.pool.submit(task, self.limits)] = spec
         self.watch.start(spec)
 

@@ -47,7 +47,7 @@ class Outcome:
     written: bool = False  # the pruned model is there
 
 
-class Store:
+class ResultStore:
     """The database, held by one run at a time. Raises OutputError where another run has it, or nothing can be written."""
 
     def __init__(self, folder: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from onnxprune.api import NotCompared, prune
 from onnxprune.batch.isolate import RESULT
-from onnxprune.batch.jobs import Task
+from onnxprune.batch.jobs import ReadyJob
 from onnxprune.batch.settings import arguments
 from onnxprune.batch.store import Outcome
 from onnxprune.errors import OnnxPruneError
@@ -36,13 +36,13 @@ def main() -> NoReturn:
     job = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, args=(job["scratch"],), daemon=True).start()
     _last_resorts(job["timeout"])
-    outcome = execute(Task(**job["task"]))
+    outcome = execute(ReadyJob(**job["task"]))
     Path(job["scratch"], RESULT).write_text(json.dumps(asdict(outcome), default=str), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)  # no library's last words can spoil it now
 
 
-def execute(task: Task) -> Outcome:
+def execute(task: ReadyJob) -> Outcome:
     """Prune, and say how that ended."""
     try:
         Path(task.output).parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def execute(task: Task) -> Outcome:
     return Outcome("done", _nothing(made.report), report=_said(made.report, task), written=True)
 
 
-def _said(report: dict[str, Any], task: Task) -> dict[str, Any]:
+def _said(report: dict[str, Any], task: ReadyJob) -> dict[str, Any]:
     """The report, with the model's path as it was given."""
     return {**report, "model": task.given}
 

@@ -91,7 +91,7 @@ class Stored(Batches):
 
 
 def _part(rows: Array) -> slice | Array:
-    """Neighbouring rows as a slice: a view of the array, not a copy."""
+    """Neighboring rows as a slice: a view of the array, not a copy."""
     first, last = int(rows[0]), int(rows[-1])
     return slice(first, last + 1) if last - first + 1 == len(rows) else rows
 

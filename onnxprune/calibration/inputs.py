@@ -82,7 +82,7 @@ def random_inputs(
     names. One symbol has one size; a sum ("past + 1") follows its terms. Else axis 0 gets `batch`,
     picture axes `image` (channels 3), all others `sequence`.
 
-    Floats are standard normal, 8 bit integers use their whole range (quantised pictures), other
+    Floats are standard normal, 8 bit integers use their whole range (quantized pictures), other
     integers are below `integers`, unless the name says more: mask and length (ones), token_type
     (zeros), position (0, 1, ..), sample rate (16000), ids and tokens (below `tokens`).
 

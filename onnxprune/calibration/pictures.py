@@ -1,4 +1,4 @@
-"""Pictures as inputs: files or arrays of pixels, resized, cropped and normalised when a batch asks for them."""
+"""Pictures as inputs: files or arrays of pixels, resized, cropped and normalized when a batch asks for them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from onnxprune.errors import DataError
 from onnxprune.graph.weights import Array, is_float
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
-MODES = {"rgb": "RGB", "bgr": "RGB", "grey": "L"}  # Pillow's
-CHANNELS = {"rgb": 3, "bgr": 3, "grey": 1}
+MODES = {"rgb": "RGB", "bgr": "RGB", "gray": "L"}  # Pillow's
+CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
 FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From pixels of 0 to 255 to a network's input: resize, crop the centre, (pixel / scale - mean) / std.
+    """From pixels of 0 to 255 to a network's input: resize, crop the center, (pixel / scale - mean) / std.
 
     resize  the shorter side, or [height, width]; without resize and crop, the size that the model declares
     crop    a side, or [height, width]
     scale   255 for inputs of floats, 1 for integers, unless given
-    mean, std  one number, or one a channel, in the colour order that the network sees
-    colour  rgb, bgr or grey: by the channels that the model declares, unless given
+    mean, std  one number, or one a channel, in the color order that the network sees
+    color  rgb, bgr or gray: by the channels that the model declares, unless given
     layout  nchw or nhwc: likewise
     filter  nearest, bilinear, bicubic or lanczos
     """
@@ -39,7 +39,7 @@ class Preprocess:
     scale: float | None = None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    colour: str = ""
+    color: str = ""
     layout: str = ""
     filter: str = "bilinear"
 
@@ -50,7 +50,7 @@ class Preprocess:
             sizes = (value,) if isinstance(value, int) else value or (1,)
             if len(sizes) > 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
                 raise _wrong(name, value, "a side in pixels, or [height, width]")
-        for name, known in (("colour", CHANNELS), ("layout", ("nchw", "nhwc")), ("filter", FILTERS)):
+        for name, known in (("color", CHANNELS), ("layout", ("nchw", "nhwc")), ("filter", FILTERS)):
             value = getattr(self, name)
             if value not in known and (value or name == "filter"):
                 raise _wrong(name, value, f"one of {', '.join(known)}")
@@ -136,10 +136,10 @@ class Pictures:
         layout = how.layout or ("nhwc" if spec.shape[3] in (1, 3) and spec.shape[1] not in (1, 3) else "nchw")
         at = 1 if layout == "nchw" else 3
         self.first = at == 1
-        self.colour = how.colour or ("grey" if spec.shape[at] == 1 else "rgb")
+        self.color = how.color or ("gray" if spec.shape[at] == 1 else "rgb")
         for name in ("mean", "std"):
-            if len(getattr(how, name)) not in (1, CHANNELS[self.colour]):
-                raise _wrong(name, getattr(how, name), f"one number, or {CHANNELS[self.colour]} for {self.colour}")
+            if len(getattr(how, name)) not in (1, CHANNELS[self.color]):
+                raise _wrong(name, getattr(how, name), f"one number, or {CHANNELS[self.color]} for {self.color}")
         height, width = spec.shape[2:] if self.first else spec.shape[1:3]
         if how.resize is None and how.crop is None and isinstance(height, int) and isinstance(width, int):
             how = replace(how, resize=(height, width))
@@ -180,11 +180,11 @@ class Pictures:
         return np.asarray(x.transpose(2, 0, 1) if self.first else x).astype(self.dtype)
 
     def _pixels(self, index: int) -> Array:
-        """The picture [H, W, C] of 0 to 255, of its final size and colours."""
+        """The picture [H, W, C] of 0 to 255, of its final size and colors."""
         frame = self.frames[index]
-        pixels = _decoded(frame, self.colour) if isinstance(frame, Path) else _coloured(frame, self.colour)
+        pixels = _decoded(frame, self.color) if isinstance(frame, Path) else _colored(frame, self.color)
         pixels = _resized(pixels, self.how)
-        return pixels[..., ::-1] if self.colour == "bgr" else pixels
+        return pixels[..., ::-1] if self.color == "bgr" else pixels
 
 
 def _pillow() -> Any:
@@ -195,13 +195,13 @@ def _pillow() -> Any:
     return Image
 
 
-def _decoded(path: Path, colour: str) -> Array:
+def _decoded(path: Path, color: str) -> Array:
     image = _pillow()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of very many pixels; of yet more it is an error
             with image.open(path) as file:
-                pixels = np.asarray(file.convert(MODES[colour]))
+                pixels = np.asarray(file.convert(MODES[color]))
     except (
         Exception
     ) as e:  # damaged files make Pillow raise almost anything; one that unpacks to too much, a kind of its own
@@ -209,21 +209,21 @@ def _decoded(path: Path, colour: str) -> Array:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _coloured(pixels: Array, colour: str) -> Array:
-    """Pixels [H, W, C], [C, H, W] or [H, W] as [H, W, C], grey ones repeated where colours are asked for."""
+def _colored(pixels: Array, color: str) -> Array:
+    """Pixels [H, W, C], [C, H, W] or [H, W] as [H, W, C], gray ones repeated where colors are asked for."""
     if pixels.dtype != np.uint8:
         raise DataError(f"pictures of {pixels.dtype.name}; pixels are uint8, and what is no pixel needs no preprocess")
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim == 3 and pixels.shape[2] not in (1, 3) and pixels.shape[0] in (1, 3):
         pixels = pixels.transpose(1, 2, 0)
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, CHANNELS[colour]):
-        raise DataError(f"pictures of shape {list(pixels.shape)}; give [H, W, {CHANNELS[colour]}] for {colour}")
-    return np.broadcast_to(pixels, (*pixels.shape[:2], CHANNELS[colour]))
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, CHANNELS[color]):
+        raise DataError(f"pictures of shape {list(pixels.shape)}; give [H, W, {CHANNELS[color]}] for {color}")
+    return np.broadcast_to(pixels, (*pixels.shape[:2], CHANNELS[color]))
 
 
 def _resized(pixels: Array, how: Preprocess) -> Array:
-    """Resized and cropped; the centre as torchvision finds it, a picture smaller than the crop padded with black."""
+    """Resized and cropped; the center as torchvision finds it, a picture smaller than the crop padded with black."""
     if how.resize is not None:
         to = how.resize if isinstance(how.resize, tuple) else _shorter(pixels.shape, how.resize)
         pixels = pixels if pixels.shape[:2] == to else _resample(pixels, to, how.filter)

@@ -58,7 +58,7 @@ def open_session(model: Source, role: str, threads: int | None = None) -> Any:
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "0"
     )  # threads that wait leave the cores to others
-    source = str(model) if isinstance(model, str | Path) else _serialised(model, role)
+    source = str(model) if isinstance(model, str | Path) else _serialized(model, role)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # ONNX Runtime's exceptions share no base class
@@ -74,7 +74,7 @@ def open_model(model: Model, proto: onnx.ModelProto, role: str, threads: int | N
         return open_session(save(variant, Path(folder) / "model.onnx", external=True)[0], role, threads)
 
 
-def _serialised(model: onnx.ModelProto | bytes, role: str) -> bytes:
+def _serialized(model: onnx.ModelProto | bytes, role: str) -> bytes:
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto_of(model, role).graph.initializer):
         raise OnnxPruneError(f"{role}: its weights are in external files, so give the path of the model file instead")
     try:

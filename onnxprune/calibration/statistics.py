@@ -8,7 +8,7 @@ leave the graph for so few samples that it does not matter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,9 +22,9 @@ from onnxprune.calibration.run import count, open_model, run_as
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.signals import Want
+from onnxprune.progress import Progress
+from onnxprune.signals import StatisticKey
 
-Progress = Callable[[int, int], None]  # samples done, samples in all (0: unknown)
 MEMORY_BYTES = 1 << 30  # of activations that one pass may keep from being freed
 
 
@@ -81,7 +81,7 @@ class Least(Greatest):
         return -super().result()
 
 
-class Rows:
+class AllRows:
     """The rows themselves, [samples, n]."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class Independence(Mean):
         super().add(np.stack([nuclear_fall(sample.astype(np.float64)) for sample in x]))
 
 
-Fold = type[Mean] | type[Greatest] | type[Rows]
+Fold = type[Mean] | type[Greatest] | type[AllRows]
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ STATISTICS = {
     "zeros": Statistic(probes.nonzero, Zeros),
     "max": Statistic(probes.greatest, Greatest),
     "min": Statistic(probes.least, Least),
-    "pooled": Statistic(probes.mean, Rows),
+    "pooled": Statistic(probes.mean, AllRows),
     "gram": Statistic(probes.gram, Summed, vector=False),
     "patch_mean": Statistic(probes.patch_mean, Mean),
     "patch_gram": Statistic(probes.patch_gram, Summed, vector=False),
@@ -148,17 +148,17 @@ kernel positions of each input channel side by side, [n K].
 
 
 @dataclass(frozen=True)
-class Statistics(Mapping[Want, Array]):
+class Statistics(Mapping[StatisticKey, Array]):
     """What was wanted, how many samples it is from, and where they came from."""
 
-    found: Mapping[Want, Array]
+    found: Mapping[StatisticKey, Array]
     samples: int
     source: str
 
-    def __getitem__(self, want: Want) -> Array:
+    def __getitem__(self, want: StatisticKey) -> Array:
         return self.found[want]
 
-    def __iter__(self) -> Iterator[Want]:
+    def __iter__(self) -> Iterator[StatisticKey]:
         return iter(self.found)
 
     def __len__(self) -> int:
@@ -168,7 +168,7 @@ class Statistics(Mapping[Want, Array]):
 def gather(
     analysis: Analysis,
     batches: Batches,
-    wants: Iterable[Want],
+    wants: Iterable[StatisticKey],
     *,
     progress: Progress | None = None,
     threads: int | None = None,
@@ -178,7 +178,7 @@ def gather(
     The tensors are activations of floats and of known rank, outside bodies and local functions.
     Raises OnnxPruneError where the model does not run on the data, or there are none.
     """
-    found: dict[Want, Array] = {}
+    found: dict[StatisticKey, Array] = {}
     samples = 0
     passes = _passes(analysis, list(dict.fromkeys(wants)), count(batches.first()))
     for i, (enough, chunk) in enumerate(passes):
@@ -195,8 +195,8 @@ def _share(progress: Progress | None, index: int, of: int) -> Progress:
 
 
 def _one_pass(
-    analysis: Analysis, batches: Batches, wants: Sequence[Want], progress: Progress, threads: int | None
-) -> tuple[dict[Want, Array], int]:
+    analysis: Analysis, batches: Batches, wants: Sequence[StatisticKey], progress: Progress, threads: int | None
+) -> tuple[dict[StatisticKey, Array], int]:
     net = Net(analysis.model)
     names = {want: STATISTICS[want[2]].build(_probe(analysis, net, want)) for want in wants}
     for name in names.values():
@@ -213,14 +213,14 @@ def _one_pass(
     return {want: fold.result() for want, fold in folds.items()}, samples
 
 
-def _rows(x: Array, want: Want) -> Array:
+def _rows(x: Array, want: StatisticKey) -> Array:
     """A batch's values with the samples on axis 0, of which there is one where that axis holds the channels."""
     if not STATISTICS[want[2]].vector:
         return x
     return x.reshape(len(x), -1) if want[1] else x.reshape(1, -1)
 
 
-def _probe(analysis: Analysis, net: Net, want: Want) -> Probe:
+def _probe(analysis: Analysis, net: Net, want: StatisticKey) -> Probe:
     tensor, axis, statistic = want
     if statistic.startswith("patch"):
         node = next(n for n in net.proto.graph.node if tensor in n.output)
@@ -237,17 +237,19 @@ def _patches(analysis: Analysis, node: onnx.NodeProto) -> Patches:
     return Patches(attrs, tuple(first(s) for s in w[2:]), tuple(first(s) for s in x[2:]))
 
 
-def _passes(analysis: Analysis, wants: Sequence[Want], batch: int) -> list[tuple[int | None, list[Want]]]:
+def _passes(
+    analysis: Analysis, wants: Sequence[StatisticKey], batch: int
+) -> list[tuple[int | None, list[StatisticKey]]]:
     """The wants cut into passes, and how many samples are enough for each."""
-    by_samples: dict[int | None, list[Want]] = {}
+    by_samples: dict[int | None, list[StatisticKey]] = {}
     for want in wants:
         by_samples.setdefault(STATISTICS[want[2]].samples, []).append(want)
     return [(n, chunk) for n, some in by_samples.items() for chunk in _chunks(analysis, some, batch)]
 
 
-def _chunks(analysis: Analysis, wants: Sequence[Want], batch: int) -> list[list[Want]]:
+def _chunks(analysis: Analysis, wants: Sequence[StatisticKey], batch: int) -> list[list[StatisticKey]]:
     """Wants that one pass has memory for: what it probes may be kept alive until its end."""
-    out: list[list[Want]] = [[]]
+    out: list[list[StatisticKey]] = [[]]
     held, left = set[str](), MEMORY_BYTES
     for want in wants:
         size = 0 if want[0] in held else _bytes(analysis, want[0], batch)

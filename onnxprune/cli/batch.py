@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnxprune.batch.isolate import Limits
     from onnxprune.batch.jobs import Spec
     from onnxprune.batch.recipe import Recipe
-    from onnxprune.batch.results import Job
+    from onnxprune.batch.results import JobResult
     from onnxprune.batch.run import Pool
 
 # What `prune` is told of one model, or of its output; all its other options are settings.
@@ -155,10 +155,10 @@ def _list(jobs: Sequence[Spec], json: bool) -> None:
 def _go(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None, retry: bool) -> None:
     """Run the jobs. Ctrl-C, SIGTERM and SIGHUP end those in flight, and say how to go on."""
     from onnxprune.batch.run import batch as run
-    from onnxprune.batch.store import Store
+    from onnxprune.batch.store import ResultStore
     from onnxprune.cli.jobs import watch
 
-    with Store(folder) as store, watch() as shown:
+    with ResultStore(folder) as store, watch() as shown:
         try:
             with _pool(jobs, recipe, folder, dask) as (pool, limits):
                 shown.limits(pool.width if dask is None else None, limits)
@@ -206,7 +206,7 @@ def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> N
         raise typer.Exit(FAILED_CHECK)
 
 
-def _table(jobs: Sequence[Job]) -> list[Any]:
+def _table(jobs: Sequence[JobResult]) -> list[Any]:
     from onnxprune.batch.settings import words
     from onnxprune.cli.console import table
 
@@ -217,7 +217,7 @@ def _table(jobs: Sequence[Job]) -> list[Any]:
     )
 
 
-def _numbers(j: Job) -> tuple[str, str, str, str]:
+def _numbers(j: JobResult) -> tuple[str, str, str, str]:
     from onnxprune.cli.console import percent
 
     report = j.report or {}

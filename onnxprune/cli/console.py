@@ -19,7 +19,7 @@ ASCII = str.maketrans({"…": "...", "→": "->", "×": "x"})
 
 
 def emit(*parts: RenderableType) -> None:
-    """Print to stdout, as wide as the terminal; in a pipe nothing is wrapped or coloured."""
+    """Print to stdout, as wide as the terminal; in a pipe nothing is wrapped or colored."""
     if loudness.quiet:
         return
     out = sys.stdout

@@ -35,11 +35,11 @@ def inspect(
     import onnxprune
     from onnxprune.cli.console import emit, emit_json
     from onnxprune.cli.frozen import stays
-    from onnxprune.cli.progress import progress
+    from onnxprune.cli.progress import show_progress
     from onnxprune.report.result import inspect_report
 
-    with progress() as tell:
-        tell("analyze", 0, 0)
+    with show_progress() as progress:
+        progress("analyze", 0, 0)
         analysis = onnxprune.analyze(model)
         report = inspect_report(analysis)
     if json:

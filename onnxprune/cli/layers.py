@@ -9,14 +9,14 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from onnxprune.cli.console import facts, more, percent, plural, table, text
-from onnxprune.cli.reports import Said
+from onnxprune.cli.reports import RenderedReport
 from onnxprune.cli.summary import listed, outcome, top
 
 Report = Mapping[str, Any]
 FEW_LAYERS = 24
 
 
-def sparsified(report: Report, verbose: bool) -> Said:
+def sparsified(report: Report, verbose: bool) -> RenderedReport:
     """What `sparsify` says when it is done; a warning where no layer was made sparse."""
     sparse = report["sparsity"]
     parts, rows = _of_layers(sparse["layers"], verbose), layer_facts(sparse, verbose)

@@ -55,7 +55,7 @@ PREPROCESS = Annotated[
         "--preprocess",
         metavar="imagenet|FILE.toml|NAME=VALUE",
         help="How pictures, in --calib and --data, become inputs: a preset (imagenet, unit, raw), a TOML file, or one of "
-        "resize, crop, scale, mean, std, colour, layout, filter; repeatable, the later ones win.",
+        "resize, crop, scale, mean, std, color, layout, filter; repeatable, the later ones win.",
     ),
 ]
 DATA = Annotated[

@@ -1,15 +1,15 @@
 """Progress of long work on stderr: shown on a terminal, silent in a pipe."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from onnxprune.cli import loudness
+from onnxprune.progress import StageProgress
 
-Tell = Callable[[str, int, int], None]
 SAY = {
     "load": "reading the model",
     "analyze": "finding what can be pruned",
@@ -39,7 +39,7 @@ UNITS = {
 
 
 @contextmanager
-def progress() -> Iterator[Tell]:
+def show_progress() -> Iterator[StageProgress]:
     """A function to tell of a stage, the steps done and the steps in all (0: unknown); the line is wiped at the end."""
     if not sys.stderr.isatty() or loudness.quiet:
         yield lambda stage, done, of: None
@@ -48,8 +48,8 @@ def progress() -> Iterator[Tell]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task("starting", total=None)
 
-        def tell(stage: str, done: int, of: int) -> None:
+        def report(stage: str, done: int, of: int) -> None:
             count = f" {done}/{of} {UNITS.get(stage, '')}" if of else ""
             shown.update(task, description=SAY.get(stage, stage) + count)
 
-        yield tell
+        yield report

@@ -34,13 +34,13 @@ from onnxprune.errors import OnnxPruneError
 
 if TYPE_CHECKING:
     from onnxprune import Options
-    from onnxprune.cli.reports import Said, Texts
+    from onnxprune.cli.reports import RenderedReport, Texts
 
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 # The options that say what to remove: a plan has already decided all that.
 SELECTION = (
     "ratio", "macs", "params", "bytes", "latency", "max_error", "min_agreement", "allocation", "steps", "schedule",
-    "criterion", "scope", "round_to", "max_ratio", "include", "exclude", "group_ratio", "reduce", "normalise", "plan_out",
+    "criterion", "scope", "round_to", "max_ratio", "include", "exclude", "group_ratio", "reduce", "normalize", "plan_out",
 )  # fmt: skip
 
 BESIDE_RECIPE = ("model", "out", "recipe", "plan_out", "report", "html", "dry_run", "json", "verbose")
@@ -62,8 +62,8 @@ def _reduces(incomplete: str) -> list[str]:
     return _names(incomplete, "REDUCES")
 
 
-def _normalisers(incomplete: str) -> list[str]:
-    return _names(incomplete, "NORMALISERS")
+def _normalizers(incomplete: str) -> list[str]:
+    return _names(incomplete, "NORMALIZERS")
 
 
 def _allocations(incomplete: str) -> list[str]:
@@ -173,12 +173,12 @@ def prune(
             autocompletion=_reduces,
         ),
     ] = None,
-    normalise: Annotated[
+    normalize: Annotated[
         str,
         _what(
             "NAME",
             "How the scores of groups that compete are made comparable (none, mean, lamp, ..).",
-            autocompletion=_normalisers,
+            autocompletion=_normalizers,
         ),
     ] = "mean",
     recipe: Annotated[
@@ -284,7 +284,7 @@ def prune(
         criterion=criterion,
         reduce=reduce,
         scope=scope,
-        normalise=normalise,
+        normalize=normalize,
         round_to=round_to,
         max_ratio=max_ratio,
         include=include or (),
@@ -311,7 +311,7 @@ def prune(
     how = _how(options.resolved(calib is not None), plan)
     texts: Texts = {report: json_text, html: partial(page_of, given(ctx))}
     carry_out(
-        lambda stage: onnxprune.prune(
+        lambda progress: onnxprune.prune(
             model,
             None if dry_run else out,
             options,
@@ -327,7 +327,7 @@ def prune(
             sparsity=sparsity,
             cast=cast,
             seed=seed,
-            stage=stage,
+            progress=progress,
         ),
         lambda r: _said(r, how, verbose),
         texts,
@@ -335,7 +335,7 @@ def prune(
     )
 
 
-def _said(report: dict[str, Any], how: str, verbose: bool) -> Said:
+def _said(report: dict[str, Any], how: str, verbose: bool) -> RenderedReport:
     from onnxprune.cli.layers import layer_facts, why_none
     from onnxprune.cli.summary import pruned, why_nothing
 
@@ -375,7 +375,7 @@ def _how(o: Options, plan: Path | None) -> str:
     said += [f"{o.allocation} allocation"] if o.allocation else [f"{o.scope} scope"]
     said += [f"{o.steps} steps, {o.schedule}"] if o.steps != 1 else []
     said += [f"reduce {o.reduce}"] if o.reduce else []
-    said += [f"normalise {o.normalise}"] if (o.allocation or o.scope) in ("global", "isomorphic") else []
+    said += [f"normalize {o.normalize}"] if (o.allocation or o.scope) in ("global", "isomorphic") else []
     said += [f"at most {o.max_ratio:g} of a group"] if o.max_ratio < 1 else []
     said += [f"multiples of {o.round_to}"] if o.round_to > 1 else []
     said = [f"plan {plan}"] if plan else said

@@ -11,13 +11,14 @@ from rich.console import Group
 
 from onnxprune.cli.console import emit, emit_json, warn
 from onnxprune.errors import OutputError
+from onnxprune.progress import StageProgress
 
 if TYPE_CHECKING:
-    from onnxprune.pipeline import Pruned, Stage
+    from onnxprune.pipeline import Pruned
 
-    Work = Callable[[Stage], Pruned]
+    Work = Callable[[StageProgress], Pruned]
 
-Said = tuple[Group, str]  # the report for people, and a warning ('': there is none)
+RenderedReport = tuple[Group, str]  # the report for people, and a warning ('': there is none)
 Texts = Mapping[
     Path | None, Callable[[dict[str, Any]], str]
 ]  # files that were asked for, and what makes them of a report
@@ -40,21 +41,21 @@ def page_of(asked: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     return page([Single(report["model"], name, report, asked)], name)
 
 
-def carry_out(work: Work, say: Callable[[dict[str, Any]], Said], texts: Texts, json: bool) -> None:
+def carry_out(work: Work, say: Callable[[dict[str, Any]], RenderedReport], texts: Texts, json: bool) -> None:
     """Do it under a line of progress, and tell of what was made: also where only the comparison failed."""
     from onnxprune.api import NotCompared
-    from onnxprune.cli.progress import progress
+    from onnxprune.cli.progress import show_progress
 
     try:
-        with progress() as stage:
-            report = work(stage).report
+        with show_progress() as progress:
+            report = work(progress).report
     except NotCompared as e:
         _tell(e.made.report, say(e.made.report), texts, json)
         raise
     _tell(report, say(report), texts, json)
 
 
-def _tell(report: dict[str, Any], said: Said, texts: Texts, json: bool) -> None:
+def _tell(report: dict[str, Any], said: RenderedReport, texts: Texts, json: bool) -> None:
     """Write the files that were asked for, print the report as JSON or for people, and warn."""
     for path, text in texts.items():
         if path:

@@ -58,7 +58,7 @@ def sensitivity(
     from onnxprune.allocate import RATIOS
     from onnxprune.calibration import read_preprocess
     from onnxprune.cli.console import emit, emit_json
-    from onnxprune.cli.progress import progress
+    from onnxprune.cli.progress import show_progress
     from onnxprune.cli.summary import sensitivities
     from onnxprune.report.sensitivity import page, sensitivity_report
 
@@ -67,10 +67,17 @@ def sensitivity(
     )
     options.check()
     how = read_preprocess(preprocess) if preprocess else None
-    with progress() as tell:
+    with show_progress() as progress:
         analysis = onnxprune.analyze(model)
         tables = onnxprune.sensitivity(
-            analysis, calib, options, samples=samples, preprocess=how, ratios=ratio or RATIOS, cache=cache, stage=tell
+            analysis,
+            calib,
+            options,
+            samples=samples,
+            preprocess=how,
+            ratios=ratio or RATIOS,
+            cache=cache,
+            progress=progress,
         )
     report = sensitivity_report(analysis, calib, samples, options, tables)
     if html:

@@ -174,7 +174,7 @@ def sparsify(
     options.resolved(calib is not None)
     texts: Texts = {report: json_text, html: partial(page_of, given(ctx))}
     carry_out(
-        lambda stage: onnxprune.sparsify(
+        lambda progress: onnxprune.sparsify(
             model,
             None if dry_run else out,
             options,
@@ -188,7 +188,7 @@ def sparsify(
             check=not no_validate,
             profile=profile,
             seed=seed,
-            stage=stage,
+            progress=progress,
         ),
         lambda r: sparsified(r, verbose),
         texts,

@@ -75,15 +75,15 @@ def validate(
     import onnxprune
     from onnxprune.calibration import read_preprocess
     from onnxprune.cli.console import emit, emit_json, warn
-    from onnxprune.cli.progress import progress
+    from onnxprune.cli.progress import show_progress
     from onnxprune.cli.summary import compared
     from onnxprune.report.result import validate_report
     from onnxprune.validation import layer_errors
 
-    with progress() as tell:
-        tell("load", 0, 0)
+    with show_progress() as progress:
+        progress("load", 0, 0)
         models = [onnxprune.load(m) for m in (original, candidate)]  # says best what is wrong with a file
-        tell("validate", 0, 0)
+        progress("validate", 0, 0)
         how = read_preprocess(preprocess) if preprocess else None
         result = onnxprune.validate(
             original, candidate, data=data, preprocess=how, seed=seed, timed=True, profile=profile
@@ -107,13 +107,13 @@ def validate(
 def _check(model: Path, pattern: str, sparsity: float, layers: str | None) -> tuple[dict[str, Any], str | None]:
     """Which layers have the pattern, and which of them must."""
     import onnxprune
-    from onnxprune.cli.progress import progress
+    from onnxprune.cli.progress import show_progress
     from onnxprune.report.sparsity import check_report
     from onnxprune.sparsity import check_pattern
 
     options = onnxprune.Sparsity(pattern=pattern, sparsity=sparsity, layers=layers).resolved(False)
-    with progress() as tell:
-        tell("load", 0, 0)
+    with show_progress() as progress:
+        progress("load", 0, 0)
         found = check_pattern(onnxprune.load(model), options)
     return check_report(str(model), pattern, found), options.layers
 

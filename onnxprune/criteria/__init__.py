@@ -21,14 +21,14 @@ from onnxprune.criteria.registry import (
     resolve,
     table,
 )
-from onnxprune.criteria.scaling import NORMALISERS, normalise
+from onnxprune.criteria.scaling import NORMALIZERS, normalize
 from onnxprune.criteria.scoring import note, score, score_signals
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
-    "NORMALISERS",
+    "NORMALIZERS",
     "REDUCES",
     "ROLES",
     "Criterion",
@@ -39,7 +39,7 @@ __all__ = [
     "activation_criterion",
     "criterion",
     "names",
-    "normalise",
+    "normalize",
     "note",
     "resolve",
     "score",

@@ -75,7 +75,7 @@ def obs(signals: Sequence[Signal]) -> Scores:
     that read the channels: what is gone is gone for all of them.
     Source: Kurtic et al. 2023, ZipLM, arXiv 2302.04089, eq. 3; Hassibi and Stork 1993, Optimal Brain Surgeon
     """
-    readers = [_Reader(s) for s in signals]
+    readers = [_ReaderMatrix(s) for s in signals]
     n = len(signals[0]["patch_mean"])
     score, total, left = np.empty(n), 0.0, np.arange(n)
     while len(left):
@@ -87,7 +87,7 @@ def obs(signals: Sequence[Signal]) -> Scores:
     return np.asarray(np.maximum(score, 0.0))
 
 
-class _Reader:
+class _ReaderMatrix:
     """H^-1 and W W^T of one consumer, while channels of k positions go; all over the energy of its results."""
 
     def __init__(self, s: Signal) -> None:

@@ -50,7 +50,7 @@ def _lamp(s: Scores) -> Scores:
     return np.divide(_unit(s) ** 2, sums, out=np.zeros_like(s), where=sums > 0)
 
 
-_NORMALISERS: dict[str, Callable[[Scores], Scores]] = {
+_NORMALIZERS: dict[str, Callable[[Scores], Scores]] = {
     "none": _none,
     "mean": _mean,
     "max": _max,
@@ -59,11 +59,11 @@ _NORMALISERS: dict[str, Callable[[Scores], Scores]] = {
     "lamp": _lamp,
 }
 
-NORMALISERS = tuple(_NORMALISERS)
-"""The names that `normalise` takes."""
+NORMALIZERS = tuple(_NORMALIZERS)
+"""The names that `normalize` takes."""
 
 
-def normalise(scores: Mapping[str, Array], how: str) -> dict[str, Scores]:
+def normalize(scores: Mapping[str, Array], how: str) -> dict[str, Scores]:
     """Rescale each group's scores [n]; the order within a group never changes, zero scores give no NaN.
 
     none         s_c
@@ -80,12 +80,12 @@ def normalise(scores: Mapping[str, Array], how: str) -> dict[str, Scores]:
 
     Raises OnnxPruneError for an unknown `how`, scores that are not finite, and negative scores under lamp.
     """
-    if how not in _NORMALISERS:
-        raise OnnxPruneError(f"unknown normalisation '{how}'; choose one of {', '.join(NORMALISERS)}")
-    return {name: _apply(name, np.asarray(s, dtype=np.float64), _NORMALISERS[how]) for name, s in scores.items()}
+    if how not in _NORMALIZERS:
+        raise OnnxPruneError(f"unknown normalization '{how}'; choose one of {', '.join(NORMALIZERS)}")
+    return {name: _apply(name, np.asarray(s, dtype=np.float64), _NORMALIZERS[how]) for name, s in scores.items()}
 
 
 def _apply(name: str, s: Scores, rescale: Callable[[Scores], Scores]) -> Scores:
     if not np.isfinite(s).all():
-        raise OnnxPruneError(f"group '{name}': NaN or infinite scores cannot be normalised")
+        raise OnnxPruneError(f"group '{name}': NaN or infinite scores cannot be normalized")
     return rescale(s) if s.size else s.copy()

@@ -86,7 +86,7 @@ def _check_slices(slices: Sequence[Slice]) -> None:
                 f"k >= 1 (n from '{slices[0].name}')"
             )
         if m.array.dtype.kind in "biuc":
-            raise OnnxPruneError(f"initializer '{m.name}': {m.array.dtype} weights; pass floating point, dequantised")
+            raise OnnxPruneError(f"initializer '{m.name}': {m.array.dtype} weights; pass floating point, dequantized")
 
 
 def _check_finite(m: Slice) -> None:

@@ -17,12 +17,12 @@ def fpgm(rows: Rows) -> Scores:
     """s_c = sum_j ||w_c - w_j||_2
 
     The channels nearest to the geometric median of their group are replaceable by the others.
-    Distances come from inner products of centred rows: absolute error about 1e-8 of the largest norm.
+    Distances come from inner products of centered rows: absolute error about 1e-8 of the largest norm.
     Source: He et al. 2019, Filter Pruning via Geometric Median, arXiv 1811.00250, sec. 3
     """
     s = np.zeros(rows.n)
-    own = squares(rows, _centre_columns)
-    for part, tile in gram_tiles(rows, _centre_columns):
+    own = squares(rows, _center_columns)
+    for part, tile in gram_tiles(rows, _center_columns):
         tile *= -2.0
         tile += own[part, None]
         tile += own
@@ -56,10 +56,10 @@ def pearson(rows: Rows) -> Scores:
     return _unlikeness(rows, lambda chunk: np.subtract(chunk, means[:, None]))
 
 
-def _centre_columns(chunk: Scores) -> Scores:
+def _center_columns(chunk: Scores) -> Scores:
     # distances do not change, and the products lose fewer digits to what all the rows share
-    centred: Scores = chunk - chunk.mean(axis=0)
-    return centred
+    centered: Scores = chunk - chunk.mean(axis=0)
+    return centered
 
 
 def _unlikeness(rows: Rows, transform: Transform) -> Scores:

@@ -1,7 +1,7 @@
 """Change a copy of a model: attributes, inputs, constants. Everything that is not changed stays as it was, byte for byte.
 
 Edits go to the protobuf message itself. A graph library would have to take the message apart and put it together again,
-and what its own classes do not model (metadata, doc strings, quantisation annotations, 4-bit types, opset imports) would
+and what its own classes do not model (metadata, doc strings, quantization annotations, 4-bit types, opset imports) would
 have to be carried around it; six kinds of edit need none of that.
 """
 

@@ -1,4 +1,4 @@
-"""What the integers of a quantised weight stand for."""
+"""What the integers of a quantized weight stand for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """(q - zero) * scale, with one of each for the whole tensor, for a position of `axis`, or for a block along it."""
 
     scale: str  # the names of the constants; '' where there is none

@@ -117,7 +117,7 @@ def saved_bytes(model: Model) -> int:
 
 def _layout(model: Model, data_name: str | None) -> wire.Layout:
     """Decide where every byte goes; with a `data_name`, initializers of 1 KiB and more go to that file."""
-    parts: list[wire.Part] = []
+    parts: list[wire.FilePart] = []
     blocks: list[tuple[int, Weight]] = []
     end = 0
     proto = _stored(model)
@@ -150,12 +150,12 @@ def _stored(model: Model) -> onnx.ModelProto:
     return proto
 
 
-def _part(head: TensorProto, weight: Weight | None) -> wire.Part:
+def _part(head: TensorProto, weight: Weight | None) -> wire.FilePart:
     fields = bytes(head.SerializeToString(deterministic=True))
     if weight is not None:
         fields += wire.prefix(wire.RAW_DATA, weight.nbytes)
     length = len(fields) + (weight.nbytes if weight is not None else 0)
-    return wire.Part(wire.prefix(wire.INITIALIZER, length) + fields, weight)
+    return wire.FilePart(wire.prefix(wire.INITIALIZER, length) + fields, weight)
 
 
 def _changed(tensor: TensorProto, weights: dict[str, Weight]) -> Weight | None:

@@ -30,7 +30,7 @@ class WireError(Exception):
     """The bytes are not a run of protobuf records that this module can walk."""
 
 
-class Record(NamedTuple):
+class WireRecord(NamedTuple):
     """One record: its key is at `at`, its value is `buf[start:end]`."""
 
     number: int
@@ -57,7 +57,7 @@ def read_varint(buf: Buffer, at: int, end: int) -> tuple[int, int]:
     raise WireError(f"byte {at}: a number is {'cut short' if end < at + VARINT_BYTES else 'longer than 64 bits'}")
 
 
-def records(buf: Buffer, at: int, end: int) -> Iterator[Record]:
+def records(buf: Buffer, at: int, end: int) -> Iterator[WireRecord]:
     """Walk the records of the message `buf[at:end]`; raises WireError where that is impossible."""
     while at < end:
         key, start = read_varint(buf, at, end)
@@ -75,7 +75,7 @@ def records(buf: Buffer, at: int, end: int) -> Iterator[Record]:
             raise WireError(f"byte {at}: wire type {wire_type} is not used by ONNX")
         if stop > end:
             raise WireError(f"byte {at}: field {number} needs {stop - start} bytes, {end - start} are left")
-        yield Record(number, wire_type, at, start, stop)
+        yield WireRecord(number, wire_type, at, start, stop)
         at = stop
 
 
@@ -103,7 +103,7 @@ def strip(buf: Buffer, limit: int) -> tuple[bytes, list[Extent | None]]:
     """
     extents: list[Extent | None] = []
 
-    def tensor(record: Record) -> bytes | None:
+    def tensor(record: WireRecord) -> bytes | None:
         raw = [r for r in records(buf, record.start, record.end) if (r.number, r.wire_type) == (RAW_DATA, LENGTH)]
         if not raw or raw[-1].end - raw[-1].start <= limit:  # of a repeated scalar field the last one counts
             extents.append(None)
@@ -111,7 +111,7 @@ def strip(buf: Buffer, limit: int) -> tuple[bytes, list[Extent | None]]:
         extents.append(Extent(raw[-1].start, raw[-1].end - raw[-1].start))
         return _rebuild(buf, record.start, record.end, {r.at: (r.end, b"") for r in raw})
 
-    def graph(record: Record) -> bytes:
+    def graph(record: WireRecord) -> bytes:
         inner = (r for r in records(buf, record.start, record.end) if (r.number, r.wire_type) == (INITIALIZER, LENGTH))
         return _nested(buf, record, ((r, tensor(r)) for r in inner))
 
@@ -123,7 +123,7 @@ def _framed(number: int, body: bytes) -> bytes:
     return prefix(number, len(body)) + body
 
 
-def _nested(buf: Buffer, record: Record, edits: Iterator[tuple[Record, bytes | None]]) -> bytes:
+def _nested(buf: Buffer, record: WireRecord, edits: Iterator[tuple[WireRecord, bytes | None]]) -> bytes:
     changed = {r.at: (r.end, _framed(r.number, body)) for r, body in edits if body is not None}
     return _rebuild(buf, record.start, record.end, changed)
 
@@ -139,7 +139,7 @@ def _rebuild(buf: Buffer, at: int, end: int, edits: dict[int, tuple[int, bytes]]
     return bytes(out)
 
 
-class Frame(NamedTuple):
+class ModelFrame(NamedTuple):
     """A serialized ModelProto cut at its initializers.
 
     `before` and `after` are the records of the model around its graph, `gaps` those of the graph: gaps[i]
@@ -151,7 +151,7 @@ class Frame(NamedTuple):
     after: bytes
 
 
-def cut(model: bytes) -> Frame:
+def cut(model: bytes) -> ModelFrame:
     """Cut a serialized ModelProto, which has one graph record, at the initializers of that graph."""
     (graph,) = (r for r in records(model, 0, len(model)) if r.number == GRAPH)
     gaps, at = [], graph.start
@@ -160,10 +160,10 @@ def cut(model: bytes) -> Frame:
             gaps.append(model[at : r.at])
             at = r.end
     gaps.append(model[at : graph.end])
-    return Frame(model[: graph.at], gaps, model[graph.end :])
+    return ModelFrame(model[: graph.at], gaps, model[graph.end :])
 
 
-class Part(NamedTuple):
+class FilePart(NamedTuple):
     """An initializer in the model file: bytes, then the data of a weight."""
 
     head: bytes
@@ -177,8 +177,8 @@ class Part(NamedTuple):
 class Layout(NamedTuple):
     """All the bytes to be written: those of the model file, and (offset, weight) for the data file."""
 
-    frame: Frame
-    parts: list[Part]
+    frame: ModelFrame
+    parts: list[FilePart]
     blocks: list[tuple[int, Weight]]
 
     @property

@@ -163,7 +163,7 @@ def aligned(reference: Array, candidate: Array) -> tuple[Array, Array]:
 def class_scores(output: Any, tokens: int | None = None) -> Array | None:
     """`output` as class scores `[N, C]`, or None where it does not look like them.
 
-    Class scores are a float array (or an 8 bit integer one: a quantised classifier) of shape `[N, C]`
+    Class scores are a float array (or an 8 bit integer one: a quantized classifier) of shape `[N, C]`
     with C >= 2, `[N, C, 1, 1]` as a classifier without a Flatten ends, or `[.., C]` with as many classes
     as the model knows `tokens` (see `graph.vocabulary`): a row for each position. Other `[N, T, C]` and
     `[N, C, H, W]` are not: labels of tokens and segmentation maps cannot be told from hidden states and pictures.

@@ -281,7 +281,7 @@ def group_query_attention(op: Op) -> list[Axes | None]:
     """
     x, n, nkv = op.x(0), op.attr("num_heads"), op.attr("kv_num_heads")
     if op.has(12) or op.has(13):
-        raise LayoutError("a quantised cache")
+        raise LayoutError("a quantized cache")
     parts = [op.x(i)[2] for i in range(3) if op.has(i)]
     if len(parts) == 1:
         size = _int(x[2]) // (n + 2 * nkv)

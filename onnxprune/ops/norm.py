@@ -1,4 +1,4 @@
-"""Normalisations: the scale and bias are tied to the axis that they scale; means along channels are declared as mixing."""
+"""Normalizations: the scale and bias are tied to the axis that they scale; means along channels are declared as mixing."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def group_norm_nhwc(op: Op) -> list[Axes | None]:
 @couple("RMSNormalization")
 @couple("SimplifiedLayerNormalization", domain=MICROSOFT)
 def layer_norm(op: Op) -> list[Axes | None]:
-    """Normalise over the axes from `axis` on; scale and bias broadcast to them.
+    """Normalize over the axes from `axis` on; scale and bias broadcast to them.
 
     Source: https://onnx.ai/onnx/operators/onnx__LayerNormalization.html
     """
@@ -165,7 +165,7 @@ def embed_layer_norm(op: Op) -> list[Axes | None]:
             op.role(i, 1, "out")
     for i in range(2, 7) if op.type.startswith("Q") else ():
         if op.has(i):
-            op.quantised(i, i + 6, i + 11, 0)
+            op.quantized(i, i + 6, i + 11, 0)
     op.mix(e, "takes its mean along it")
     op.kind(e, "embedding")
     y = _affine(op, [*ids, e], 5, 6)
@@ -174,19 +174,19 @@ def embed_layer_norm(op: Op) -> list[Axes | None]:
 
 @couple("LRN")
 def lrn(op: Op) -> list[Axes | None]:
-    """Sums over neighbouring channels: their order matters, so the channel axis is frozen.
+    """Sums over neighboring channels: their order matters, so the channel axis is frozen.
 
     Source: https://onnx.ai/onnx/operators/onnx__LRN.html
     """
     x = op.x(0)
-    op.freeze(x[1], "sums over neighbouring channels, so their order matters")
+    op.freeze(x[1], "sums over neighboring channels, so their order matters")
     return [list(x)]
 
 
 @couple("MeanVarianceNormalization", any_opset=True)
 @couple("LpNormalization")
 def mean_variance(op: Op) -> list[Axes | None]:
-    """Normalise over `axes` (or `axis`): those mix. Below opset 9 ONNX Runtime has a MeanVarianceNormalization of its own."""
+    """Normalize over `axes` (or `axis`): those mix. Below opset 9 ONNX Runtime has a MeanVarianceNormalization of its own."""
     x = op.x(0)
     if op.type == "LpNormalization":
         axes = [op.axis(-1)]
@@ -195,7 +195,7 @@ def mean_variance(op: Op) -> list[Axes | None]:
     else:
         axes = op.attr("axes", [0, 2, 3])
     for a in axes:
-        op.mix(x[a % len(x)], "normalises along it")
+        op.mix(x[a % len(x)], "normalizes along it")
     return [list(x)]
 
 

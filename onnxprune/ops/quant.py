@@ -1,6 +1,6 @@
-"""Quantised operators: their layouts are those of the operator without quantisation; scales and zero points follow them.
+"""Quantized operators: their layouts are those of the operator without quantization; scales and zero points follow them.
 
-Nothing is quantised again: integers, scales and zero points are sliced as they are.
+Nothing is quantized again: integers, scales and zero points are sliced as they are.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ def qdq(op: Op) -> list[Axes | None]:
             for a, d in enumerate(scale):
                 op.tie(d, blocks if a == axis else x[a])
     if op.type == "DequantizeLinear":
-        op.quantised(0, 1, 2, op.attr("axis", 1), block=op.attr("block_size", 0))
+        op.quantized(0, 1, 2, op.attr("axis", 1), block=op.attr("block_size", 0))
     return [list(x)]
 
 
 def in_blocks(op: Op, d: Dim, size: int) -> Dim:
-    """The blocks of an axis that is quantised in blocks: (b size), of which only whole ones can go."""
+    """The blocks of an axis that is quantized in blocks: (b size), of which only whole ones can go."""
     n = find(d).size
     if not isinstance(n, int) or size < 1 or n % size:
-        op.freeze(d, "quantised in blocks that do not divide it")
+        op.freeze(d, "quantized in blocks that do not divide it")
         return fixed(-(-first(n) // max(size, 1)), find(d).reason)
     blocks, inside = factor(d, size)
-    op.freeze(inside, "quantised in blocks along it")
+    op.freeze(inside, "quantized in blocks along it")
     return blocks
 
 
@@ -193,7 +193,7 @@ def matmul_in_blocks(op: Op) -> list[Axes | None]:
         raise LayoutError("weights or inputs in an order of their own")
     x, (n, k, inside) = op.x(0), op.x(1)
     bits = op.attr("bits", 4)
-    op.freeze(inside, "quantised in blocks along it")
+    op.freeze(inside, "quantized in blocks along it")
     op.tie(k, in_blocks(op, x[-1], op.attr("block_size")))
     op.tie(prod(*op.x(2)), prod(n, k))
     _zero_points(op, 3, n, k, bits)
@@ -249,12 +249,12 @@ def embedding_in_blocks(op: Op) -> list[Axes | None]:
     rows, blocks = op.x(2)
     for d in (table[0], rows):
         op.freeze(d, "a row is looked up by an index that the data holds")
-    op.tie(table[1], prod(blocks, op.plain(size * bits // 8, "quantised in blocks along it")))
+    op.tie(table[1], prod(blocks, op.plain(size * bits // 8, "quantized in blocks along it")))
     _zero_points(op, 3, rows, blocks, bits)
     op.role(0, 1, "out")
     op.role(2, 1, "stat")
     op.kind(blocks, "embedding")
-    op.quantised(0, 2, 3, 1, bits, 1 << (bits - 1) if packed else 0, size * bits // 8)
+    op.quantized(0, 2, 3, 1, bits, 1 << (bits - 1) if packed else 0, size * bits // 8)
     return [[*op.x(1), prod(blocks, op.plain(size))]]
 
 

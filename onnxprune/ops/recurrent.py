@@ -38,8 +38,8 @@ def recurrent(op: Op) -> list[Axes | None]:
     Source: https://onnx.ai/onnx/operators/onnx__LSTM.html
     """
     x, w, r = op.x(0), op.x(1), op.x(2)
-    quantised = op.type == "DynamicQuantizeLSTM"
-    gates, inputs = (2, 1) if quantised else (1, 2)
+    quantized = op.type == "DynamicQuantizeLSTM"
+    gates, inputs = (2, 1) if quantized else (1, 2)
     h = find(r[inputs])
     size = h.size
     if not isinstance(size, int):
@@ -48,8 +48,8 @@ def recurrent(op: Op) -> list[Axes | None]:
     op.freeze(x[op.attr("layout", 0)], f"{op.type} runs along it")
     for d in (_unit(op, w[gates], size), _unit(op, r[gates], size)):
         op.tie(d, h)
-    if quantised:
-        _quantised(op, size, h)
+    if quantized:
+        _quantized(op, size, h)
     if op.has(3):
         op.tie(_unit(op, op.x(3)[1], size), h)
         op.role(3, 1, "bias")
@@ -71,7 +71,7 @@ def recurrent(op: Op) -> list[Axes | None]:
     return _outputs(op, x, find(h))
 
 
-def _quantised(op: Op, size: int, h: Dim) -> None:
+def _quantized(op: Op, size: int, h: Dim) -> None:
     for d, slots in ((op.x(0)[2], (8, 9)), (h, (10, 11))):
         op.mix(d, "takes its range over it")
         for slot in slots:

@@ -16,7 +16,7 @@ from onnx import NodeProto
 
 from onnxprune.axes import Keep, Reason, Size, pair, size_of
 from onnxprune.graph.facts import Facts, guessed_size
-from onnxprune.graph.integers import Quantised
+from onnxprune.graph.integers import Quantized
 from onnxprune.graph.view import attribute, domain_of
 from onnxprune.layout import Dim, LayoutError, Terms, find, fixed, freeze, is_frozen, unify
 from onnxprune.ops.records import MICROSOFT, NOTHING, RECORDS, Operand, Product, Record, Traits, find_record
@@ -111,7 +111,7 @@ class Op:
         self.ordered: list[Dim] = []  # of those, the ones whose order matters
         self.roles: list[tuple[int, int, str]] = []
         self.kinds: list[tuple[Dim, str]] = []
-        self.integers: dict[str, Quantised] = {}  # by the name of the weight
+        self.integers: dict[str, Quantized] = {}  # by the name of the weight
         self.related: set[int] = set()  # inputs whose layout the rule asked for
         self.types: dict[int, int] = {}  # element types of outputs, where no shape function tells them
         self.is_short = False  # a sample is too small for it
@@ -271,19 +271,19 @@ class Op:
                     self.role(operand.slot, axis, role)
             if operand.encoding is not None:
                 code = operand.encoding
-                self.quantised(operand.slot, code.scale, code.zero, code.axis, code.bits, code.default, code.block)
+                self.quantized(operand.slot, code.scale, code.zero, code.axis, code.bits, code.default, code.block)
         return found
 
     def kind(self, d: Dim, kind: str) -> None:
         """What a user calls the channels of `d`: filters, neurons, heads, ..."""
         self.kinds.append((d, kind))
 
-    def quantised(
+    def quantized(
         self, i: int, scale: int, zero: int, axis: int, bits: int = 8, default: int = 0, block: int = 1
     ) -> None:
         """Say which inputs hold the scale and zero point of a weight in input `i`, for those who read its numbers."""
         names = [self.node.input[s] if s and self.has(s) and self.const(s) else "" for s in (scale, zero)]
-        self.integers[self.node.input[i]] = Quantised(
+        self.integers[self.node.input[i]] = Quantized(
             names[0], names[1], axis % max(self.rank(i), 1), bits, default, block
         )
 
@@ -332,5 +332,5 @@ def same(op: Op) -> list[Axes | None]:
 
 
 __all__ = [
-    "MICROSOFT", "RECORDS", "Axes", "Edits", "New", "Op", "Quantised", "Unknown", "couple", "lookup", "same",
+    "MICROSOFT", "RECORDS", "Axes", "Edits", "New", "Op", "Quantized", "Unknown", "couple", "lookup", "same",
 ]  # fmt: skip

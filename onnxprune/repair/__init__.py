@@ -8,7 +8,7 @@
 
 from onnxprune.repair.cuts import cut
 from onnxprune.repair.report import LayerRepair, RepairReport
-from onnxprune.repair.run import METHODS, Thin, repair
+from onnxprune.repair.run import METHODS, SparsityRequest, repair
 from onnxprune.repair.support import Choose
 
-__all__ = ["METHODS", "Choose", "LayerRepair", "RepairReport", "Thin", "cut", "repair"]
+__all__ = ["METHODS", "Choose", "LayerRepair", "RepairReport", "SparsityRequest", "cut", "repair"]

@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from onnxprune.graph.integers import Quantised
+from onnxprune.graph.integers import Quantized
 from onnxprune.graph.weights import is_float
 from onnxprune.ops.records import Encoding
 from onnxprune.repair.store import Array
@@ -26,7 +26,7 @@ class Code:
     @staticmethod
     def of(encoding: Encoding, constants: Mapping[int, Array], shape: Sequence[int], dtype: np.dtype[Any]) -> Code:
         """From the constants of a node, by slot, for a tensor of that shape."""
-        meaning = Quantised("", "", encoding.axis % max(len(shape), 1), block=encoding.block)
+        meaning = Quantized("", "", encoding.axis % max(len(shape), 1), block=encoding.block)
         scale = meaning.fit(constants.get(encoding.scale, np.ones(())), tuple(shape))
         zero = meaning.fit(constants.get(encoding.zero, np.zeros(())), tuple(shape))
         return Code(np.where(scale == 0, 1.0, scale), zero, dtype)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.repair.layers import Change, Layer, Matrix, Site, Unfit
+from onnxprune.repair.layers import Change, FitLayer, PackedWeight, Site, Unfit
 from onnxprune.repair.store import Array
 
 
-class Spatial(Layer):
+class Spatial(FitLayer):
     """y [N, (g o), *t]"""
 
     axis = x_axis = 1
@@ -44,7 +44,7 @@ class Convolution(Spatial):
         rank = len(self.kernel)
         self.strides = list(site.attr("strides", [1] * rank))
         self.dilations = list(site.attr("dilations", [1] * rank))
-        self.matrix = Matrix(operand, self.weight, self.by_inputs)
+        self.matrix = PackedWeight(operand, self.weight, self.by_inputs)
         self.groups = self.matrix.groups
         self.w = self.matrix.pack(self.weight.astype(np.float64))
         bias, self.bias_code = site.bias(self.code)

@@ -17,19 +17,19 @@ from onnxprune.groups import Analysis
 from onnxprune.plans import Plan, keep_of
 from onnxprune.repair.convolutions import Convolution, Transposed
 from onnxprune.repair.kinds import make_layer
-from onnxprune.repair.layers import Change, Layer, Unfit
+from onnxprune.repair.layers import Change, FitLayer, Unfit
 from onnxprune.repair.network import Network, called
 from onnxprune.repair.products import MatrixProduct
 from onnxprune.repair.store import Array
 from onnxprune.repair.tasks import parts_of, tasks
-from onnxprune.signals import Want
+from onnxprune.signals import StatisticKey
 from onnxprune.surgery import apply_flat
 
 Moments = tuple[Array, Array]
 DAMPING = 1e-3  # of the mean of the Gram matrix's diagonal
 
 
-def cut(analysis: Analysis, plan: Plan, statistics: Mapping[Want, Array]) -> Model:
+def cut(analysis: Analysis, plan: Plan, statistics: Mapping[StatisticKey, Array]) -> Model:
     """The model that a plan makes, with those layers fitted whose inputs have `gram` and `mean` among the statistics."""
     keep = keep_of(plan, analysis)
     flat = apply_flat(analysis, keep)
@@ -38,7 +38,7 @@ def cut(analysis: Analysis, plan: Plan, statistics: Mapping[Want, Array]) -> Mod
     return nest(net.written(flat, changes), analysis.model)
 
 
-def _fitted(net: Network, layer: Layer, statistics: Mapping[Want, Array]) -> list[Change]:
+def _fitted(net: Network, layer: FitLayer, statistics: Mapping[StatisticKey, Array]) -> list[Change]:
     """The changes of one layer: none where what it reads is not known."""
     if not isinstance(layer, Convolution | MatrixProduct) or isinstance(layer, Transposed) or layer.w.shape[0] > 1:
         return []
@@ -63,7 +63,9 @@ def _fitted(net: Network, layer: Layer, statistics: Mapping[Want, Array]) -> lis
     return layer.changes(new[None], bias)
 
 
-def _moments(net: Network, layer: Layer, whole: Layer, statistics: Mapping[Want, Array]) -> Moments | None:
+def _moments(
+    net: Network, layer: FitLayer, whole: FitLayer, statistics: Mapping[StatisticKey, Array]
+) -> Moments | None:
     """Gram matrix and mean of the rows that the original's layer reads, in its order: kernel positions before channels."""
     kernel = math.prod(layer.kernel) if isinstance(layer, Convolution) else 1
     if kernel == 1:

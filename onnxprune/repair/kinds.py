@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from onnxprune.ops.records import Record
 from onnxprune.repair.convolutions import Convolution, Scale, Transposed
-from onnxprune.repair.layers import Layer, Site, Unfit
+from onnxprune.repair.layers import FitLayer, Site, Unfit
 from onnxprune.repair.products import MatrixProduct, Projection
 
 RECURRENT = "recurrent"
-KINDS: dict[str, Callable[[Site, Site | None], Layer]] = {
+KINDS: dict[str, Callable[[Site, Site | None], FitLayer]] = {
     "convolution": lambda site, _: Convolution(site),
     "transposed convolution": lambda site, _: Transposed(site),
     "matrix product": MatrixProduct,
@@ -27,7 +27,7 @@ def is_recurrent(record: Record) -> bool:
     return record.product is not None and record.product.kind == RECURRENT
 
 
-def make_layer(site: Site, after: Site | None = None) -> Layer:
+def make_layer(site: Site, after: Site | None = None) -> FitLayer:
     """A node as a matrix product; `after` is the only node that reads what it makes. Raises Unfit."""
     product = site.record.product
     if product is None:

@@ -117,7 +117,7 @@ class Site(NodeView):
         return array
 
 
-class Matrix:
+class PackedWeight:
     """A weight as [g, K, O] and back; in K kernel positions come before inputs.
 
     Groups are those of `operand`, along its outputs or (`by_inputs`) its inputs. The matrices of a batch, if there are any, read
@@ -145,7 +145,7 @@ class Matrix:
         return np.ascontiguousarray(self.form.back(split.reshape(self.form.shape)), self.weight.dtype)
 
 
-class Layer:
+class FitLayer:
     """One of those matrix products. `x` and `y` name the tensors it reads and makes; the weights are the node's input `slot`.
 
     Where the sums are no tensor of the graph (`hidden`), `y` is one with as many places: then the node adds the activation `adds`
@@ -158,7 +158,7 @@ class Layer:
     axis: int  # of its outputs in y
     x_axis: int  # of its inputs in x
     slot: int = 1
-    matrix: Matrix
+    matrix: PackedWeight
     code: Code | None = None  # of the weights, where the node reads integers
     scale = 1.0  # the weights are multiplied by
     w: Array

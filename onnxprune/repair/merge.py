@@ -51,7 +51,7 @@ def _matches(a: Analysis, group: Group, keep: Array) -> tuple[Array, Array, Arra
 
 
 def _rows(a: Analysis, group: Group) -> Array:
-    """What makes each channel, [n, k]: weights and bias, behind the normalisation that follows."""
+    """What makes each channel, [n, k]: weights and bias, behind the normalization that follows."""
     factor, scaled, shifts = np.ones((group.size, 1)), [], []
     for m in group.members:
         index, slot = m.sites[0]

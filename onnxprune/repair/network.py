@@ -22,7 +22,7 @@ from onnxprune.groups import Analysis
 from onnxprune.ops.records import PERMUTE, REGROUP, record_of
 from onnxprune.repair.codes import Code
 from onnxprune.repair.kinds import is_recurrent
-from onnxprune.repair.layers import Change, Layer, Site, Unfit
+from onnxprune.repair.layers import Change, FitLayer, Site, Unfit
 from onnxprune.repair.segments import constants
 from onnxprune.repair.store import Array
 from onnxprune.repair.support import Nearest
@@ -239,7 +239,7 @@ class Network:
         if encoded:
             self._constants.stored(name, array)
 
-    def nearest(self, layer: Layer) -> Nearest | None:
+    def nearest(self, layer: FitLayer) -> Nearest | None:
         """What gives the nearest weights [g, K, O] that a layer's node can read; None where all are stored as they are."""
         name, code = self.nodes[layer.site.index].input[layer.slot], layer.code
         if code is not None:

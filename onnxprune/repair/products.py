@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.repair.codes import Code
-from onnxprune.repair.layers import Change, Layer, Matrix, Site, Unfit
+from onnxprune.repair.layers import Change, FitLayer, PackedWeight, Site, Unfit
 from onnxprune.repair.store import Array
 
 
-class MatrixProduct(Layer):
+class MatrixProduct(FitLayer):
     """x [.., K] w [K, O] + b [O] -> y [.., O], in whatever order the node has the axes.
 
     The bias is the node's own, or what is added right behind it: a constant, or one that the next node has for what it reads.
@@ -29,7 +29,7 @@ class MatrixProduct(Layer):
         if array.ndim != 2:
             raise Unfit("its weights are no matrix")
         self._find_axes(weight.slot)
-        self.matrix = Matrix(weight, array)
+        self.matrix = PackedWeight(weight, array)
         self.scale, self.bias_scale = (float(site.attr(name, 1.0)) for name in ("alpha", "beta"))
         if not self.scale or not self.bias_scale:
             raise Unfit("it is multiplied by 0")
@@ -125,7 +125,7 @@ class MatrixProduct(Layer):
         return out
 
 
-class Projection(Layer):
+class Projection(FitLayer):
     """x [.., i] w [i, O] + b [O]: queries, keys and values of an attention, which are no tensors; a place is a row of x."""
 
     axis = x_axis = -1
@@ -138,7 +138,7 @@ class Projection(Layer):
         self.site, self.slot = site, operand.slot
         weight, self.code = site.weight(operand)
         self.x = self.y = site.node.input[0]
-        self.matrix = Matrix(operand, weight)
+        self.matrix = PackedWeight(operand, weight)
         self.w = self.matrix.pack(weight.astype(np.float64))
         self.bias = product.bias if product and product.bias and site.has(product.bias) else 0
         if self.bias:

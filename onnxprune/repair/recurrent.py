@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.repair.layers import Change, Layer, Matrix, Site
+from onnxprune.repair.layers import Change, FitLayer, PackedWeight, Site
 from onnxprune.repair.store import Array
 
 BIAS = 3  # the input slot: those of the inputs, then those of the states
 
 
-class Inputs(Layer):
+class InputProduct(FitLayer):
     """x [s, b, i] ([b, s, i] with layout 1), w [D, (g h), i], the first half of b; a place is a step of a sample."""
 
     axis = x_axis = -1
@@ -31,7 +31,7 @@ class Inputs(Layer):
         self.site, weight = site, site.const(self.slot)
         self.x = self.y = site.node.input[0]
         self.bias = site.const(BIAS) if site.has(BIAS) else None
-        self.matrix = Matrix(operand, weight, apart=self.apart)
+        self.matrix = PackedWeight(operand, weight, apart=self.apart)
         self.w = self.matrix.pack(weight.astype(np.float64))
         if self.bias is not None:
             self.b = np.split(self.bias.astype(np.float64), 2, axis=1)[self.half].reshape(len(self.w), -1)
@@ -51,7 +51,7 @@ class Inputs(Layer):
         return out
 
 
-class State(Inputs):
+class State(InputProduct):
     """Hidden states y [s, D, b, h] ([b, s, D, h] with layout 1), r [D, (g h), h], the second half of b; directions are groups.
 
     A reset gate that comes before the product (GRU's default) is not seen: the states are taken as if it let all through.

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from onnxprune.repair.layers import Layer
+from onnxprune.repair.layers import FitLayer
 from onnxprune.repair.network import Network, picked
-from onnxprune.repair.solve import Rows
+from onnxprune.repair.solve import FitRows
 from onnxprune.repair.store import Array
-from onnxprune.repair.tasks import Task
+from onnxprune.repair.tasks import FitTask
 
 ROWS_PER_INPUT = 128  # rows for each number that an output is a sum of
 LEAST_ROWS, ENOUGH_ROWS = 1 << 12, 1 << 15
@@ -21,8 +21,8 @@ Draw = Callable[[int, int], Array]
 
 
 def gather(
-    task: Task, net: Network, pairs: Iterable[tuple[Feeds, Feeds]], batches: int, rng: np.random.Generator
-) -> Rows:
+    task: FitTask, net: Network, pairs: Iterable[tuple[Feeds, Feeds]], batches: int, rng: np.random.Generator
+) -> FitRows:
     """About as many rows as the layer needs, at places drawn for each batch anew."""
     want = _wanted(task.layer) / batches
 
@@ -33,17 +33,17 @@ def gather(
     parts = [take(task, net, original, pruned, draw) for original, pruned in pairs]
     x, target = (np.concatenate([p[i] for p in parts], axis=1) for i in (0, 1))
     others = np.concatenate([sum(p[2][1:], start=p[2][0]) for p in parts], axis=1) if task.tail.others else None
-    return Rows(x, target, others)
+    return FitRows(x, target, others)
 
 
-def _wanted(layer: Layer) -> int:
+def _wanted(layer: FitLayer) -> int:
     groups, inputs, outputs = layer.w.shape
     most = ROWS_BYTES // (4 * groups * (inputs + outputs))
     want = max(min(max(ROWS_PER_INPUT * inputs, LEAST_ROWS), ENOUGH_ROWS), LEAST_PER_INPUT * inputs)
     return int(min(want, most))
 
 
-def _seen(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Draw) -> tuple[Array, Array, list[Array]]:
+def _seen(task: FitTask, net: Network, original: Feeds, pruned: Feeds, draw: Draw) -> tuple[Array, Array, list[Array]]:
     """The target is a tensor of the original."""
     layer, target = task.layer, original[task.tail.target]
     stays = net.stays(task.tail.target)
@@ -57,7 +57,9 @@ def _seen(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Draw) 
     return _float(layer.rows(read, shape, at)), _float(layer.made(target, at, channels)), others
 
 
-def _computed(task: Task, net: Network, original: Feeds, pruned: Feeds, draw: Draw) -> tuple[Array, Array, list[Array]]:
+def _computed(
+    task: FitTask, net: Network, original: Feeds, pruned: Feeds, draw: Draw
+) -> tuple[Array, Array, list[Array]]:
     """The target is what the original's layer makes of the original's input."""
     layer, source = task.layer, task.source
     assert source is not None

@@ -7,7 +7,7 @@ what the network before it, pruned and repaired, makes of the samples, towards w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,20 +21,20 @@ from onnxprune.graph.save import full_proto
 from onnxprune.groups import Analysis
 from onnxprune.measure import ErrorSums, judged, showing
 from onnxprune.plans import Plan, keep_of
+from onnxprune.progress import Progress
 from onnxprune.repair.layers import Change
 from onnxprune.repair.merge import merged
 from onnxprune.repair.network import Network, called
 from onnxprune.repair.report import LayerRepair, RepairReport
 from onnxprune.repair.rows import Feeds, gather
 from onnxprune.repair.segments import Walk, open_session, run
-from onnxprune.repair.solve import FITS, Rows, chosen
-from onnxprune.repair.store import Store
+from onnxprune.repair.solve import FITS, FitRows, chosen
+from onnxprune.repair.store import ArrayStore
 from onnxprune.repair.support import Choose
-from onnxprune.repair.tasks import Task, tasks
+from onnxprune.repair.tasks import FitTask, tasks
 from onnxprune.surgery import apply_flat
 
 METHODS = ("none", "merge", *FITS)
-Progress = Callable[[int, int], None]
 
 
 def repair(
@@ -47,7 +47,7 @@ def repair(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
-    thin: Thin | None = None,
+    thin: SparsityRequest | None = None,
 ) -> tuple[Model, RepairReport]:
     """Apply a plan, and let the layers that stay take over what the removed channels did.
 
@@ -69,7 +69,7 @@ def repair(
     if method not in METHODS:
         raise OnnxPruneError(f"repair '{method}' is unknown; there are {', '.join(METHODS)}")
     start = time.perf_counter()
-    with _Repair(analysis, plan, batches, method, samples, threads, thin or Thin()) as r:
+    with _Repair(analysis, plan, batches, method, samples, threads, thin or SparsityRequest()) as r:
         r.lockstep(np.random.default_rng(seed), progress or (lambda *_: None))
         model = r.result()
     r.report.seconds = time.perf_counter() - start
@@ -77,7 +77,7 @@ def repair(
 
 
 @dataclass(frozen=True)
-class Thin:
+class SparsityRequest:
     """Weights that are to become sparse, by the first output that the node has, and the input, and how those of each are chosen.
 
     `plain` is the model that the result is compared with: sparse too, but not repaired.
@@ -95,7 +95,7 @@ class _Repair:
     method: str
     samples: int | None
     threads: int | None
-    thin: Thin
+    thin: SparsityRequest
     changes: list[list[Change]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ class _Repair:
         if self.thin.plain is not None:  # what cannot be fitted is sparse from the start: later layers make up for it
             self.net.thin(self.net.thinned.difference(fitted), self.thin.plain)
         self.judged = judged(self.analysis)
-        self.before, self.after, self.plain = Store(), Store(), Store()
+        self.before, self.after, self.plain = ArrayStore(), ArrayStore(), ArrayStore()
 
     def __enter__(self) -> _Repair:
         return self
@@ -160,7 +160,7 @@ class _Repair:
             raise DataError("there are no samples to repair the model with")
         return names
 
-    def _fit(self, task: Task, rows: Rows, began: float) -> list[Change]:
+    def _fit(self, task: FitTask, rows: FitRows, began: float) -> list[Change]:
         layer = task.layer
         index = task.index
         output = self.net.output_of(index)

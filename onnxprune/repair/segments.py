@@ -2,7 +2,7 @@
 
 A *stop* is a set of tensors that somebody wants to see. The piece that leads to a stop has the nodes that these tensors
 depend on and that no earlier piece has run: over all stops each node runs once a batch. What a later piece reads is
-kept in a `Store` until its last reader has run. Nodes that depend on no input (constants that the graph computes) belong to
+kept in a `ArrayStore` until its last reader has run. Nodes that depend on no input (constants that the graph computes) belong to
 no piece; they are repeated in each one that reads them.
 """
 
@@ -20,7 +20,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import full_proto
 from onnxprune.graph.view import makers, reads
-from onnxprune.repair.store import Array, Store
+from onnxprune.repair.store import Array, ArrayStore
 
 __all__ = ["Walk", "constants", "open_session", "run"]
 
@@ -67,7 +67,7 @@ class Walk:
                     self._last[name] = max(at, self._last.get(name, 0))
         return out
 
-    def run(self, at: int, store: Store, threads: int | None = None) -> Iterator[Mapping[str, Array]]:
+    def run(self, at: int, store: ArrayStore, threads: int | None = None) -> Iterator[Mapping[str, Array]]:
         """Run the piece that leads to stop `at`, and hand out the stop's tensors, batch after batch."""
         made = self._made(at)
         wanted = {n for n in made if n in self.stops[at] or self._last.get(n, -1) > at}
@@ -88,7 +88,7 @@ class Walk:
         nodes = self.model.proto.graph.node
         return [o for index in sorted(i for i, p in self._piece.items() if p == at) for o in nodes[index].output if o]
 
-    def _proto(self, at: int, wanted: Collection[str], store: Store) -> ModelProto:
+    def _proto(self, at: int, wanted: Collection[str], store: ArrayStore) -> ModelProto:
         inside = {i for i, p in self._piece.items() if p == at}
         todo = [name for i in inside for name in reads(self.model.proto.graph.node[i])]
         while todo:  # the constants that the graph computes

@@ -26,7 +26,7 @@ NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
 
 
 @dataclass
-class Rows:
+class FitRows:
     """What a layer reads, x [g, n, K], and what there should be, each [g, n, O]. `solve` changes them."""
 
     x: Array
@@ -110,10 +110,10 @@ def ridges(x: Array, z: Array, w0: Array, dampings: Iterable[float]) -> Iterator
         yield w0 + back @ (found / (np.maximum(values, 0.0)[:, :, None] + damping * unit))
 
 
-class Frame:
+class CenteredRows:
     """The rows with their means taken out, where there is a bias to hold them, and what `Tail` does to a layer's output."""
 
-    def __init__(self, rows: Rows, w0: Array, b0: Array | None, tail: Tail) -> None:
+    def __init__(self, rows: FitRows, w0: Array, b0: Array | None, tail: Tail) -> None:
         groups, _, outputs = w0.shape
         self.x, self.target, self.tail, self.has_bias = rows.x, rows.target, tail, b0 is not None
         self.mean = rows.x.mean(axis=1, keepdims=True, dtype=np.float64) * self.has_bias
@@ -137,7 +137,7 @@ class Frame:
         return z - c.astype(np.float32), c
 
     def damping(self) -> float:
-        """The one of DAMPINGS that is best on blocks of rows that were not fitted; neighbours are often of one sample."""
+        """The one of DAMPINGS that is best on blocks of rows that were not fitted; neighbors are often of one sample."""
         rows = self.x.shape[1]
         held = np.arange(rows) * BLOCKS // rows % HELD == HELD - 1
         if not held.any() or not np.isfinite(self.mean).all():
@@ -178,7 +178,7 @@ def softmax(x: Array) -> Array:
 
 
 def solve(
-    rows: Rows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None = None, nearest: Nearest | None = None
+    rows: FitRows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None = None, nearest: Nearest | None = None
 ) -> Solution:
     """The weights for these rows; with `choose`, those among them that may stay; with `nearest`, as they can be stored.
 
@@ -188,7 +188,7 @@ def solve(
     1/2 (Böhning 1992, Multinomial logistic regression algorithm, eq. 3), so each step is least squares again. A
     classifier of images keeps to least squares: on a ResNet-20 its probabilities were fitted no better (one run each).
     """
-    f = Frame(rows, w0, b0, tail)
+    f = CenteredRows(rows, w0, b0, tail)
     ridge = Ridge(f.x, w0, f.damping())
     w, c = _stepped(f, ridge)
     if choose is not None:
@@ -200,7 +200,7 @@ def solve(
     return f.best(w, c, ridge.damping, ridge.condition)
 
 
-def _stepped(f: Frame, ridge: Ridge | Sparse) -> tuple[Array, Array]:
+def _stepped(f: CenteredRows, ridge: Ridge | Sparse) -> tuple[Array, Array]:
     """Least squares, then the steps of majorisation that what follows the layer asks for."""
 
     def fit(target: Array) -> tuple[Array, Array]:
@@ -215,7 +215,7 @@ def _stepped(f: Frame, ridge: Ridge | Sparse) -> tuple[Array, Array]:
     return w, c
 
 
-def _steps(f: Frame, tail: Tail) -> int:
+def _steps(f: CenteredRows, tail: Tail) -> int:
     if tail.scored:
         work = 2 * f.x.size * f.target.shape[2]  # of one step
         return int(min(SCORE_STEPS, SCORE_WORK // work))
@@ -231,13 +231,13 @@ def _wanted(target: Array, made: Array, tail: Tail) -> Array:
 
 
 def moments(
-    rows: Rows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None, nearest: Nearest | None, spread: bool
+    rows: FitRows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None, nearest: Nearest | None, spread: bool
 ) -> Solution:
     """No new directions: each output keeps its weights, and gets the mean (and with `spread` the deviation) it should have.
 
     Without a bias there is no mean to set, and the deviation is taken about zero.
     """
-    f = Frame(rows, w0, b0, tail)
+    f = CenteredRows(rows, w0, b0, tail)
     if choose is not None:
         w0 = Sparse(f.x, w0, DAMPINGS[-1], choose).w
         f.start(w0)
@@ -254,7 +254,7 @@ def _stored(w: Array, nearest: Nearest | None) -> Array:
 
 
 def chosen(
-    rows: Rows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None = None, nearest: Nearest | None = None
+    rows: FitRows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None = None, nearest: Nearest | None = None
 ) -> Solution:
     """Only the weights that stay, as they are chosen; the error is that of what the layer itself makes."""
     assert choose is not None  # the caller has no such layers otherwise
@@ -265,7 +265,7 @@ def chosen(
     return Solution(w, b0, error, error)
 
 
-Fit = Callable[[Rows, Array, "Array | None", Tail, "Choose | None", "Nearest | None"], Solution]
+Fit = Callable[[FitRows, Array, "Array | None", Tail, "Choose | None", "Nearest | None"], Solution]
 FITS: dict[str, Fit] = {
     "bias": partial(moments, spread=False),
     "affine": partial(moments, spread=True),

@@ -16,7 +16,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 MEMORY_BYTES = 2 << 30
 
 
-class Store:
+class ArrayStore:
     """Arrays under (tensor, batch). What does not fit into `limit` bytes goes to a temporary folder; `close` removes it."""
 
     def __init__(self, limit: int = MEMORY_BYTES) -> None:
@@ -26,7 +26,7 @@ class Store:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files = self._batches = 0
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> ArrayStore:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:

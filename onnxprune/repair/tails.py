@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.repair.layers import Layer, Site
+from onnxprune.repair.layers import FitLayer, Site
 from onnxprune.repair.network import Network
 from onnxprune.repair.store import Array
 
@@ -38,12 +38,12 @@ class Tail:
         return np.clip(y, self.low, self.high) if self.cuts else y
 
 
-def nothing(layer: Layer) -> Tail:
+def nothing(layer: FitLayer) -> Tail:
     """The tail of a layer that is fitted to its own output."""
     return Tail(layer.y, np.ones(layer.outputs), np.zeros(layer.outputs), [layer.adds] if layer.adds else [])
 
 
-def follow(layer: Layer, net: Network, ready: Callable[[str], bool]) -> Tail:
+def follow(layer: FitLayer, net: Network, ready: Callable[[str], bool]) -> Tail:
     """Walk down from a layer's output while a single node reads it, up to an activation that cuts."""
     tail = nothing(layer)
     if layer.hidden:
@@ -63,7 +63,7 @@ def follow(layer: Layer, net: Network, ready: Callable[[str], bool]) -> Tail:
     return tail
 
 
-def _are_tokens(name: str, layer: Layer, net: Network) -> bool:
+def _are_tokens(name: str, layer: FitLayer, net: Network) -> bool:
     """Are a layer's outputs a language model's scores of tokens?"""
     sizes = net.sizes(name)
     last = sizes is not None and layer.axis % len(sizes) == len(sizes) - 1
@@ -82,7 +82,7 @@ def _sum(tail: Tail, site: Site, net: Network, ready: Callable[[str], bool]) -> 
     return True
 
 
-def _affine(tail: Tail, layer: Layer, site: Site, net: Network) -> bool:
+def _affine(tail: Tail, layer: FitLayer, site: Site, net: Network) -> bool:
     """A scale and a shift by constants, one for each channel or one for all."""
     affine, sizes = site.record.traits.affine, net.sizes(tail.target)
     if (
@@ -97,7 +97,7 @@ def _affine(tail: Tail, layer: Layer, site: Site, net: Network) -> bool:
     return True
 
 
-def _per_channel(c: Array | None, layer: Layer, sizes: tuple[object, ...]) -> Array | None:
+def _per_channel(c: Array | None, layer: FitLayer, sizes: tuple[object, ...]) -> Array | None:
     """A constant as one number for each of a layer's outputs; None where it varies along another axis."""
     if c is None or c.ndim > len(sizes):
         return None

@@ -9,18 +9,18 @@ import numpy as np
 
 from onnxprune.ops.records import record_of
 from onnxprune.repair.kinds import is_layer, is_recurrent, make_layer
-from onnxprune.repair.layers import Layer, Site, Unfit
+from onnxprune.repair.layers import FitLayer, Site, Unfit
 from onnxprune.repair.network import Network, picked
-from onnxprune.repair.recurrent import Inputs, State
+from onnxprune.repair.recurrent import InputProduct, State
 from onnxprune.repair.store import Array
 from onnxprune.repair.tails import Tail, follow, nothing
 
-Found = tuple[int, str, Layer]  # node, name
+Found = tuple[int, str, FitLayer]  # node, name
 SELECTED = "the data decide how much it reads, so that its rows are not the original's"
 
 
 @dataclass(frozen=True)
-class Part:
+class SourcePart:
     """Where a group of a pruned layer stands in the matrices of the original's: its group, and which rows and columns it has."""
 
     group: int
@@ -29,7 +29,7 @@ class Part:
 
 
 @dataclass
-class Task:
+class FitTask:
     """A layer to fit, that of the node `index`, and what follows it.
 
     Its target is the original's value of `tail.target`; for a layer whose sums are no tensors, what `source`, the original's
@@ -39,11 +39,11 @@ class Task:
     index: int
     name: str
     op: str
-    layer: Layer
+    layer: FitLayer
     tail: Tail
     taught: bool = False
-    source: Layer | None = None
-    parts: Sequence[Part] = ()  # of the source, for each group
+    source: FitLayer | None = None
+    parts: Sequence[SourcePart] = ()  # of the source, for each group
 
     def original_stop(self) -> set[str]:
         if self.source:
@@ -54,7 +54,7 @@ class Task:
         return {*([] if self.taught else [self.layer.x]), *self.tail.others}
 
 
-def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[Task]:
+def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[FitTask]:
     """The layers whose inputs changed, or whose weights are to become sparse (no others for `none`), in their order.
 
     `left_out` hears of those that cannot be fitted, and why.
@@ -76,17 +76,19 @@ def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[Task]:
     return [_task(net, f, follow(f[2], net, lambda x, at=at: last[x] < at)) for at, f in enumerate(found)]  # type: ignore[misc]
 
 
-def _task(net: Network, found: Found, tail: Tail, taught: bool = False) -> Task:
+def _task(net: Network, found: Found, tail: Tail, taught: bool = False) -> FitTask:
     index, name, layer = found
     op = net.nodes[index].op_type
     if not layer.hidden:
-        return Task(index, name, op, layer, tail, taught)
+        return FitTask(index, name, op, layer, tail, taught)
     whole = net.original_site(index)
-    source = type(layer)(whole) if isinstance(layer, Inputs) else make_layer(whole)
-    return Task(index, name, op, layer, tail, taught or isinstance(layer, State), source, parts_of(net, layer, source))
+    source = type(layer)(whole) if isinstance(layer, InputProduct) else make_layer(whole)
+    return FitTask(
+        index, name, op, layer, tail, taught or isinstance(layer, State), source, parts_of(net, layer, source)
+    )
 
 
-def parts_of(net: Network, layer: Layer, source: Layer) -> list[Part]:
+def parts_of(net: Network, layer: FitLayer, source: FitLayer) -> list[SourcePart]:
     """For each group of a pruned layer its part of the original's: the elements of the weight are numbered, cut and packed."""
     numbers = np.arange(source.matrix.weight.size).reshape(source.matrix.weight.shape)
     every = source.matrix.pack(numbers)
@@ -94,7 +96,7 @@ def parts_of(net: Network, layer: Layer, source: Layer) -> list[Part]:
     places = np.empty((3, numbers.size), np.int64)
     places[:, every] = np.indices(every.shape)
     group, row, column = places
-    return [Part(int(group[w[0, 0]]), row[w[:, 0]], column[w[0]]) for w in mine]
+    return [SourcePart(int(group[w[0, 0]]), row[w[:, 0]], column[w[0]]) for w in mine]
 
 
 def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Found]:
@@ -115,7 +117,7 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
         left_out[name] = str(why)
 
 
-def _built(net: Network, site: Site) -> Iterator[tuple[str, Layer]]:
+def _built(net: Network, site: Site) -> Iterator[tuple[str, FitLayer]]:
     if site.record.product and all(site.node.input[o.slot] in net.live for o in site.operands):
         return  # activations alone: a bias of queries, keys and values belongs to the layers before an attention
     if not is_recurrent(site.record):
@@ -123,7 +125,7 @@ def _built(net: Network, site: Site) -> Iterator[tuple[str, Layer]]:
         yield "", make_layer(site, None if after is None else net.site(after))
         return
     if site.node.input[0] in net.touched:
-        yield "", Inputs(site)
+        yield "", InputProduct(site)
     if _lost_states(net, site.index):
         yield " (hidden state)", State(site)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.allocate import Means, Options
+from onnxprune.allocate import Evaluator, Options
 from onnxprune.explain import Route, explain
 from onnxprune.graph.view import opsets
 from onnxprune.graph.weights import dtype_of, is_float
@@ -124,14 +124,14 @@ def prune_report(
     result: Result | None,
     seconds: Mapping[str, float],
     options: Options | None,
-    means: Means | None = None,
+    evaluator: Evaluator | None = None,
     repaired: RepairReport | None = None,
     reconstruction: Reconstruction | None = None,
     sparse: Sparsified | None = None,
 ) -> dict[str, Any]:
     """The report of `prune`. `error` is null where validation was left out; no `files`: a dry run.
 
-    `options` None says that a plan was given; `means` has the data that it was made or repaired with.
+    `options` None says that a plan was given; `evaluator` has the data that it was made or repaired with.
     """
     size = sum(f.stat().st_size for f in files) if files else None
     return {
@@ -139,7 +139,7 @@ def prune_report(
         "output": str(files[0]) if files else None,
         "files": [str(f) for f in files],
         "options": asdict(options) if options else None,
-        "calibration": _calibration(means),
+        "calibration": _calibration(evaluator),
         "judged_by": stand_ins(before),
         "params": _pair(before.params(), after.params()),
         "macs": _pair(before.macs(), after.macs()),
@@ -148,7 +148,7 @@ def prune_report(
         "weights": _weights(before),
         "frozen": _frozen(before),
         "sparsity": sparsity_report(sparse) if sparse else None,
-        "sensitivity": measured_groups(means.tables) if means and means.tables else None,
+        "sensitivity": measured_groups(evaluator.tables) if evaluator and evaluator.tables else None,
         "repair": repaired.to_json() if repaired else None,
         "error": error_report(result) if result else None,
         **_measured(before, after, size, result, reconstruction, sparse.nonzero() if sparse else ({}, {})),
@@ -156,9 +156,9 @@ def prune_report(
     }
 
 
-def _calibration(means: Means | None) -> dict[str, Any] | None:
+def _calibration(evaluator: Evaluator | None) -> dict[str, Any] | None:
     """The data that were used, if any."""
-    used = means.used if means else None
+    used = evaluator.used if evaluator else None
     return {"data": used.source, "samples": used.samples} if used else None
 
 

@@ -28,7 +28,7 @@ FILES = ("calib", "data", "cache", "plan")  # settings that name files
 MISSING = "not set"
 
 
-class Job(Protocol):
+class JobLike(Protocol):
     """One model with one setting, as `batch` keeps it; `name` is the model's, `report` that of `prune`."""
 
     @property
@@ -76,7 +76,7 @@ class Single:
         return made
 
 
-def rows(jobs: Sequence[Job]) -> list[Row]:
+def rows(jobs: Sequence[JobLike]) -> list[Row]:
     """A row for each job, in their order; its keys are COLUMNS, and what was not measured is None."""
     return [
         _first(job, setting) | _measured(job.report or {}) for job, setting in zip(jobs, settings_of(jobs), strict=True)
@@ -93,7 +93,7 @@ def csv_text(table: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def settings_of(jobs: Sequence[Job]) -> list[str]:
+def settings_of(jobs: Sequence[JobLike]) -> list[str]:
     """In short, what sets each job apart from the others of its model; where nothing does, all that was set."""
     by_model: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for job in jobs:
@@ -129,7 +129,7 @@ def _value(v: Any) -> str:
     return PurePath(v).name if isinstance(v, str | PurePath) and "/" in str(v) else str(v)
 
 
-def _first(job: Job, setting: str) -> Row:
+def _first(job: JobLike, setting: str) -> Row:
     return {
         "id": job.id,
         "model": job.name,

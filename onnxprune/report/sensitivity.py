@@ -84,9 +84,9 @@ def _plot(groups: list[dict[str, Any]]) -> str:
         parts.append(f'<text x="{x(r / 10):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{10 * r} %</text>')
     for i, g in enumerate(groups):
         points = " ".join(f"{x(p['ratio']):.1f},{y(p['error']):.1f}" for p in g["points"])
-        colour = f"hsl({round(360 * i / len(groups))} 70% 45%)"
+        color = f"hsl({round(360 * i / len(groups))} 70% 45%)"
         parts.append(
-            f'<g class="line"><title>{escape(g["name"])}</title><polyline points="{points}" stroke="{colour}"/></g>'
+            f'<g class="line"><title>{escape(g["name"])}</title><polyline points="{points}" stroke="{color}"/></g>'
         )
     return "\n".join([*parts, "</svg>"])
 

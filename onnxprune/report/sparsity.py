@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from onnxprune.sparsity import Checked, Layer, Sparsified
+from onnxprune.sparsity import Checked, SparseLayer, Sparsified
 
 
 def sparsity_report(s: Sparsified) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def sparsity_report(s: Sparsified) -> dict[str, Any]:
     }
 
 
-def _layer(x: Layer) -> dict[str, Any]:
+def _layer(x: SparseLayer) -> dict[str, Any]:
     m, v, t = x.matrix, x.verdict, x.tally
     return {
         **_facts(x),
@@ -36,7 +36,7 @@ def _layer(x: Layer) -> dict[str, Any]:
     }
 
 
-def _facts(x: Layer) -> dict[str, Any]:
+def _facts(x: SparseLayer) -> dict[str, Any]:
     m, v = x.matrix, x.verdict
     batch, outputs, inputs, positions = m.shape
     return {

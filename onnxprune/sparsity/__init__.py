@@ -7,6 +7,6 @@ channels so that more stays. A target (`tensorrt`) says what it can use.
 
 from onnxprune.sparsity.check import Checked, check_pattern
 from onnxprune.sparsity.options import Sparsity
-from onnxprune.sparsity.run import Layer, Sparsified, sparsify
+from onnxprune.sparsity.run import SparseLayer, Sparsified, sparsify
 
-__all__ = ["Checked", "Layer", "Sparsified", "Sparsity", "check_pattern", "sparsify"]
+__all__ = ["Checked", "SparseLayer", "Sparsified", "Sparsity", "check_pattern", "sparsify"]

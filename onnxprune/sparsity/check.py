@@ -11,14 +11,14 @@ from onnxprune.groups import analyze
 from onnxprune.sparsity.fold import fold
 from onnxprune.sparsity.layers import numbers
 from onnxprune.sparsity.options import Sparsity
-from onnxprune.sparsity.run import Layer, decide, mark
+from onnxprune.sparsity.run import SparseLayer, decide, mark
 
 
 @dataclass(frozen=True)
 class Checked:
     """A layer, how many units of its weight break the pattern (None where that cannot be told), and the share of zeros."""
 
-    layer: Layer
+    layer: SparseLayer
     broken: int | None
     sparsity: float | None
 

@@ -35,7 +35,7 @@ class Meaning:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class ConstantMatrix:
     """A constant that products multiply with: w [B, O, I, P] by `form`, which is None where `left` says why it is left alone.
 
     `weight` is its name in the flat model, `inner` its number where it is no initializer of the main graph.
@@ -70,7 +70,7 @@ class _Reading:
     axes: list[Axis]
 
 
-def matrices(a: Analysis) -> list[Matrix]:
+def matrices(a: Analysis) -> list[ConstantMatrix]:
     """Every constant that a product multiplies with, in the order of the products; one entry for one that several read."""
     return _Finder(a).run()
 
@@ -91,7 +91,7 @@ class _Finder:
                 for name in captured(node):
                     self.held[name] = f"a body of {node.op_type} '{_label(node)}' reads it"
 
-    def run(self) -> list[Matrix]:
+    def run(self) -> list[ConstantMatrix]:
         found = [m for name in self.c.weights for m in self._one(name)]
         covered = {site for m in found for site in m.sites}
         found += [self._computed(site) for site in self.c.operands if site not in covered and self._is_computed(site)]
@@ -99,13 +99,13 @@ class _Finder:
         numbers = marks(self.a.flat.proto)
         return [self._written(m) for m in _once([replace(m, inner=numbers.get(m.weight)) for m in found])]
 
-    def _written(self, m: Matrix) -> Matrix:
+    def _written(self, m: ConstantMatrix) -> ConstantMatrix:
         """Left alone where the model has no tensor to write to: a Constant's list of floats, a sparse initializer."""
         if m.form is None or m.inner is not None or m.weight in self.a.model.weights:
             return m
         return replace(m, form=None, left="no plain tensor of the file holds it")
 
-    def _one(self, name: str) -> Iterator[Matrix]:
+    def _one(self, name: str) -> Iterator[ConstantMatrix]:
         weight = self.c.weights[name]
         if not weight.shape or 0 in weight.shape:
             return
@@ -120,7 +120,7 @@ class _Finder:
         bits = self._bits()
         form, why = self._form(readings, weight.shape, 8 // bits)
         why = next(iter(others), "") or self._no_numbers(name) or why
-        yield Matrix(
+        yield ConstantMatrix(
             name, _label(first), _output(first), first.op_type, _kind(first), operand.groups if operand else 1,
             f"uint{bits}" if bits < 8 else dtype_of(weight.data_type).name,
             form.shape if form else (1, 1, 1, 1), None if why else form, why, None,
@@ -134,14 +134,14 @@ class _Finder:
         """Does a product that runs read a value there that the graph computes from constants alone?"""
         return self._name(site) in self.c.computed and self.nodes[site[0]].output[0] not in self.c.computed
 
-    def _computed(self, site: Site) -> Matrix:
+    def _computed(self, site: Site) -> ConstantMatrix:
         """An operand that is constant, but not a constant that was moved."""
         node, name = self.nodes[site[0]], self._name(site)
         made = self.makers[name]
         while record_of(made).traits.moves and made.input[0] in self.makers:
             made = self.makers[made.input[0]]
         dtype, why = dtype_of(self.c.trace.dtype(name) or 1).name, f"{made.op_type} '{_label(made)}' computes it"
-        return Matrix(
+        return ConstantMatrix(
             name, _label(node), _output(node), node.op_type, _kind(node), self.c.operands[site].groups, dtype,
             (1, 1, 1, 1), None, why, None, (site,),
         )  # fmt: skip
@@ -241,7 +241,7 @@ class _Finder:
         return str(node.input[slot]) if 0 < slot < len(node.input) else ""
 
 
-def numbers(a: Analysis, matrix: Matrix, everywhere: bool = False) -> Numbers:
+def numbers(a: Analysis, matrix: ConstantMatrix, everywhere: bool = False) -> Numbers:
     """What the entries of a matrix stand for; `everywhere` says that more than the inputs of an output are compared."""
     if matrix.meaning is None:
         return Numbers()
@@ -305,9 +305,9 @@ def _kind(node: NodeProto) -> str:
     return product.kind if product else ""
 
 
-def _once(found: list[Matrix]) -> list[Matrix]:
+def _once(found: list[ConstantMatrix]) -> list[ConstantMatrix]:
     """A tensor of a local function is one matrix, however often the function is called."""
-    out: dict[object, Matrix] = {}
+    out: dict[object, ConstantMatrix] = {}
     for m in found:
         key = m.weight if m.inner is None else m.inner
         other = out.get(key)

@@ -17,7 +17,7 @@ from onnxprune.graph.inner import marked
 from onnxprune.groups import Analysis, Group, analyze
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.signals import channel_order
-from onnxprune.sparsity.layers import Matrix, numbers
+from onnxprune.sparsity.layers import ConstantMatrix, numbers
 from onnxprune.sparsity.patterns import NofM, Pattern
 from onnxprune.sparsity.permute import best_order, kept
 from onnxprune.surgery import apply_plan
@@ -30,14 +30,14 @@ Gains = dict[str, tuple[float, float]]
 class _Vote:
     """A weight that reads a group's channels: its inputs' layout, and where on that axis the channels begin."""
 
-    matrix: Matrix
+    matrix: ConstantMatrix
     starts: tuple[int, ...]
 
 
 def permuted(
     analysis: Analysis,
     plan: Plan,
-    chosen: Callable[[Analysis], list[Matrix]],
+    chosen: Callable[[Analysis], list[ConstantMatrix]],
     pattern: Pattern,
     progress: Callable[[int, int], None],
 ) -> tuple[Plan, Gains]:
@@ -70,7 +70,7 @@ def permuted(
     return Plan(fingerprint(analysis.model), groups), gains
 
 
-def _votes(a: Analysis, group: Group, layers: dict[str, Matrix], m: int) -> list[_Vote]:
+def _votes(a: Analysis, group: Group, layers: dict[str, ConstantMatrix], m: int) -> list[_Vote]:
     out = []
     for name, axis, dim in dict.fromkeys((x.tensor, x.axis, x.dim) for x in group.members if x.role == "in"):
         matrix = layers.get(name)
@@ -80,7 +80,7 @@ def _votes(a: Analysis, group: Group, layers: dict[str, Matrix], m: int) -> list
     return out
 
 
-def _is_inputs(a: Analysis, matrix: Matrix, axis: int) -> bool:
+def _is_inputs(a: Analysis, matrix: ConstantMatrix, axis: int) -> bool:
     """Is an axis of the file all that the weight's product sums over?"""
     shape = a.coupling.weights[matrix.weight].shape
     stride = int(np.prod(shape[axis + 1 :], dtype=np.int64))

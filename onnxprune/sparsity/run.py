@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -16,9 +16,10 @@ from onnxprune.graph.weights import Weight
 from onnxprune.groups import Analysis, analyze
 from onnxprune.ops.linear import TRANSPOSED
 from onnxprune.plans import Plan
-from onnxprune.repair import Choose, RepairReport, Thin, repair
+from onnxprune.progress import StageProgress
+from onnxprune.repair import Choose, RepairReport, SparsityRequest, repair
 from onnxprune.sparsity.fold import fold
-from onnxprune.sparsity.layers import Matrix, matrices, numbers
+from onnxprune.sparsity.layers import ConstantMatrix, matrices, numbers
 from onnxprune.sparsity.masked import MaskedWeight, Tally
 from onnxprune.sparsity.methods import chooser
 from onnxprune.sparsity.options import Sparsity
@@ -29,14 +30,13 @@ from onnxprune.sparsity.threshold import threshold
 from onnxprune.surgery import apply_plan
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass
-class Layer:
+class SparseLayer:
     """A constant that a product multiplies with: what the target makes of it, whether it is chosen, and what became of it."""
 
-    matrix: Matrix
+    matrix: ConstantMatrix
     verdict: Verdict | None  # None without a target
     chosen: bool
     why: str  # it is not chosen
@@ -55,7 +55,7 @@ class Sparsified:
     analysis: Analysis  # that the plan is of: of the model whose constants are folded
     options: Sparsity
     pattern: Pattern
-    layers: list[Layer]
+    layers: list[SparseLayer]
     plan: Plan | None = None  # the permutation of channels, and what else was asked for
     gains: dict[str, tuple[float, float]] = field(
         default_factory=dict
@@ -88,7 +88,7 @@ def sparsify(
     batches: Iterable[Feeds] | None = None,
     *,
     plan: Plan | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Sparsified:
     """Zeros in exactly the pattern that a consumer reads, after the channels of a plan are gone.
 
@@ -97,16 +97,16 @@ def sparsify(
     """
     options = options.resolved(batches is not None)
     pattern = options.check()
-    tell = progress or (lambda *_: None)
+    report_stage = progress or (lambda *_: None)
     gains: dict[str, tuple[float, float]] = {}
     used = plan or Plan("", {})
     if not used.groups and (folded := prepare(analysis, options)[0]) is not analysis.model:
         analysis = analyze(folded, analysis.data)
     if options.permute:
-        tell("permute", 0, 0)
+        report_stage("permute", 0, 0)
         used, gains = permuted(
             analysis, used, lambda a: [x.matrix for x in decide(a, options) if x.chosen], pattern,
-            lambda done, of: tell("permute", done, of),
+            lambda done, of: report_stage("permute", done, of),
         )  # fmt: skip
     smaller = apply_plan(analysis, used) if used.groups else analysis.model
     smaller, work = prepare(analysis if smaller is analysis.model else analyze(smaller, analysis.data), options)
@@ -117,7 +117,7 @@ def sparsify(
         choose = _choosers(work, layers, pattern, options)
         smaller, report = repair(
             analysis, used, batches, options.repair or "none", seed=options.seed,
-            progress=lambda done, of: tell("fit", done, of), thin=Thin(choose, plain),
+            progress=lambda done, of: report_stage("fit", done, of), thin=SparsityRequest(choose, plain),
         )  # fmt: skip
         before = work, layers
         smaller, work = prepare(analyze(smaller, analysis.data), options)
@@ -144,7 +144,7 @@ def mark(a: Analysis, model: Model) -> Analysis:
     return a if seen is a.model else analyze(seen, a.data)
 
 
-def decide(a: Analysis, options: Sparsity) -> list[Layer]:
+def decide(a: Analysis, options: Sparsity) -> list[SparseLayer]:
     """Every layer, and which are chosen. Raises OnnxPruneError where --include or --exclude matches none."""
     pattern = options.check()
     found = matrices(a)
@@ -155,11 +155,11 @@ def decide(a: Analysis, options: Sparsity) -> list[Layer]:
     return [_decided(m, pattern, options) for m in found]
 
 
-def _matches(m: Matrix, glob: str) -> bool:
+def _matches(m: ConstantMatrix, glob: str) -> bool:
     return any(fnmatchcase(name, glob) for name in (m.name, m.weight))
 
 
-def _decided(m: Matrix, pattern: Pattern, options: Sparsity) -> Layer:
+def _decided(m: ConstantMatrix, pattern: Pattern, options: Sparsity) -> SparseLayer:
     verdict = judge(m) if options.target == "tensorrt" and not m.left else None
     why = m.left or pattern.unfit(m.shape)
     if not why and (
@@ -170,10 +170,12 @@ def _decided(m: Matrix, pattern: Pattern, options: Sparsity) -> Layer:
     if not why and verdict is not None and options.layers != "all":
         ok = verdict.likely if options.layers == "likely" else verdict.eligible
         why = "" if ok else verdict.why
-    return Layer(m, verdict, not why, why)
+    return SparseLayer(m, verdict, not why, why)
 
 
-def _choosers(a: Analysis, layers: list[Layer], pattern: Pattern, options: Sparsity) -> dict[tuple[str, int], Choose]:
+def _choosers(
+    a: Analysis, layers: list[SparseLayer], pattern: Pattern, options: Sparsity
+) -> dict[tuple[str, int], Choose]:
     """None where layers compete: each is fitted alone."""
     if options.scope == "global":
         return {}
@@ -181,19 +183,24 @@ def _choosers(a: Analysis, layers: list[Layer], pattern: Pattern, options: Spars
     return {place: chooser(method, pattern, m.shape) for m in chosen for place in _places(a, m)}
 
 
-def _split(m: Matrix) -> bool:
+def _split(m: ConstantMatrix) -> bool:
     """Would a fit take the inputs apart that the pattern has in a row?"""
     return m.kind == TRANSPOSED.kind and m.groups > 1
 
 
-def _places(a: Analysis, m: Matrix) -> list[tuple[str, int]]:
+def _places(a: Analysis, m: ConstantMatrix) -> list[tuple[str, int]]:
     """Who reads a matrix, by output and input: a recurrent layer reads two, a tensor of a local function is read in each call."""
     nodes = a.flat.proto.graph.node
     return [(next(filter(None, nodes[index].output)), slot) for index, slot in m.sites]
 
 
 def _compare(
-    a: Analysis, layers: list[Layer], was: Analysis, before: list[Layer], report: RepairReport, options: Sparsity
+    a: Analysis,
+    layers: list[SparseLayer],
+    was: Analysis,
+    before: list[SparseLayer],
+    report: RepairReport,
+    options: Sparsity,
 ) -> None:
     """What the fit did to each layer; those that could not be fitted go by magnitude."""
     fitted = {(x.output, x.slot): x for x in report.layers}
@@ -206,7 +213,7 @@ def _compare(
             layer.tally = _tally(was, old[place], a, layer.matrix)
 
 
-def _tally(was: Analysis, old: Matrix, a: Analysis, new: Matrix) -> Tally:
+def _tally(was: Analysis, old: ConstantMatrix, a: Analysis, new: ConstantMatrix) -> Tally:
     """What stays of the magnitude that there was."""
     assert old.form is not None and new.form is not None
     size = old.form.view(numbers(was, old, True).magnitudes(was.coupling.weights[old.weight].array()))
@@ -221,7 +228,7 @@ def _tally(was: Analysis, old: Matrix, a: Analysis, new: Matrix) -> Tally:
 
 
 def mask(
-    model: Model, work: Analysis, layers: list[Layer], pattern: Pattern, options: Sparsity
+    model: Model, work: Analysis, layers: list[SparseLayer], pattern: Pattern, options: Sparsity
 ) -> tuple[Model, dict[str, MaskedWeight]]:
     """The model with its chosen weights masked by magnitude as they are read; what has the pattern already stays as it is.
 
@@ -246,7 +253,7 @@ def mask(
     return replace(model, weights={**model.weights, **own}), weights
 
 
-def _worths(a: Analysis, layers: Iterable[Layer], pattern: Units) -> Iterator[npt.NDArray[np.generic]]:
+def _worths(a: Analysis, layers: Iterable[SparseLayer], pattern: Units) -> Iterator[npt.NDArray[np.generic]]:
     """What the units of each layer are worth, one layer after the other."""
     for m in (x.matrix for x in layers):
         assert m.form is not None

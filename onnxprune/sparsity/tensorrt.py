@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxprune.sparsity.layers import Matrix
+from onnxprune.sparsity.layers import ConstantMatrix
 
 ENOUGH = 256  # channels
 TAKEN = ("Conv", "Gemm", "MatMul")
@@ -28,7 +28,7 @@ class Verdict:
     note: str = ""
 
 
-def judge(m: Matrix) -> Verdict:
+def judge(m: ConstantMatrix) -> Verdict:
     """What TensorRT will make of a layer."""
     why = _refused(m)
     if why:
@@ -42,7 +42,7 @@ def judge(m: Matrix) -> Verdict:
     return Verdict(True, True, "", note)
 
 
-def _refused(m: Matrix) -> str:
+def _refused(m: ConstantMatrix) -> str:
     batch, _, inputs, _ = m.shape
     if m.op not in TAKEN:
         return f"TensorRT has no sparse kernels for {m.op}"

@@ -28,7 +28,7 @@ from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, keep_of
 from onnxprune.repair.network import Network, called, picked
 from onnxprune.repair.segments import Walk
-from onnxprune.repair.store import Store
+from onnxprune.repair.store import ArrayStore
 from onnxprune.repair.tasks import last_layers
 from onnxprune.validation.order import Orders
 
@@ -80,7 +80,7 @@ def layer_errors(
     )
     made = Reconstruction(batches.source)
     layers = list(_layers(net, made.left_out))
-    with Store(MEMORY_BYTES) as before, Store(MEMORY_BYTES) as after:
+    with ArrayStore(MEMORY_BYTES) as before, ArrayStore(MEMORY_BYTES) as after:
         feeds: Mapping[str, Array] = {}
         for batch, feeds in enumerate(_few(batches, samples)):
             made.samples += count(feeds)

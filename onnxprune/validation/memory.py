@@ -1,7 +1,7 @@
 """Peak memory of a model in ONNX Runtime, each in a fresh process: what loading it and one run add to that process.
 
 The process imports all that it needs, notes its resident memory, opens the model and runs it once; the difference to the
-peak is what is reported: weights, the optimised graph, activations and workspaces. Where the system does not tell a process
+peak is what is reported: weights, the optimized graph, activations and workspaces. Where the system does not tell a process
 its own peak (neither /proc nor `resource`), there is no number.
 """
 

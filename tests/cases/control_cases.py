@@ -234,7 +234,7 @@ def function_with_weights(d: Draw, op: str) -> Built:
 
 @case("NonMaxSuppression", "Compress", "Unique", examples=2)
 def selected(d: Draw, op: str) -> Built:
-    """Selections: everything that they read is frozen, their neighbours are not."""
+    """Selections: everything that they read is frozen, their neighbors are not."""
     net = Net(d, 13)
     c = 4
     x = net.linear(net.input("input", 1, 5, 6), "a", 6, c)

@@ -386,7 +386,7 @@ def dynamic_product(d: Draw, op: str) -> Built:
     return net.done(m.made, ("b.weight", 0), ("b.weight", 1), ("b.scale", 0), m.used, groups=2)
 
 
-def _quantised(net: Net, x: str) -> tuple[str, str, str]:
+def _quantized(net: Net, x: str) -> tuple[str, str, str]:
     s, zero = net.real(0.03), net.init(net.name("zero"), np.array(120, np.uint8))
     return net.op("QuantizeLinear", x, s, zero), s, zero
 
@@ -395,7 +395,7 @@ def _quantised(net: Net, x: str) -> tuple[str, str, str]:
 def integer_convolution(d: Draw, op: str) -> Built:
     net = Net(d, 13)
     m = any_mid(net, "image", c=4)
-    q, s, zero = _quantised(net, m.x)
+    q, s, zero = _quantized(net, m.x)
     o, g = d.pick((3, 1), (5, 1), (4, 4))
     n = o if d.flag() else 1
     ws = net.init(
@@ -413,7 +413,7 @@ def integer_convolution(d: Draw, op: str) -> Built:
 def integer_product(d: Draw, op: str) -> Built:
     net = Net(d, 13)
     m = any_mid(net, "tokens")
-    q, s, zero = _quantised(net, m.x)
+    q, s, zero = _quantized(net, m.x)
     ws = net.init("b.scale", np.array(0.02, F32))
     y = net.op(
         op, q, s, zero, _integers(net, "b.weight", m.c, 4), ws, net.init("b.zero", np.array(0, np.int8)), s, zero

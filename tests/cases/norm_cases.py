@@ -1,4 +1,4 @@
-"""Cases: Normalisations."""
+"""Cases: Normalizations."""
 
 from __future__ import annotations
 

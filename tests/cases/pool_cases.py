@@ -196,10 +196,10 @@ def cumulative_product(d: Draw, op: str) -> Built:
 def layer_norm_decomposed(d: Draw, op: str) -> Built:
     net = Net(d, d.pick(13, 18))
     m = any_mid(net, "tokens", "image")
-    centred = net.op("Sub", m.x, net.mean(m.x, [d.pick(m.axis, m.axis - m.rank)]))
-    square = net.op("Pow", centred, net.real(2.0)) if d.flag() else net.op("Mul", centred, centred)
+    centered = net.op("Sub", m.x, net.mean(m.x, [d.pick(m.axis, m.axis - m.rank)]))
+    square = net.op("Pow", centered, net.real(2.0)) if d.flag() else net.op("Mul", centered, centered)
     var = net.mean(square, [m.axis])
-    y = net.op("Div", centred, net.op("Sqrt", net.op("Add", var, net.real(1e-5))))
+    y = net.op("Div", centered, net.op("Sqrt", net.op("Add", var, net.real(1e-5))))
     y = net.op("Add", net.op("Mul", y, net.weight("ln.scale", *m.column())), net.weight("ln.bias", *m.column()))
     m.close(y)
     return net.done(m.made, ("ln.scale", 0), ("ln.bias", 0), m.used, exact=False)

@@ -1,4 +1,4 @@
-"""Cases: Quantisation."""
+"""Cases: Quantization."""
 
 from __future__ import annotations
 
@@ -273,16 +273,16 @@ def embedding_in_blocks(d: Draw, op: str) -> Built:
 
 
 @case("Quant", domain="onnx.brevitas", examples=1, reference=True)
-def fake_quantised_by_brevitas(d: Draw, op: str) -> Built:
-    return _fake_quantised(d, op, "onnx.brevitas")
+def fake_quantized_by_brevitas(d: Draw, op: str) -> Built:
+    return _fake_quantized(d, op, "onnx.brevitas")
 
 
 @case("Quant", domain="qonnx.custom_op.general", examples=3, reference=True)
-def fake_quantised(d: Draw, op: str) -> Built:
-    return _fake_quantised(d, op, "qonnx.custom_op.general")
+def fake_quantized(d: Draw, op: str) -> Built:
+    return _fake_quantized(d, op, "qonnx.custom_op.general")
 
 
-def _fake_quantised(d: Draw, op: str, domain: str) -> Built:
+def _fake_quantized(d: Draw, op: str, domain: str) -> Built:
     """QONNX: weights and activations on a grid, for each channel or for the tensor."""
     net = Net(d, 13)
     c = d.int(3, 5)

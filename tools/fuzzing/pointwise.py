@@ -115,7 +115,7 @@ def dropout(p: Pool) -> None:
 
 
 @production(1, since=13)
-def quantised_activation(p: Pool) -> None:
+def quantized_activation(p: Pool) -> None:
     v = p.draw()
     scale, zero = p.net.real(0.05), p.net.const(p.dice.pick(0, 3), np.int8)
     q = p.net.op("QuantizeLinear", v, scale, zero)

@@ -152,7 +152,7 @@ def unsqueezed(p: Pool, shape: tuple[int, ...]) -> str:
     return p.net.squeeze(plain(p, (*shape[:a], 1, *shape[a:])), a)
 
 
-def quantised(p: Pool, shape: tuple[int, ...]) -> str:
+def quantized(p: Pool, shape: tuple[int, ...]) -> str:
     """8-bit integers with one scale, or one for each slice along an axis."""
     if p.net.opset < 10:
         raise Skip
@@ -165,7 +165,7 @@ def quantised(p: Pool, shape: tuple[int, ...]) -> str:
     return p.net.op("DequantizeLinear", q, scale, *zero, axis=axis if p.dice.flag() else axis - len(shape))
 
 
-def normalised(p: Pool, shape: tuple[int, ...]) -> str:
+def normalized(p: Pool, shape: tuple[int, ...]) -> str:
     """Weight standardisation: each filter less its mean."""
     if len(shape) < 2:
         raise Skip
@@ -192,5 +192,5 @@ def gathered(p: Pool, shape: tuple[int, ...]) -> str:
 
 SPELLINGS: list[Spelling] = [
     shared, shared, shared, other_way_round, other_way_round, transposed, cast, reshaped, reshaped, identity, constant, scaled,
-    joined, sliced, split, unsqueezed, quantised, quantised, normalised, gathered, low_rank,
+    joined, sliced, split, unsqueezed, quantized, quantized, normalized, gathered, low_rank,
 ]  # fmt: skip

@@ -67,7 +67,7 @@ function layerList(layers, rise) {
   return longList(layers, row, "layer");
 }
 
-/** Error of the outputs against the fraction of one group's channels removed, a line a group; the steepest have colours. */
+/** Error of the outputs against the fraction of one group's channels removed, a line a group; the steepest have colors. */
 function sensitivityCurves(curves) {
   const worst = (c) => Math.max(...c.points.map((p) => p[1] || 0));
   const order = [...curves].filter((c) => c.points.length).sort((a, b) => worst(b) - worst(a));
@@ -95,7 +95,7 @@ function sensitivityCurves(curves) {
   return [
     drawn(draw, "error against the fraction removed, a line for each group"),
     h("p", { class: "legend" }, h("span", {}, "Most sensitive:"), order.slice(0, SERIES).map(key),
-      rest > 0 ? h("span", {}, `and ${plural(rest, "other")} in grey`) : null),
+      rest > 0 ? h("span", {}, `and ${plural(rest, "other")} in gray`) : null),
   ];
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from onnxprune.report.rows import Job, finite, setting_text
+from onnxprune.report.rows import JobLike, finite, setting_text
 
 DIGITS = 4
 RISE = 0.25  # of the largest error: a rise of so much is where the error enters
@@ -22,15 +22,15 @@ def short(x: float | None) -> float | int | None:
     return float(f"{x:.{DIGITS}g}")
 
 
-def models(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def models(jobs: Sequence[JobLike]) -> list[dict[str, Any]]:
     """One object a model, in the order of the jobs: `settings` has one for each job that has a report, by its row."""
-    by_model: dict[str, list[tuple[int, Job]]] = defaultdict(list)
+    by_model: dict[str, list[tuple[int, JobLike]]] = defaultdict(list)
     for i, job in enumerate(jobs):
         by_model[job.name].append((i, job))
     return [_model(name, mine) for name, mine in by_model.items()]
 
 
-def _model(name: str, jobs: Sequence[tuple[int, Job]]) -> dict[str, Any]:
+def _model(name: str, jobs: Sequence[tuple[int, JobLike]]) -> dict[str, Any]:
     made = _Model()
     settings = [made.setting(i, job, job.report) for i, job in jobs if job.report is not None]
     return {
@@ -55,7 +55,7 @@ class _Model:
         known = self.shared[kind]
         return known.setdefault(json.dumps(value, separators=(",", ":")), len(known))
 
-    def setting(self, row: int, job: Job, report: Report) -> dict[str, Any]:
+    def setting(self, row: int, job: JobLike, report: Report) -> dict[str, Any]:
         groups, curves = report["groups"], report.get("sensitivity")
         layers, sparsity = _layers(report), report.get("sparsity") or {"pattern": "", "layers": []}
         return {
@@ -118,7 +118,7 @@ def _largest_rise(errors: Sequence[float]) -> int:
     return steps.index(max(steps))
 
 
-def facts(job: Job, report: Report) -> list[tuple[str, str]]:
+def facts(job: JobLike, report: Report) -> list[tuple[str, str]]:
     """Lines of a name and what there is to say of it."""
     said = [("set", setting_text(job.settings))] if job.settings else []
     if job.message:

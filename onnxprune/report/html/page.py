@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from onnxprune.report.html.data import models, short
-from onnxprune.report.rows import COLUMNS, Job, rows
+from onnxprune.report.rows import COLUMNS, JobLike, rows
 from onnxprune.version import __version__
 
 SCRIPTS = ("core.js", "best.js", "plot.js", "charts.js", "table.js", "why.js", "model.js", "main.js")
@@ -18,7 +18,7 @@ MARK = re.compile(r"\{\{([A-Z]+)\}\}")
 UNSEEN = {"settings", "started"}  # of the columns, what the page does not show
 
 
-def page(jobs: Sequence[Job], title: str) -> str:
+def page(jobs: Sequence[JobLike], title: str) -> str:
     """The page of these jobs; with a single model it opens on that model."""
     parts = files(__package__)
     script = "".join(parts.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -33,7 +33,7 @@ def page(jobs: Sequence[Job], title: str) -> str:
     return MARK.sub(lambda mark: filled[mark[1]], template)
 
 
-def _table(jobs: Sequence[Job]) -> dict[str, Any]:
+def _table(jobs: Sequence[JobLike]) -> dict[str, Any]:
     columns = [c for c in COLUMNS if c not in UNSEEN]
     return {"columns": columns, "rows": [[_cell(row[c]) for c in columns] for row in rows(jobs)]}
 

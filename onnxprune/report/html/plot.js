@@ -1,6 +1,6 @@
 // Scatter plots with axes, drawn as wide as there is room.
 
-const SERIES = 6; // colours, each with a mark of its own
+const SERIES = 6; // colors, each with a mark of its own
 const PAD = { top: 14, right: 24, bottom: 42, left: 72 };
 
 /** A place that is drawn when it is there, and again when its width changes. */
@@ -74,7 +74,7 @@ function axes(width, height, x, y, xTitle, yTitle, xShow, yShow) {
 
 const tick = (show) => (v) => show(v).replace(/\.0+(?= |$|×)/, "").replace(/(\.\d*?)0+$/, "$1");
 
-/** A mark of its own for each series: colour is never all that tells two apart. */
+/** A mark of its own for each series: color is never all that tells two apart. */
 function mark(kind, x, y, r, attributes, ...children) {
   const p = (dx, dy) => `${(x + dx * r).toFixed(1)},${(y + dy * r).toFixed(1)}`;
   const corners = [
@@ -94,7 +94,7 @@ const hover = (r) => `${r.model}, ${r.setting}\nMACs left ${percent(r.macs_left)
 
 /**
  * Results as points, quality against cost. Points on their own model's Pareto front are filled and joined.
- * Few models have a colour and a mark each. `names` writes the settings beside the points, `target` marks a budget.
+ * Few models have a color and a mark each. `names` writes the settings beside the points, `target` marks a budget.
  */
 function scatter(width, some, x, y, { names = false, target = null, best = null, height = 340 } = {}) {
   const shown = some.filter((r) => known(r[x]) && known(r[y]));
@@ -160,7 +160,7 @@ function labels(points, width, height) {
   return out;
 }
 
-/** What colours and marks stand for. */
+/** What colors and marks stand for. */
 function legend(some, x, y) {
   const models = [...new Set(some.filter((r) => known(r[x]) && known(r[y])).map((r) => r.model))];
   const entry = (kind, css, text) => h("span", { class: "key" },

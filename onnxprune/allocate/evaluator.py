@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from onnxprune.allocate.error import Judge
+from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.options import Options
-from onnxprune.allocate.selection import Progress
 from onnxprune.allocate.tables import Cache, Table
 from onnxprune.calibration import Batches, random_batches
 from onnxprune.calibration.statistics import Statistics, gather
@@ -16,50 +14,50 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
 from onnxprune.plans import Plan
+from onnxprune.progress import Progress, StageProgress
 from onnxprune.repair import RepairReport, repair
 from onnxprune.scoring import needed
 from onnxprune.surgery import apply_plan
 
-JUDGED = 256  # samples that an error is measured on
-TRIED = 1024  # samples that a plan is repaired on while others are still tried
-Tell = Callable[[str, int, int], None]  # stage, steps done, steps in all
+COMPARISON_SAMPLES = 256  # samples that an error is measured on
+TRIAL_SAMPLES = 1024  # samples that a plan is repaired on while others are still tried
 
 
 @dataclass
-class Means:
+class Evaluator:
     """`batches` are calibration data for the model `original`; None: there are none."""
 
     original: Analysis
     batches: Batches | None = None
     repair: str = "none"
     cache: Cache = field(default_factory=Cache)
-    tell: Tell = lambda stage, done, of: None
+    progress: StageProgress = lambda stage, done, of: None
     seed: int = 0
-    judged: int = JUDGED
+    comparison_samples: int = COMPARISON_SAMPLES
     tables: dict[str, Table] = field(default_factory=dict)  # what was measured of the original's groups, for the report
 
-    def progress(self, stage: str) -> Progress:
-        return lambda done, of: self.tell(stage, done, of)
+    def stage_progress(self, stage: str) -> Progress:
+        return lambda done, of: self.progress(stage, done, of)
 
     def watch(self, a: Analysis, options: Options) -> Statistics | None:
         """What the criterion has to know of the activations: nothing, or statistics of the data, else of random inputs."""
         wanted = needed(a, a.groups, options.criterion or "")
         if not wanted:
             return None
-        return gather(a, self.data, wanted, progress=self.progress("calibrate"))
+        return gather(a, self.data, wanted, progress=self.stage_progress("calibrate"))
 
     @cached_property
-    def judge(self) -> Judge:
+    def comparer(self) -> OutputComparer:
         """Raises OnnxPruneError without calibration data."""
         if self.batches is None:
             raise OnnxPruneError("errors are measured on calibration data; give some with --calib")
-        return Judge(self.original, self.batches.limit(self.judged))
+        return OutputComparer(self.original, self.batches.limit(self.comparison_samples))
 
     def make(self, plan: Plan) -> Model:
         """The model that comes of a plan for the original, repaired on some of the data."""
         if self.repair == "none":
             return apply_plan(self.original, plan)
-        return self._repaired(plan, self.data.limit(TRIED), "try")[0]
+        return self._repaired(plan, self.data.limit(TRIAL_SAMPLES), "try")[0]
 
     def finish(self, plan: Plan) -> tuple[Model, RepairReport]:
         """The same, repaired on all of the data."""
@@ -76,4 +74,4 @@ class Means:
         return self.batches or vars(self).get("data")
 
     def _repaired(self, plan: Plan, batches: Batches, stage: str) -> tuple[Model, RepairReport]:
-        return repair(self.original, plan, batches, self.repair, seed=self.seed, progress=self.progress(stage))
+        return repair(self.original, plan, batches, self.repair, seed=self.seed, progress=self.stage_progress(stage))

@@ -1,0 +1,8 @@
+"""How long work reports its progress: the types of the functions that it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]  # steps done, steps in all (0: unknown)
+StageProgress = Callable[[str, int, int], None]  # name of the stage, steps done, steps in all (0: unknown)
