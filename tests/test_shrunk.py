@@ -275,6 +275,46 @@ def a_zero_that_copies_another_axis() -> Case:
     return model(nodes, [1, 2, 6], inits), feeds((1, 2, 6), (1, 2, 6))
 
 
+def a_zero_that_copies_a_dynamic_size() -> Case:
+    """Softmax freezes the 2 of (t 2) but leaves the product, while the second Reshape makes the axis anew: 0 must stay 0."""
+    nodes = [
+        op("MatMul", ["x", "w1"], ["a"]),
+        op("Reshape", ["a", "halves"], ["b"]),
+        op("Reshape", ["a", "rows"], ["e"]),
+        op("Softmax", ["b"], ["c"], axis=2),
+        op("ReduceMax", ["c"], ["d"], axes=[2], keepdims=0),
+        op("Reshape", ["e", "same"], ["f"]),
+        op("MatMul", ["f", "w2"], ["g"]),
+        op("ReduceMax", ["g"], ["h"], axes=[1], keepdims=1),
+        op("MatMul", ["d", "w2"], ["i"]),
+        op("Add", ["h", "i"], ["y"]),
+    ]
+    inits = [
+        ints("halves", 0, 0, 2, 4),
+        ints("rows", 0, -1, 1, 4),
+        ints("same", -1, 0, 4),
+        w("w1", 6, 8),
+        w("w2", 4, 3),
+    ]
+    return model(nodes, ["n", "t", 6], inits), feeds((1, 2, 6), (2, 3, 6))
+
+
+def a_zero_of_an_old_target() -> Case:
+    """The target is an attribute; its 0 stands for the channels, and the axis that it makes holds the rows."""
+    nodes = [
+        op("MatMul", ["x", "w1"], ["a"]),
+        op("Reshape", ["a"], ["b"], shape=[2, 0, 4]),
+        op("ReduceMax", ["b"], ["c"], axes=[1], keepdims=0),
+        op("MatMul", ["c", "w2"], ["d"]),
+        op("MatMul", ["a", "w3"], ["e"]),
+        op("ReduceMax", ["e"], ["f"], axes=[0], keepdims=1),
+        op("Concat", ["d", "f"], ["y"], axis=0),
+    ]
+    proto = model(nodes, [8, 6], [w("w1", 6, 4), w("w2", 4, 3), w("w3", 4, 3)], opset=4)
+    proto.graph.value_info.append(helper.make_tensor_value_info("b", TensorProto.FLOAT, [2, 4, 4]))  # onnx infers none
+    return proto, feeds((8, 6), (8, 6))
+
+
 def an_ellipsis_first() -> Case:
     nodes = [op("Conv", ["x", "w1"], ["a"]), op("Einsum", ["w2", "a"], ["y"], equation="...ij,bil->bjl")]
     return model(nodes, ["n", 3, 8], [w("w1", 8, 3, 1), w("w2", 8, 5)]), feeds((1, 3, 8), (2, 3, 8))
@@ -404,7 +444,8 @@ CUT: list[Callable[[], Case]] = [
 ]  # fmt: skip
 CASES: list[Callable[[], Case]] = [
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
-    a_zero_that_copies_another_axis, an_ellipsis_first, padding_up_to_a_multiple, a_gather_that_counts_up,
+    a_zero_that_copies_another_axis, a_zero_that_copies_a_dynamic_size, a_zero_of_an_old_target,
+    an_ellipsis_first, padding_up_to_a_multiple, a_gather_that_counts_up,
     a_vector_in_two_parts, a_size_that_two_plans_rescale, a_size_that_is_compared, a_vector_and_its_mean,
     a_range_over_channels, a_constant_computed_from_channels, a_zero_that_copies_channels,
     channels_on_the_height_axis, a_table_shorter_than_the_samples, a_size_that_is_returned, a_loop_over_one_of_two_widths,

@@ -98,12 +98,19 @@ def reshape(op: Op) -> list[Axes | None]:
         for d in y:
             op.freeze(d, "the target shape mixes several dynamic sizes with channels")
     elif both is not None:
-        zeros = [] if op.attr("allowzero", 0) else [i for i, entry in enumerate(both[0]) if entry == 0]
-        copied = {i: x[i] for i in zeros if not alike(x[i], y[i])}
-        for d in (d for i in copied for d in (x[i], y[i]) if not isinstance(find(d).size, int)):
-            op.freeze(d, "a 0 in the target copies the size of another dynamic axis")
-        op.follow_entries(1, y, copied)
+        op.follow_entries(1, y, {} if op.attr("allowzero", 0) else _copied(op, x, y, list(both[0])))
     return [y]
+
+
+def _copied(op: Op, x: Axes, y: Axes, target: list[int]) -> dict[int, Dim]:
+    """The entries whose 0 a plan may have to write out: it copies a static size to an axis that holds other channels.
+
+    A dynamic size has no number to write, so neither axis may change and the 0 stays.
+    """
+    others = [i for i, entry in enumerate(target) if entry == 0 and not alike(x[i], y[i])]
+    for d in (d for i in others for d in (x[i], y[i]) if not isinstance(find(d).size, int)):
+        op.freeze(d, "a 0 in the target copies the size of another dynamic axis")
+    return {i: x[i] for i in others if isinstance(find(x[i]).size, int)}
 
 
 def _reason(op: Op, x: Axes) -> Reason:
@@ -119,10 +126,13 @@ def reshape_1(op: Op) -> list[Axes | None]:
     x, shape = op.x(0), op.out_shape()
     y = regroup(op, x, shape)
     target = list(op.attr("shape"))
+    copied = _copied(op, x, y, target)
 
     def change(new: New, e: Edits) -> None:
-        if any(new.changes(d) for d in y):
-            e.attrs["shape"] = [t if t <= 0 else new.size(d) for t, d in zip(target, y, strict=True)]
+        if any(new.changes(d) for d in (*y, *copied.values())):
+            e.attrs["shape"] = [
+                new.size(d) if t > 0 or i in copied else t for i, (t, d) in enumerate(zip(target, y, strict=True))
+            ]
 
     op.edit(change)
     return [y]
