@@ -24,7 +24,7 @@ from onnx.reference import ReferenceEvaluator
 import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
 from onnxprune.allocate import cost_of
-from onnxprune.axes import Axis, Var
+from onnxprune.axes import Axis, Prod, Var
 from onnxprune.coupling import Use
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import nest
@@ -421,11 +421,9 @@ class _Counts:
         """The size of an axis that stays, at the first sample of a dynamic one."""
         if isinstance(d.size, int):
             return sum(self.positions(d))
-        first = d.size.first
-        for v in d.leaves:
-            if v in self.alive:
-                first = first * int(self.alive[v].sum()) // len(self.alive[v])
-        return first
+        if not d.parts:
+            return d.size.first
+        return (math.prod if isinstance(d, Prod) else sum)([self.size(p) for p in d.parts])
 
     def params(self) -> int:
         c = self.analysis.coupling

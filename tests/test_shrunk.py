@@ -426,6 +426,24 @@ def rows_across_rows() -> Case:
     return model(nodes, ["n", 3, "l"], inits), feeds((1, 3, 4), (2, 3, 5))
 
 
+def samples_of_one_channel_each() -> Case:
+    """The batch times two sets of channels is a dynamic axis: its size is a product with a sum in it."""
+    nodes = [
+        op("Conv", ["x", "w1"], ["a"]),
+        op("Reshape", ["a", "each"], ["b"]),
+        op("Conv", ["b", "blur"], ["c"]),
+        op("Shape", ["a"], ["s"]),
+        op("Reshape", ["c", "s"], ["d"]),
+        op("Conv", ["d", "w2"], ["e"]),
+        op("Slice", ["a", "from", "to", "one"], ["f"]),
+        op("Conv", ["f", "w3"], ["g"]),
+        op("Add", ["e", "g"], ["y"]),
+    ]
+    inits = [ints("each", -1, 1, 0), ints("from", 0), ints("to", 2), ints("one", 1)]
+    inits += [w("w1", 6, 3, 1), w("blur", 1, 1, 1), w("w2", 4, 6, 1), w("w3", 4, 2, 1)]
+    return model(nodes, ["n", 3, "l"], inits), feeds((1, 3, 4), (2, 3, 5))
+
+
 def a_vector_in_two_parts() -> Case:
     """One tensor is a Conv's bias and a BatchNorm's mean: a parameter in the one, state in the other."""
     nodes = [
@@ -445,7 +463,7 @@ CUT: list[Callable[[], Case]] = [
 CASES: list[Callable[[], Case]] = [
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
     a_zero_that_copies_another_axis, a_zero_that_copies_a_dynamic_size, a_zero_of_an_old_target,
-    an_ellipsis_first, padding_up_to_a_multiple, a_gather_that_counts_up,
+    an_ellipsis_first, padding_up_to_a_multiple, a_gather_that_counts_up, samples_of_one_channel_each,
     a_vector_in_two_parts, a_size_that_two_plans_rescale, a_size_that_is_compared, a_vector_and_its_mean,
     a_range_over_channels, a_constant_computed_from_channels, a_zero_that_copies_channels,
     channels_on_the_height_axis, a_table_shorter_than_the_samples, a_size_that_is_returned, a_loop_over_one_of_two_widths,
