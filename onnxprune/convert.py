@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, helper, inliner, shape_inference
 
 from onnxprune.axes import Size
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import sort_nodes
-from onnxprune.graph.view import Names, domain_of, readers, value_names
+from onnxprune.graph.view import Names, bodies, domain_of, readers, value_names
 from onnxprune.graph.weights import Array, ArrayWeight, DerivedWeight, Weight
 from onnxprune.groups import analyze
 from onnxprune.ops.records import record_of
@@ -79,12 +79,28 @@ def _hollow(model: Model) -> ModelProto:
     """
     proto = inliner.inline_local_functions(model.proto) if model.proto.functions else model.proto
     proto = shape_inference.infer_shapes(proto)
+    # Names that inference gives sizes may stand for several (those of a sequence's tensors), and ONNX Runtime believes them.
+    known = {d.dim_param for d in _declared_sizes(model.proto.graph)}
+    for size in _declared_sizes(proto.graph):
+        if size.dim_param not in known:
+            size.ClearField("dim_param")
     for tensor in proto.graph.initializer:
         if tensor.name in model.weights:
             tensor.CopyFrom(
                 TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0], doc_string=tensor.doc_string)
             )
     return proto
+
+
+def _declared_sizes(graph: GraphProto) -> Iterator[TensorShapeProto.Dimension]:
+    """The sizes in the shapes that a graph and its bodies declare."""
+    inner = (body for node in graph.node for body in bodies(node))
+    for g in (graph, *inner):
+        for value in (*g.input, *g.output, *g.value_info):
+            kind = value.type
+            while (wrapper := kind.WhichOneof("value")) in ("sequence_type", "optional_type"):
+                kind = getattr(kind, wrapper).elem_type
+            yield from kind.tensor_type.shape.dim
 
 
 def gemms(model: Model) -> Model:

@@ -90,6 +90,28 @@ def test_no_number_becomes_zero_in_half_precision() -> None:
     assert np.array_equal(np.sign(got), np.sign(w), equal_nan=True)
 
 
+def test_half_precision_names_no_two_sizes_alike() -> None:
+    """Inference calls the widths of a sequence's tensors alike; ONNX Runtime then puts one where the other was."""
+    op = helper.make_node
+    nodes = [
+        op("SplitToSequence", ["x", "sizes"], ["parts"], axis=1),
+        op("SequenceAt", ["parts", "zero"], ["a"]),
+        op("Relu", ["a"], ["b"]),
+        op("MatMul", ["b", "w"], ["c"]),
+        op("Size", ["c"], ["n"]),
+        op("Min", ["n", "one"], ["at"]),
+        op("SequenceAt", ["parts", "at"], ["d"]),
+        op("Relu", ["d"], ["e"]),
+        op("MatMul", ["e", "v"], ["f"]),
+        op("Add", ["c", "f"], ["y"]),
+    ]
+    weights = {"sizes": np.array([2, 3]), "zero": np.array(0), "one": np.array(1), "w": draw(2, 4), "v": draw(3, 4)}
+    source = model(nodes, [tensor("x", ["N", 5])], [tensor("y", ["N", 4])], weights)
+    made = full_proto(cast(onnxprune.load(source), "fp16"))
+    (a,), (b,) = (run_ort(m, [{"x": draw(3, 5)}])[0] for m in (source, made))
+    assert np.allclose(a, b, rtol=1e-2, atol=1e-2)
+
+
 @pytest.mark.parametrize("shape", [["N", 6], ["N", 5, 6], [2, 5, 6], ["N", "T", 6]], ids=str)
 @pytest.mark.parametrize("bias", [(8,), (1,), None], ids=str)
 def test_a_product_becomes_a_gemm_and_computes_the_same(shape: list[Any], bias: tuple[int, ...] | None) -> None:
