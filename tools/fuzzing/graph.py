@@ -86,6 +86,9 @@ def build(seed: str, size: int | None = None) -> Built:
     finish(pool)
     built = pool.net.done(functions=pool.functions)
     built.tolerance = pool.tolerance
+    # Shape inference may have given two sizes one name, and ONNX Runtime believes it: then the graph does not run any more.
+    if built.proto.graph.value_info:
+        run_ort(built.proto, built.feeds)
     return built
 
 
