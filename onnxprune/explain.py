@@ -21,19 +21,12 @@ from onnxprune.coupling import SHARED, Coupling, Use
 from onnxprune.graph.flat import CLOSE, FLAT
 from onnxprune.graph.view import reads
 from onnxprune.groups import Analysis, Frozen
+from onnxprune.report.types import Stop
 
 FIRST, LAST = 8, 4  # the stops to tell of where a route is longer than both
 QUOTED = re.compile(r"'[^']*'")
 Tensor = str | Use  # an activation, or one use of a weight
 Vertex = Tensor | int  # .. or the index of a node
-
-
-@dataclass(frozen=True)
-class Stop:
-    """A node on the route, or a weight that several nodes read, or the graph input or output where the route ends."""
-
-    operator: str  # of a node; else 'weight', 'graph input' or 'graph output'
-    name: str
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from onnxprune.api import prune
 from onnxprune.batch.settings import arguments, check, check_all
 from onnxprune.errors import OnnxPruneError, OutputError
+from onnxprune.report import json_text
 
 MODEL, REPORT = "model.onnx", "report.json"
 
@@ -32,7 +32,7 @@ def run_pass(
     check_all(settings)
     made = prune(source, target, **arguments(settings, Path()))
     report = target.with_name(REPORT if target.name == MODEL else f"{target.stem}.{REPORT}")
-    report.write_text(json.dumps(made.report, indent=2, default=str) + "\n", encoding="utf-8")
+    report.write_text(json_text(made.report), encoding="utf-8")
     return target
 
 

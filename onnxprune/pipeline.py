@@ -24,12 +24,12 @@ from onnxprune.groups import Analysis, analyze
 from onnxprune.machine import memory_bytes
 from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
-from onnxprune.repair import RepairReport
 from onnxprune.report.result import prune_report
+from onnxprune.report.types import PruneReport, Reconstruction, RepairReport
 from onnxprune.sparsity import Sparsified, Sparsity, sparsify
 from onnxprune.sparsity.patterns import NofM
 from onnxprune.surgery import apply_plan
-from onnxprune.validation import Reconstruction, Result, layer_errors
+from onnxprune.validation import Result, layer_errors
 from onnxprune.validation import validate as compare
 
 Data = str | PathLike[str] | Batches | Iterable[Any] | Callable[[], Iterable[Any]]
@@ -55,11 +55,11 @@ class Clock:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was made: the files written, the plan, and the report (a dictionary, see the README)."""
+    """What was made: the files written, the plan, and the report."""
 
     files: list[Path]
     plan: Plan
-    report: dict[str, Any]
+    report: PruneReport
 
 
 class NotCompared(OnnxPruneError):
@@ -225,9 +225,9 @@ def _reported(
     after = analyze(written, analysis.data)
     options = None if work.plan else work.options
     report = prune_report(
-        analysis, plan, after, files, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse
-    )
-    report["not_compared"] = too_large or None
+        analysis, plan, after, files, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
+        too_large or None,
+    )  # fmt: skip
     if failure:
         raise NotCompared(str(failure), Pruned(files, plan, report)) from failure
     return Pruned(files, plan, report)

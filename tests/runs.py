@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import onnxprune
+from onnxprune.report.types import PruneReport, SparseLayerReport, SparsityReport
 
 MODELS = Path(__file__).parents[1] / "models"
 CALIB, TEST = MODELS / "digits_calib.npz", MODELS / "digits_test.npz"
@@ -25,7 +26,7 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
     status: str = "done"
     message: str = ""
-    report: dict[str, Any] | None = None
+    report: PruneReport | None = None
     seconds: float | None = 1.5
     started: str | None = "2026-01-01T00:00:00+00:00"
     output: str | None = None
@@ -36,10 +37,17 @@ class Job:
 
 
 SPARSE = [
-    ("conv1", "Conv", "conv1.weight", False, False, "1 input channel is no multiple of 4", False, 1.0, None),
-    ("conv2", "Conv", "conv2.weight", True, True, "", True, 0.82, 0.05),
+    SparseLayerReport(
+        "conv1", "Conv", "conv1.weight", "float32", 1, 32, 1, 9, eligible=False, likely=False, sparse=False,
+        reason="1 input channel is no multiple of 4", method=None, zeros=None, kept_magnitude=1.0, error=None,
+        error_before_repair=None, note=None, params=288,
+    ),
+    SparseLayerReport(
+        "conv2", "Conv", "conv2.weight", "float32", 1, 64, 32, 9, eligible=True, likely=True, sparse=True,
+        reason=None, method="magnitude", zeros=0.5, kept_magnitude=0.82, error=0.05,
+        error_before_repair=None, note=None, params=18432,
+    ),
 ]  # fmt: skip
-SPARSE_KEYS = ("name", "op", "tensor", "eligible", "likely", "reason", "sparse", "kept_magnitude", "error")
 
 
 @cache
@@ -52,7 +60,8 @@ def jobs() -> tuple[Job, ...]:
         *(("digits_resnet", {"ratio": r, "exclude": ["stem*"]}) for r in (0.3, 0.6)),
     ]
     done = [Job(f"job{i}", name, s, report=_pruned(name, s), output=f"{i}.onnx") for i, (name, s) in enumerate(asked)]
-    done[1] = Job(**{**vars(done[1]), "report": {**(done[1].report or {}), "sparsity": _sparsity()}})
+    assert done[1].report
+    done[1] = replace(done[1], report=replace(done[1].report, sparsity=_sparsity()))
     return (
         *done,
         Job("job8", "cut", {"ratio": 0.3}, "failed", "cut.onnx: the file ends too early; export it again", seconds=0.1),
@@ -61,11 +70,11 @@ def jobs() -> tuple[Job, ...]:
     )
 
 
-def _sparsity() -> dict[str, Any]:
-    return {"pattern": "2:4", "layers": [dict(zip(SPARSE_KEYS, values, strict=True)) for values in SPARSE]}
+def _sparsity() -> SparsityReport:
+    return SparsityReport("2:4", "tensorrt", {}, SPARSE, [])
 
 
-def _pruned(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _pruned(name: str, settings: Mapping[str, Any]) -> PruneReport:
     with tempfile.TemporaryDirectory() as folder:
         data = {"data": TEST, "samples": 64 if "calib" in settings else None}
         return onnxprune.prune(MODELS / f"{name}.onnx", Path(folder) / "o.onnx", **data, **settings).report

@@ -386,7 +386,7 @@ def test_real_models_are_pruned(path: str, name: str) -> None:
     made = onnxprune.plan(a, ratio=0.5, criterion=name, calib=[x])
     assert made == onnxprune.plan(a, ratio=0.5, criterion=name, calib=[x])
     assert all(len(made.groups[g.name].keep) == g.size - g.size // 2 for g in a.groups)
-    assert onnxprune.validate(folder / f"{path}.onnx", onnxprune.apply(a, made), data=[x]).overall["relative_l2"]
+    assert onnxprune.validate(folder / f"{path}.onnx", onnxprune.apply(a, made), data=[x]).overall.relative_l2
 
 
 def test_without_statistics_it_is_said_what_is_missing() -> None:

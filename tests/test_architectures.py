@@ -239,7 +239,7 @@ def test_half_of_a_doubled_network_is_the_network(name: str, dead: str, tmp_path
     assert want.keys() == got.keys()
     for tensor, array in want.items():
         np.testing.assert_array_equal(got[tensor], array, err_msg=tensor)
-    assert done.report["error"]["relative_l2"] <= 1e-5
+    assert done.report.error.relative_l2 <= 1e-5
     inputs = feeds(wide)
     before, small, after = (laws.run_ort(m, inputs) for m in (wide, narrow, half))
     for x, y, z in zip(before, small, after, strict=True):

@@ -29,6 +29,7 @@ from onnxprune.batch.results import JobResult, joined, split
 from onnxprune.batch.store import Outcome, ResultStore
 from onnxprune.errors import OutputError
 from onnxprune.machine import cores, memory_bytes, resident_bytes
+from onnxprune.report import to_json
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -106,25 +107,24 @@ ratio = [0.25, 0.5]
     ]
     for j in jobs:
         assert j.report and j.output and j.seconds and j.started and j.message == ""
-        assert j.report["output"] == j.output and j.report["model"] == j.model
-        assert j.report["latency"]["before"] > 0 and j.report["seconds"]["load"] > 0
-        assert (tmp_path / "out" / j.output).stat().st_size == j.report["bytes"]["after"]
-    assert json.loads(said.stdout) == [vars(j) for j in jobs]
+        assert j.report.output == j.output and j.report.model == j.model
+        assert j.report.latency.before > 0 and j.report.seconds["load"] > 0
+        assert (tmp_path / "out" / j.output).stat().st_size == j.report.bytes.after
+    assert json.loads(said.stdout) == [to_json(j) for j in jobs]
     rows = list(csv.DictReader((tmp_path / "r.csv").open()))
     assert [(r["model"], json.loads(r["settings"]), r["status"]) for r in rows] == [
         (j.name, j.settings, "done") for j in jobs
     ]
     assert (
-        float(rows[0]["accuracy_before"]) == 1.0
-        and float(rows[0]["relative_l2"]) == jobs[0].report["error"]["relative_l2"]
-    )  # type: ignore[index]
+        float(rows[0]["accuracy_before"]) == 1.0 and float(rows[0]["relative_l2"]) == jobs[0].report.error.relative_l2
+    )
 
 
 def test_the_files_are_those_of_prune(tmp_path: Path) -> None:
     model = small(tmp_path / "m.onnx")
     assert ran(model, "-o", tmp_path / "out", "--ratio", 0.25, "--no-validate").returncode == 0
     (job,) = results.read(tmp_path / "out")
-    assert job.settings == {"ratio": 0.25, "check": False} and job.report and job.report["error"] is None
+    assert job.settings == {"ratio": 0.25, "check": False} and job.report and job.report.error is None
     assert call("prune", model, "-o", tmp_path / "one.onnx", "--ratio", 0.25, "--no-validate").exit_code == 0
     assert (tmp_path / "out" / str(job.output)).read_bytes() == (tmp_path / "one.onnx").read_bytes()
 
@@ -492,4 +492,4 @@ layers = "eligible"
 """
     assert ran(recipe(tmp_path, text)).returncode == 0
     (job,) = results.read(tmp_path / "out")
-    assert job.message == "" and job.report and any(x["sparse"] for x in job.report["sparsity"]["layers"])
+    assert job.message == "" and job.report and any(x.sparse for x in job.report.sparsity.layers)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,10 @@ from typer.testing import CliRunner, Result
 
 import onnxprune
 from onnxprune.cli import commands
-from onnxprune.cli.summary import INSPECTED, _accuracy, listed, top, why_nothing
+from onnxprune.cli.render.compared import _accuracy
+from onnxprune.cli.render.pruned import INSPECTED, why_nothing
+from onnxprune.cli.render.reasons import listed, top
+from onnxprune.report.types import PrunedGroup, Shares
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
@@ -440,8 +444,9 @@ def test_reasons_that_are_left_out_are_where_it_says() -> None:
     whole = Counter(f"because of {i}" for i in range(5))
     assert top(whole, listed(False)).endswith("; 2 more reasons, see --verbose")
     assert top(whole, INSPECTED).endswith("; 2 more reasons, see 'onnxprune inspect'")
-    groups = [{"size": 4, "kept": 4, "reason": reason} for reason in whole]
-    assert why_nothing({"groups": groups, "frozen": [], "sparsity": None}).endswith("see --verbose")
+    groups = [PrunedGroup("g", "filters", 4, 4, exact=True, reason=reason) for reason in whole]
+    report = replace(onnxprune.prune(CNN, None).report, groups=groups)
+    assert why_nothing(report).endswith("see --verbose")
 
 
 # lists and help
@@ -540,5 +545,4 @@ def test_nothing_heavy_is_imported_before_a_command_runs() -> None:
     ("drop", "said"), [(0.02, ", 2.0 points less"), (-0.003, ", 0.3 points more"), (0.0, ""), (None, "")]
 )
 def test_accuracy_falls_or_rises(drop: float | None, said: str) -> None:
-    error = {"accuracy": {"before": 0.9, "after": 0.9}, "accuracy_drop": drop}
-    assert _accuracy(error) == "90.0% -> 90.0%" + said
+    assert _accuracy(Shares(0.9, 0.9), drop) == "90.0% -> 90.0%" + said

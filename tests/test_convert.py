@@ -64,8 +64,8 @@ def test_the_tensor_of_a_function_is_fitted_and_halved_where_it_is_called(tmp_pa
     made = onnxprune.sparsify(path, tmp_path / "o.onnx", layers="all", calib=calib, cast="fp16")
     out = onnx.load(made.files[0])
     assert all(violations(w, 2, 4) == 0 for w in operands(out).values())
-    assert {x["method"] for x in made.report["sparsity"]["layers"]} == {"sparsegpt"}
-    assert made.report["error"]["relative_l2"] < 0.5
+    assert {x.method for x in made.report.sparsity.layers} == {"sparsegpt"}
+    assert made.report.error.relative_l2 < 0.5
     plain = full_proto(cast(onnxprune.load(path), "fp16"))
     (a,), (b,) = (run_ort(m, [{"x": draw(3, 8)}])[0] for m in (source, plain))
     assert np.allclose(a, b, rtol=1e-2, atol=1e-2)

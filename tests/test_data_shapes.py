@@ -164,7 +164,7 @@ def test_budgets_and_errors_of_shapes_that_the_data_decide(make: Callable[[], on
     proto = make()
     x = images() if proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value == 3 else {"x": rng(64, 4)}
     made = onnxprune.prune(proto, tmp_path / "o.onnx", params=0.6, calib=x, repair="lstsq", criterion="obs")
-    assert made.report["params"]["after"] <= 0.6 * made.report["params"]["before"]
+    assert made.report.params.after <= 0.6 * made.report.params.before
     errors = [m.error for t in onnxprune.sensitivity(proto, x).values() for m in t.moved]
     assert errors and all(0 < e < np.inf for e in errors)
 

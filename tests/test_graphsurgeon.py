@@ -20,4 +20,4 @@ def test_a_pruned_model_survives_the_round_trip(path: Path, tmp_path: Path) -> N
     graph = gs.import_onnx(onnx.load(out))
     again = gs.export_onnx(graph.cleanup().toposort())
     result = validate(out, again)
-    assert result.overall["max_abs"] is not None and np.isclose(result.overall["max_abs"], 0, atol=1e-5)
+    assert result.overall.max_abs is not None and np.isclose(result.overall.max_abs, 0, atol=1e-5)

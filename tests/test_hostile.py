@@ -40,9 +40,7 @@ def test_a_hostile_model_is_analyzed_or_refused(tmp_path: Path, make: Callable[[
     except (OnnxPruneError, MemoryError) as e:
         assert str(e)
     else:
-        assert report["groups"] or report["frozen"] or not report["params"], (
-            "a weight is in a group, or frozen with a reason"
-        )
+        assert report.groups or report.frozen or not report.params, "a weight is in a group, or frozen with a reason"
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,18 @@ ROOT = Path(__file__).parents[1] / "onnxprune"
 # From the ground up. A module may import those before it, and its own package. What a record of an operator is stands below the
 # graphs, which look operators up; the rules, which fill the records in, stand above.
 FLOORS = [
-    "version", "errors", "progress", "axes", "graph.view", "ops.records", "graph", "layout", "ops", "coupling", "macs", "groups", "signals",
-    "criteria", "scoring", "plans", "surgery", "calibration", "measure", "repair", "convert", "sparsity", "validation",
-    "allocate", "explain", "report", "machine", "pipeline", "api", "batch", "passes", "__init__", "cli", "__main__",
+    "version", "errors", "progress", "axes", "report.types", "report.plain", "graph.view", "ops.records", "graph", "layout",
+    "ops", "coupling", "macs", "groups", "signals", "criteria", "scoring", "plans", "surgery", "calibration", "measure",
+    "repair", "convert", "sparsity", "validation", "allocate", "explain", "report", "machine", "pipeline", "api", "batch",
+    "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
-OWNERS = {"typer": {"cli"}, "rich": {"cli"}, "onnxruntime": {"calibration", "convert", "graph"}, "PIL": {"calibration"}}
+OWNERS = {
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "pydantic": {"report.plain"},
+    "onnxruntime": {"calibration", "convert", "graph"},
+    "PIL": {"calibration"},
+}
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
@@ -23,7 +30,8 @@ def room(path: Path) -> str:
 
 def floor_of(module: str) -> str:
     """The floor of a module of the package, by its dotted name."""
-    return module if module in FLOORS else module.split(".")[0]
+    parts = module.split(".")
+    return next(floor for n in range(len(parts), 0, -1) if (floor := ".".join(parts[:n])) in FLOORS or n == 1)
 
 
 def imports(path: Path) -> set[str]:

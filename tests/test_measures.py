@@ -20,11 +20,12 @@ from tiny import linear, model, tensor
 import onnxprune
 from onnxprune.calibration import input_specs, load_data, random_batches
 from onnxprune.cli.console import duration
-from onnxprune.cli.summary import _layers as said
+from onnxprune.cli.render.compared import _layers as said
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.measure import metrics
 from onnxprune.report.result import weight_sparsity
+from onnxprune.report.types import Latency
 from onnxprune.validation import LayerError, Reconstruction, latency, layer_errors, layers, memory, validate
 
 op = helper.make_node
@@ -260,7 +261,7 @@ def test_latency_is_the_median_of_runs_in_turns(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(latency, "_seconds", seconds)
     found = latency.race("a", "b", {"x": np.zeros((3, 1))})
-    assert found.to_json() == {"before": 2.0, "after": 1.0, "runs": 15, "samples": 3}
+    assert found == Latency(2.0, 1.0, runs=15, samples=3)
     assert told == ["a", "b"] * (latency.WARM + latency.RUNS)
     told.clear()
     assert latency.race("a", "b", {}, limit=0.0).runs == latency.LEAST_RUNS, "what is slow is run less often"
@@ -284,7 +285,7 @@ def test_peak_memory_tells_a_large_model_from_a_small_one(tmp_path: Path) -> Non
         pytest.skip("this platform does not tell")
     assert many - few > 64 << 20 and many < 1 << 30
     found = validate(small, small, profile=True).peak_memory
-    assert found is not None and all(0 <= (v or 0) < 64 << 20 for v in found.values())
+    assert found is not None and all(0 <= (v or 0) < 64 << 20 for v in (found.before, found.after))
     with pytest.raises(OnnxPruneError, match=r"peak memory could not be measured.*x float32|peak memory"):
         memory.peak_memory(small, {"x": np.ones((1, 5), np.float32)})
 
@@ -402,7 +403,7 @@ def test_validate_takes_pictures(tmp_path: Path) -> None:
 
 
 def printed(layers: list[LayerError], **left_out: str) -> str:
-    return said(Reconstruction("d", 1, layers, left_out).to_json())
+    return said(Reconstruction("d", 1, layers, left_out))
 
 
 def test_the_summary_names_the_first_and_the_worst() -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ from test_cli import call, fails
 from test_sparse_layers import LEFT, graph
 
 import onnxprune
+from onnxprune.report import to_json
 from onnxprune.report.html import page
 from onnxprune.report.html.data import first_rise, models
 from onnxprune.report.result import inspect_report
@@ -33,25 +35,26 @@ def blocks(html: str, name: str) -> list[str]:
 def test_a_row_says_what_the_report_says() -> None:
     job, row = jobs()[1], rows(jobs())[1]
     report = job.report
-    assert report and tuple(row) == COLUMNS
-    assert (row["model"], row["status"], row["settings"]) == ("digits_cnn", "done", {"ratio": 0.3})
-    assert row["macs_left"] == report["macs"]["after"] / report["macs"]["before"] < 0.6
-    assert row["accuracy_after"] == report["error"]["accuracy"]["after"]
-    assert row["relative_l2"] == report["error"]["relative_l2"] > 0
-    assert row["latency_ratio"] == report["latency"]["after"] / report["latency"]["before"]
-    assert [row[f"{k}_2_4"] for k in ("layers", "eligible", "likely", "sparse")] == [2, 1, 1, 1]
+    assert report and tuple(to_json(row)) == COLUMNS
+    assert (row.model, row.status, row.settings) == ("digits_cnn", "done", {"ratio": 0.3})
+    assert row.macs_left == report.macs.after / report.macs.before < 0.6
+    assert row.accuracy_after == report.error.accuracy.after
+    assert row.relative_l2 == report.error.relative_l2 > 0
+    assert row.latency_ratio == report.latency.after / report.latency.before
+    assert [getattr(row, f"{k}_2_4") for k in ("layers", "eligible", "likely", "sparse")] == [2, 1, 1, 1]
 
 
 def test_a_job_without_a_report_has_a_row_without_numbers() -> None:
     row = rows(jobs())[8]
-    assert row["message"].startswith("cut.onnx") and row["status"] == "failed"
-    assert all(row[c] is None for c in COLUMNS[COLUMNS.index("params_before") :])
+    assert row.message.startswith("cut.onnx") and row.status == "failed"
+    assert all(getattr(row, c) is None for c in COLUMNS[COLUMNS.index("params_before") :])
 
 
 def test_an_infinite_error_is_no_number() -> None:
-    broken = json.loads(json.dumps(jobs()[0].report)) | {"error": {"relative_l2": float("inf"), "top1_agreement": None}}
-    broken["error"]["accuracy"] = None
-    assert rows([Job("1", "m", report=broken)])[0]["relative_l2"] is None
+    report = jobs()[0].report
+    assert report and report.error
+    broken = replace(report, error=replace(report.error, relative_l2=float("inf"), accuracy=None))
+    assert rows([Job("1", "m", report=broken)])[0].relative_l2 is None
 
 
 @pytest.mark.parametrize(
@@ -73,7 +76,7 @@ def test_csv_holds_the_table() -> None:
     table = rows(jobs())
     read = list(csv.DictReader(io.StringIO(csv_text(table))))
     assert tuple(read[0]) == COLUMNS and len(read) == len(table)
-    assert [float(r["macs_left"]) for r in read[:8]] == [r["macs_left"] for r in table[:8]]
+    assert [float(r["macs_left"]) for r in read[:8]] == [r.macs_left for r in table[:8]]
     assert json.loads(read[6]["settings"]) == {"ratio": 0.3, "exclude": ["stem*"]}
     assert read[10]["model"] == HOSTILE and read[10]["macs_left"] == ""
 
@@ -85,21 +88,21 @@ def test_a_report_says_whose_channels_lie_along_each_axis() -> None:
     report = jobs()[0].report
     assert report
     inspected = inspect_report(onnxprune.analyze(MODELS / "digits_cnn.onnx"))
-    groups = {(m["tensor"], m["axis"], g["name"]) for g in inspected["groups"] for m in g["members"]}
-    told = {(w["name"], axis, g) for w in report["weights"] for axis, of in enumerate(w["groups"]) for g in of}
+    groups = {(m.tensor, m.axis, g.name) for g in inspected.groups for m in g.members}
+    told = {(w.name, axis, g) for w in report.weights for axis, of in enumerate(w.groups) for g in of}
     assert told == groups
-    (conv2,) = (w for w in report["weights"] if w["name"] == "conv2.weight")
-    assert (conv2["nodes"], conv2["shape"]) == (["/conv2/Conv"], [64, 32, 3, 3])
-    assert conv2["groups"] == [["conv2"], ["conv1"], [], []]
+    (conv2,) = (w for w in report.weights if w.name == "conv2.weight")
+    assert (conv2.nodes, conv2.shape) == (["/conv2/Conv"], [64, 32, 3, 3])
+    assert conv2.groups == [["conv2"], ["conv1"], [], []]
 
 
 def test_a_report_has_the_errors_that_were_measured() -> None:
     by_ratio, searched = jobs()[0].report, jobs()[3].report
-    assert by_ratio and searched and by_ratio["sensitivity"] is None
+    assert by_ratio and searched and by_ratio.sensitivity is None
     tables = onnxprune.sensitivity(MODELS / "digits_cnn.onnx", CALIB, samples=64)
-    assert [(g["name"], g["size"]) for g in searched["sensitivity"]] == [(t.group, t.size) for t in tables.values()]
-    for g in searched["sensitivity"]:
-        errors = [p["error"] for p in g["points"]]
+    assert [(g.name, g.size) for g in searched.sensitivity] == [(t.group, t.size) for t in tables.values()]
+    for g in searched.sensitivity:
+        errors = [p.error for p in g.points]
         assert len(errors) > 2 and errors[-1] == max(errors) > 0
 
 
@@ -188,7 +191,7 @@ def test_report_writes_the_page_into_the_folder(folder: Path) -> None:
 def test_report_for_machines(folder: Path) -> None:
     done = call("report", folder, "--json", "--csv", folder / "t.csv")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout) == rows(jobs())
+    assert json.loads(done.stdout) == to_json(rows(jobs()))
     assert (folder / "t.csv").read_text(encoding="utf-8") == csv_text(rows(jobs()))
     assert [f.name for f in folder.iterdir()] == ["t.csv"]
 
@@ -204,7 +207,7 @@ def test_the_readme_names_the_columns() -> None:
     missing = {c for c in COLUMNS if f"`{c}`" not in README} - {f"{p}_{w}" for p in pairs for w in ("before", "after")}
     assert not missing, f"the README does not name {sorted(missing)}"
     report = jobs()[0].report
-    assert report and not {k for k in report if f"`{k}`" not in README}
+    assert report and not {k for k in to_json(report) if f"`{k}`" not in README}
 
 
 def test_a_sparse_model_and_layers_that_were_left_are_shown(tmp_path: Path) -> None:

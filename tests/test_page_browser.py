@@ -14,10 +14,11 @@ import pytest
 from browser import CHROMIUM, DRIVER, Browser
 from runs import HOSTILE, Job, jobs
 
+from onnxprune.report import PruneReport, from_json, to_json
 from onnxprune.report.html import page
 from onnxprune.report.rows import rows
 
-TABLE = rows(jobs())
+TABLE = to_json(rows(jobs()))
 MEASURED = [r for r in TABLE if r["relative_l2"] is not None]
 
 
@@ -152,7 +153,8 @@ def dominated(r: dict[str, Any]) -> bool:
 def report(i: int) -> dict[str, Any]:
     found = jobs()[i].report
     assert found
-    return found
+    data: dict[str, Any] = to_json(found)
+    return data
 
 
 def test_the_view_of_a_model_opens_by_its_address(opened: Browser) -> None:
@@ -237,18 +239,23 @@ def measured(
     agree: float | None = None,
     right: float | None = None,
     samples: int = 500,
-) -> dict[str, Any]:
+) -> PruneReport:
     """A real report, but for the numbers that results are told apart by; without an error, it was not compared."""
     accuracy = None if right is None else {"before": 1.0, "after": right}
     numbers = {"relative_l2": error, "top1_agreement": agree, "accuracy": accuracy, "samples": samples}
     compared = None if error is None else {**report(0)["error"], **numbers}
-    return {**report(0), "macs": {"before": 1000, "after": round(1000 * macs)}, "error": compared}
+    return changed(0, macs={"before": 1000, "after": round(1000 * macs)}, error=compared)
+
+
+def changed(i: int, **parts: Any) -> PruneReport:
+    """A real report with other parts."""
+    return from_json(PruneReport, report(i) | parts)
 
 
 def test_where_macs_are_unknown_parameters_count(browser: Browser, tmp_path: Path) -> None:
     unknown = {"macs": {"before": None, "after": None}, "params": {"before": 100, "after": 40}}
     path = tmp_path / "unknown.html"
-    made = [Job(str(i), "m", {"ratio": r}, report={**report(i), **unknown}) for i, r in enumerate((0.1, 0.3))]
+    made = [Job(str(i), "m", {"ratio": r}, report=changed(i, **unknown)) for i, r in enumerate((0.1, 0.3))]
     path.write_text(page(made, "unknown"), encoding="utf-8")
     browser.open(path, "#/model/m")
     assert (
@@ -258,9 +265,9 @@ def test_where_macs_are_unknown_parameters_count(browser: Browser, tmp_path: Pat
 
 
 def test_random_inputs_are_said_to_be_random(browser: Browser, tmp_path: Path) -> None:
-    drawn = {**report(0), "error": {**report(0)["error"], "data": "random seed 0"}}
+    drawn = changed(0, error=report(0)["error"] | {"data": "random seed 0"})
     path = tmp_path / "random.html"
-    path.write_text(page([Job("0", "m", {"ratio": 0.1}, report=drawn), Job("1", "m", report=report(0))], "random"))
+    path.write_text(page([Job("0", "m", {"ratio": 0.1}, report=drawn), Job("1", "m", report=changed(0))], "random"))
     browser.open(path, "#/model/m")
     said = []
     for row in (1, 2):

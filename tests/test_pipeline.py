@@ -9,6 +9,7 @@ from test_cli import CNN, MODELS, TEST, call
 
 import onnxprune
 from onnxprune import Options
+from onnxprune.report.types import CalibrationReport
 
 CALIB = MODELS / "digits_calib.npz"
 
@@ -19,12 +20,13 @@ CALIB = MODELS / "digits_calib.npz"
 def test_half_of_the_work_goes_and_the_accuracy_stays(tmp_path: Path, name: str) -> None:
     model, out = MODELS / f"{name}.onnx", tmp_path / "o.onnx"
     made = onnxprune.prune(model, out, macs=0.5, calib=CALIB, samples=200, steps=2, data=TEST)
-    accuracy, macs, repair = (made.report[k] for k in ("error", "macs", "repair"))
-    assert accuracy["accuracy"]["after"] >= accuracy["accuracy"]["before"] - 0.03
-    assert 0.45 < macs["after"] / macs["before"] <= 0.5
-    assert repair["kept"] == len(repair["layers"]) > 0 and repair["error_after"] < 0.5 * repair["error_before"]
-    assert made.report["options"]["criterion"] == "obs" and made.report["options"]["repair"] == "lstsq"
-    assert made.report["calibration"] == {"data": str(CALIB), "samples": 200}
+    report = made.report
+    accuracy, macs, repair, options = report.error.accuracy, report.macs, report.repair, report.options
+    assert accuracy.after >= accuracy.before - 0.03
+    assert 0.45 < macs.after / macs.before <= 0.5
+    assert repair.kept == len(repair.layers) > 0 and repair.error_after < 0.5 * repair.error_before
+    assert options["criterion"] == "obs" and options["repair"] == "lstsq"
+    assert report.calibration == CalibrationReport(str(CALIB), 200)
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
@@ -62,5 +64,5 @@ def test_python_data_repairs_too() -> None:
     plan = onnxprune.plan(analysis, ratio=0.5)
     plain = onnxprune.apply(analysis, plan)
     repaired = onnxprune.apply(analysis, plan, calib=lambda: iter([images[:32], images[32:]]))
-    errors = [onnxprune.validate(CNN, m, data=TEST).overall["relative_l2"] for m in (plain, repaired)]
+    errors = [onnxprune.validate(CNN, m, data=TEST).overall.relative_l2 for m in (plain, repaired)]
     assert errors[1] < 0.5 * errors[0]

@@ -10,6 +10,7 @@ import typer.main
 import onnxprune
 from onnxprune.cli import commands
 from onnxprune.criteria import TableRow, table
+from onnxprune.report import to_json
 from onnxprune.report.result import inspect_report
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,7 @@ def test_every_option_that_it_names_exists() -> None:
 
 def test_every_key_is_documented() -> None:
     report = inspect_report(onnxprune.analyze(ROOT / "models" / "digits_vit.onnx"))
-    keys = set(report) | set(report["groups"][0]) | set(report["groups"][0]["members"][0]) | set(report["frozen"][0])
+    group = report.groups[0]
+    keys = {key for part in (report, group, group.members[0], report.frozen[0]) for key in to_json(part)}
     missing = {k for k in keys if f"`{k}`" not in README}
     assert not missing, f"the README does not name {sorted(missing)}"

@@ -142,9 +142,9 @@ def test_the_sizes_of_data_are_taken(tmp_path: Path) -> None:
     made = onnxprune.prune(
         tmp_path / "m.onnx", tmp_path / "o.onnx", macs=0.6, calib=calib, allocation="uniform", repair="none"
     )
-    macs = made.report["macs"]
-    assert macs["before"] == naive_macs(3000)
-    assert 0 < macs["after"] <= 0.6 * macs["before"]
+    macs = made.report.macs
+    assert macs.before == naive_macs(3000)
+    assert 0 < macs.after <= 0.6 * macs.before
     batches = load_data(lambda: iter([{"wav": rng(2, 1, 900)}]), input_specs(speech()))
     assert batches.measure_sizes() == {"batch": 2, "samples": 900}
 
@@ -153,8 +153,8 @@ def test_the_sizes_of_data_are_taken(tmp_path: Path) -> None:
 def test_speech_is_pruned(tmp_path: Path, options: dict[str, float]) -> None:
     onnx.save(speech(), tmp_path / "m.onnx")
     made = onnxprune.prune(tmp_path / "m.onnx", tmp_path / "o.onnx", **options)
-    macs = made.report["macs"]
-    assert 0 < macs["after"] <= 0.6 * macs["before"]
+    macs = made.report.macs
+    assert 0 < macs.after <= 0.6 * macs.before
     run_ort(onnx.load(tmp_path / "o.onnx"), [{"wav": rng(1, 1, 1234)}, {"wav": rng(2, 1, 400)}])
 
 

@@ -144,9 +144,9 @@ def test_layers_behind_one_that_cannot_be_fitted_make_up_for_it(tmp_path: Path) 
     onnx.save(model, tmp_path / "m.onnx")
     calib = saved(tmp_path, x=RNG.standard_normal((256, 64)).astype(np.float32))
     made = onnxprune.sparsify(tmp_path / "m.onnx", tmp_path / "o.onnx", layers="all", target="none", calib=calib)
-    rows = {x["name"]: x for x in made.report["sparsity"]["layers"]}
-    assert [rows[n]["method"] for n in ("product", "last")] == ["magnitude", "sparsegpt"]
-    assert made.report["error"]["relative_l2"] == pytest.approx(rows["last"]["error"], rel=0.05)
+    rows = {x.name: x for x in made.report.sparsity.layers}
+    assert [rows[n].method for n in ("product", "last")] == ["magnitude", "sparsegpt"]
+    assert made.report.error.relative_l2 == pytest.approx(rows["last"].error, rel=0.05)
 
 
 def codes() -> onnx.ModelProto:

@@ -278,18 +278,18 @@ def test_calibration_and_repair_keep_what_magnitude_loses(tmp_path: Path) -> Non
     )
     for made in (plain, fitted):
         proto = onnx.load(made.files[0])
-        rows = {x["name"]: x for x in made.report["sparsity"]["layers"]}
+        rows = {x.name: x for x in made.report.sparsity.layers}
         for name, w in operands(proto).items():
-            assert rows[name]["sparse"] == (violations(w, 2, 4) == 0) or w.shape[-1] <= 2, name
-    errors = [m.report["error"]["relative_l2"] for m in (plain, fitted)]
+            assert rows[name].sparse == (violations(w, 2, 4) == 0) or w.shape[-1] <= 2, name
+    errors = [m.report.error.relative_l2 for m in (plain, fitted)]
     assert errors[1] < errors[0] / 2
-    accuracy = fitted.report["error"]["accuracy"]
-    assert accuracy["after"] > accuracy["before"] - 0.01
-    chosen = [x for x in fitted.report["sparsity"]["layers"] if x["sparse"]]
-    assert {x["method"] for x in chosen} == {"sparsegpt"} and all(x["error"] < 0.6 for x in chosen)
-    assert all(0.6 < x["kept_magnitude"] < 1 and x["zeros"] == pytest.approx(0.5, abs=0.01) for x in chosen)
-    gains = fitted.report["sparsity"]["permuted"]
-    assert gains and all(g["after"] > g["before"] for g in gains)
+    accuracy = fitted.report.error.accuracy
+    assert accuracy.after > accuracy.before - 0.01
+    chosen = [x for x in fitted.report.sparsity.layers if x.sparse]
+    assert {x.method for x in chosen} == {"sparsegpt"} and all(x.error < 0.6 for x in chosen)
+    assert all(0.6 < x.kept_magnitude < 1 and x.zeros == pytest.approx(0.5, abs=0.01) for x in chosen)
+    gains = fitted.report.sparsity.permuted
+    assert gains and all(g.after > g.before for g in gains)
 
 
 def test_a_permutation_changes_no_output_and_a_mask_after_it_keeps_more() -> None:
@@ -314,8 +314,8 @@ def test_errors_of_layers_know_the_permutation(tmp_path: Path) -> None:
         RESNET, tmp_path / "o.onnx", layers="all", target="none", include=["node_linear", "node_conv2d_14"],
         permute=True, method="magnitude", repair="none", calib=CALIB, samples=32,
     )  # fmt: skip
-    assert len(made.report["sparsity"]["permuted"]) == 2
-    errors = {x["name"]: x["relative_l2"] for x in made.report["reconstruction"]["layers"]}
+    assert len(made.report.sparsity.permuted) == 2
+    errors = {x.name: x.relative_l2 for x in made.report.reconstruction.layers}
     names = list(errors)
     before = names[: names.index("node_conv2d_14")]
     assert "node_conv2d_13" in before and max(errors[n] for n in before) < 1e-5
@@ -365,13 +365,11 @@ def test_groups_of_a_convolution_are_fitted_in_the_pattern_of_the_whole_weight(
                    {"w": scores(*shape) - 0.5})  # fmt: skip
     calib = [{"x": scores(8, inputs, 6, 6, seed=i)} for i in range(4)]
     made = onnxprune.sparsify(source, tmp_path / "o.onnx", pattern=name, layers="all", calib=calib, check=False)
-    (row,) = made.report["sparsity"]["layers"]
+    (row,) = made.report.sparsity.layers
     w = numpy_helper.to_array(onnx.load(made.files[0]).graph.initializer[0])
-    assert row["zeros"] == pytest.approx((w == 0).mean(), abs=1e-6)
+    assert row.zeros == pytest.approx((w == 0).mean(), abs=1e-6)
     plain = onnxprune.sparsify(source, tmp_path / "p.onnx", pattern=name, layers="all", check=False)
-    assert row["zeros"] == pytest.approx(
-        plain.report["sparsity"]["layers"][0]["zeros"], abs=0.03
-    )  # some blocks are smaller
+    assert row.zeros == pytest.approx(plain.report.sparsity.layers[0].zeros, abs=0.03)  # some blocks are smaller
 
 
 @pytest.mark.parametrize("calib", [(), ("--calib", CALIB, "--samples", 20)])
@@ -405,9 +403,9 @@ def test_layers_compete_where_that_is_asked_for(calib: Path | None, tmp_path: Pa
         samples=20,
         check=False,
     )
-    layers = [x for x in made.report["sparsity"]["layers"] if x["sparse"]]
-    zeros = [x["zeros"] for x in layers]
-    total = sum(z * x["params"] for z, x in zip(zeros, layers, strict=True)) / sum(x["params"] for x in layers)
+    layers = [x for x in made.report.sparsity.layers if x.sparse]
+    zeros = [x.zeros for x in layers]
+    total = sum(z * x.params for z, x in zip(zeros, layers, strict=True)) / sum(x.params for x in layers)
     assert total == pytest.approx(0.6, abs=1e-3) and max(zeros) - min(zeros) > 0.1
 
 
@@ -425,13 +423,13 @@ def test_both_matrices_of_a_recurrent_layer_are_told_apart(chosen: str, tmp_path
             source, tmp_path / "o.onnx", layers="all", include=list(chosen), calib=batches, repair=repair, check=False
         )
         out = {t.name: numpy_helper.to_array(t) for t in onnx.load(made.files[0]).graph.initializer if len(t.dims) > 1}
-        rows = {x["tensor"]: x for x in made.report["sparsity"]["layers"]}
+        rows = {x.tensor: x for x in made.report.sparsity.layers}
         for name, w in out.items():
-            assert (w == 0).mean() == (0.5 if name in chosen else 0) and rows[name]["zeros"] == (
+            assert (w == 0).mean() == (0.5 if name in chosen else 0) and rows[name].zeros == (
                 0.5 if name in chosen else None
             )
-        assert rows["r"]["method"] == ("magnitude" if "r" in chosen else None) and rows["r"]["error"] is None
-        assert rows["w"]["method"] == ("sparsegpt" if "w" in chosen else None)
+        assert rows["r"].method == ("magnitude" if "r" in chosen else None) and rows["r"].error is None
+        assert rows["w"].method == ("sparsegpt" if "w" in chosen else None)
 
 
 def test_data_that_make_no_numbers_fit_nothing(tmp_path: Path) -> None:
@@ -444,8 +442,8 @@ def test_data_that_make_no_numbers_fit_nothing(tmp_path: Path) -> None:
     )
     (w,) = operands(onnx.load(made.files[0])).values()
     assert np.isfinite(w).all() and violations(w, 2, 4) == 0
-    assert [x["method"] for x in made.report["sparsity"]["layers"]] == ["magnitude"]
-    assert "not finite" in str(made.report["repair"]["left_out"])
+    assert [x.method for x in made.report.sparsity.layers] == ["magnitude"]
+    assert "not finite" in str(made.report.repair.left_out)
 
 
 def test_a_dry_run_with_data_only_says_what_magnitude_would_do(tmp_path: Path) -> None:

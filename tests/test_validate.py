@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from onnxprune.calibration import input_specs, load_data
 from onnxprune.calibration.run import open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.vocabulary import vocabulary
-from onnxprune.measure.metrics import ErrorSums, Metrics, class_scores, compare, top1_agreement
+from onnxprune.measure.metrics import ErrorSums, class_scores, compare, top1_agreement
+from onnxprune.report import to_json
+from onnxprune.report.types import ErrorNumbers, NonFinite, NotComparable, OutputMismatch, Shares
 from onnxprune.validation import validate
 
 F32 = np.dtype(np.float32)
@@ -33,56 +36,55 @@ vectors = hnp.arrays(np.float64, st.integers(1, 20), elements=finite)
 # Metrics
 
 
-def assert_close(a: Metrics, b: Metrics) -> None:
-    assert a.keys() == b.keys()
-    for x, y in zip(a.values(), b.values(), strict=True):
+def assert_close(a: ErrorNumbers, b: ErrorNumbers) -> None:
+    for x, y in zip(astuple(a), astuple(b), strict=True):
         assert x is y is None or x == pytest.approx(y, rel=1e-6, abs=1e-6)
 
 
 def test_compare_by_hand() -> None:
     m = compare(np.array([3.0, 4.0]), np.array([3.0, 3.0]))
-    assert m["relative_l2"] == pytest.approx(1 / 5)
-    assert m["max_abs"] == 1.0
-    assert m["cosine"] == pytest.approx(21 / (5 * math.sqrt(18)))
-    assert m["sqnr_db"] == pytest.approx(10 * math.log10(25))
-    assert (m["nonfinite_reference"], m["nonfinite_candidate"]) == (0, 0)
+    assert m.relative_l2 == pytest.approx(1 / 5)
+    assert m.max_abs == 1.0
+    assert m.cosine == pytest.approx(21 / (5 * math.sqrt(18)))
+    assert m.sqnr_db == pytest.approx(10 * math.log10(25))
+    assert (m.nonfinite_reference, m.nonfinite_candidate) == (0, 0)
 
 
 @given(vectors, st.floats(-4, 4).filter(lambda s: abs(s) > 1e-3 and abs(s - 1) > 1e-3))
 def test_scaling_has_a_known_error(r: np.ndarray, s: float) -> None:
     m = compare(r, s * r)
     if not r.any():
-        assert (m["relative_l2"], m["cosine"], m["sqnr_db"]) == (0.0, 1.0, None)
+        assert (m.relative_l2, m.cosine, m.sqnr_db) == (0.0, 1.0, None)
         return
-    assert m["relative_l2"] == pytest.approx(abs(s - 1))
-    assert m["sqnr_db"] == pytest.approx(-20 * math.log10(abs(s - 1)), abs=1e-6)
-    assert m["cosine"] == pytest.approx(math.copysign(1, s))
-    assert m["max_abs"] == pytest.approx(abs(s - 1) * np.abs(r).max())
+    assert m.relative_l2 == pytest.approx(abs(s - 1))
+    assert m.sqnr_db == pytest.approx(-20 * math.log10(abs(s - 1)), abs=1e-6)
+    assert m.cosine == pytest.approx(math.copysign(1, s))
+    assert m.max_abs == pytest.approx(abs(s - 1) * np.abs(r).max())
 
 
 @given(vectors, st.data())
 def test_common_scale_changes_only_max_abs(r: np.ndarray, data: st.DataObject) -> None:
     c = data.draw(hnp.arrays(np.float64, r.shape, elements=finite))
     one, two = compare(r, c), compare(4 * r, 4 * c)  # a power of two scales without rounding
-    assert two.pop("max_abs") == 4 * one.pop("max_abs")  # type: ignore[operator]
-    assert_close(one, two)
+    assert one.max_abs is not None and two.max_abs == 4 * one.max_abs
+    assert_close(replace(one, max_abs=two.max_abs), two)
 
 
 @given(vectors)
 def test_exact_match(r: np.ndarray) -> None:
     m = compare(r, r.copy())
-    assert (m["relative_l2"], m["max_abs"], m["cosine"], m["sqnr_db"]) == (0.0, 0.0, 1.0, None)
+    assert (m.relative_l2, m.max_abs, m.cosine, m.sqnr_db) == (0.0, 0.0, 1.0, None)
 
 
 @given(vectors.filter(lambda r: bool(r.any())))
 def test_one_side_all_zero(r: np.ndarray) -> None:
     zero = np.zeros_like(r)
-    assert compare(r, zero) | {"max_abs": 0} == compare(zero, zero) | {
-        "relative_l2": pytest.approx(1), "cosine": None, "sqnr_db": pytest.approx(0, abs=1e-9)
-    }  # fmt: skip
+    m = compare(r, zero)
+    assert (m.relative_l2, m.cosine, m.sqnr_db) == (pytest.approx(1), None, pytest.approx(0, abs=1e-9))
+    assert (m.nonfinite_reference, m.nonfinite_candidate) == (0, 0)
     m = compare(zero, r)
-    assert (m["relative_l2"], m["cosine"], m["sqnr_db"]) == (None, None, None)
-    assert m["max_abs"] == np.abs(r).max()
+    assert (m.relative_l2, m.cosine, m.sqnr_db) == (None, None, None)
+    assert m.max_abs == np.abs(r).max()
 
 
 @given(vectors, st.data())
@@ -93,7 +95,8 @@ def test_nonfinite_are_counted_and_left_out(r: np.ndarray, data: st.DataObject) 
     dirty_r, dirty_c = r.copy(), c.copy()
     dirty_r[at_r], dirty_c[at_c] = data.draw(odd), data.draw(odd)
     clean = [i for i in range(r.size) if i not in {*at_r, *at_c}]
-    expected = compare(r[clean], c[clean]) | {"nonfinite_reference": len(at_r), "nonfinite_candidate": len(at_c)}
+    expected = compare(r[clean], c[clean])
+    expected = replace(expected, nonfinite_reference=len(at_r), nonfinite_candidate=len(at_c))
     assert compare(dirty_r, dirty_c) == expected
 
 
@@ -110,13 +113,13 @@ def test_batches_add_up_to_the_whole(r: np.ndarray, data: st.DataObject) -> None
 @pytest.mark.parametrize("r", [[], [math.nan], [1e300, 1e300], [math.inf, 1.0]])
 def test_results_are_valid_json(r: list[float]) -> None:
     m = compare(np.array(r), -np.array(r))
-    json.dumps(m, allow_nan=False)
+    json.dumps(to_json(m), allow_nan=False)
 
 
 def test_nothing_to_compare_is_none_not_zero() -> None:
     m = compare(np.array([math.nan]), np.array([1.0]))
-    assert (m["relative_l2"], m["max_abs"], m["cosine"], m["sqnr_db"]) == (None, None, None, None)
-    assert (m["nonfinite_reference"], m["nonfinite_candidate"]) == (1, 0)
+    assert (m.relative_l2, m.max_abs, m.cosine, m.sqnr_db) == (None, None, None, None)
+    assert (m.nonfinite_reference, m.nonfinite_candidate) == (1, 0)
 
 
 def test_shapes_must_be_equal() -> None:
@@ -190,7 +193,7 @@ def test_a_model_against_itself_in_every_form(tmp_path: Path) -> None:
     m = linear(np.eye(4))
     onnx.save(m, tmp_path / "m.onnx")
     forms = (m, m.SerializeToString(), tmp_path / "m.onnx", str(tmp_path / "m.onnx"))
-    results = [validate(form, form, threads=1).to_json() for form in forms]
+    results = [to_json(validate(form, form, threads=1).error) for form in forms]
     assert all(r == results[0] for r in results)
     r = results[0]
     assert r["overall"]["max_abs"] == 0.0 and r["top1_agreement"] == 1.0 and r["accuracy"] is None
@@ -202,7 +205,7 @@ def test_a_model_against_itself_in_every_form(tmp_path: Path) -> None:
 def test_a_scaled_model_has_the_scale_as_its_error() -> None:
     w = np.random.default_rng(0).standard_normal((4, 3))
     r = validate(linear(w), linear(1.5 * w), seed=7, sizes={"N": 5})
-    assert r.outputs["y"]["relative_l2"] == pytest.approx(0.5, rel=1e-5)
+    assert r.outputs["y"].relative_l2 == pytest.approx(0.5, rel=1e-5)
     assert r.overall == r.outputs["y"]
     assert (r.class_output, r.top1_agreement, r.samples) == ("y", 1.0, 5)
 
@@ -212,7 +215,7 @@ def test_accuracy_from_labels(tmp_path: Path) -> None:
     path = saved(tmp_path, x=x, labels=np.arange(4))
     m, flipped = linear(np.eye(4)), linear(np.eye(4)[[1, 0, 2, 3]])
     r = validate(m, flipped, data=load_data(path, input_specs(m), batch_size=3))
-    assert r.accuracy == {"before": 1.0, "after": 0.5} and r.top1_agreement == 0.5
+    assert r.accuracy == Shares(1.0, 0.5) and r.top1_agreement == 0.5
     assert (r.data, r.samples) == (str(path), 4)
     with pytest.raises(OnnxPruneError, match="no output looks like class scores"):
         one = linear(np.ones((4, 1)))
@@ -223,7 +226,7 @@ def test_a_static_batch_reports_what_it_dropped(tmp_path: Path) -> None:
     m = linear(np.eye(4), batch=3)
     data = load_data(saved(tmp_path, x=np.ones((7, 4), np.float32)), input_specs(m))
     r = validate(m, m, data=data)
-    assert (r.samples, r.dropped, r.inputs["x"]["shape"]) == (6, 1, [3, 4])
+    assert (r.samples, r.dropped, r.inputs["x"].shape) == (6, 1, [3, 4])
 
 
 def test_integer_outputs_are_a_fraction_and_stay_out_of_the_sums() -> None:
@@ -234,8 +237,8 @@ def test_integer_outputs_are_a_fraction_and_stay_out_of_the_sums() -> None:
         return model(nodes, inputs, outputs, {"b": np.array(bias)})
 
     r = validate(cast([0, 0, 0, 0]), cast([0, 9, 0, 0]))
-    assert r.outputs["y"] == {"mismatch": 0.25}
-    assert r.overall["max_abs"] == 0.0 and r.overall["relative_l2"] == 0.0
+    assert r.outputs["y"] == OutputMismatch(0.25)
+    assert r.overall.max_abs == 0.0 and r.overall.relative_l2 == 0.0
 
 
 def test_nonfinite_outputs_are_counted() -> None:
@@ -245,7 +248,7 @@ def test_nonfinite_outputs_are_counted() -> None:
         return model(nodes, [tensor("x", [6])], [tensor("y", [6])], {"s": np.array(scale, np.float32)})
 
     r = validate(log(1), log(-1))
-    assert r.nonfinite == {"reference": 0, "candidate": 6} and r.overall["relative_l2"] is None
+    assert r.nonfinite == NonFinite(0, 6) and r.overall.relative_l2 is None
 
 
 def test_a_changed_output_shape_is_named_and_the_rest_compared() -> None:
@@ -257,8 +260,8 @@ def test_a_changed_output_shape_is_named_and_the_rest_compared() -> None:
         )  # fmt: skip
 
     r = validate(two(3), two(2))
-    assert r.outputs["y"] == {"error": "shape [2, 3] of the original became [2, 2]"}
-    assert r.outputs["z"]["max_abs"] == 0.0 and r.class_output == "z"
+    assert r.outputs["y"] == NotComparable("shape [2, 3] of the original became [2, 2]")
+    assert r.outputs["z"].max_abs == 0.0 and r.class_output == "z"
 
 
 def test_names_must_be_the_originals() -> None:
@@ -289,7 +292,7 @@ def test_a_small_vocabulary_is_found() -> None:
     nodes = [helper.make_node("Gather", ["table", "input_ids"], ["y"])]
     inputs = [tensor("input_ids", [1, 64], TensorProto.INT64)]
     m = model(nodes, inputs, [tensor("y", [1, 64, 2])], {"table": np.ones((5, 2), np.float32)})
-    assert validate(m, m).overall["max_abs"] == 0.0
+    assert validate(m, m).overall.max_abs == 0.0
 
 
 def test_token_ids_under_another_name_are_found() -> None:
@@ -301,7 +304,7 @@ def test_token_ids_under_another_name_are_found() -> None:
     ]
     weights = {"one": np.array(1), "zero": np.array(0)}
     m = model(nodes, [tensor("x", [64], TensorProto.INT64)], [tensor("y", [], TensorProto.INT64)], weights)
-    assert validate(m, m).outputs["y"] == {"mismatch": 0.0}
+    assert validate(m, m).outputs["y"] == OutputMismatch(0.0)
 
 
 def test_a_candidate_that_fails_is_called_the_candidate() -> None:
@@ -327,7 +330,7 @@ def test_models_that_do_not_load(tmp_path: Path) -> None:
 def test_external_data_needs_a_path(tmp_path: Path) -> None:
     m = linear(np.random.default_rng(0).random((64, 64)))
     onnx.save(m, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="w.bin")
-    assert validate(tmp_path / "m.onnx", tmp_path / "m.onnx").overall["max_abs"] == 0.0
+    assert validate(tmp_path / "m.onnx", tmp_path / "m.onnx").overall.max_abs == 0.0
     with pytest.raises(OnnxPruneError, match=r"external files.*give the path"):
         validate((tmp_path / "m.onnx").read_bytes(), m)
 
@@ -362,14 +365,14 @@ def test_types_that_numpy_lacks(kind: int) -> None:
     x = np.arange(6).reshape(2, 3).astype(helper.tensor_dtype_to_np_dtype(kind))
     y = run(open_session(m, "original"), {"x": x})["y"]
     assert y.dtype == x.dtype and np.array_equal(y, x)
-    assert validate(m, m).outputs["y"]["relative_l2"] == 0.0
+    assert validate(m, m).outputs["y"].relative_l2 == 0.0
 
 
 def test_sequence_outputs_are_said_not_to_be_compared() -> None:
     node = helper.make_node("SequenceConstruct", ["x", "x"], ["y"])
     out = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, ["N", 3])
     m = model([node], [tensor("x", ["N", 3])], [out])
-    assert "not a tensor" in validate(m, m).outputs["y"]["error"]
+    assert "not a tensor" in validate(m, m).outputs["y"].error
 
 
 ZOO = os.environ.get("ONNXPRUNE_ZOO", "")
@@ -384,5 +387,5 @@ def test_real_models_equal_themselves(path: Path) -> None:
     except OnnxPruneError as e:
         pytest.skip(str(e))
     r = validate(path, path)
-    assert r.overall["max_abs"] in (0.0, None)
+    assert r.overall.max_abs in (0.0, None)
     assert all(not o.get("mismatch") and "error" not in o for o in r.outputs.values())

@@ -74,7 +74,7 @@ def prune(path: Path, out: Path) -> dict[str, float]:
     import onnxprune
 
     done = onnxprune.prune(path, out, ratio=RATIO, criterion="l2", check=False)
-    seconds: dict[str, float] = done.report["seconds"]
+    seconds: dict[str, float] = done.report.seconds
     return seconds
 
 

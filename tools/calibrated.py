@@ -51,7 +51,7 @@ def prune(path: Path, inputs: dict[str, Any], macs: float, samples: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         data = Inputs(random_data(guess, specs, 0, samples))
         report = run(path, Path(folder, "out.onnx"), Work(Options(macs=macs)), data).report
-    before, after = report["macs"]["before"], report["macs"]["after"]
+    before, after = report.macs.before, report.macs.after
     return f"{after / before:.3f} of the MACs stay" if before else "there are no MACs"
 
 

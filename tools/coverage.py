@@ -73,12 +73,13 @@ def reasons(a: Any) -> Counter[str]:
 def compared(original: Path, candidate: Any) -> str:
     """What is wrong with a pruned model in ONNX Runtime; "" where it gives outputs of the original's shapes."""
     import onnxprune
+    from onnxprune.report.types import NotComparable
 
     try:
-        outputs = onnxprune.validate(original, candidate).to_json()["outputs"]
+        outputs = onnxprune.validate(original, candidate).outputs.values()
     except onnxprune.OnnxPruneError as e:
         return "" if str(e).startswith("original") else brief(e)  # the zoo has files that ONNX Runtime refuses
-    return next((o["error"] for o in outputs.values() if "error" in o), "")
+    return next((o.error for o in outputs if isinstance(o, NotComparable)), "")
 
 
 def brief(e: object) -> str:

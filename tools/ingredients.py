@@ -18,6 +18,7 @@ from typing import Any
 
 import onnxprune
 from onnxprune.calibration import Preprocess, read_preprocess
+from onnxprune.report.types import ErrorReport
 
 PLAIN: dict[str, Any] = {"criterion": "l2", "allocation": "uniform", "repair": "none"}
 REPAIRED = PLAIN | {"repair": "lstsq"}
@@ -65,13 +66,12 @@ def _cell(args: argparse.Namespace, how: Preprocess | None, model: Path, macs: f
     given = {"samples": args.samples, "calib": args.calib, "data": args.data, "preprocess": how} | options
     with tempfile.TemporaryDirectory() as folder:
         report = onnxprune.prune(model, Path(folder, "smaller.onnx"), macs=macs, **given).report
-    return _said(report["error"])
+    return _said(report.error)
 
 
-def _said(error: dict[str, Any]) -> str:
-    accuracy = error.get("accuracy")
-    share = accuracy["after"] if accuracy else error["top1_agreement"]
-    return f"{error['relative_l2']:.3f}" if share is None else f"{share:.1%} ({error['relative_l2']:.3f})"
+def _said(error: ErrorReport) -> str:
+    share = error.accuracy.after if error.accuracy else error.top1_agreement
+    return f"{error.relative_l2:.3f}" if share is None else f"{share:.1%} ({error.relative_l2:.3f})"
 
 
 if __name__ == "__main__":

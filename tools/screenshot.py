@@ -13,6 +13,7 @@ import io
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def results(folder: Path) -> Iterator[Any]:
             data = ROOT / "models" / "digits_test.npz"
             made = onnxprune.prune(model, folder / f"{name}-{i}.onnx", data=data, **given)
             # These networks take a tenth of a millisecond: their latency says nothing.
-            report = made.report | {"output": f"pruned/{name}-{i}.onnx", "latency": None}
+            report = replace(made.report, output=f"pruned/{name}-{i}.onnx", latency=None)
             yield Single(f"models/{name}.onnx", name, report, settings)
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,6 @@ class OutputShift:
     error: float
     relative_l2: float | None
     agreement: float | None
-
-    def to_json(self) -> dict[str, float | None]:
-        return asdict(self)
 
 
 class OutputComparer:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +97,7 @@ class Cache:
         if key not in self.known:
             moved = self.known[key] = measure()
             if self.path is not None:
-                self._append(self.path, {"key": key, **moved.to_json()})
+                self._append(self.path, {"key": key, **asdict(moved)})
         return self.known[key]
 
     @staticmethod

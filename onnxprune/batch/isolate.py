@@ -24,6 +24,7 @@ from onnxprune.batch.store import Outcome
 from onnxprune.batch.units import size
 from onnxprune.graph.files import temporary_folder
 from onnxprune.machine import oom_kills, resident_bytes
+from onnxprune.report import from_json
 
 POLL_SECONDS = 0.05
 LOG, RESULT = "log", "result.json"  # what a job prints, and what it finds
@@ -142,7 +143,7 @@ def _read(scratch: Path, status: int, starved: bool) -> Outcome:
     """What a process that ended by itself left behind."""
     try:
         if status == 0:
-            return Outcome(**json.loads((scratch / RESULT).read_text(encoding="utf-8")))
+            return from_json(Outcome, json.loads((scratch / RESULT).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         pass
     if status == -signal.SIGKILL and starved:

@@ -10,14 +10,14 @@ import json
 import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnxprune.batch.jobs import MODELS
 from onnxprune.batch.settings import words
 from onnxprune.errors import OnnxPruneError
-from onnxprune.report.rows import IN_ROW
+from onnxprune.report import PruneReport, from_json, to_json
 
 DATABASE = "results.sqlite"
 FORMAT = 1
@@ -45,7 +45,7 @@ class JobResult:
     seconds: float | None
     started: str | None
     output: str | None  # the pruned model, from the output folder
-    report: dict[str, Any] | None  # of `prune`, see the README
+    report: PruneReport | None
 
 
 def read(folder: Path) -> list[JobResult]:
@@ -114,7 +114,7 @@ def _job(
     report: str | None,
     clock: str | None,
 ) -> JobResult:
-    whole = joined(json.loads(report), json.loads(clock or "[]")) if report else None
+    whole = from_json(PruneReport, joined(json.loads(report), json.loads(clock or "[]"))) if report else None
     return JobResult(id, model, name, json.loads(settings), status, message, seconds, started, output, whole)
 
 
@@ -125,8 +125,11 @@ def select(jobs: Iterable[JobResult], wanted: Iterable[tuple[str, Mapping[str, A
 
 
 def brief(job: JobResult) -> JobResult:
-    """The job with no more of its report than a row of the table has."""
-    return replace(job, report=job.report and {k: v for k, v in job.report.items() if k in IN_ROW})
+    """The job without the lists of its report that no row of the table needs."""
+    if job.report is None:
+        return job
+    short = replace(job.report, groups=[], weights=[], frozen=[], sensitivity=None, repair=None, reconstruction=None)
+    return replace(job, report=short)
 
 
 # What depends on the clock
@@ -161,7 +164,8 @@ def joined(report: Any, timed: Iterable[Sequence[Any]]) -> Any:
 
 def stable(job: JobResult) -> dict[str, Any]:
     """All of a job that another run of it must give again."""
-    kept = asdict(replace(job, report=split(job.report)[0]))
+    kept = to_json(job)
+    kept["report"], _ = split(kept["report"])
     return {k: v for k, v in kept.items() if k not in ("seconds", "started")}
 
 

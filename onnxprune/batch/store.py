@@ -13,13 +13,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from onnxprune.batch.content import Seen, Stamp
 from onnxprune.batch.jobs import MODELS, Spec
 from onnxprune.batch.results import DATABASE, FORMAT, advice, check_format, split
 from onnxprune.errors import OutputError
 from onnxprune.graph.files import data_files
+from onnxprune.report import PruneReport, to_json
 
 LOCK = ".lock"
 _SCHEMA = f"""
@@ -43,7 +44,7 @@ class Outcome:
     message: str = ""
     seconds: float | None = None
     started: str | None = None
-    report: dict[str, Any] | None = None
+    report: PruneReport | None = None
     written: bool = False  # the pruned model is there
 
 
@@ -136,7 +137,7 @@ class ResultStore:
             output = self.folder / spec.output
             for path in (output, *(data_files(output) if output.parent.is_dir() else ())):
                 path.unlink(missing_ok=True)
-        report, timed = split(outcome.report) if outcome.report else (None, [])
+        report, timed = split(to_json(outcome.report)) if outcome.report else (None, [])
         texts = [None if report is None else json.dumps(x, default=str) for x in (report, timed)]
         with self._writing():
             self.base.execute(

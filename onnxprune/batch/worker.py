@@ -12,9 +12,9 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from onnxprune.api import NotCompared, prune
 from onnxprune.batch.isolate import RESULT
@@ -22,6 +22,7 @@ from onnxprune.batch.jobs import ReadyJob
 from onnxprune.batch.settings import arguments
 from onnxprune.batch.store import Outcome
 from onnxprune.errors import OnnxPruneError
+from onnxprune.report import PruneReport, json_text
 
 GRACE_SECONDS = 60
 ALLOCATION = (
@@ -37,7 +38,7 @@ def main() -> NoReturn:
     threading.Thread(target=_end_with_parent, args=(job["scratch"],), daemon=True).start()
     _last_resorts(job["timeout"])
     outcome = execute(ReadyJob(**job["task"]))
-    Path(job["scratch"], RESULT).write_text(json.dumps(asdict(outcome), default=str), encoding="utf-8")
+    Path(job["scratch"], RESULT).write_text(json_text(outcome), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)  # no library's last words can spoil it now
 
@@ -51,24 +52,23 @@ def execute(task: ReadyJob) -> Outcome:
         return Outcome("failed", _line(e), report=_said(e.made.report, task), written=True)
     except Exception as e:
         return _failure(e)
-    if not made.report["params"]["before"]:
+    if not made.report.params.before:
         return Outcome(
             "failed", "the model has no weights, so there is nothing to prune", report=_said(made.report, task)
         )
     return Outcome("done", _nothing(made.report), report=_said(made.report, task), written=True)
 
 
-def _said(report: dict[str, Any], task: ReadyJob) -> dict[str, Any]:
+def _said(report: PruneReport, task: ReadyJob) -> PruneReport:
     """The report, with the model's path as it was given."""
-    return {**report, "model": task.given}
+    return replace(report, model=task.given)
 
 
-def _nothing(report: dict[str, Any]) -> str:
+def _nothing(report: PruneReport) -> str:
     """A word where no channel went, and no weight became zero."""
-    sparse = report["sparsity"]
-    if any(g["kept"] < g["size"] for g in report["groups"]) or (sparse and any(x["sparse"] for x in sparse["layers"])):
+    if not report.removes_nothing:
         return ""
-    why = "nothing fits the settings" if report["groups"] else "the model has no group that could be pruned"
+    why = "nothing fits the settings" if report.groups else "the model has no group that could be pruned"
     return f"nothing was removed: {why}"
 
 

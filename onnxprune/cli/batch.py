@@ -144,9 +144,10 @@ def _folder(out: Path | None, recipe: Recipe, csv: Path | None) -> Path:
 
 def _list(jobs: Sequence[Spec], json: bool) -> None:
     from onnxprune.cli.console import emit, emit_json, plural, table, text
+    from onnxprune.report.types import PlannedJob
 
     if json:
-        emit_json([{"model": j.model, "name": j.name, "settings": j.settings, "output": j.output} for j in jobs])
+        emit_json([PlannedJob(j.model, j.name, dict(j.settings), j.output) for j in jobs])
     else:
         emit(table(("model", "settings", "output"), [(j.model, j.words, j.output) for j in jobs]), "")
         emit(text(f"{plural(len(jobs), 'job')}, {plural(len({j.name for j in jobs}), 'model')}"))
@@ -184,8 +185,6 @@ def _pool(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None) 
 
 def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> None:
     """The results of these jobs, to whom it may concern; exit status 1 where some are not done."""
-    from dataclasses import asdict
-
     from onnxprune.batch.results import DATABASE, brief, each, select
     from onnxprune.cli.console import emit, emit_json, relative, text
     from onnxprune.graph.files import write_text
@@ -196,7 +195,7 @@ def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> N
     if csv:
         write_text(csv, csv_text(rows(found)))
     if json:
-        emit_json([asdict(j) for j in found])
+        emit_json(found)
     else:
         emit(*_table(found))
         counts = Counter(j.status for j in found)
@@ -220,10 +219,7 @@ def _table(jobs: Sequence[JobResult]) -> list[Any]:
 def _numbers(j: JobResult) -> tuple[str, str, str, str]:
     from onnxprune.cli.console import percent
 
-    report = j.report or {}
-    left = [
-        percent(p["after"], p["before"]) if (p := report.get(k)) and p["after"] is not None else ""
-        for k in ("params", "macs")
-    ]
-    error = (report.get("error") or {}).get("relative_l2")
-    return left[0], left[1], "" if error is None else f"{error:.3g}", "" if j.seconds is None else f"{j.seconds:.1f}"
+    sizes = (j.report.params, j.report.macs) if j.report else ()
+    params, macs = [percent(size.after, size.before) for size in sizes] or ["", ""]
+    error = j.report.error.relative_l2 if j.report and j.report.error else None
+    return params, macs, "" if error is None else f"{error:.3g}", "" if j.seconds is None else f"{j.seconds:.1f}"

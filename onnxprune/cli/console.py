@@ -1,10 +1,8 @@
 """What the commands print with: tables and text that fit the terminal, JSON, and numbers for people."""
 
-import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -12,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.cli import loudness
+from onnxprune.report import json_text
 
+Facts = list[tuple[str, object]]  # lines of a name and what there is to say of it
 PIPE_WIDTH = 10_000  # nothing is wrapped where no terminal is
 INDENT = (0, 2, 0, 0)
 ASCII = str.maketrans({"…": "...", "→": "->", "×": "x"})
@@ -40,13 +40,9 @@ def _encodable(text: str, encoding: str | None) -> str:
     return text
 
 
-def emit_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Print an object to stdout as JSON, and nothing else."""
+def emit_json(data: object) -> None:
+    """Print a report, or a list of rows, to stdout as JSON, and nothing else."""
     print(json_text(data), end="", flush=True)
-
-
-def json_text(data: Mapping[str, Any] | Sequence[Any]) -> str:
-    return json.dumps(data, indent=2, default=str) + "\n"
 
 
 def warn(message: str) -> None:

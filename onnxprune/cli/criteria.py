@@ -15,7 +15,7 @@ def criteria(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
 
     rows = all_criteria()
     if json:
-        emit_json([row._asdict() for row in rows])
+        emit_json(rows)
     else:
         listed = [(r.name, "--calib" if r.needs_data else "", r.formula, r.source) for r in rows]
         emit(table(("name", "needs", "formula", "source"), listed))

@@ -1,21 +1,11 @@
 """`onnxprune inspect`: what of a model can be pruned, how its weights hang together, and what is frozen and why."""
 
-from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from onnxprune.cli.app import app
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from onnxprune import Analysis, Group
-
-FEW_GROUPS, FEW_MEMBERS, FEW_ALIKE = 16, 6, 6
-TELLING = ("out", "in", "scale", "other", "bias", "stat")  # the members to show first where not all are
 
 
 @app.command(epilog="Examples:\n\nonnxprune inspect model.onnx\n\nonnxprune inspect model.onnx --json | jq .groups")
@@ -34,8 +24,8 @@ def inspect(
     """
     import onnxprune
     from onnxprune.cli.console import emit, emit_json
-    from onnxprune.cli.frozen import stays
     from onnxprune.cli.progress import show_progress
+    from onnxprune.cli.render import render_inspection
     from onnxprune.report.result import inspect_report
 
     with show_progress() as progress:
@@ -45,100 +35,4 @@ def inspect(
     if json:
         emit_json(report)
     else:
-        emit(_header(report, analysis), "", *_groups(analysis, verbose), *stays(analysis, report["frozen"], verbose))
-
-
-def _header(r: dict[str, Any], a: "Analysis") -> "RenderableType":
-    from onnxprune.cli.console import count, facts, percent
-
-    opsets = ", ".join(f"{domain} {version}" for domain, version in r["opset"].items())
-    share = f" ({percent(r['prunable_params'], r['params'])})" if r["params"] else ""
-    sizes = "".join(f", {name} = {n}" for name, n in r["sizes"].items() if n > 1)
-    return facts(
-        [
-            ("model", r["model"]),
-            ("made by", f"{r['producer'] or 'unknown'}, opset {opsets}, IR {r['ir_version']}, {r['nodes']:,} nodes"),
-            ("file", count(r["bytes"], "B")),
-            ("parameters", f"{count(r['params'])}, in prunable weights {count(r['prunable_params'])}{share}"),
-            ("MACs", count(r["macs"]) + (f" (one sample{sizes})" if r["macs"] is not None else f", {a.no_macs}")),
-            ("groups", f"{len(r['groups'])}, {sum(g['size'] for g in r['groups']):,} channels"),
-            *([("not understood", _guarded(r["guarded"]))] if r["guarded"] else []),
-        ]
-    )
-
-
-def _guarded(nodes: Sequence[dict[str, str]]) -> str:
-    from onnxprune.cli.console import plural
-
-    shown = ", ".join(f"{n['operator']} {n['node']}" for n in nodes[:FEW_ALIKE])
-    rest = ", .." if len(nodes) > FEW_ALIKE else ""
-    return f"{plural(len(nodes), 'node')} that no rule can follow, frozen with all they touch: {shown}{rest}"
-
-
-def _groups(a: "Analysis", verbose: bool) -> list["RenderableType"]:
-    """Every group, or one of each shape with the names of those that are alike."""
-    from onnxprune.cli.console import more
-
-    if verbose:
-        return [part for g in a.groups for part in (*_group(a, g, verbose), "")]
-    kinds = _alike(a)
-    parts: list[RenderableType] = []
-    for first, *others in kinds[:FEW_GROUPS]:
-        parts += [*_group(a, first, verbose), *_others(a, others), ""]
-    hidden = sum(map(len, kinds[FEW_GROUPS:]))
-    return [*parts, more(hidden, "groups"), ""] if hidden else parts
-
-
-def _alike(a: "Analysis") -> list[list["Group"]]:
-    """Groups of one shape: as the isomorphic scope sees it, with weights of the same sizes."""
-    from onnxprune.allocate import shape_of
-
-    out: dict[object, list[Group]] = defaultdict(list)
-    for g in a.groups:
-        sizes = sorted(a.coupling.weights[m.tensor].shape for m in g.members)
-        out[shape_of(g), g.exact, tuple(sizes)].append(g)
-    return list(out.values())
-
-
-def _others(a: "Analysis", groups: Sequence["Group"]) -> list["RenderableType"]:
-    from onnxprune.cli.console import indented, text
-
-    if not groups:
-        return []
-    named = [f"{_letters(a, g)} {g.name}" for g in groups[:FEW_ALIKE]]
-    rest = f", and {len(groups) - len(named)} more" if len(groups) > len(named) else ""
-    return [indented(text(f"{len(groups)} alike: {', '.join(named)}{rest}", "dim"))]
-
-
-def _letters(a: "Analysis", g: "Group") -> str:
-    return " + ".join(a.layout(v) for v in g.vars)
-
-
-def _group(a: "Analysis", g: "Group", verbose: bool) -> list["RenderableType"]:
-    from rich.text import Text
-
-    from onnxprune.cli.console import clean, count, grid, indented, more, plural, text
-
-    weights = {m.tensor for m in g.members}
-    where = f"{count(sum(map(a.param_count, weights)))} parameters in {plural(len(weights), 'weight')}"
-    title = Text.assemble(
-        (_letters(a, g), "bold cyan"), "  ", (clean(g.name), "bold"), f"  {g.kind} [{g.size}]  {where}"
-    )
-    parts: list[RenderableType] = [title]
-    if g.mixed:
-        parts.append(indented(text(f"approximate: {g.mixed}", "yellow")))
-    rows = _members(a, g)
-    few = rows if verbose else sorted(rows, key=lambda r: TELLING.index(r[0]))[:FEW_MEMBERS]
-    parts.append(grid(few, indent=2))
-    if len(few) < len(rows):
-        parts.append(indented(more(len(rows) - len(few), "uses of weights")))
-    return parts
-
-
-def _members(a: "Analysis", g: "Group") -> list[tuple[str, str, str]]:
-    """Role, name and whole layout of each weight of the group."""
-    seen: dict[tuple[str, str, str], None] = {}
-    for m in g.members:
-        layout = "[" + ", ".join(a.layout(d) for d in a.coupling.uses[m.use]) + "]"
-        seen[m.role, m.tensor, layout] = None
-    return list(seen)
+        emit(render_inspection(report, analysis, verbose))

@@ -1,12 +1,14 @@
 """`onnxprune ops`: the operator support table, generated from the registry of rules."""
 
-from typing import Annotated, Any
+from dataclasses import astuple, fields
+from typing import Annotated
 
 import typer
 
 from onnxprune.cli.app import app
+from onnxprune.report.types import OperatorRow
 
-COLUMNS = ("domain", "operator", "since", "until", "rule")
+COLUMNS = tuple(f.name for f in fields(OperatorRow))
 
 
 @app.command(rich_help_panel="Lists")
@@ -26,7 +28,7 @@ def ops(
         emit(table(COLUMNS, [_cells(r) for r in rows]))
 
 
-def _rows() -> list[dict[str, Any]]:
+def _rows() -> list[OperatorRow]:
     import onnxprune.ops  # noqa: F401 - fills the registry
     from onnxprune.graph.flat import FLAT
     from onnxprune.ops.registry import RECORDS
@@ -34,22 +36,16 @@ def _rows() -> list[dict[str, Any]]:
     known = (e for found in RECORDS.values() for e in found if e.domain != FLAT)
     entries = sorted(known, key=lambda e: (e.domain, e.op, e.since))
     return [
-        {
-            "domain": e.domain or "ai.onnx",
-            "operator": e.op,
-            "since": e.since,
-            "until": e.until if e.until < 10**6 else None,
-            "rule": e.summary,
-        }
+        OperatorRow(e.domain or "ai.onnx", e.op, e.since, e.until if e.until < 10**6 else None, e.summary)
         for e in entries
     ]
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    return ["" if row[c] is None else str(row[c]) for c in COLUMNS]
+def _cells(row: OperatorRow) -> list[str]:
+    return ["" if value is None else str(value) for value in astuple(row)]
 
 
-def _markdown(rows: list[dict[str, Any]]) -> str:
+def _markdown(rows: list[OperatorRow]) -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---:|---:|---|"]
     for row in rows:
         lines.append("| " + " | ".join(c.replace("|", "\\|") for c in _cells(row)) + " |")

@@ -34,7 +34,7 @@ from onnxprune.errors import OnnxPruneError
 
 if TYPE_CHECKING:
     from onnxprune import Options
-    from onnxprune.cli.reports import RenderedReport, Texts
+    from onnxprune.cli.reports import Texts
 
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 # The options that say what to remove: a plan has already decided all that.
@@ -276,8 +276,9 @@ def prune(
 
     import onnxprune
     from onnxprune.calibration import read_preprocess
-    from onnxprune.cli.console import json_text
+    from onnxprune.cli.render import render_pruned
     from onnxprune.cli.reports import carry_out, given, page_of
+    from onnxprune.report import json_text
 
     options = onnxprune.Options(
         ratio=ratio,
@@ -329,24 +330,10 @@ def prune(
             seed=seed,
             progress=progress,
         ),
-        lambda r: _said(r, how, verbose),
+        lambda r: render_pruned(r, how, verbose),
         texts,
         json,
     )
-
-
-def _said(report: dict[str, Any], how: str, verbose: bool) -> RenderedReport:
-    from onnxprune.cli.layers import layer_facts, why_none
-    from onnxprune.cli.summary import pruned, why_nothing
-
-    sparse = report["sparsity"]
-    rows = layer_facts(sparse, verbose) if sparse else []
-    warnings = [
-        w
-        for w in (why_nothing(report, verbose), why_none(sparse, verbose) if sparse else "", report["not_compared"])
-        if w
-    ]
-    return pruned(report, how, verbose, rows), "; ".join(warnings)
 
 
 def _refuse(ctx: typer.Context, names: Sequence[str], why: str) -> None:

@@ -7,21 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Group
 
 from onnxprune.cli.console import emit, emit_json, warn
+from onnxprune.cli.render import RenderedReport
 from onnxprune.errors import OutputError
 from onnxprune.progress import StageProgress
+from onnxprune.report import PruneReport
 
 if TYPE_CHECKING:
     from onnxprune.pipeline import Pruned
 
     Work = Callable[[StageProgress], Pruned]
 
-RenderedReport = tuple[Group, str]  # the report for people, and a warning ('': there is none)
-Texts = Mapping[
-    Path | None, Callable[[dict[str, Any]], str]
-]  # files that were asked for, and what makes them of a report
+Texts = Mapping[Path | None, Callable[[PruneReport], str]]  # files that were asked for, and what makes them of a report
 # Options that say what to write, not what to do.
 ASIDE = ("model", "out", "plan_out", "report", "html", "cache", "no_validate", "profile", "dry_run", "json", "verbose")
 
@@ -32,16 +30,16 @@ def given(ctx: typer.Context) -> dict[str, Any]:
     return {k: ctx.params[k] for k in names if str(ctx.get_parameter_source(k)).endswith("COMMANDLINE")}
 
 
-def page_of(asked: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+def page_of(asked: Mapping[str, Any], report: PruneReport) -> str:
     """The page of one model."""
     from onnxprune.report.html import page
     from onnxprune.report.rows import Single
 
-    name = Path(report["model"]).stem
-    return page([Single(report["model"], name, report, asked)], name)
+    name = Path(report.model).stem
+    return page([Single(report.model, name, report, asked)], name)
 
 
-def carry_out(work: Work, say: Callable[[dict[str, Any]], RenderedReport], texts: Texts, json: bool) -> None:
+def carry_out(work: Work, say: Callable[[PruneReport], RenderedReport], texts: Texts, json: bool) -> None:
     """Do it under a line of progress, and tell of what was made: also where only the comparison failed."""
     from onnxprune.api import NotCompared
     from onnxprune.cli.progress import show_progress
@@ -55,11 +53,11 @@ def carry_out(work: Work, say: Callable[[dict[str, Any]], RenderedReport], texts
     _tell(report, say(report), texts, json)
 
 
-def _tell(report: dict[str, Any], said: RenderedReport, texts: Texts, json: bool) -> None:
+def _tell(report: PruneReport, said: RenderedReport, texts: Texts, json: bool) -> None:
     """Write the files that were asked for, print the report as JSON or for people, and warn."""
     for path, text in texts.items():
         if path:
-            _write(path, text(report), report["files"])
+            _write(path, text(report), report.files)
     if json:
         emit_json(report)
     else:

@@ -59,7 +59,7 @@ def sensitivity(
     from onnxprune.calibration import read_preprocess
     from onnxprune.cli.console import emit, emit_json
     from onnxprune.cli.progress import show_progress
-    from onnxprune.cli.summary import sensitivities
+    from onnxprune.cli.render import render_sensitivities
     from onnxprune.report.sensitivity import page, sensitivity_report
 
     options = onnxprune.Options(
@@ -87,4 +87,4 @@ def sensitivity(
     if json:
         emit_json(report)
     else:
-        emit(sensitivities(report))
+        emit(render_sensitivities(report))

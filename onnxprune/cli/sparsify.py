@@ -160,9 +160,9 @@ def sparsify(
 
     import onnxprune
     from onnxprune.calibration import read_preprocess
-    from onnxprune.cli.console import json_text
-    from onnxprune.cli.layers import sparsified
+    from onnxprune.cli.render import render_sparsified
     from onnxprune.cli.reports import Texts, carry_out, given, page_of
+    from onnxprune.report import json_text
     from onnxprune.sparsity.patterns import Units
 
     options = onnxprune.Sparsity(
@@ -190,7 +190,7 @@ def sparsify(
             seed=seed,
             progress=progress,
         ),
-        lambda r: sparsified(r, verbose),
+        lambda r: render_sparsified(r, verbose),
         texts,
         json,
     )

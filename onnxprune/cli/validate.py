@@ -1,15 +1,13 @@
 """`onnxprune validate`: how far a candidate's outputs are from the original's, and whether that is near enough."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from onnxprune.cli.app import FAILED_CHECK, app
 from onnxprune.errors import OnnxPruneError
-
-if TYPE_CHECKING:
-    from onnxprune import Result
+from onnxprune.report.types import ErrorReport, NotComparable, OutputMismatch, PatternReport
 
 WIDER = ("likely", "eligible", "all")  # which layers must have a pattern, from few to all
 
@@ -72,11 +70,13 @@ def validate(
         if sparse is not None:
             raise typer.Exit(0 if held else FAILED_CHECK)
         raise OnnxPruneError("which model is to be judged? give ORIGINAL and CANDIDATE, or one model and --pattern")
+    from dataclasses import replace
+
     import onnxprune
     from onnxprune.calibration import read_preprocess
     from onnxprune.cli.console import emit, emit_json, warn
     from onnxprune.cli.progress import show_progress
-    from onnxprune.cli.summary import compared
+    from onnxprune.cli.render import render_comparison
     from onnxprune.report.result import validate_report
     from onnxprune.validation import layer_errors
 
@@ -94,9 +94,9 @@ def validate(
             model.check_unchanged()
         report = validate_report(before, after, result, found)
     if json:
-        emit_json({**report, "sparsity": sparse} if sparse else report)
+        emit_json(replace(report, sparsity=sparse))
     else:
-        emit(compared(report))
+        emit(render_comparison(report))
     if max_error is not None and (failures := failed(result, max_error)):
         warn(f"the candidate is not near enough: {'; '.join(failures)}")
         raise typer.Exit(FAILED_CHECK)
@@ -104,7 +104,7 @@ def validate(
         raise typer.Exit(FAILED_CHECK)
 
 
-def _check(model: Path, pattern: str, sparsity: float, layers: str | None) -> tuple[dict[str, Any], str | None]:
+def _check(model: Path, pattern: str, sparsity: float, layers: str | None) -> tuple[PatternReport, str | None]:
     """Which layers have the pattern, and which of them must."""
     import onnxprune
     from onnxprune.cli.progress import show_progress
@@ -118,32 +118,33 @@ def _check(model: Path, pattern: str, sparsity: float, layers: str | None) -> tu
     return check_report(str(model), pattern, found), options.layers
 
 
-def _told(report: dict[str, Any], layers: str | None, verbose: bool, *, json: bool, silent: bool) -> bool:
+def _told(report: PatternReport, layers: str | None, verbose: bool, *, json: bool, silent: bool) -> bool:
     """Say it, unless it is part of another report; whether all layers have the pattern that must."""
     from onnxprune.cli.console import emit, emit_json, warn
-    from onnxprune.cli.layers import checked
+    from onnxprune.cli.render import render_pattern
 
     if json:
         emit_json(report)
     elif not silent:
-        emit(checked(report, verbose))
-    if not any(x["checked"] for x in report["layers"]):
-        model, pattern = report["model"], report["pattern"]
+        emit(render_pattern(report, verbose))
+    if not any(x.checked for x in report.layers):
+        model, pattern = report.model, report.pattern
         wider = WIDER[WIDER.index(layers) + 1 :] if layers in WIDER else ()
         more = "; " + " or ".join(f"'--layers {name}'" for name in wider) + " checks more" if wider else ""
         warn(f"{model} has no layer that must have {pattern}{more}")
         return False
-    return bool(report["holds"])
+    return report.holds
 
 
-def failed(result: "Result", max_error: float) -> list[str]:
+def failed(result: ErrorReport, max_error: float) -> list[str]:
     """What is wrong with the candidate, in words: incomparable outputs, new NaN, too large an error."""
-    wrong = [f"output '{name}': {o['error']}" for name, o in result.outputs.items() if "error" in o]
-    new = result.nonfinite["candidate"] - result.nonfinite["reference"]
+    outputs = result.outputs
+    wrong = [f"output '{name}': {o.error}" for name, o in outputs.items() if isinstance(o, NotComparable)]
+    new = result.nonfinite.candidate - result.nonfinite.reference
     if new > 0:
         wrong.append(f"{new} more NaN or infinite values than the original has")
-    error = result.overall["relative_l2"]
-    exact = [o["mismatch"] for o in result.outputs.values() if o.get("mismatch") is not None]
+    error = result.overall.relative_l2
+    exact = [o.mismatch for o in outputs.values() if isinstance(o, OutputMismatch) and o.mismatch is not None]
     if error is None and exact:  # no output of floats
         error = max(exact)
     if error is None:

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +112,8 @@ class Criterion:
         return found[1].strip() if found else ""
 
 
-class TableRow(NamedTuple):
+@dataclass(frozen=True)
+class TableRow:
     """One line of `onnxprune criteria`."""
 
     name: str

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from onnxprune.measure.metrics import ErrorSums, Metrics, agreed, agreement, aligned, class_scores, predictions
+from onnxprune.measure.metrics import ErrorSums, agreed, agreement, aligned, class_scores, predictions
 from onnxprune.measure.watched import judged, showing, stand_ins, watched
 
 __all__ = [
     "ErrorSums",
-    "Metrics",
     "agreed",
     "agreement",
     "aligned",

@@ -1,6 +1,6 @@
 """How far a candidate's outputs are from the reference's: formulas over arrays, in float64.
 
-Every returned dict is JSON-safe: a value that does not exist or is not a finite number is None.
+A value that does not exist or is not a finite number is None.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, is_float
+from onnxprune.report.types import ErrorNumbers
 
-Metrics = dict[str, float | int | None]
 BLOCK = 1 << 20  # elements that are widened to float64 at a time
 
 
@@ -93,16 +93,16 @@ class ErrorSums:
         """The share of elements that differ, of what is no float."""
         return self._unequal / self._elements if self._elements else None
 
-    def result(self) -> Metrics:
+    def result(self) -> ErrorNumbers:
         """The numbers of `compare` for everything added so far."""
-        return {
-            "relative_l2": self._relative_l2(),
-            "max_abs": _finite(self._max_abs) if self.compared else None,
-            "cosine": self._cosine(),
-            "sqnr_db": self._sqnr_db(),
-            "nonfinite_reference": self.nonfinite_reference,
-            "nonfinite_candidate": self.nonfinite_candidate,
-        }
+        return ErrorNumbers(
+            relative_l2=self._relative_l2(),
+            max_abs=_finite(self._max_abs) if self.compared else None,
+            cosine=self._cosine(),
+            sqnr_db=self._sqnr_db(),
+            nonfinite_reference=self.nonfinite_reference,
+            nonfinite_candidate=self.nonfinite_candidate,
+        )
 
     def _relative_l2(self) -> float | None:
         if not self.compared:
@@ -129,7 +129,7 @@ def _finite(x: float) -> float | None:
     return x if math.isfinite(x) else None
 
 
-def compare(reference: Array, candidate: Array) -> Metrics:
+def compare(reference: Array, candidate: Array) -> ErrorNumbers:
     """Distance of `candidate` c from `reference` r, over the positions where both are finite.
 
     relative_l2          |c - r| / |r|                0 for an exact match; None when only r is all zero

@@ -7,8 +7,8 @@
 """
 
 from onnxprune.repair.cuts import cut
-from onnxprune.repair.report import LayerRepair, RepairReport
 from onnxprune.repair.run import METHODS, SparsityRequest, repair
 from onnxprune.repair.support import Choose
+from onnxprune.report.types import LayerRepair, RepairReport
 
 __all__ = ["METHODS", "Choose", "LayerRepair", "RepairReport", "SparsityRequest", "cut", "repair"]

@@ -25,13 +25,13 @@ from onnxprune.progress import Progress
 from onnxprune.repair.layers import Change
 from onnxprune.repair.merge import merged
 from onnxprune.repair.network import Network, called
-from onnxprune.repair.report import LayerRepair, RepairReport
 from onnxprune.repair.rows import Feeds, gather
 from onnxprune.repair.segments import Walk, open_session, run
 from onnxprune.repair.solve import FITS, FitRows, chosen
 from onnxprune.repair.store import ArrayStore
 from onnxprune.repair.support import Choose
 from onnxprune.repair.tasks import FitTask, tasks
+from onnxprune.report.types import LayerRepair, RepairReport
 from onnxprune.surgery import apply_flat
 
 METHODS = ("none", "merge", *FITS)
@@ -104,7 +104,7 @@ class _Repair:
         original = called(self.analysis.flat, self.analysis.model)
         pruned = called(self.flat, self.analysis.model)
         self.net = Network(self.analysis, keep, original, pruned, self.thin.choose)
-        self.report = RepairReport(self.method, 0)
+        self.report = RepairReport(self.method, 0, None, None)
         fits = self.method in FITS or self.thin.choose
         self.tasks = tasks(self.net, self.method, self.report.left_out) if fits else []
         fitted = [(t.index, t.layer.slot) for t in self.tasks]

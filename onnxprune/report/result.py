@@ -1,4 +1,4 @@
-"""What `inspect` and `prune` say, as plain data. These keys are a contract."""
+"""The reports of `inspect`, `prune` and `validate`, from what was found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -15,68 +14,86 @@ from onnxprune.allocate import Evaluator, Options
 from onnxprune.explain import Route, explain
 from onnxprune.graph.view import opsets
 from onnxprune.graph.weights import dtype_of, is_float
-from onnxprune.groups import Analysis, Group
+from onnxprune.groups import Analysis, Group, Member
 from onnxprune.measure import stand_ins
 from onnxprune.plans import Plan
-from onnxprune.repair import RepairReport
+from onnxprune.report.plain import to_json
 from onnxprune.report.sensitivity import measured_groups
 from onnxprune.report.sparsity import sparsity_report
+from onnxprune.report.types import (
+    CalibrationReport,
+    Counts,
+    FrozenAxis,
+    GroupReport,
+    GuardedNode,
+    InspectReport,
+    Latency,
+    Measures,
+    MemberReport,
+    PrunedGroup,
+    PruneReport,
+    Reconstruction,
+    RepairReport,
+    Shares,
+    ValidateReport,
+    WeightReport,
+)
 from onnxprune.sparsity import Sparsified
-from onnxprune.validation import Reconstruction, Result
+from onnxprune.validation import Result
 
 
-def inspect_report(a: Analysis) -> dict[str, Any]:
-    """The object that `inspect --json` prints."""
+def inspect_report(a: Analysis) -> InspectReport:
+    """What of a model can be pruned, and what is frozen and why."""
     proto = a.model.proto
-    return {
-        "model": str(a.model.path) if a.model.path else proto.graph.name,
-        "opset": {domain or "ai.onnx": v for domain, v in opsets(proto.opset_import).items()},
-        "ir_version": proto.ir_version,
-        "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
-        "nodes": len(proto.graph.node),
-        "params": a.params(),
-        "macs": a.macs(),
-        "sizes": {name: first for name, (first, _) in a.coupling.trace.sizes.items()},
-        "bytes": a.model.size_bytes,
-        "prunable_params": a.prunable_params(),
-        "groups": [_group(a, g) for g in a.groups],
-        "frozen": _frozen(a),
-        "guarded": [_guarded(a, index, why) for index, why in a.coupling.guarded.items()],
-    }
+    return InspectReport(
+        model=_name(a),
+        opset={domain or "ai.onnx": v for domain, v in opsets(proto.opset_import).items()},
+        ir_version=proto.ir_version,
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        nodes=len(proto.graph.node),
+        params=a.params(),
+        macs=a.macs(),
+        sizes={name: first for name, (first, _) in a.coupling.trace.sizes.items()},
+        bytes=a.model.size_bytes,
+        prunable_params=a.prunable_params(),
+        groups=[_group(a, g) for g in a.groups],
+        frozen=_frozen(a),
+        guarded=[_guarded(a, index, why) for index, why in a.coupling.guarded.items()],
+    )
 
 
-def _guarded(a: Analysis, index: int, why: str) -> dict[str, str]:
-    """A node on which a rule failed, so that all it touches is frozen."""
+def _name(a: Analysis) -> str:
+    return str(a.model.path) if a.model.path else a.model.proto.graph.name
+
+
+def _guarded(a: Analysis, index: int, why: str) -> GuardedNode:
     node = a.flat.proto.graph.node[index]
-    return {"node": node.name or next(iter(node.output), ""), "operator": node.op_type, "reason": why}
+    return GuardedNode(node.name or next(iter(node.output), ""), node.op_type, why)
 
 
-def _frozen(a: Analysis) -> list[dict[str, Any]]:
+def _frozen(a: Analysis) -> list[FrozenAxis]:
     routes = explain(a)
-    return [
-        {
-            "tensor": f.tensor,
-            "axis": f.axis,
-            "size": f.size,
-            "layout": a.layout(a.coupling.uses[f.use][f.axis]),
-            "reason": f.reason.text,
-            "node": f.reason.node,
-            "operator": f.reason.op,
-            "structural": f.reason.structural,
-            **_route(routes.get((f.tensor, f.axis), Route())),
-        }
-        for f in a.frozen
-    ]
+    out: list[FrozenAxis] = []
+    for f in a.frozen:
+        route = routes.get((f.tensor, f.axis), Route())
+        out.append(
+            FrozenAxis(
+                tensor=f.tensor,
+                axis=f.axis,
+                size=f.size,
+                layout=a.layout(a.coupling.uses[f.use][f.axis]),
+                reason=f.reason.text,
+                node=f.reason.node,
+                operator=f.reason.op,
+                structural=f.reason.structural,
+                route=list(route.stops),
+                route_left_out=route.left_out,
+            )
+        )
+    return out
 
 
-def _route(route: Route) -> dict[str, Any]:
-    return {
-        "route": [{"operator": s.operator, "name": s.name} for s in route.stops],
-        "route_left_out": route.left_out,
-    }
-
-
-def _weights(a: Analysis) -> list[dict[str, Any]]:
+def _weights(a: Analysis) -> list[WeightReport]:
     """Parameters, and whatever else has channels: the nodes that read it, for each axis the groups that lie along it."""
     owners: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
     for g in a.groups:
@@ -84,36 +101,30 @@ def _weights(a: Analysis) -> list[dict[str, Any]]:
             owners[m.tensor, m.axis][g.name] = None
     listed = {tensor for tensor, _ in owners} | {n for n in a.coupling.weights if a.param_count(n) > 1}
     return [
-        {
-            "name": name,
-            "nodes": a.readers.get(name, []),
-            "shape": list(w.shape),
-            "groups": [list(owners.get((name, axis), ())) for axis in range(len(w.shape))],
-        }
+        WeightReport(
+            name=name,
+            nodes=list(a.readers.get(name, ())),
+            shape=list(w.shape),
+            groups=[list(owners.get((name, axis), ())) for axis in range(len(w.shape))],
+        )
         for name, w in a.coupling.weights.items()
         if name in listed
     ]
 
 
-def _group(a: Analysis, g: Group) -> dict[str, Any]:
-    return {
-        "name": g.name,
-        "kind": g.kind,
-        "size": g.size,
-        "exact": g.exact,
-        "mixed_by": g.mixed or None,
-        "params": sum(a.param_count(t) for t in {m.tensor for m in g.members}),
-        "members": [
-            {"tensor": m.tensor, "axis": m.axis, "role": m.role, "layout": a.layout(m.dim)} for m in _distinct(g)
-        ],
-    }
-
-
-def _distinct(g: Group) -> list[Any]:
-    seen: dict[tuple[str, int, str], Any] = {}
+def _group(a: Analysis, g: Group) -> GroupReport:
+    distinct: dict[tuple[str, int, str], Member] = {}
     for m in g.members:
-        seen.setdefault((m.tensor, m.axis, m.role), m)
-    return list(seen.values())
+        distinct.setdefault((m.tensor, m.axis, m.role), m)
+    return GroupReport(
+        name=g.name,
+        kind=g.kind,
+        size=g.size,
+        exact=g.exact,
+        mixed_by=g.mixed or None,
+        params=sum(a.param_count(t) for t in {m.tensor for m in g.members}),
+        members=[MemberReport(*key, layout=a.layout(m.dim)) for key, m in distinct.items()],
+    )
 
 
 def prune_report(
@@ -128,87 +139,79 @@ def prune_report(
     repaired: RepairReport | None = None,
     reconstruction: Reconstruction | None = None,
     sparse: Sparsified | None = None,
-) -> dict[str, Any]:
-    """The report of `prune`. `error` is null where validation was left out; no `files`: a dry run.
+    not_compared: str | None = None,
+) -> PruneReport:
+    """The report of `prune`. `error` is None where validation was left out; no `files`: nothing was written.
 
     `options` None says that a plan was given; `evaluator` has the data that it was made or repaired with.
     """
     size = sum(f.stat().st_size for f in files) if files else None
-    return {
-        "model": str(before.model.path) if before.model.path else before.model.proto.graph.name,
-        "output": str(files[0]) if files else None,
-        "files": [str(f) for f in files],
-        "options": asdict(options) if options else None,
-        "calibration": _calibration(evaluator),
-        "judged_by": stand_ins(before),
-        "params": _pair(before.params(), after.params()),
-        "macs": _pair(before.macs(), after.macs()),
-        "bytes": _pair(before.model.size_bytes, size),
-        "groups": [_planned(g, plan) for g in before.groups],
-        "weights": _weights(before),
-        "frozen": _frozen(before),
-        "sparsity": sparsity_report(sparse) if sparse else None,
-        "sensitivity": measured_groups(evaluator.tables) if evaluator and evaluator.tables else None,
-        "repair": repaired.to_json() if repaired else None,
-        "error": error_report(result) if result else None,
-        **_measured(before, after, size, result, reconstruction, sparse.nonzero() if sparse else ({}, {})),
-        "seconds": {k: round(v, 4) for k, v in seconds.items()},
-    }
+    latency = result.latency if result else None
+    return PruneReport(
+        model=_name(before),
+        output=str(files[0]) if files else None,
+        files=[str(f) for f in files],
+        options=to_json(asdict(options)) if options else None,
+        calibration=_calibration(evaluator),
+        judged_by=stand_ins(before),
+        params=Counts(before.params(), after.params()),
+        macs=Counts(before.macs(), after.macs()),
+        bytes=Counts(before.model.size_bytes, size),
+        groups=[_planned(g, plan) for g in before.groups],
+        weights=_weights(before),
+        frozen=_frozen(before),
+        sparsity=sparsity_report(sparse) if sparse else None,
+        sensitivity=measured_groups(evaluator.tables) if evaluator and evaluator.tables else None,
+        repair=repaired,
+        error=result.error if result else None,
+        measures=_measures(before, after, size, latency, sparse.nonzero() if sparse else ({}, {})),
+        latency=latency,
+        peak_memory=result.peak_memory if result else None,
+        reconstruction=reconstruction,
+        seconds={k: round(v, 4) for k, v in seconds.items()},
+        not_compared=not_compared,
+    )
 
 
-def _calibration(evaluator: Evaluator | None) -> dict[str, Any] | None:
+def _calibration(evaluator: Evaluator | None) -> CalibrationReport | None:
     """The data that were used, if any."""
     used = evaluator.used if evaluator else None
-    return {"data": used.source, "samples": used.samples} if used else None
-
-
-def error_report(result: Result) -> dict[str, Any]:
-    """How far the outputs moved: the numbers over all (also as `overall`), and those of each of the `outputs`."""
-    data = result.to_json()
-    return {**data["overall"], **data}
+    return CalibrationReport(used.source, used.samples) if used else None
 
 
 def validate_report(
     before: Analysis, after: Analysis, result: Result, reconstruction: Reconstruction
-) -> dict[str, Any]:
-    """The object that `validate --json` prints."""
-    return {
-        "original": str(before.model.path),
-        "candidate": str(after.model.path),
-        "params": _pair(before.params(), after.params()),
-        "macs": _pair(before.macs(), after.macs()),
-        "bytes": _pair(before.model.size_bytes, after.model.size_bytes),
-        **error_report(result),
-        **_measured(before, after, after.model.size_bytes, result, reconstruction),
-    }
+) -> ValidateReport:
+    """The report of `validate`."""
+    return ValidateReport(
+        **vars(result.error),
+        original=str(before.model.path),
+        candidate=str(after.model.path),
+        params=Counts(before.params(), after.params()),
+        macs=Counts(before.macs(), after.macs()),
+        bytes=Counts(before.model.size_bytes, after.model.size_bytes),
+        measures=_measures(before, after, after.model.size_bytes, result.latency),
+        latency=result.latency,
+        peak_memory=result.peak_memory,
+        reconstruction=reconstruction,
+    )
 
 
-def _measured(
+def _measures(
     before: Analysis,
     after: Analysis,
     size: int | None,
-    result: Result | None,
-    reconstruction: Reconstruction | None,
+    latency: Latency | None,
     counted: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {}),
-) -> dict[str, Any]:
-    """What both commands measure; null where nothing was run, or nobody asked for it."""
-    latency = result.latency if result else None
-    return {
-        "measures": {
-            "weight_sparsity": {
-                "before": weight_sparsity(before, counted[0]),
-                "after": weight_sparsity(after, counted[1]),
-            },
-            "compression_ratio": _over(before.model.size_bytes, size),
-            "params_reduction": _less(before.params(), after.params()),
-            "macs_reduction": _less(before.macs(), after.macs()),
-            "speedup_theoretical": _over(before.macs(), after.macs()),
-            "speedup_measured": latency.before / latency.after if latency else None,
-        },
-        "latency": latency.to_json() if latency else None,
-        "peak_memory": result.peak_memory if result else None,
-        "reconstruction": reconstruction.to_json() if reconstruction else None,
-    }
+) -> Measures:
+    return Measures(
+        weight_sparsity=Shares(weight_sparsity(before, counted[0]), weight_sparsity(after, counted[1])),
+        compression_ratio=_over(before.model.size_bytes, size),
+        params_reduction=_less(before.params(), after.params()),
+        macs_reduction=_less(before.macs(), after.macs()),
+        speedup_theoretical=_over(before.macs(), after.macs()),
+        speedup_measured=latency.before / latency.after if latency else None,
+    )
 
 
 def weight_sparsity(a: Analysis, counted: Mapping[str, int] = MappingProxyType({})) -> float | None:
@@ -233,19 +236,8 @@ def _less(before: int | None, after: int | None) -> float | None:
     return 1 - after / before if before and after is not None else None
 
 
-def _pair(before: int | None, after: int | None) -> dict[str, int | None]:
-    return {"before": before, "after": after}
-
-
-def _planned(g: Group, plan: Plan) -> dict[str, Any]:
+def _planned(g: Group, plan: Plan) -> PrunedGroup:
     choice = plan.groups.get(g.name)
     kept = len(choice.keep) if choice else g.size
     reason = choice.reason if choice else "not in the plan"
-    return {
-        "name": g.name,
-        "kind": g.kind,
-        "size": g.size,
-        "kept": kept,
-        "exact": g.exact,
-        "reason": reason or None,
-    }
+    return PrunedGroup(g.name, g.kind, g.size, kept, g.exact, reason or None)

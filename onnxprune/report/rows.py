@@ -1,4 +1,4 @@
-"""The table of a run: one row for each job, a model with one setting. The columns are a contract, documented in the README."""
+"""The table of a run: one row for each job, a model with one setting. The columns are those of `ResultRow`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Protocol
 
-Row = dict[str, Any]
+from onnxprune.report.plain import to_json
+from onnxprune.report.types import Counts, Latency, PruneReport, ResultRow, Shares, SparsityReport
 
-COLUMNS = (
-    "id", "model", "path", "setting", "settings", "status", "message", "seconds", "started", "output",
-    "params_before", "params_after", "params_left", "macs_before", "macs_after", "macs_left",
-    "bytes_before", "bytes_after", "bytes_left", "compared_on", "samples",
-    "relative_l2", "top1_agreement", "accuracy_before", "accuracy_after",
-    "latency_before", "latency_after", "latency_ratio", "layers_2_4", "eligible_2_4", "likely_2_4", "sparse_2_4",
-)  # fmt: skip
-
-
-IN_ROW = ("params", "macs", "bytes", "error", "latency", "sparsity")  # what a row takes of a report
+COLUMNS = tuple(f.name for f in fields(ResultRow))
+MEASURED = COLUMNS[COLUMNS.index("params_before") :]  # what comes from a job's report
 FILES = ("calib", "data", "cache", "plan")  # settings that name files
 MISSING = "not set"
 
@@ -50,7 +43,7 @@ class JobLike(Protocol):
     @property
     def output(self) -> str | None: ...
     @property
-    def report(self) -> Mapping[str, Any] | None: ...
+    def report(self) -> PruneReport | None: ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ class Single:
 
     model: str
     name: str
-    report: Mapping[str, Any]
+    report: PruneReport
     settings: Mapping[str, Any] = field(default_factory=dict)
     id: str = ""
     status: str = "done"
@@ -68,28 +61,25 @@ class Single:
 
     @property
     def seconds(self) -> float:
-        return float(sum(self.report["seconds"].values()))
+        return float(sum(self.report.seconds.values()))
 
     @property
     def output(self) -> str | None:
-        made: str | None = self.report["output"]
-        return made
+        return self.report.output
 
 
-def rows(jobs: Sequence[JobLike]) -> list[Row]:
-    """A row for each job, in their order; its keys are COLUMNS, and what was not measured is None."""
-    return [
-        _first(job, setting) | _measured(job.report or {}) for job, setting in zip(jobs, settings_of(jobs), strict=True)
-    ]
+def rows(jobs: Sequence[JobLike]) -> list[ResultRow]:
+    """A row for each job, in their order."""
+    return [_row(job, setting) for job, setting in zip(jobs, settings_of(jobs), strict=True)]
 
 
-def csv_text(table: Sequence[Row]) -> str:
+def csv_text(table: Sequence[ResultRow]) -> str:
     """The rows as CSV with a header; `settings` is JSON, what was not measured is empty."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in table:
-        writer.writerow(row | {"settings": json.dumps(row["settings"], default=str)})
+        writer.writerow(to_json(row) | {"settings": json.dumps(row.settings, default=str)})
     return out.getvalue()
 
 
@@ -129,41 +119,42 @@ def _value(v: Any) -> str:
     return PurePath(v).name if isinstance(v, str | PurePath) and "/" in str(v) else str(v)
 
 
-def _first(job: JobLike, setting: str) -> Row:
-    return {
-        "id": job.id,
-        "model": job.name,
-        "path": job.model,
-        "setting": setting,
-        "settings": dict(job.settings),
-        "status": job.status,
-        "message": job.message,
-        "seconds": job.seconds,
-        "started": job.started,
-        "output": job.output,
-    }
+def _row(job: JobLike, setting: str) -> ResultRow:
+    return ResultRow(
+        id=job.id,
+        model=job.name,
+        path=job.model,
+        setting=setting,
+        settings=dict(job.settings),
+        status=job.status,
+        message=job.message,
+        seconds=job.seconds,
+        started=job.started,
+        output=job.output,
+        **(_measured(job.report) if job.report else dict.fromkeys(MEASURED)),
+    )
 
 
-def _measured(report: Mapping[str, Any]) -> Row:
-    """What a report says in single numbers; all None without one."""
-    row: Row = {}
-    for key in ("params", "macs", "bytes"):
-        row |= _pair(key, report.get(key))
-        row[f"{key}_left"] = _ratio(row[f"{key}_before"], row[f"{key}_after"])
-    error = report.get("error") or {}
-    row |= {"compared_on": error.get("data"), "samples": error.get("samples")}
-    row |= {key: finite(error.get(key)) for key in ("relative_l2", "top1_agreement")}
-    row |= _pair("accuracy", error.get("accuracy")) | _pair("latency", report.get("latency"))
-    row["latency_ratio"] = _ratio(row["latency_before"], row["latency_after"])
-    return row | _sparsity(report.get("sparsity"))
+def _measured(report: PruneReport) -> dict[str, Any]:
+    """What a report says in single numbers, by the names of the columns."""
+    found: dict[str, Any] = dict.fromkeys(MEASURED)
+    for name, sizes in (("params", report.params), ("macs", report.macs), ("bytes", report.bytes)):
+        found |= _pair(name, sizes) | {f"{name}_left": _ratio(sizes)}
+    if error := report.error:
+        found |= {"compared_on": error.data, "samples": error.samples, "relative_l2": finite(error.relative_l2)}
+        found |= {"top1_agreement": finite(error.top1_agreement)}
+        found |= _pair("accuracy", error.accuracy) if error.accuracy else {}
+    if latency := report.latency:
+        found |= _pair("latency", latency) | {"latency_ratio": _ratio(latency)}
+    return found | (_sparsity(report.sparsity) if report.sparsity else {})
 
 
-def _pair(name: str, pair: Mapping[str, Any] | None) -> Row:
-    return {f"{name}_{when}": finite((pair or {}).get(when)) for when in ("before", "after")}
+def _pair(name: str, pair: Counts | Shares | Latency) -> dict[str, float | None]:
+    return {f"{name}_before": finite(pair.before), f"{name}_after": finite(pair.after)}
 
 
-def _ratio(before: float | None, after: float | None) -> float | None:
-    return after / before if before and after is not None else None
+def _ratio(pair: Counts | Latency) -> float | None:
+    return pair.after / pair.before if pair.before and pair.after is not None else None
 
 
 def finite(x: float | None) -> float | None:
@@ -171,8 +162,14 @@ def finite(x: float | None) -> float | None:
     return x if x is not None and math.isfinite(x) else None
 
 
-def _sparsity(found: Mapping[str, Any] | None) -> Row:
+def _sparsity(found: SparsityReport) -> dict[str, int | None]:
     """Of the layers with weights: how many there are, can be 2:4, are likely to be faster so, and are so now."""
-    layers = found["layers"] if found else None
-    said = {f"{k}_2_4": sum(bool(x[k]) for x in layers) if layers else None for k in ("eligible", "likely", "sparse")}
-    return {"layers_2_4": len(layers) if layers else None, **said}
+    layers = found.layers
+    if not layers:
+        return {}
+    return {
+        "layers_2_4": len(layers),
+        "eligible_2_4": sum(bool(x.eligible) for x in layers),
+        "likely_2_4": sum(bool(x.likely) for x in layers),
+        "sparse_2_4": sum(x.sparse for x in layers),
+    }

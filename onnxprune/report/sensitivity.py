@@ -1,16 +1,16 @@
-"""What `sensitivity` measured: plain data, and one self-contained page with a plot."""
+"""What `sensitivity` measured: its report, and one self-contained page with a plot."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from onnxprune.allocate import Options, Table
 from onnxprune.groups import Analysis
 from onnxprune.measure import stand_ins
+from onnxprune.report.types import GroupSensitivity, SensitivityPoint, SensitivityReport
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 900, 460, 70, 40
 FLOOR = 1e-6  # smaller errors are drawn here
@@ -18,42 +18,39 @@ FLOOR = 1e-6  # smaller errors are drawn here
 
 def sensitivity_report(
     a: Analysis, data: Path, samples: int, options: Options, tables: Mapping[str, Table]
-) -> dict[str, Any]:
-    """The object that `sensitivity --json` prints; these keys are a contract."""
-    return {
-        "model": str(a.model.path),
-        "data": str(data),
-        "samples": samples,
-        "criterion": options.criterion,
-        "groups": measured_groups(tables),
-        **({"judged_by": names} if (names := stand_ins(a)) else {}),
-    }
+) -> SensitivityReport:
+    """The report of `sensitivity`."""
+    return SensitivityReport(
+        model=str(a.model.path),
+        data=str(data),
+        samples=samples,
+        criterion=str(options.criterion),
+        groups=measured_groups(tables),
+        judged_by=stand_ins(a) or None,
+    )
 
 
-def measured_groups(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
-    """What was measured of each group, in the words of `sensitivity --json`."""
+def measured_groups(tables: Mapping[str, Table]) -> list[GroupSensitivity]:
+    """What was measured of each group."""
+    return [GroupSensitivity(t.group, t.kind, t.size, _points(t)) for t in tables.values()]
+
+
+def _points(t: Table) -> list[SensitivityPoint]:
     return [
-        {
-            "name": t.group,
-            "kind": t.kind,
-            "size": t.size,
-            "points": [
-                {"kept": n, "ratio": 1 - n / t.size, **m.to_json()} for n, m in zip(t.counts, t.moved, strict=True)
-            ],
-        }
-        for t in tables.values()
+        SensitivityPoint(n, 1 - n / t.size, m.error, m.relative_l2, m.agreement)
+        for n, m in zip(t.counts, t.moved, strict=True)
     ]
 
 
-def page(report: Mapping[str, Any]) -> str:
+def page(report: SensitivityReport) -> str:
     """An HTML page that needs no other file: the errors of every group against the fraction removed."""
-    title = f"Sensitivity of {Path(report['model']).name}"
-    about = f"criterion {report['criterion']}, first {report['samples']} samples of {Path(report['data']).name}"
+    title = f"Sensitivity of {Path(report.model).name}"
+    about = f"criterion {report.criterion}, first {report.samples} samples of {Path(report.data).name}"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head><body>\n"
         f"<h1>{escape(title)}</h1>\n<p>Each group pruned alone, {escape(about)}. Point at a line for its name.</p>\n"
-        f"{_plot(report['groups'])}\n{_table(report['groups'])}\n</body></html>\n"
+        f"{_plot(report.groups)}\n{_table(report.groups)}\n</body></html>\n"
     )
 
 
@@ -64,8 +61,8 @@ STYLE = (
 )
 
 
-def _plot(groups: list[dict[str, Any]]) -> str:
-    errors = [max(p["error"], FLOOR) for g in groups for p in g["points"] if math.isfinite(p["error"])]
+def _plot(groups: Sequence[GroupSensitivity]) -> str:
+    errors = [max(p.error, FLOOR) for g in groups for p in g.points if math.isfinite(p.error)]
     low, high = (math.floor(math.log10(min(errors))), math.ceil(math.log10(max(errors)))) if errors else (0, 1)
     high = max(high, low + 1)
 
@@ -83,18 +80,18 @@ def _plot(groups: list[dict[str, Any]]) -> str:
     for r in range(0, 11, 2):
         parts.append(f'<text x="{x(r / 10):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{10 * r} %</text>')
     for i, g in enumerate(groups):
-        points = " ".join(f"{x(p['ratio']):.1f},{y(p['error']):.1f}" for p in g["points"])
+        points = " ".join(f"{x(p.ratio):.1f},{y(p.error):.1f}" for p in g.points)
         color = f"hsl({round(360 * i / len(groups))} 70% 45%)"
         parts.append(
-            f'<g class="line"><title>{escape(g["name"])}</title><polyline points="{points}" stroke="{color}"/></g>'
+            f'<g class="line"><title>{escape(g.name)}</title><polyline points="{points}" stroke="{color}"/></g>'
         )
     return "\n".join([*parts, "</svg>"])
 
 
-def _table(groups: list[dict[str, Any]]) -> str:
+def _table(groups: Sequence[GroupSensitivity]) -> str:
     rows = [
-        f"<tr><td>{escape(g['name'])}</td><td>{g['size']}</td><td>{p['kept']}</td><td>{p['error']:.4g}</td></tr>"
+        f"<tr><td>{escape(g.name)}</td><td>{g.size}</td><td>{p.kept}</td><td>{p.error:.4g}</td></tr>"
         for g in groups
-        for p in g["points"]
+        for p in g.points
     ]
     return "<table><tr><th>group</th><th>channels</th><th>kept</th><th>error</th></tr>\n" + "\n".join(rows) + "</table>"

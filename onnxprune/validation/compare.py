@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -14,34 +14,34 @@ from onnxprune.calibration.run import Feeds, Source, count, open_session, proto_
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array, is_float
-from onnxprune.measure import ErrorSums, Metrics, agreement, class_scores, predictions
-from onnxprune.validation.latency import Latency, one_sample, race
+from onnxprune.measure import ErrorSums, agreement, class_scores, predictions
+from onnxprune.report.types import (
+    Counts,
+    ErrorReport,
+    FedInput,
+    Latency,
+    NonFinite,
+    NotComparable,
+    OutputMismatch,
+    OutputReport,
+    Shares,
+)
+from onnxprune.validation.latency import one_sample, race
 from onnxprune.validation.memory import peak_memory
 
 
 @dataclass(frozen=True)
-class Result:
-    """What `validate` measured. `to_json` is the stable form of the differences; what this machine takes stands beside them."""
+class Result(ErrorReport):
+    """What `validate` measured: the differences, which another run gives again, and what this machine takes."""
 
-    outputs: dict[str, dict[str, Any]]
-    overall: Metrics
-    top1_agreement: float | None
-    class_output: str | None
-    accuracy: dict[str, float | None] | None
-    accuracy_drop: float | None
-    inputs: dict[str, dict[str, Any]]
-    dynamic_sizes: dict[str, int]
-    samples: int
-    dropped: int
-    data: str
-    nonfinite: dict[str, int]
     batches: Batches = field(repr=False, compare=False)  # what was fed
     latency: Latency | None = field(default=None, compare=False)
-    peak_memory: dict[str, int | None] | None = field(default=None, compare=False)  # bytes, {"before", "after"}
+    peak_memory: Counts | None = field(default=None, compare=False)  # bytes
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields that are compared, by name; numbers that do not exist are None (see `metrics.compare`)."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+    @property
+    def error(self) -> ErrorReport:
+        """The differences alone, as reports have them."""
+        return ErrorReport(**{f.name: getattr(self, f.name) for f in fields(ErrorReport)})
 
 
 def validate(
@@ -58,13 +58,13 @@ def validate(
     """Feed both models the same batches (`data`, or one random batch of `seed`) and compare each output.
 
     outputs          float outputs: `metrics.compare`; others: `mismatch`, the fraction of unequal elements;
-                     {"error": ..} where the two cannot be compared (shape, kind)
+                     NotComparable where the two do not go together (shape, kind)
     overall          `metrics.compare` over the elements of all float outputs together
     top1_agreement   on `class_output`, the first output that looks like class scores (`metrics.class_scores`)
-    accuracy         fraction of `data.labels` hit on `class_output`, {"before", "after"}; None without labels;
+    accuracy         fraction of `data.labels` hit on `class_output`, before and after; None without labels;
                      `accuracy_drop` is the one less the other
     inputs           dtype and shape fed in the first batch; `dynamic_sizes` names the dynamic axes' sizes
-    nonfinite        NaN and infinite elements of the float outputs, {"reference", "candidate"}
+    nonfinite        NaN and infinite elements of the float outputs of the reference and the candidate
     latency          with `timed`: seconds of a run, see `latency.race`
     peak_memory      with `profile`: bytes, see `memory`
 
@@ -88,14 +88,10 @@ def validate(
     else:
         for feeds in data:
             comparison.add(feeds, run_as("original", before, feeds), run_as("candidate", after, feeds))
-    result = comparison.result(data)
+    error = comparison.result(data)
     one = one_sample(before, data) if timed or profile else {}
-    peaks = (
-        {"before": peak_memory(original, one, threads), "after": peak_memory(candidate, one, threads)}
-        if profile
-        else None
-    )
-    return replace(result, latency=race(before, after, one) if timed else None, peak_memory=peaks)
+    peaks = Counts(*(peak_memory(model, one, threads) for model in (original, candidate))) if profile else None
+    return Result(**vars(error), batches=data, latency=race(before, after, one) if timed else None, peak_memory=peaks)
 
 
 def _check_names(before: Any, after: Any) -> None:
@@ -127,10 +123,10 @@ class _Output:
         for sums in (self.sums, overall):
             sums.add(r, c)
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> OutputReport:
         if self.error:
-            return {"error": self.error}
-        return dict(self.sums.result()) if self.floats else {"mismatch": self.sums.mismatch}
+            return NotComparable(self.error)
+        return self.sums.result() if self.floats else OutputMismatch(self.sums.mismatch)
 
 
 def _incomparable(r: Any, c: Any) -> str | None:
@@ -170,33 +166,35 @@ class _Comparison:
             self.before.append(predictions(r))
             self.after.append(predictions(c))
 
-    def result(self, data: Batches) -> Result:
+    def result(self, data: Batches) -> ErrorReport:
         scored = self.class_output is not None
         before, after = (np.concatenate(p) if scored else None for p in (self.before, self.after))
         accuracy = _accuracy(before, after, data.labels)
-        return Result(
+        overall = self.overall.result()
+        return ErrorReport(
+            **vars(overall),
             outputs={name: output.result() for name, output in self.outputs.items()},
-            overall=self.overall.result(),
+            overall=overall,
             top1_agreement=None if before is None or after is None else agreement(before, after),
             class_output=self.class_output,
             accuracy=accuracy,
             accuracy_drop=_drop(accuracy),
-            inputs={name: {"dtype": x.dtype.name, "shape": list(x.shape)} for name, x in self.feeds.items()},
+            inputs={name: FedInput(x.dtype.name, list(x.shape)) for name, x in self.feeds.items()},
             dynamic_sizes=dict(data.sizes),
             samples=self.samples if data.samples is None else data.samples,
             dropped=data.dropped,
             data=data.source,
-            nonfinite={"reference": self.overall.nonfinite_reference, "candidate": self.overall.nonfinite_candidate},
-            batches=data,
+            nonfinite=NonFinite(overall.nonfinite_reference, overall.nonfinite_candidate),
         )
 
 
-def _drop(accuracy: Mapping[str, float | None] | None) -> float | None:
-    before, after = (accuracy or {}).get("before"), (accuracy or {}).get("after")
-    return None if before is None or after is None else before - after
+def _drop(accuracy: Shares | None) -> float | None:
+    if accuracy is None or accuracy.before is None or accuracy.after is None:
+        return None
+    return accuracy.before - accuracy.after
 
 
-def _accuracy(before: Array | None, after: Array | None, labels: Array | None) -> dict[str, float | None] | None:
+def _accuracy(before: Array | None, after: Array | None, labels: Array | None) -> Shares | None:
     if labels is None:
         return None
     if before is None or after is None or before.shape != labels.shape:
@@ -206,4 +204,4 @@ def _accuracy(before: Array | None, after: Array | None, labels: Array | None) -
         raise OnnxPruneError(
             f"the data hold {labels.size} labels, but {rows}; leave the labels out to compare outputs only"
         )
-    return {"before": agreement(before, labels), "after": agreement(after, labels)}
+    return Shares(agreement(before, labels), agreement(after, labels))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,25 +14,13 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import full_proto
 from onnxprune.graph.weights import Array
+from onnxprune.report.types import Latency
 
 RUNS, LEAST_RUNS, WARM = 15, 3, 3
 SECONDS = 1.5  # after so long fewer runs have to do
 PATIENCE = 20.0  # the same where a decision hangs on it
 
 Feeds = Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Median seconds of a run of the original and of the candidate, over `runs` of each, on `samples` samples."""
-
-    before: float
-    after: float
-    runs: int
-    samples: int
-
-    def to_json(self) -> dict[str, float]:
-        return asdict(self)
 
 
 def one_sample(session: Any, batches: Batches) -> Feeds:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from onnx import NodeProto
 
@@ -30,33 +28,11 @@ from onnxprune.repair.network import Network, called, picked
 from onnxprune.repair.segments import Walk
 from onnxprune.repair.store import ArrayStore
 from onnxprune.repair.tasks import last_layers
+from onnxprune.report.types import LayerError, Reconstruction
 from onnxprune.validation.order import Orders
 
 LEAST_SAMPLES, SAMPLES = 8, 64  # between them a quarter of the data, so that it costs no more than comparing outputs
 MEMORY_BYTES = 1 << 28  # of layer outputs that one piece of a network may hand out
-
-
-@dataclass(frozen=True)
-class LayerError:
-    """`relative_l2` is |candidate - original| / |original| of `tensor`, the output of the node `name` or of what follows it."""
-
-    name: str
-    operator: str
-    tensor: str
-    relative_l2: float | None
-
-
-@dataclass
-class Reconstruction:
-    """The errors of layers in the order of the graph; of those that could not be compared, why."""
-
-    data: str
-    samples: int = 0
-    layers: list[LayerError] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def layer_errors(
@@ -204,7 +180,7 @@ def _compare(
         if tensor in wrong:
             made.left_out[_name(node)] = wrong[tensor]
         else:
-            error = sums[tensor].result()["relative_l2"]
+            error = sums[tensor].result().relative_l2
             made.layers.append(LayerError(_name(node), node.op_type, tensor, error))
 
 

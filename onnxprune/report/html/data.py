@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from onnxprune.report.rows import JobLike, finite, setting_text
+from onnxprune.report.types import (
+    ErrorReport,
+    FrozenAxis,
+    GroupSensitivity,
+    PruneReport,
+    RepairReport,
+    SparseLayerReport,
+    WeightReport,
+)
 
 DIGITS = 4
 RISE = 0.25  # of the largest error: a rise of so much is where the error enters
-Report = Mapping[str, Any]
 
 
 def short(x: float | None) -> float | int | None:
@@ -55,50 +63,45 @@ class _Model:
         known = self.shared[kind]
         return known.setdefault(json.dumps(value, separators=(",", ":")), len(known))
 
-    def setting(self, row: int, job: JobLike, report: Report) -> dict[str, Any]:
-        groups, curves = report["groups"], report.get("sensitivity")
-        layers, sparsity = _layers(report), report.get("sparsity") or {"pattern": "", "layers": []}
+    def setting(self, row: int, job: JobLike, report: PruneReport) -> dict[str, Any]:
+        groups, curves, sparsity = report.groups, report.sensitivity, report.sparsity
+        layers = report.reconstruction.layers if report.reconstruction else []
         return {
             "row": row,
             "facts": facts(job, report),
-            "kept": [g["kept"] for g in groups],
-            "why": [self.text(g["reason"]) for g in groups],
-            "groups": self.share("groups", [[*map(self.text, (g["name"], g["kind"])), g["size"], int(g["exact"])] for g in groups]),
-            "weights": self.share("weights", [self.weight(w) for w in report.get("weights") or ()]),
-            "frozen": self.share("frozen", [self.frozen(f) for f in report["frozen"]]),
+            "kept": [g.kept for g in groups],
+            "why": [self.text(g.reason) for g in groups],
+            "groups": self.share("groups", [[*map(self.text, (g.name, g.kind)), g.size, int(g.exact)] for g in groups]),
+            "weights": self.share("weights", [self.weight(w) for w in report.weights]),
+            "frozen": self.share("frozen", [self.frozen(f) for f in report.frozen]),
             "curves": self.share("curves", [self.curve(c) for c in curves]) if curves else None,
-            "layers": [[self.text(x["name"]), self.text(x["operator"]), short(x["relative_l2"])] for x in layers],
-            "rise": first_rise([x["relative_l2"] for x in layers]),
-            "pattern": sparsity["pattern"],
-            "sparsity": [self.sparse(x) for x in sparsity["layers"]],
+            "layers": [[self.text(x.name), self.text(x.operator), short(x.relative_l2)] for x in layers],
+            "rise": first_rise([x.relative_l2 for x in layers]),
+            "pattern": sparsity.pattern if sparsity else "",
+            "sparsity": [self.sparse(x) for x in (sparsity.layers if sparsity else ())],
         }  # fmt: skip
 
-    def weight(self, w: Report) -> list[Any]:
-        nodes, groups = ([self.text(n) for n in w["nodes"]], [[self.text(g) for g in axis] for axis in w["groups"]])
-        return [self.text(w["name"]), w["shape"], nodes, groups]
+    def weight(self, w: WeightReport) -> list[Any]:
+        nodes, groups = ([self.text(n) for n in w.nodes], [[self.text(g) for g in axis] for axis in w.groups])
+        return [self.text(w.name), w.shape, nodes, groups]
 
-    def frozen(self, f: Report) -> list[Any]:
-        stops = [self.text(f"{s['operator']} '{s['name']}'") for s in f["route"]]
-        known = [self.text(f["tensor"]), f["axis"], f["size"], self.text(_reason(f))]
-        return [*known, int(f["structural"]), stops, f["route_left_out"]]
+    def frozen(self, f: FrozenAxis) -> list[Any]:
+        stops = [self.text(f"{s.operator} '{s.name}'") for s in f.route]
+        known = [self.text(f.tensor), f.axis, f.size, self.text(_reason(f))]
+        return [*known, int(f.structural), stops, f.route_left_out]
 
-    def curve(self, c: Report) -> list[Any]:
-        points = [[short(p["ratio"]), short(p["error"]), p["kept"]] for p in c["points"]]
-        return [self.text(c["name"]), c["size"], points]
+    def curve(self, c: GroupSensitivity) -> list[Any]:
+        points = [[short(p.ratio), short(p.error), p.kept] for p in c.points]
+        return [self.text(c.name), c.size, points]
 
-    def sparse(self, x: Report) -> list[Any]:
-        said = [self.text(x[k]) for k in ("name", "op", "reason")]
-        flags = [int(bool(x[k])) for k in ("eligible", "likely", "sparse")]
-        return [*said, *flags, short(x["kept_magnitude"]), short(x["error"])]
-
-
-def _reason(f: Report) -> str:
-    return f"{f['operator']}: {f['reason']}" if f["operator"] else f["reason"]
+    def sparse(self, x: SparseLayerReport) -> list[Any]:
+        said = map(self.text, (x.name, x.op, x.reason))
+        flags = (int(bool(flag)) for flag in (x.eligible, x.likely, x.sparse))
+        return [*said, *flags, short(x.kept_magnitude), short(x.error)]
 
 
-def _layers(report: Report) -> list[Report]:
-    found = report.get("reconstruction")
-    return list(found["layers"]) if found else []
+def _reason(f: FrozenAxis) -> str:
+    return f"{f.operator}: {f.reason}" if f.operator else f.reason
 
 
 def first_rise(errors: Sequence[float | None]) -> int | None:
@@ -118,38 +121,37 @@ def _largest_rise(errors: Sequence[float]) -> int:
     return steps.index(max(steps))
 
 
-def facts(job: JobLike, report: Report) -> list[tuple[str, str]]:
+def facts(job: JobLike, report: PruneReport) -> list[tuple[str, str]]:
     """Lines of a name and what there is to say of it."""
     said = [("set", setting_text(job.settings))] if job.settings else []
     if job.message:
         said.append(("message", job.message))
-    if data := report["calibration"]:
-        said.append(("calibrated on", f"{data['samples']:,} samples, {PurePath(data['data']).name}"))
-    said += [("repaired", t) for t in _repaired(report["repair"])]
-    said += _compared(report["error"]) if report["error"] else [("compared", "no")]
+    if seen := report.calibration:
+        said.append(("calibrated on", f"{seen.samples:,} samples, {PurePath(seen.data).name}"))
+    said += [("repaired", _repaired(report.repair))] if report.repair else []
+    said += _compared(report.error) if report.error else [("compared", "no")]
     said += [("layers left out", t) for t in _left_out(report)]
     if job.output:
         said.append(("file", job.output))
-    return [*said, ("took", f"{sum(report['seconds'].values()):.3g} s")]
+    return [*said, ("took", f"{sum(report.seconds.values()):.3g} s")]
 
 
-def _repaired(repair: Report | None) -> Iterable[str]:
-    if repair:
-        before, after = (f"{repair[k]:.3g}" for k in ("error_before", "error_after"))
-        yield f"{repair['kept']} layers by {repair['method']}: relative L2 {before} → {after} on the calibration data"
+def _repaired(repair: RepairReport) -> str:
+    before, after = (f"{error:.3g}" for error in (repair.error_before, repair.error_after))
+    return f"{repair.kept} layers by {repair.method}: relative L2 {before} → {after} on the calibration data"
 
 
-def _compared(error: Report) -> list[tuple[str, str]]:
-    data = str(error["data"])
+def _compared(error: ErrorReport) -> list[tuple[str, str]]:
+    data = error.data
     where = data.replace("random seed", "random inputs, seed") if data.startswith("random") else PurePath(data).name
-    known = [("relative L2", "relative_l2", ""), ("cosine", "cosine", ""), ("SQNR", "sqnr_db", " dB")]
-    known.append(("largest difference", "max_abs", ""))
-    numbers = [f"{name} {error[k]:.3g}{unit}" for name, k, unit in known if finite(error.get(k)) is not None]
-    return [("compared on", f"{error['samples']:,} samples, {where}"), ("outputs", ", ".join(numbers) or "no floats")]
+    known = [("relative L2", error.relative_l2, ""), ("cosine", error.cosine, ""), ("SQNR", error.sqnr_db, " dB")]
+    known.append(("largest difference", error.max_abs, ""))
+    numbers = [f"{name} {value:.3g}{unit}" for name, value, unit in known if finite(value) is not None]
+    return [("compared on", f"{error.samples:,} samples, {where}"), ("outputs", ", ".join(numbers) or "no floats")]
 
 
-def _left_out(report: Report) -> Iterable[str]:
+def _left_out(report: PruneReport) -> Iterable[str]:
     """Layers that could not be compared, and why."""
-    left = (report.get("reconstruction") or {}).get("left_out") or {}
+    left = report.reconstruction.left_out if report.reconstruction else {}
     if left:
         yield "; ".join(f"{name}: {why}" for name, why in list(left.items())[:8]) + ("; ..." if len(left) > 8 else "")

@@ -35,7 +35,7 @@ def page(jobs: Sequence[JobLike], title: str) -> str:
 
 def _table(jobs: Sequence[JobLike]) -> dict[str, Any]:
     columns = [c for c in COLUMNS if c not in UNSEEN]
-    return {"columns": columns, "rows": [[_cell(row[c]) for c in columns] for row in rows(jobs)]}
+    return {"columns": columns, "rows": [[_cell(getattr(row, c)) for c in columns] for row in rows(jobs)]}
 
 
 def _cell(value: Any) -> Any:

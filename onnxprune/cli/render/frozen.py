@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from onnxprune.cli.console import clean, count, indented, more, percent, plural, text
+from onnxprune.report.types import FrozenAxis
 
 if TYPE_CHECKING:
     from onnxprune import Analysis
 
-Axis = Mapping[str, Any]  # an entry of the report's `frozen`
 FEW_REASONS, FEW_AXES = 10, 3
 
 
-def stays(a: Analysis, frozen: Sequence[Axis], verbose: bool) -> list[RenderableType]:
+def render_frozen(a: Analysis, frozen: Sequence[FrozenAxis], verbose: bool) -> list[RenderableType]:
     """The last part of `inspect`: reasons, those that cost most parameters first, each with the axes that it freezes."""
-    axes = [f for f in frozen if not f["structural"]]
+    axes = [f for f in frozen if not f.structural]
     from onnxprune.explain import whole_weights
     from onnxprune.groups import ALONE
 
@@ -33,9 +33,9 @@ def stays(a: Analysis, frozen: Sequence[Axis], verbose: bool) -> list[Renderable
         parts += [_title(reason, reasons[reason], whole), *_axes(a, reasons[reason], whole, verbose), ""]
     if len(shown) < len(order):
         parts += [more(len(order) - len(shown), "reasons"), ""]
-    if alone := whole.keys() - {f["tensor"] for f in axes}:
+    if alone := whole.keys() - {f.tensor for f in axes}:
         parts += [Text.assemble((ALONE, "bold"), "  ", _kept(alone, whole)), ""]
-    never = Counter(f["reason"] for f in frozen if f["structural"])
+    never = Counter(f.reason for f in frozen if f.structural)
     said = ", ".join(f"{reason} ({n})" for reason, n in never.most_common())
     return [*parts, text(f"never channels: {said}", "dim")] if said else parts[:-1]
 
@@ -44,53 +44,53 @@ def _kept(names: Collection[str], whole: Mapping[str, int]) -> str:
     return f"{plural(len(names), 'weight')} whole: {count(sum(whole[n] for n in names))} parameters"
 
 
-def _summary(a: Analysis, axes: Sequence[Axis], whole: Mapping[str, int]) -> Text:
+def _summary(a: Analysis, axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> Text:
     said = f"frozen: {plural(len(axes), 'weight axis', 'weight axes')}"
     if whole:
         said += f", {_kept(whole, whole)} ({percent(sum(whole.values()), a.params())})"
     return text(said, "bold")
 
 
-def _by_reason(axes: Sequence[Axis]) -> dict[str, list[Axis]]:
+def _by_reason(axes: Sequence[FrozenAxis]) -> dict[str, list[FrozenAxis]]:
     from onnxprune.explain import general
 
-    out: dict[str, list[Axis]] = defaultdict(list)
+    out: dict[str, list[FrozenAxis]] = defaultdict(list)
     for f in axes:
-        out[general(f["reason"], f["operator"])].append(f)
+        out[general(f.reason, f.operator)].append(f)
     return out
 
 
-def _cost(axes: Sequence[Axis], whole: Mapping[str, int]) -> tuple[int, int]:
-    names = {f["tensor"] for f in axes}
+def _cost(axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> tuple[int, int]:
+    names = {f.tensor for f in axes}
     return sum(whole.get(n, 0) for n in names), len(axes)
 
 
-def _title(reason: str, axes: Sequence[Axis], whole: Mapping[str, int]) -> Text:
-    kept = {f["tensor"] for f in axes} & whole.keys()
+def _title(reason: str, axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> Text:
+    kept = {f.tensor for f in axes} & whole.keys()
     said = f"  {plural(len(axes), 'axis', 'axes')}" + (f", {_kept(kept, whole)}" if kept else "")
     return Text.assemble((clean(reason), "bold"), said)
 
 
-def _axes(a: Analysis, axes: Sequence[Axis], whole: Mapping[str, int], verbose: bool) -> list[RenderableType]:
+def _axes(a: Analysis, axes: Sequence[FrozenAxis], whole: Mapping[str, int], verbose: bool) -> list[RenderableType]:
     """The axes, those of weights that stay whole first."""
-    listed = sorted(axes, key=lambda f: -whole.get(f["tensor"], 0))
+    listed = sorted(axes, key=lambda f: -whole.get(f.tensor, 0))
     shown = listed if verbose else listed[:FEW_AXES]
     uses = {(f.tensor, f.axis): a.coupling.uses[f.use] for f in a.frozen}
     parts: list[RenderableType] = []
     for f in shown:
-        layout = ", ".join(map(a.layout, uses[f["tensor"], f["axis"]]))
-        name = f"{clean(f['tensor'])}[{f['axis']}]"
+        layout = ", ".join(map(a.layout, uses[f.tensor, f.axis]))
+        name = f"{clean(f.tensor)}[{f.axis}]"
         parts.append(indented(Text.assemble(name, f"  [{layout}]", (clean(_route(f)), "dim"), overflow="fold")))
     rest = len(listed) - len(shown)
     return [*parts, indented(more(rest, "frozen axes"))] if rest else parts
 
 
-def _route(f: Axis) -> str:
+def _route(f: FrozenAxis) -> str:
     """` <- Conv 'conv2' <- Add 'add3' <- Reshape 'r7'`, and the reason where the title leaves a name out."""
     from onnxprune.explain import FIRST, general
 
-    said = [f"{stop['operator']} '{stop['name']}'" for stop in f["route"]]
-    if f["route_left_out"]:
-        said.insert(FIRST, f"… {f['route_left_out']} more …")
-    hidden = f["operator"] and not general(f["reason"], f["operator"]).endswith(f["reason"])
-    return "".join(f" <- {s}" for s in said) + (f": {f['reason']}" if hidden else "")
+    said = [f"{stop.operator} '{stop.name}'" for stop in f.route]
+    if f.route_left_out:
+        said.insert(FIRST, f"… {f.route_left_out} more …")
+    hidden = f.operator and not general(f.reason, f.operator).endswith(f.reason)
+    return "".join(f" <- {s}" for s in said) + (f": {f.reason}" if hidden else "")

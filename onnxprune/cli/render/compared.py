@@ -1,0 +1,146 @@
+"""The numbers of a comparison, for people to read: sizes, how far the outputs moved, which layers go wrong."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+
+from onnxprune.cli.console import Facts, count, duration, facts, percent, plural, relative, table, text
+from onnxprune.report.types import (
+    ErrorNumbers,
+    ErrorReport,
+    LayerError,
+    NotComparable,
+    OutputMismatch,
+    OutputReport,
+    PruneReport,
+    Reconstruction,
+    Shares,
+    ValidateReport,
+)
+
+FEW_OUTPUTS, FEW_LAYERS = 8, 3
+WRONG = 0.1  # the relative error from which on a layer is said to go wrong
+
+
+def render_comparison(report: ValidateReport) -> Group:
+    """What `validate` says: both models' sizes, how far the outputs are apart and where that begins, each output."""
+    rows = [*render_error(report), *render_machine(report)]
+    return Group(render_sizes(report), "", facts(rows), *render_outputs(report))
+
+
+def render_sizes(report: PruneReport | ValidateReport) -> RenderableType:
+    """What is left of parameters, MACs, bytes, time and memory."""
+    rows: list[tuple[object, ...]] = []
+    sizes = (("parameters", report.params, ""), ("MACs", report.macs, ""), ("file", report.bytes, "B"))
+    for name, size, unit in sizes:
+        if size.before is None or (size.after is None and name == "file"):
+            why = "unknown, 'onnxprune inspect' says why" if name == "MACs" else "not written"
+            rows.append((text(name, "bold"), count(size.before, unit), why, ""))
+        else:
+            rows.append(
+                _left(name, count(size.before, unit), count(size.after, unit), percent(size.after, size.before))
+            )
+    if time := report.latency:
+        rows.append(_left("latency", duration(time.before), duration(time.after), percent(time.after, time.before)))
+    peak = report.peak_memory
+    if peak and peak.before is not None and peak.after is not None:
+        left = percent(peak.after, peak.before)
+        rows.append(_left("peak memory", count(peak.before, "B"), count(peak.after, "B"), left))
+    return table(("", ">before", ">after", ">left"), rows)
+
+
+def _left(name: str, before: str, after: str, left: str) -> tuple[object, ...]:
+    return text(name, "bold"), before, after, text(left, "bold green")
+
+
+def render_error(error: ErrorReport) -> Facts:
+    """How far the outputs moved, in lines."""
+    outputs = list(error.outputs.values())
+    rows: Facts = [("compared on", _measured(error))]
+    rows.append(("error", _output(outputs[0]) if len(outputs) == 1 else _numbers(error)))
+    if error.top1_agreement is not None:
+        rows.append(("top-1", f"the same class for {percent(error.top1_agreement)} of the samples"))
+    if error.accuracy:
+        rows.append(("accuracy", text(_accuracy(error.accuracy, error.accuracy_drop), "bold green")))
+    n = error.nonfinite
+    if n.reference or n.candidate:
+        said = f"{n.candidate:,} NaN or infinite values, the original has {n.reference:,}"
+        rows.append(("non-finite", text(said, "bold red")))
+    return rows
+
+
+def render_outputs(error: ErrorReport) -> list[RenderableType]:
+    """A table of the outputs where there are several."""
+    outputs = [(name, _output(o)) for name, o in error.outputs.items()]
+    if len(outputs) < 2:
+        return []
+    parts: list[RenderableType] = ["", table(("output", "error"), outputs[:FEW_OUTPUTS])]
+    if len(outputs) > FEW_OUTPUTS:
+        parts.append(text(f"... and {len(outputs) - FEW_OUTPUTS} more outputs (--json lists them)", "dim"))
+    return parts
+
+
+def _accuracy(accuracy: Shares, drop: float | None) -> str:
+    before, after = (percent(share) or "unknown" for share in (accuracy.before, accuracy.after))
+    return f"{before} -> {after}" + (f", {100 * abs(drop):.1f} points {'less' if drop > 0 else 'more'}" if drop else "")
+
+
+def render_machine(report: PruneReport | ValidateReport) -> Facts:
+    """Which layers go wrong, and how much faster it is."""
+    found = report.reconstruction
+    rows: Facts = [("layers", _layers(found))] if found and (found.layers or found.left_out) else []
+    speed, latency = report.measures, report.latency
+    said = [f"{speed.speedup_theoretical:.2f}x by MACs"] if speed.speedup_theoretical else []
+    if latency:
+        runs = f"median of {latency.runs} runs with {plural(latency.samples, 'sample')}"
+        said.append(f"{speed.speedup_measured:.2f}x measured here, {runs}")
+    return rows + ([("speed-up", "; ".join(said))] if said else [])
+
+
+def _layers(found: Reconstruction) -> str:
+    layers = [(layer.relative_l2, layer) for layer in found.layers if layer.relative_l2 is not None]
+    if not layers:
+        return f"none could be compared: {next(iter(found.left_out.values()), 'no finite numbers')}"
+    worst = [layer for _, layer in sorted(layers, key=lambda pair: -pair[0])[:FEW_LAYERS]]
+    wrong = [(at, layer) for at, (error, layer) in enumerate(layers, 1) if error > WRONG]
+    if not wrong:
+        return f"no error above {WRONG:g}; the largest is {_layer(worst[0])}"
+    at, first = wrong[0]
+    named = ", ".join(map(_layer, worst))
+    return f"first error above {WRONG:g}: {_layer(first)} ({at} of {len(layers)}); worst: {named}"
+
+
+def _layer(layer: LayerError) -> str:
+    return f"{layer.name} {layer.relative_l2:.3g}"
+
+
+def _numbers(o: ErrorNumbers) -> str:
+    if o.relative_l2 is None and o.max_abs is None:
+        return "no finite numbers to compare"
+    if o.max_abs == 0:
+        rest = max(o.nonfinite_reference, o.nonfinite_candidate)
+        return (
+            f"none where both are finite; {rest:,} values cannot be compared" if rest else "none, the outputs are equal"
+        )
+    said = [("relative L2", o.relative_l2, ""), ("cosine", o.cosine, ""), ("SQNR", o.sqnr_db, " dB")]
+    said.append(("largest", o.max_abs, ""))
+    return ", ".join(f"{name} {value:.4g}{unit}" for name, value, unit in said if value is not None)
+
+
+def _output(o: OutputReport) -> str:
+    match o:
+        case NotComparable(why):
+            return f"not compared: {why}"
+        case OutputMismatch(share):
+            return "empty" if share is None else f"{percent(share)} of the elements differ"
+        case _:
+            return _numbers(o)
+
+
+def _measured(error: ErrorReport) -> str:
+    random = error.data.startswith("random")
+    where = error.data.replace("random seed", "random inputs, seed") if random else relative(error.data)
+    sizes = "".join(f", {name} = {n}" for name, n in error.dynamic_sizes.items()) if random else ""
+    hint = "; --data FILE.npz measures on yours" if random else ""
+    dropped = f", {error.dropped} left over" if error.dropped else ""
+    return f"{plural(error.samples, 'sample')}, {where}{sizes}{dropped}{hint}"

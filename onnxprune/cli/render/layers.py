@@ -1,0 +1,106 @@
+"""The layers of a sparse model, for people to read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+
+from onnxprune.cli.console import Facts, facts, more, percent, plural, table, text
+from onnxprune.cli.render.reasons import count_reasons, listed, top
+from onnxprune.report.types import CheckedLayer, PatternReport, SparseLayerReport, SparsityReport
+
+FEW_LAYERS = 24
+
+
+def why_none(sparse: SparsityReport | None, verbose: bool = False) -> str:
+    """In words, why no layer was made sparse; empty where some were."""
+    layers = sparse.layers if sparse else []
+    if sparse is None or any(x.sparse for x in layers):
+        return ""
+    if not layers:
+        return "nothing was made sparse: no operator multiplies with a constant matrix"
+    why = top(count_reasons(x.reason for x in layers), listed(verbose))
+    could = any(x.eligible for x in layers) and sparse.options["layers"] == "likely"
+    hint = "; '--layers eligible' takes every layer that the target can run" if could else ""
+    return f"nothing was made sparse: {why}{hint}"
+
+
+def layer_facts(sparse: SparsityReport, verbose: bool = False) -> Facts:
+    """The lines about the pattern."""
+    layers, options = sparse.layers, sparse.options
+    chosen = [x for x in layers if x.sparse]
+    weights = sum(x.params or 0 for x in chosen)
+    said = f"{sparse.pattern} in {len(chosen)} of {plural(len(layers), 'layer')} ({weights:,} weights)"
+    methods = Counter(x.method or "" for x in chosen)
+    how = ", ".join(f"{m} ({n})" if len(methods) > 1 else m for m, n in methods.most_common())
+    rows: Facts = [("pattern", said), ("runs on", sparse.runs_on)]
+    if chosen:
+        fitted = options["repair"] != "none" and any(x.error_before_repair is not None for x in chosen)
+        repaired = f", repair {options['repair']}" if fitted else ""
+        rows.append(("chosen by", how + repaired))
+    left = count_reasons(x.reason for x in layers if not x.sparse)
+    if left:
+        rows.append(("left dense", f"{plural(left.total(), 'layer')}: {top(left, listed(verbose))}"))
+    rows += [("note", note) for note in dict.fromkeys(x.note for x in chosen if x.note)]
+    if sparse.permuted:
+        gains = [x.after - x.before for x in sparse.permuted]
+        rows.append(
+            ("permuted", f"{plural(len(gains), 'group')}, whose readers keep up to {100 * max(gains):.1f} points more")
+        )
+    return rows
+
+
+def layer_table(layers: Sequence[SparseLayerReport], verbose: bool) -> list[RenderableType]:
+    """A line for each layer, and an empty one."""
+    shown = layers if verbose else layers[:FEW_LAYERS]
+    if not shown:
+        return []
+    head = ("layer", "operator", ">outputs x inputs", "kernels", ">kept", ">error", "remark")
+    parts: list[RenderableType] = [table(head, map(_row, shown))]
+    if len(shown) < len(layers):
+        parts.append(more(len(layers) - len(shown), "layers"))
+    return [*parts, ""]
+
+
+def _row(x: SparseLayerReport) -> list[object]:
+    kernel = f" x {x.positions}" if x.positions > 1 else ""
+    shape = f"{x.outputs} x {x.inputs}{kernel}" if x.params else ""
+    error = "" if x.error is None else f"{x.error:.3g}"
+    kept = text(percent(x.kept_magnitude), "bold") if x.sparse else "dense"
+    return [text(x.name), x.op, shape, _kernels(x), kept, error, text(x.reason or "", "dim")]
+
+
+def _kernels(x: SparseLayerReport) -> str:
+    """Which kernels the target has for the layer."""
+    if x.eligible is None:
+        return ""
+    return ("sparse, likely" if x.likely else "sparse, eligible") if x.eligible else "not sparse"
+
+
+def render_pattern(report: PatternReport, verbose: bool) -> Group:
+    """What `validate --pattern` says."""
+    layers = report.layers
+    wrong = [x for x in layers if x.checked and not x.holds]
+    shown = layers if verbose else wrong[:FEW_LAYERS]
+    rows = [[text(x.name), x.op, percent(x.zeros), _verdict(x), text(x.reason or "", "dim")] for x in shown]
+    parts: list[RenderableType] = (
+        [table(("layer", "operator", ">zeros", "pattern", "remark"), rows), ""] if rows else []
+    )
+    if len(wrong) > len(shown):
+        parts += [more(len(wrong) - len(shown), "layers that break the pattern"), ""]
+    count = sum(x.checked for x in layers)
+    others = sum(bool(x.holds) for x in layers if not x.checked)
+    said = f"{report.pattern} holds in {count - len(wrong)} of {plural(count, 'layer')} that were checked"
+    if others:
+        said += f", and in {others} of {len(layers) - count} others"
+    return Group(*parts, facts([("pattern", said)]))
+
+
+def _verdict(x: CheckedLayer) -> object:
+    if x.broken is None:
+        return "cannot be told"
+    if x.holds:
+        return "holds"
+    return text(f"broken {plural(x.broken, 'time')}", "bold red" if x.checked else "dim")

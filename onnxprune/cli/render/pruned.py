@@ -1,0 +1,127 @@
+"""The reports of `prune` and `sparsify`, for people to read: what stays, how far the outputs moved, where the file is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from onnxprune.cli.console import Facts, facts, more, plural, table, text
+from onnxprune.cli.render.compared import render_error, render_machine, render_outputs, render_sizes
+from onnxprune.cli.render.layers import layer_facts, layer_table, why_none
+from onnxprune.cli.render.reasons import count_reasons, listed, top
+from onnxprune.report.types import FrozenAxis, PrunedGroup, PruneReport, RepairReport
+
+RenderedReport = tuple[Group, str]  # the report for people, and a warning ('': there is none)
+FEW_GROUPS = 24
+INSPECTED = "see 'onnxprune inspect'"  # which tells of frozen axes
+
+
+def render_pruned(report: PruneReport, how: str, verbose: bool) -> RenderedReport:
+    """What `prune` says when it is done, and a warning where nothing went: the groups, what is left, where the file is."""
+    parts: list[RenderableType] = [*_groups(report.groups, verbose), ""] if report.groups else []
+    sparse = layer_facts(report.sparsity, verbose) if report.sparsity else []
+    rows = [("channels", _channels(report.groups)), ("chosen by", how), *_notes(report, verbose), *sparse]
+    warnings = (why_nothing(report, verbose), why_none(report.sparsity, verbose), report.not_compared)
+    return Group(*parts, *_outcome(report, rows)), "; ".join(filter(None, warnings))
+
+
+def render_sparsified(report: PruneReport, verbose: bool) -> RenderedReport:
+    """What `sparsify` says when it is done; a warning where no layer was made sparse."""
+    assert report.sparsity is not None
+    parts, rows = layer_table(report.sparsity.layers, verbose), layer_facts(report.sparsity, verbose)
+    warnings = (why_none(report.sparsity, verbose), report.not_compared)
+    return Group(*parts, *_outcome(report, rows)), "; ".join(filter(None, warnings))
+
+
+def _outcome(report: PruneReport, rows: Facts) -> list[RenderableType]:
+    """What is left, what there is to say of it, how far the outputs moved, where the file is."""
+    rows = list(rows)
+    if seen := report.calibration:
+        rows.append(("calibrated on", f"{seen.samples} samples, {seen.data}"))
+        rows += render_stand_ins(report.judged_by)
+    if report.repair:
+        rows.append(("repaired", _repaired(report.repair)))
+    outputs: list[RenderableType] = []
+    if report.error:
+        rows += [*render_error(report.error), *render_machine(report)]
+        outputs = render_outputs(report.error)
+    return [render_sizes(report), "", facts(rows), *outputs, "", _done(report)]
+
+
+def render_stand_ins(stand_ins: Mapping[str, Sequence[str]]) -> Facts:
+    """What errors were measured on where an output does not stand for itself."""
+    said = (f"{', '.join(by) or 'nothing'} in place of '{name}'" for name, by in stand_ins.items())
+    return [("judged by", f"{'; '.join(said)} (no tensor, or the data decide its size)")] if stand_ins else []
+
+
+def _repaired(repair: RepairReport) -> str:
+    """What the repair did to the error of the outputs on the calibration data."""
+    before, after = (f"{error:.4g}" for error in (repair.error_before, repair.error_after))
+    if not repair.layers and repair.method != "merge":
+        return "nothing: there was no layer to fit" + (f", {len(repair.left_out)} left out" if repair.left_out else "")
+    if not repair.kept:
+        return f"nothing: every change raised the relative L2 of {before}"
+    said = f"{plural(repair.kept, 'layer')}, by {repair.method}: relative L2 {before} -> {after}"
+    return said + (f"; {len(repair.left_out)} left out" if repair.left_out else "")
+
+
+def _done(report: PruneReport) -> Text:
+    took = f"{sum(report.seconds.values()):.1f} s"
+    if report.output is None:
+        return text(f"dry run: no model was written ({took})", "bold")
+    return text(f"wrote {' and '.join(report.files)} in {took}", "bold")
+
+
+def _groups(groups: Sequence[PrunedGroup], verbose: bool) -> list[RenderableType]:
+    shown = groups if verbose else groups[:FEW_GROUPS]
+    parts: list[RenderableType] = [table(("group", "kind", ">channels", ">kept", "remark"), map(_group, shown))]
+    if len(shown) < len(groups):
+        parts.append(more(len(groups) - len(shown), "groups"))
+    return parts
+
+
+def _group(g: PrunedGroup) -> list[object]:
+    remark = "; ".join(r for r in ("" if g.exact else "approximate", g.reason or "") if r)
+    return [text(g.name), g.kind, g.size, text(g.kept, "dim" if g.kept == g.size else "bold"), text(remark, "dim")]
+
+
+def _channels(groups: Sequence[PrunedGroup]) -> str:
+    if not groups:
+        return "the model has no group that could be pruned"
+    size, kept = sum(g.size for g in groups), sum(g.kept for g in groups)
+    changed = sum(g.kept < g.size for g in groups)
+    return f"{size - kept:,} of {size:,} removed, from {changed} of {plural(len(groups), 'group')}"
+
+
+def _notes(report: PruneReport, verbose: bool) -> Facts:
+    rows: Facts = []
+    whole = count_reasons(g.reason for g in report.groups if g.kept == g.size)
+    if whole:
+        rows.append(("left whole", f"{plural(whole.total(), 'group')}: {top(whole, listed(verbose))}"))
+    if any(not g.exact and g.kept < g.size for g in report.groups):
+        rows.append(
+            ("approximate", "an operator mixes along these channels (a norm's mean, say): valid, but not neutral")
+        )
+    frozen = _frozen(report.frozen)
+    if frozen:
+        rows.append(("frozen", f"{plural(frozen.total(), 'weight axis', 'weight axes')}: {top(frozen, INSPECTED)}"))
+    return rows
+
+
+def _frozen(axes: Sequence[FrozenAxis]) -> Counter[str]:
+    return Counter(f.reason for f in axes if not f.structural)
+
+
+def why_nothing(report: PruneReport, verbose: bool = False) -> str:
+    """In words, why no channel went; empty where some did, or weights became zero instead."""
+    if not report.removes_nothing:
+        return ""
+    if report.groups:
+        return "nothing was removed: " + top(count_reasons(g.reason for g in report.groups), listed(verbose))
+    why = top(_frozen(report.frozen), INSPECTED) or (
+        "it has no weights with channels that both a producer and a consumer share"
+    )
+    return f"nothing was removed, the model has no group that could be pruned: {why}; see 'onnxprune inspect'"

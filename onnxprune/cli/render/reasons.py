@@ -1,0 +1,27 @@
+"""Reasons in words, the most frequent first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from onnxprune.cli.console import plural
+
+FEW_REASONS = 3
+
+
+def listed(verbose: bool) -> str:
+    """Where everything is listed."""
+    return "listed above" if verbose else "see --verbose"
+
+
+def count_reasons(reasons: Iterable[str | None]) -> Counter[str]:
+    """How often each reason is given."""
+    return Counter(reason or "no reason given" for reason in reasons)
+
+
+def top(reasons: Counter[str], where: str, most: int = FEW_REASONS) -> str:
+    """The most frequent reasons with their counts, and where the others are."""
+    said = [f"{reason} ({n})" if n > 1 else reason for reason, n in reasons.most_common(most)]
+    rest = len(reasons) - len(said)
+    return "; ".join(said + ([f"{plural(rest, 'more reason')}, {where}"] if rest else []))

@@ -1,0 +1,47 @@
+"""The types of all reports. They are plain data, and import nothing but the standard library."""
+
+from onnxprune.report.types.base import FORMAT, Counts, Report, Settings, Shares, Stop
+from onnxprune.report.types.comparison import (
+    ErrorNumbers,
+    ErrorReport,
+    FedInput,
+    Latency,
+    LayerError,
+    Measures,
+    NonFinite,
+    NotComparable,
+    OutputMismatch,
+    OutputReport,
+    Reconstruction,
+    ValidateReport,
+)
+from onnxprune.report.types.lists import OperatorRow, PlannedJob, ResultRow
+from onnxprune.report.types.model import FrozenAxis, GroupReport, GuardedNode, InspectReport, MemberReport
+from onnxprune.report.types.pruning import (
+    CalibrationReport,
+    GroupSensitivity,
+    LayerRepair,
+    PrunedGroup,
+    PruneReport,
+    RepairReport,
+    SensitivityPoint,
+    SensitivityReport,
+    WeightReport,
+)
+from onnxprune.report.types.sparse import (
+    CheckedLayer,
+    LayerFacts,
+    PatternReport,
+    PermutedGroup,
+    SparseLayerReport,
+    SparsityReport,
+)
+
+__all__ = [
+    "FORMAT", "CalibrationReport", "CheckedLayer", "Counts", "ErrorNumbers", "ErrorReport", "FedInput", "FrozenAxis",
+    "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError", "LayerFacts", "LayerRepair",
+    "Measures", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch", "OutputReport", "PatternReport",
+    "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "Reconstruction", "RepairReport", "Report", "ResultRow",
+    "SensitivityPoint", "SensitivityReport", "Settings", "Shares", "SparseLayerReport", "SparsityReport", "Stop",
+    "ValidateReport", "WeightReport",
+]  # fmt: skip

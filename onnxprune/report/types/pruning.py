@@ -1,0 +1,144 @@
+"""What was pruned, repaired and measured: the reports of `prune`, `sparsify` and `sensitivity`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from onnxprune.report.types.base import Counts, Report, Settings
+from onnxprune.report.types.comparison import ErrorReport, Latency, Measures, Reconstruction
+from onnxprune.report.types.model import FrozenAxis
+from onnxprune.report.types.sparse import SparsityReport
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """The data that a plan was made or repaired with."""
+
+    data: str
+    samples: int | None
+
+
+@dataclass(frozen=True)
+class PrunedGroup:
+    """How many channels of a group stay; `reason` where something was left or changed."""
+
+    name: str
+    kind: str
+    size: int
+    kept: int
+    exact: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """A weight, the nodes that read it, and for each axis the groups whose channels lie along it."""
+
+    name: str
+    nodes: list[str]
+    shape: list[int]
+    groups: list[list[str]]
+
+
+@dataclass(frozen=True)
+class SensitivityPoint:
+    """One group with `kept` channels left, the rest of the model whole: how far the outputs moved."""
+
+    kept: int
+    ratio: float  # of its channels, what is removed
+    error: float
+    relative_l2: float | None
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class GroupSensitivity:
+    """What was measured of a group that is pruned alone."""
+
+    name: str
+    kind: str
+    size: int
+    points: list[SensitivityPoint]
+
+
+@dataclass
+class LayerRepair:
+    """One layer. Errors are |pruned - original| / |original| at its output, behind the activation that follows it."""
+
+    name: str
+    op: str
+    before: float
+    after: float
+    rows: int
+    damping: float  # relative to the mean of the Gram matrix's diagonal
+    condition: float
+    seconds: float
+    output: str = ""  # the first one that the node has
+    slot: int = 1  # which of its inputs has the weights
+
+
+@dataclass
+class RepairReport:
+    """`error_before` and `error_after` are of the network's outputs on the calibration data, |pruned - original| / |original|.
+
+    `kept` says how many of the layers, in their order, have their new weights: all, unless that would raise the error.
+    """
+
+    method: str
+    samples: int
+    error_before: float | None
+    error_after: float | None
+    layers: list[LayerRepair] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)  # layer -> why
+    kept: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class PruneReport(Report):
+    """What `prune` or `sparsify` did; None stands for what was not asked for, or could not be measured.
+
+    No `output`: nothing was written. `options` is None where a plan was given. `judged_by` has the outputs that errors are
+    not measured on, and the tensors before them that are looked at instead. `seconds` are by stage.
+    """
+
+    model: str
+    output: str | None
+    files: list[str]
+    options: Settings | None
+    calibration: CalibrationReport | None
+    judged_by: dict[str, list[str]]
+    params: Counts
+    macs: Counts
+    bytes: Counts
+    groups: list[PrunedGroup]
+    weights: list[WeightReport]
+    frozen: list[FrozenAxis]
+    sparsity: SparsityReport | None
+    sensitivity: list[GroupSensitivity] | None
+    repair: RepairReport | None
+    error: ErrorReport | None
+    measures: Measures
+    latency: Latency | None
+    peak_memory: Counts | None  # bytes
+    reconstruction: Reconstruction | None
+    seconds: dict[str, float]
+    not_compared: str | None  # why, where the models are too large to compare here
+
+    @property
+    def removes_nothing(self) -> bool:
+        """No channel went, and no weight became zero."""
+        sparse = self.sparsity.layers if self.sparsity else ()
+        return not any(g.kept < g.size for g in self.groups) and not any(x.sparse for x in sparse)
+
+
+@dataclass(frozen=True)
+class SensitivityReport(Report):
+    """What `sensitivity` measured; `judged_by` as `prune` has it, only where there are such outputs."""
+
+    model: str
+    data: str
+    samples: int
+    criterion: str
+    groups: list[GroupSensitivity]
+    judged_by: dict[str, list[str]] | None = None
