@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.version import __version__
 
 if TYPE_CHECKING:
-    from onnxprune.allocate import Options, Table
+    from onnxprune.allocate import Table
     from onnxprune.api import Pruned, analyze, apply, plan, prune, sensitivity, sparsify, validate
     from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError
     from onnxprune.graph.io import load
@@ -23,20 +23,27 @@ if TYPE_CHECKING:
     from onnxprune.groups import Analysis, Group
     from onnxprune.passes import run_pass
     from onnxprune.plans import Choice, Plan
-    from onnxprune.sparsity import Sparsity
+    from onnxprune.settings import Options, RunSettings, Sparsity
     from onnxprune.validation import Result
 
 __all__ = [
     "Analysis", "Choice", "DataError", "Group", "Model", "ModelError", "OnnxPruneError", "Options", "OutputError", "Plan",
-    "PlanError", "Pruned", "Result", "Sparsity", "Table", "__version__", "analyze", "apply", "load", "plan", "prune", "run_pass",
-    "save", "sensitivity", "sparsify", "validate",
+    "PlanError", "Pruned", "Result", "RunSettings", "Sparsity", "Table", "__version__", "analyze", "apply", "load", "plan",
+    "prune", "run_pass", "save", "sensitivity", "sparsify", "validate",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """What is public, imported when it is first asked for: the command line must be able to catch Ctrl-C by then."""
     if name in __all__:
-        for home in ("errors", "api", "groups", "plans", "passes"):  # between them they import or define it all
+        for home in (
+            "errors",
+            "settings",
+            "api",
+            "groups",
+            "plans",
+            "passes",
+        ):  # between them they import or define it all
             module = import_module(f"onnxprune.{home}")
             if name in vars(module):
                 return globals().setdefault(name, vars(module)[name])

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from inspect import Parameter, signature
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 
-from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Options, Table, candidates, make_plan, measure
+from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Table, candidates, make_plan, measure
 from onnxprune.calibration import Preprocess
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import save
 from onnxprune.groups import Analysis
 from onnxprune.groups import analyze as _analyze
-from onnxprune.pipeline import Data, Inputs, NotCompared, Pruned, Work, as_batches, make_evaluator, run, runnable
+from onnxprune.pipeline import (
+    Data,
+    NotCompared,
+    Pruned,
+    Work,
+    as_batches,
+    calibration_batches,
+    make_evaluator,
+    run,
+    runnable,
+)
+from onnxprune.plain import suggest_near
 from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
-from onnxprune.sparsity import Sparsity
+from onnxprune.settings import Options, RunSettings, Sparsity
+from onnxprune.settings.table import settings_in
 from onnxprune.surgery import apply_plan
 from onnxprune.validation import Result
 from onnxprune.validation import validate as _validate
@@ -28,6 +41,8 @@ __all__ = [
     "NotCompared", "Pruned", "analyze", "apply", "load", "plan", "prune", "save", "sensitivity", "sparsify", "validate",
 ]  # fmt: skip
 
+T = TypeVar("T")
+Chosen = TypeVar("Chosen", Options, Sparsity)
 Source = str | PathLike[str] | onnx.ModelProto | Model
 
 
@@ -58,7 +73,7 @@ def plan(
     """
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = options or Options(**changes)
-    batches = Inputs(calib, samples).calibration(analysis.model)
+    batches = calibration_batches(RunSettings(calib, samples), analysis.model)
     return make_plan(analysis, options, make_evaluator(analysis, options, batches, cache, None))
 
 
@@ -81,7 +96,7 @@ def sensitivity(
     """
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = (options or Options(**changes)).resolved(True)
-    batches = Inputs(calib, samples, preprocess=preprocess).calibration(analysis.model)
+    batches = calibration_batches(RunSettings(calib, samples, preprocess=preprocess), analysis.model)
     evaluator = replace(make_evaluator(analysis, options, batches, cache, progress), comparison_samples=samples)
     chosen = candidates(analysis, options, evaluator.watch(analysis, options))
     return measure(chosen, evaluator.comparer, ratios, evaluator.cache, progress=evaluator.stage_progress("measure"))
@@ -105,7 +120,9 @@ def apply(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = Options(repair=repair, seed=seed)
     options.check()
-    evaluator = make_evaluator(analysis, options, Inputs(calib, samples).calibration(analysis.model), None, None)
+    evaluator = make_evaluator(
+        analysis, options, calibration_batches(RunSettings(calib, samples), analysis.model), None, None
+    )
     return apply_plan(analysis, plan) if evaluator.repair == "none" else evaluator.finish(plan)[0]
 
 
@@ -137,31 +154,20 @@ def prune(
     *,
     plan: Plan | None = None,
     plan_out: str | PathLike[str] | None = None,
-    calib: Data | None = None,
-    samples: int | None = None,
-    cache: str | PathLike[str] | None = None,
-    data: Data | None = None,
-    preprocess: Preprocess | None = None,
-    check: bool = True,
-    profile: bool = False,
     sparsity: Sparsity | None = None,
-    cast: str | None = None,
-    seed: int = 0,
     progress: StageProgress | None = None,
-    **changes: Any,
+    **settings: Any,
 ) -> Pruned:
     """Load, analyze, plan (or take `plan`), apply, repair, save, validate: the whole pipeline, as the command line runs it.
 
     `out` None is a dry run: the report predicts, nothing is repaired, saved or validated. `plan_out` is written as soon as
-    the plan is made. `calib`, `samples` and `cache` are those of `plan`; `data` is what outputs and layers are compared on,
-    else `calib`. Both data take what `calibration.load_data` takes; `preprocess` is for pictures among them. `check` False
-    leaves validation out, `profile` adds peak memory to it. `progress` is called with the stage, the steps done and the steps
-    in all. `changes` are fields of `Options`, of which a given `plan` leaves but `repair`. `sparsity` and `cast` are those of
-    `sparsify`, done to what stays. Raises NotCompared where only the validation fails.
+    the plan is made. `settings` are fields of `Options` (over those of `options`; a given `plan` leaves only `repair` and
+    `seed` of them) and of `RunSettings`: `prune("a.onnx", "b.onnx", macs=0.5, calib="pictures.npz")`. Without `data`, outputs
+    and layers are compared on `calib`. `progress` is called with the stage, the steps done and the steps in all. `sparsity` is
+    that of `sparsify`, done to what stays. Raises NotCompared where only the validation fails.
     """
-    options = options or Options(**{"seed": seed, **changes})
-    work = Work(options, plan, sparsity, cast, False, plan_out, check, profile, seed)
-    return run(source, out, work, Inputs(calib, samples, data, preprocess, cache), progress)
+    how, settings = _take(RunSettings, settings)
+    return run(source, out, Work(_over(options or Options(), settings), plan, sparsity, how, plan_out), progress)
 
 
 def sparsify(
@@ -170,23 +176,43 @@ def sparsify(
     options: Sparsity | None = None,
     *,
     plan: Plan | None = None,
-    cast: str | None = None,
-    gemm: bool = False,
-    calib: Data | None = None,
-    samples: int | None = None,
-    data: Data | None = None,
-    preprocess: Preprocess | None = None,
-    check: bool = True,
-    profile: bool = False,
-    seed: int = 0,
     progress: StageProgress | None = None,
-    **changes: Any,
+    **settings: Any,
 ) -> Pruned:
-    """Zeros in a pattern that hardware is fast on, 2:4 unless said otherwise; no channel goes, unless a plan says so.
+    """Zeros in a pattern that hardware is fast on, 2:4 unless said otherwise; no channel is removed, unless a plan says so.
 
-    `changes` are fields of `Sparsity`: `sparsify("model.onnx", "sparse.onnx", pattern="2:4", calib="pictures.npz")`. `cast`
-    "fp16" writes half precision; `gemm` turns a MatMul with a constant matrix into a Gemm. The rest is as in `prune`, and so
-    is what it returns; the report's `sparsity` has a row for each layer.
+    `settings` are fields of `Sparsity`: `sparsify("model.onnx", "sparse.onnx", pattern="2:4", calib="pictures.npz")`, and of
+    `RunSettings`, of which `cast` "fp16" writes half precision and `gemm` turns a MatMul with a constant matrix into a Gemm. The
+    rest is as in `prune`, and so is what it returns; the report's `sparsity` has a row for each layer.
     """
-    work = Work(None, plan, options or Sparsity(**{"seed": seed, **changes}), cast, gemm, None, check, profile, seed)
-    return run(source, out, work, Inputs(calib, samples, data, preprocess), progress)
+    how, settings = _take(RunSettings, settings)
+    return run(source, out, Work(None, plan, _over(options or Sparsity(), settings), how), progress)
+
+
+def _take(home: type[T], settings: Mapping[str, Any]) -> tuple[T, dict[str, Any]]:
+    """The settings that are fields of `home`, as one, and the others."""
+    mine = {k: v for k, v in settings.items() if k in settings_in(home)}
+    return home(**mine), {k: v for k, v in settings.items() if k not in mine}
+
+
+def _over(options: Chosen, settings: Mapping[str, Any]) -> Chosen:
+    """The options with these settings; a TypeError that names the settings that there are, where one is unknown."""
+    for name in settings:
+        if name not in settings_in(type(options)):
+            known = {**settings_in(type(options)), **settings_in(RunSettings)}
+            raise TypeError(f"there is no setting '{name}'; {suggest_near(name, known)}")
+    return replace(options, **settings)
+
+
+def _document(function: Callable[..., Any], homes: Sequence[type]) -> None:
+    """Give `help()` and editors the settings that a function takes."""
+    own = [p for p in signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    known = [s for home in homes for s in settings_in(home).values()]
+    taken = [Parameter(s.field, Parameter.KEYWORD_ONLY, default=s.default, annotation=s.annotation) for s in known]
+    function.__signature__ = signature(function).replace(parameters=[*own, *taken])  # type: ignore[attr-defined]
+    lines = [f"        {s.field}: {s.help}" for s in known]
+    function.__doc__ = f"{function.__doc__}\n    Settings:\n" + "\n".join(lines) + "\n"
+
+
+_document(prune, (Options, RunSettings))
+_document(sparsify, (Sparsity, RunSettings))

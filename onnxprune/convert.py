@@ -18,7 +18,7 @@ from onnxprune.graph.weights import Array, ArrayWeight, DerivedWeight, Weight
 from onnxprune.groups import analyze
 from onnxprune.ops.records import record_of
 
-CASTS = {"fp16": TensorProto.FLOAT16}
+TYPES = {"fp16": TensorProto.FLOAT16}
 LEAST, MOST = 2.0**-24, 65504.0  # the magnitudes of float16's smallest and largest numbers
 PART = 1 << 20  # elements that are converted at once
 
@@ -48,8 +48,8 @@ def cast(model: Model, to: str) -> Model:
     Operators that need float32 keep it behind Casts (ONNX Runtime's converter knows which). Large weights are converted when
     they are read. Raises OnnxPruneError for another type, and for a model that the converter does not take.
     """
-    if to not in CASTS:
-        raise OnnxPruneError(f"cast '{to}' is unknown; there is {', '.join(CASTS)}")
+    if to not in TYPES:
+        raise OnnxPruneError(f"cast '{to}' is unknown; there is {', '.join(TYPES)}")
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     try:

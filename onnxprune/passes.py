@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.api import prune
-from onnxprune.batch.settings import arguments, check, check_all
 from onnxprune.errors import OnnxPruneError, OutputError
+from onnxprune.plain import arguments, check, check_all
 from onnxprune.report import json_text
 
 MODEL, REPORT = "model.onnx", "report.json"

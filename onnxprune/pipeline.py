@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -13,8 +13,8 @@ from typing import Any
 
 import onnx
 
-from onnxprune.allocate import Cache, Evaluator, Options, make_plan
-from onnxprune.calibration import Batches, Preprocess, input_specs, load_data
+from onnxprune.allocate import Cache, Evaluator, make_plan
+from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, read_preprocess
 from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import load
@@ -26,7 +26,9 @@ from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
 from onnxprune.report.result import prune_report
 from onnxprune.report.types import PruneReport, Reconstruction, RepairReport
-from onnxprune.sparsity import Sparsified, Sparsity, sparsify
+from onnxprune.settings import Options, RunSettings, Sparsity
+from onnxprune.sparsity import Sparsified, sparsify
+from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import NofM
 from onnxprune.surgery import apply_plan
 from onnxprune.validation import Result, layer_errors
@@ -70,38 +72,33 @@ class NotCompared(OnnxPruneError):
         self.made = made
 
 
-@dataclass
-class Inputs:
-    """What the pipeline is fed beside the model, as `prune` takes it."""
-
-    calib: Data | None = None
-    samples: int | None = None
-    data: Data | None = None
-    preprocess: Preprocess | None = None
-    cache: str | PathLike[str] | None = None
-
-    def calibration(self, model: Model) -> Batches | None:
-        batches = as_batches(self.calib, model, self.preprocess)
-        return batches if batches is None or self.samples is None else batches.limit(self.samples)
+def calibration_batches(run: RunSettings, model: Model) -> Batches | None:
+    """The calibration data that the settings name; None without."""
+    batches = as_batches(run.calib, model, run.preprocess)
+    return batches if batches is None or run.samples is None else batches.limit(run.samples)
 
 
-def as_batches(source: Data | None, model: Model, preprocess: Preprocess | None) -> Batches | None:
-    return None if source is None else load_data(source, input_specs(model.proto), preprocess=preprocess)
+def as_batches(source: Data | None, model: Model, preprocess: Preprocess | Sequence[str] | None) -> Batches | None:
+    if source is None:
+        return None
+    how = preprocess if isinstance(preprocess, Preprocess) or preprocess is None else read_preprocess(preprocess)
+    return load_data(source, input_specs(model.proto), preprocess=how if preprocess else None)
 
 
 @dataclass
 class Work:
-    """What is to be done with a model. `options` None: no channels go, unless a plan says so."""
+    """What is to be done with a model. `options` None: no channels are removed, unless a plan says so."""
 
     options: Options | None
     plan: Plan | None = None
     sparsity: Sparsity | None = None
-    cast: str | None = None
-    gemm: bool = False
+    run: RunSettings = field(default_factory=RunSettings)
     plan_out: str | PathLike[str] | None = None
-    check: bool = True
-    profile: bool = False
-    seed: int = 0
+
+    @property
+    def seed(self) -> int:
+        chosen = self.options or self.sparsity
+        return chosen.seed if chosen else 0
 
 
 @dataclass
@@ -117,17 +114,17 @@ def run(
     source: str | PathLike[str] | onnx.ModelProto,
     out: str | PathLike[str] | None,
     work: Work,
-    inputs: Inputs,
     progress: StageProgress | None = None,
 ) -> Pruned:
     """Do it; `out` None is a dry run, whose report predicts. Raises NotCompared where only the comparison fails."""
+    work.run.check_values()
     clock = Clock(progress or (lambda *_: None))
     with clock.time("load"):
         model = load(source)
-        if work.gemm:
+        if work.run.gemm:
             model = gemms(model)
-        batches = as_batches(inputs.data, model, inputs.preprocess) if work.check else None
-        calibration = inputs.calibration(model)
+        batches = as_batches(work.run.data, model, work.run.preprocess) if work.run.check else None
+        calibration = calibration_batches(work.run, model)
     options = (work.options or Options(seed=work.seed, repair="none")).resolved(calibration is not None)
     sparsity = work.sparsity
     if sparsity is not None:
@@ -136,14 +133,14 @@ def run(
         work = replace(work, options=options)
     with clock.time("analyze"):
         analysis = analyze(model, calibration.measure_sizes() if calibration else {})
-    evaluator = make_evaluator(analysis, options, calibration, inputs.cache, clock.progress)
+    evaluator = make_evaluator(analysis, options, calibration, work.run.cache, clock.progress)
     with clock.time("plan"):
         used = work.plan or (make_plan(analysis, options, evaluator) if work.options else Plan("", {}))
         if work.plan_out is not None:
             used.save(Path(work.plan_out))
     made = _make(analysis, used, evaluator, sparsity, clock, dry=out is None)
-    if work.cast is not None:
-        made.model = cast(made.model, work.cast)
+    if work.run.cast is not None:
+        made.model = cast(made.model, work.run.cast)
         for layer in made.sparse.layers if made.sparse else ():
             layer.verdict = layer.verdict and replace(layer.verdict, note="")
     files: list[Path] = []
@@ -168,7 +165,7 @@ def make_evaluator(
 
 def _together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool) -> tuple[Options, Sparsity]:
     """Options that fit each other: channel counts that the pattern divides, one way of repair."""
-    pattern = sparsity.check()
+    pattern = check_sparsity(sparsity)
     if isinstance(pattern, NofM):
         options = replace(options, round_to=math.lcm(options.round_to, pattern.m))
     if options.repair == "merge":
@@ -177,7 +174,7 @@ def _together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool
         )
     if work.options is not None and sparsity.repair is None and sparsity.scope == "local":
         sparsity = replace(sparsity, repair=options.repair if calibrated else None)
-    return options, sparsity.resolved(calibrated)
+    return options, resolve_sparsity(sparsity, calibrated)
 
 
 def _make(
@@ -206,13 +203,13 @@ def _reported(
     layers: Reconstruction | None = None
     failure: OnnxPruneError | None = None
     written = load(files[0]) if files else made.model
-    too_large = _too_large(analysis.model, files) if work.check else ""
-    if work.check and files and not too_large:
+    too_large = _too_large(analysis.model, files) if work.run.check else ""
+    if work.run.check and files and not too_large:
         with clock.time("validate"):
             try:
                 seen = batches or evaluator.batches
                 original = source if isinstance(source, onnx.ModelProto) else Path(source)
-                result = compare(original, files[0], data=seen, seed=work.seed, timed=True, profile=work.profile)
+                result = compare(original, files[0], data=seen, seed=work.seed, timed=True, profile=work.run.profile)
                 of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
                 layers = layer_errors(of, written, seen, moved) if seen else None
                 for model in (analysis.model, written):  # ONNX Runtime has opened them by their paths

@@ -476,7 +476,7 @@ def test_normalize_by_hand() -> None:
         "mean": ([0.5, 1, 1.5], [2, 0]),
         "max": ([1 / 3, 2 / 3, 1], [1, 0]),
         "sum": ([1 / 6, 2 / 6, 3 / 6], [1, 0]),
-        "standardise": ([-1 / root, 0, 1 / root], [1, -1]),
+        "standardize": ([-1 / root, 0, 1 / root], [1, -1]),
         "lamp": ([1 / 14, 4 / 13, 1], [1, 0]),
     }
     assert set(expected) == set(NORMALIZERS)
@@ -522,7 +522,7 @@ def test_normalize_is_finite_and_keeps_the_order(how: str, s: list[float]) -> No
 @pytest.mark.parametrize("n", [0, 1, 7])
 def test_normalize_constants(how: str, value: float, n: int) -> None:
     got = normalize({"g": np.full(n, value)}, how)["g"]
-    expected = {"none": value, "mean": 1.0, "max": 1.0, "sum": 1 / max(n, 1), "standardise": 0.0, "lamp": 1 / max(n, 1)}
+    expected = {"none": value, "mean": 1.0, "max": 1.0, "sum": 1 / max(n, 1), "standardize": 0.0, "lamp": 1 / max(n, 1)}
     np.testing.assert_allclose(got, np.full(n, expected[how] if value else 0.0), rtol=1e-9)
 
 

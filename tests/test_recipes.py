@@ -12,14 +12,13 @@ from test_cli import CNN, ROOT, TEST, call, fails
 
 from onnxprune.batch import units
 from onnxprune.batch.content import Contents
-from onnxprune.batch.jobs import Spec, as_options, prepare, settings_for, specs
+from onnxprune.batch.jobs import Spec, prepare, settings_for, specs
 from onnxprune.batch.lines import lines
 from onnxprune.batch.recipe import Recipe, read
-from onnxprune.batch.settings import SETTINGS, arguments
 from onnxprune.batch.sources import Source, distinct, find
 from onnxprune.batch.store import ResultStore
-from onnxprune.cli.batch import NO_SETTINGS
 from onnxprune.errors import OnnxPruneError
+from onnxprune.plain import arguments
 
 
 def recipe(folder: Path, text: str) -> Recipe:
@@ -95,16 +94,6 @@ def test_settings_that_come_out_equal_are_one_job(tmp_path: Path) -> None:
     assert [s.settings for s in specs(recipe(tmp_path, text))] == [{"macs": 0.5}]
 
 
-def test_every_option_of_prune_is_a_setting() -> None:
-    import inspect
-
-    from onnxprune.cli.prune import prune
-
-    named = {"no_validate": "check"}
-    options = {named.get(n, n) for n in inspect.signature(prune).parameters if n not in NO_SETTINGS}
-    assert options == set(SETTINGS)
-
-
 def test_settings_become_arguments_and_options() -> None:
     given = {
         "macs": 0.5, "criterion": "l1", "exclude": ["head*"], "group_ratio": {"conv*": 0.25}, "seed": 3, "calib": "c.npz",
@@ -117,10 +106,8 @@ def test_settings_become_arguments_and_options() -> None:
     )  # fmt: skip
     assert made.pop("preprocess").crop == 224
     assert made == {
-        "seed": 3, "calib": Path("base/c.npz"), "samples": 7, "check": False, "profile": True, "cache": Path("base/m.jsonl"),
+        "sparsity": None, "calib": Path("base/c.npz"), "samples": 7, "check": False, "profile": True, "cache": Path("base/m.jsonl"),
     }  # fmt: skip
-    said = as_options(given, Path("base"))
-    assert said["group_ratio"] == ["conv*=0.25"] and said["no_validate"] is True and said["calib"] == Path("base/c.npz")
 
 
 # What is wrong

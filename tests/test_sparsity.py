@@ -378,7 +378,7 @@ def test_merging_channels_is_no_repair_of_single_weights(calib: tuple[object, ..
     result = call("prune", RESNET, "-o", out, "--ratio", 0.2, "--then-sparsify", "2:4", "--repair", "merge", *calib)
     assert result.exit_code == 2 and "choose another --repair" in result.stderr and not any(tmp_path.iterdir())
     result = call("sparsify", RESNET, "-o", out, "--all", "--repair", "merge", *calib)
-    assert result.exit_code == 2 and "repair 'merge' is unknown; there are none, bias" in result.stderr
+    assert result.exit_code == 2 and "unknown repair 'merge'; choose one of none, bias" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["unstructured", "4x4", "1x4", "stripe", "kernel", "filter", "shared-kernel", "4of9"])
@@ -467,19 +467,19 @@ def test_a_comparison_and_a_check_are_one_json(tmp_path: Path) -> None:
         (("--pattern", "3:2"), "expected N:M with 0 < N < M"),
         (("--pattern", "two:four"), "pattern 'two:four' is unknown"),
         (("--method", "wanda"), "give inputs with --calib"),
-        (("--method", "best"), "method 'best' is unknown; there are magnitude, wanda, sparsegpt"),
+        (("--method", "best"), "unknown method 'best'; choose one of magnitude, wanda, sparsegpt"),
         (("--pattern", "4:8", "--target", "tensorrt"), "2:4 only"),
         (("--scope", "global"), "layers do not compete"),
         (("--pattern", "4x4", "--permute"), "leave --permute out"),
         (("--sparsity", 1.5, "--pattern", "4x4"), "sparsity 1.5"),
-        (("--layers", "some"), "layers 'some' is unknown"),
+        (("--layers", "some"), "unknown layers 'some'"),
         (("--all", "--layers", "likely"), "contradict"),
         (("--pattern", "4:8", "--layers", "likely"), "asks a target, and there is none for 4:8"),
         (("--sparsity", 0.9), "says itself how much becomes zero"),
         (("--repair", "lstsq"), "give inputs with --calib"),
         (("--pattern", "unstructured", "--scope", "global", "--repair", "lstsq", "--calib", CALIB), "are not repaired"),
         (("--include", "nobody*"), "no layer matches 'nobody*'"),
-        (("--cast", "fp4"), "cast 'fp4' is unknown"),
+        (("--cast", "fp4"), "unknown cast 'fp4'"),
         (("--samples", 5), "--samples is for --calib"),
     ],
 )

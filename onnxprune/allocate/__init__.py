@@ -1,6 +1,5 @@
 """From scores and a ratio or a budget to a plan: how many channels each group keeps, and which.
 
-options.py    what a user may ask for
 selection.py  which groups may lose channels, and in which order
 cost.py       what a plan leaves (multiply-accumulates, parameters, bytes), counted without applying it
 ratios.py     a ratio becomes counts: of each group, or of all channels ranked together
@@ -17,7 +16,6 @@ from __future__ import annotations
 from onnxprune.allocate.cost import COSTS, Cost, cost_of
 from onnxprune.allocate.error import OutputComparer, OutputShift
 from onnxprune.allocate.evaluator import COMPARISON_SAMPLES, Evaluator
-from onnxprune.allocate.options import ALLOCATIONS, BUDGETS, LIMITS, MEASURED, SCOPES, Options
 from onnxprune.allocate.planning import make_plan
 from onnxprune.allocate.ratios import shape_of
 from onnxprune.allocate.selection import candidates
@@ -25,6 +23,6 @@ from onnxprune.allocate.steps import SCHEDULES
 from onnxprune.allocate.tables import RATIOS, Cache, Table, measure
 
 __all__ = [
-    "ALLOCATIONS", "BUDGETS", "COSTS", "COMPARISON_SAMPLES", "LIMITS", "MEASURED", "RATIOS", "SCHEDULES", "SCOPES", "Cache", "Cost",
-    "OutputComparer", "Evaluator", "OutputShift", "Options", "Table", "candidates", "cost_of", "make_plan", "measure", "shape_of",
+    "COSTS", "COMPARISON_SAMPLES", "RATIOS", "SCHEDULES", "Cache", "Cost",
+    "OutputComparer", "Evaluator", "OutputShift", "Table", "candidates", "cost_of", "make_plan", "measure", "shape_of",
 ]  # fmt: skip

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from onnxprune.allocate.error import OutputComparer
-from onnxprune.allocate.options import Options
 from onnxprune.allocate.tables import Cache, Table
 from onnxprune.calibration import Batches, random_batches
 from onnxprune.calibration.statistics import Statistics, gather
@@ -17,6 +16,7 @@ from onnxprune.plans import Plan
 from onnxprune.progress import Progress, StageProgress
 from onnxprune.repair import RepairReport, repair
 from onnxprune.scoring import needed
+from onnxprune.settings import Options
 from onnxprune.surgery import apply_plan
 
 COMPARISON_SAMPLES = 256  # samples that an error is measured on

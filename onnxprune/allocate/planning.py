@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from onnxprune.allocate.budget import Budget, budget_of, of_smaller
 from onnxprune.allocate.cost import cost_of
 from onnxprune.allocate.evaluator import Evaluator
-from onnxprune.allocate.options import MEASURED, Options
 from onnxprune.allocate.ratios import counts_at
 from onnxprune.allocate.selection import Candidates, candidates
 from onnxprune.allocate.sharing import Sharing
@@ -19,6 +18,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.save import saved_bytes
 from onnxprune.groups import Analysis, analyze
 from onnxprune.plans import Plan
+from onnxprune.settings.options import MEASURED, Options
 from onnxprune.surgery import apply_plan
 from onnxprune.validation.latency import Stopwatch
 

@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from onnxprune.allocate.options import Options
 from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.progress import Progress
 from onnxprune.scoring import score_group
+from onnxprune.settings import Options
 from onnxprune.signals import StatisticKey
 
 Counts = Mapping[str, int]  # group -> how many channels it keeps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 from onnxprune.plans import Choice, Plan
@@ -15,17 +14,11 @@ SCHEDULES: Mapping[str, Callable[[float, float], float]] = {
     ),  # Zhu and Gupta 2017, To prune, or not to prune, arXiv 1710.01878, equation 1
     "geometric": lambda t, rest: (1 - rest**t) / (1 - rest) if 0 < rest < 1 else t,  # the same part of what is left
 }
-STEP = 0.84  # what a step leaves, where their number is left to us
 
 
 def shares(steps: int, schedule: str, rest: float) -> list[float]:
     """The share of all that is to go that is gone after each step; the last is 1. A fraction `rest` stays in the end."""
     return [SCHEDULES[schedule]((i + 1) / steps, rest) for i in range(steps)]
-
-
-def steps_for(rest: float) -> int:
-    """How many steps are worth while where what is left is repaired after each."""
-    return max(1, round(math.log(max(rest, 0.01)) / math.log(STEP)))
 
 
 def composed(first: Plan, second: Plan) -> Plan:

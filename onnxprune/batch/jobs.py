@@ -13,9 +13,9 @@ from typing import Any
 
 from onnxprune.batch.content import Contents
 from onnxprune.batch.recipe import Recipe, matches
-from onnxprune.batch.settings import OPTIONS, inputs, plain, remote, words
 from onnxprune.batch.sources import SUFFIX, Source, distinct, fetch, find
 from onnxprune.errors import OnnxPruneError
+from onnxprune.plain import describe, input_paths, is_remote, without_paths
 from onnxprune.version import __version__
 
 MODELS, FETCHED = "models", "sources"  # folders for what a run writes, and for what it downloads
@@ -34,7 +34,7 @@ class Spec:
     @cached_property
     def place(self) -> str:
         """The model's short name and one for the settings; nothing else in the output folder has it."""
-        said = ".".join(f"{k}-{_short(v)}" for k, v in plain(self.settings).items())
+        said = ".".join(f"{k}-{_short(v)}" for k, v in without_paths(self.settings).items())
         readable = re.sub(r"[^\w.,=+-]+", "_", said)[:LONGEST] or "defaults"
         return f"{self.name}/{readable}.{_digest(_canonical(self.settings))[:8]}"
 
@@ -45,7 +45,7 @@ class Spec:
 
     @property
     def words(self) -> str:
-        return words(self.settings)
+        return describe(self.settings)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def prepare(spec: Spec, folder: Path, contents: Contents) -> ReadyJob:
     model = _local(spec.model, spec.base, folder, contents)
     settings = dict(spec.settings)
     data = list[str]()
-    for name, path in inputs(spec.settings):
+    for name, path in input_paths(spec.settings):
         there = _local(path, spec.base, folder, contents)
         data.append(f"{name}={contents.data(there)}")
         if name in settings and name != "preprocess":
@@ -108,7 +108,7 @@ def prepare(spec: Spec, folder: Path, contents: Contents) -> ReadyJob:
         settings["preprocess"] = [_absolute(p, spec.base) if p.endswith(".toml") else p for p in settings["preprocess"]]
     if "cache" in settings:
         settings["cache"] = _absolute(settings["cache"], spec.base)
-    parts = [__version__, spec.name, contents.model(model), *data, _canonical(plain(spec.settings))]
+    parts = [__version__, spec.name, contents.model(model), *data, _canonical(without_paths(spec.settings))]
     return ReadyJob(
         id=_digest("\n".join(parts))[:32],
         place=spec.place,
@@ -127,7 +127,7 @@ def unreadable(spec: Spec, why: str) -> str:
 
 def _local(path: str, base: Path, folder: Path, contents: Contents) -> Path:
     """The file or folder, downloaded where it is an address."""
-    if remote(path):
+    if is_remote(path):
         return fetch(path, folder.absolute() / FETCHED, contents.refers)
     return Path(_absolute(path, base))
 
@@ -140,26 +140,11 @@ def settings_for(recipe: Recipe, model: Path) -> dict[str, Any]:
     """The one combination of settings that a recipe has for a model. Raises OnnxPruneError where it has several."""
     found = recipe.combinations(str(model), model.name.removesuffix(SUFFIX))
     if len(found) != 1:
-        listed = "; ".join(words(s) for s in found[:3]) + ("; .." if len(found) > 3 else "")
+        listed = "; ".join(describe(s) for s in found[:3]) + ("; .." if len(found) > 3 else "")
         raise OnnxPruneError(
             f"{recipe.path}: {len(found)} combinations of settings fit {model} ({listed}); 'onnxprune batch' runs them all"
         )
     return found[0]
-
-
-PLAIN = ("samples", "profile", "then_sparsify", "permute", "layers", "cast")  # options of the command of the same name
-
-
-def as_options(settings: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """Settings as the parameters of the command `onnxprune prune`."""
-    said = {k: settings[k] for k in OPTIONS if k in settings}
-    if "group_ratio" in said:
-        said["group_ratio"] = [f"{glob}={r}" for glob, r in said["group_ratio"].items()]
-    said |= {k: settings[k] for k in PLAIN if k in settings}
-    said |= {k: base / settings[k] for k in ("calib", "data", "cache") if k in settings}
-    if "preprocess" in settings:
-        said["preprocess"] = [str(base / p) if p.endswith(".toml") else p for p in settings["preprocess"]]
-    return said | ({"no_validate": not settings["check"]} if "check" in settings else {})
 
 
 def _short(value: Any) -> str:

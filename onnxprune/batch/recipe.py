@@ -30,10 +30,14 @@ from typing import Any, NoReturn
 
 from onnxprune.batch import units
 from onnxprune.batch.lines import Key, line_of, lines
-from onnxprune.batch.settings import INTEGER, SETTINGS, TEXT, TEXTS, Kind, check, check_all, near, over, shown, words
 from onnxprune.errors import OnnxPruneError
+from onnxprune.plain import COMMAND, check, check_all, describe, merge, settings_schema, suggest_near
+from onnxprune.settings import settings_of
+from onnxprune.settings.table import INTEGER, TEXT, TEXTS, Kind, shown
 
 Matrix = Mapping[str, list[Any]]
+
+SETTINGS = settings_of(COMMAND)
 
 MOST = 100_000  # combinations for a model
 
@@ -79,7 +83,7 @@ class Recipe:
         matrix = dict(self.matrix)
         last: dict[str, Any] = {}
         for o in mine:
-            matrix, last = {**matrix, **o.matrix}, over(last, o.settings)
+            matrix, last = {**matrix, **o.matrix}, merge(last, o.settings)
         count = math.prod(map(len, matrix.values()))
         if count > MOST:
             raise OnnxPruneError(
@@ -88,13 +92,13 @@ class Recipe:
             )
         found = dict[Hashable, dict[str, Any]]()
         for combination in _product(matrix):
-            made = over(over(self.settings, combination), last)
+            made = merge(merge(self.settings, combination), last)
             if "calib" not in made:
                 made.pop("samples", None)  # it says how much of calib to use
             try:
                 check_all(made)
             except OnnxPruneError as e:
-                raise OnnxPruneError(f"{self.path or 'settings'}: {names[0]} with {words(made)}: {e}") from e
+                raise OnnxPruneError(f"{self.path or 'settings'}: {names[0]} with {describe(made)}: {e}") from e
             found.setdefault(_hashable(made), made)
         return list(found.values())
 
@@ -123,18 +127,28 @@ def _product(matrix: Matrix) -> Iterator[dict[str, Any]]:
 # Reading
 
 
-_OPEN = Kind("a table", lambda x: isinstance(x, dict))
+_OPEN = Kind("a table", lambda x: isinstance(x, dict), {"type": "object"})
 _TOP: dict[str, Kind] = {
     "models": TEXTS,
     "skip": TEXTS,
     "output": TEXT,
     "workers": INTEGER,
     "threads": INTEGER,
-    "timeout": Kind("a duration such as 90, '10m' or '2h'", lambda x: isinstance(x, int | float | str)),
-    "memory": Kind("a size such as '800MB' or '3GB'", lambda x: isinstance(x, int | str)),
+    "timeout": Kind(
+        "a duration such as 90, '10m' or '2h'",
+        lambda x: isinstance(x, int | float | str),
+        {"type": ["number", "string"]},
+    ),
+    "memory": Kind(
+        "a size such as '800MB' or '3GB'", lambda x: isinstance(x, int | str), {"type": ["integer", "string"]}
+    ),
     "settings": _OPEN,
     "matrix": _OPEN,
-    "override": Kind("tables, each begun with [[override]]", lambda x: isinstance(x, list) and all(map(_OPEN.fits, x))),
+    "override": Kind(
+        "tables, each begun with [[override]]",
+        lambda x: isinstance(x, list) and all(map(_OPEN.fits, x)),
+        {"type": "array", "items": {"type": "object"}},
+    ),
 }
 
 
@@ -164,7 +178,11 @@ class _RecipeReader:
     def recipe(self, data: dict[str, Any]) -> Recipe:
         for name, value in data.items():
             if name not in _TOP:
-                hint = f"put it under [settings]: {name} = {shown(value)}" if name in SETTINGS else near(name, _TOP)
+                hint = (
+                    f"put it under [settings]: {name} = {shown(value)}"
+                    if name in SETTINGS
+                    else suggest_near(name, _TOP)
+                )
                 self.wrong((name,), f"there is no key '{name}' at the top of a recipe; {hint}")
             if not _TOP[name].fits(value):
                 self.wrong((name,), f"{name} is {shown(value)}; expected {_TOP[name].words}")
@@ -224,7 +242,10 @@ class _RecipeReader:
                         self.setting((*where, inner), inner, one)
                 else:
                     hint = "or a list of tables of settings, as in [{ratio = 0.3}, {macs = 0.5}]"
-                    self.wrong(where, f"matrix.{name}: there is no setting '{name}'; {near(name, SETTINGS)}, {hint}")
+                    self.wrong(
+                        where,
+                        f"matrix.{name}: there is no setting '{name}'; {suggest_near(name, SETTINGS)}, {hint}",
+                    )
         return data
 
     def override(self, key: Key, data: dict[str, Any]) -> Override:
@@ -235,3 +256,33 @@ class _RecipeReader:
         rest = {k: v for k, v in data.items() if k not in ("match", "matrix")}
         matrix = self.matrix((*key, "matrix"), data.get("matrix", {}))
         return Override(globs, self.settings(key, rest), matrix, (*key, "match"))
+
+
+# Schema
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, for editors."""
+    settings = {"$ref": "#/$defs/settings"}
+    matrix = {name: {"type": "array", "items": s.schema, "minItems": 1} for name, s in SETTINGS.items()}
+    tables = {"type": "array", "items": settings, "minItems": 1}
+    match = {"match": {"anyOf": [TEXT.schema, TEXTS.schema]}}
+    override = {**settings_schema()["properties"], **match, "matrix": {"$ref": "#/$defs/matrix"}}
+    properties = {name: dict(kind.schema) for name, kind in _TOP.items()}
+    properties |= {"settings": settings, "matrix": {"$ref": "#/$defs/matrix"}}
+    properties["override"] = {
+        "type": "array",
+        "items": {"type": "object", "properties": override, "required": ["match"], "additionalProperties": False},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A recipe of onnxprune batch",
+        "type": "object",
+        "properties": properties,
+        "required": ["models"],
+        "additionalProperties": False,
+        "$defs": {
+            "settings": settings_schema(),
+            "matrix": {"type": "object", "properties": matrix, "additionalProperties": tables},
+        },
+    }

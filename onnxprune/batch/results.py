@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.batch.jobs import MODELS
-from onnxprune.batch.settings import words
 from onnxprune.errors import OnnxPruneError
+from onnxprune.plain import describe
 from onnxprune.report import PruneReport, from_json, to_json
 
 DATABASE = "results.sqlite"
@@ -120,8 +120,8 @@ def _job(
 
 def select(jobs: Iterable[JobResult], wanted: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[JobResult]:
     """The jobs with these names and settings, in their order."""
-    asked = {(name, words(settings)) for name, settings in wanted}
-    return (j for j in jobs if (j.name, words(j.settings)) in asked)
+    asked = {(name, describe(settings)) for name, settings in wanted}
+    return (j for j in jobs if (j.name, describe(j.settings)) in asked)
 
 
 def brief(job: JobResult) -> JobResult:
@@ -180,7 +180,7 @@ def differences(a: Path, b: Path) -> list[str]:
 
 
 def _by_name(folder: Path) -> dict[str, dict[str, Any]]:
-    return {f"{j.name} {words(j.settings)}": stable(j) for j in read(folder)}
+    return {f"{j.name} {describe(j.settings)}": stable(j) for j in read(folder)}
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -15,8 +15,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from onnxprune.batch.settings import remote
 from onnxprune.errors import OnnxPruneError
+from onnxprune.plain import is_remote
 
 SUFFIX = ".onnx"
 CHUNK_BYTES = 1 << 22
@@ -32,7 +32,7 @@ class Source:
 
 def find(pattern: str, base: Path) -> list[Source]:
     """The models of one path, glob, folder or address, in the order of their paths. Raises OnnxPruneError for none."""
-    if remote(pattern):
+    if is_remote(pattern):
         return _remote(pattern)
     path = base / pattern
     if path.is_dir():
@@ -71,7 +71,7 @@ def distinct(sources: Iterable[Source], base: Path) -> list[Source]:
     """Each model once, under a name of its own: where two share one, folders come before it, then numbers after it."""
     kept: dict[str, Source] = {}
     for s in sources:
-        kept.setdefault(s.given if remote(s.given) else os.path.realpath(base / s.given), s)
+        kept.setdefault(s.given if is_remote(s.given) else os.path.realpath(base / s.given), s)
     found = list(kept.values())
     for depth in range(1, 1 + max((len(PurePosixPath(s.given).parts) for s in found), default=0)):
         counts = Counter(s.name for s in found)

@@ -19,9 +19,9 @@ from typing import NoReturn
 from onnxprune.api import NotCompared, prune
 from onnxprune.batch.isolate import RESULT
 from onnxprune.batch.jobs import ReadyJob
-from onnxprune.batch.settings import arguments
 from onnxprune.batch.store import Outcome
 from onnxprune.errors import OnnxPruneError
+from onnxprune.plain import arguments
 from onnxprune.report import PruneReport, json_text
 
 GRACE_SECONDS = 60

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxprune.cli.app import FAILED_CHECK, INTERRUPTED, app
-from onnxprune.cli.prune import group_ratios, prune
+from onnxprune.cli.options import add_settings
 from onnxprune.errors import OnnxPruneError
 
 if TYPE_CHECKING:
@@ -23,19 +22,7 @@ if TYPE_CHECKING:
     from onnxprune.batch.results import JobResult
     from onnxprune.batch.run import Pool
 
-# What `prune` is told of one model, or of its output; all its other options are settings.
-NO_SETTINGS = ("ctx", "model", "out", "recipe", "plan", "plan_out", "report", "html", "dry_run", "json", "verbose")
 LISTED = 40  # jobs: of more, only those that failed are listed
-
-
-def _settings_of_prune(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `prune` that are settings; it gets them by name."""
-    own = inspect.signature(command, eval_str=True)
-    mine = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    theirs = [p for name, p in inspect.signature(prune, eval_str=True).parameters.items() if name not in NO_SETTINGS]
-    command.__signature__ = own.replace(parameters=[*mine, *theirs])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in (*mine, *theirs)} | {"return": None}
-    return command
 
 
 def _run(*names: str, metavar: str, help: str, **more: Any) -> Any:
@@ -46,7 +33,7 @@ def _run(*names: str, metavar: str, help: str, **more: Any) -> Any:
     epilog="Examples:\n\nonnxprune batch recipe.toml -o pruned\n\nonnxprune batch recipe.toml -o pruned --dry-run\n\n"
     "onnxprune batch zoo/ more/*.onnx -o pruned --macs 0.5 --calib pictures.npz --workers 2 --timeout 10m --memory 3GB"
 )
-@_settings_of_prune
+@add_settings("prune")
 def batch(
     ctx: typer.Context,
     what: Annotated[
@@ -72,7 +59,8 @@ def batch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the jobs.")] = False,
     csv: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write a table of the results.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results, reports included, as JSON.")] = False,
-    **settings: Any,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Prune many models in many ways, each job in a process of its own; the same command goes on after an interruption.
 
@@ -83,7 +71,7 @@ def batch(
     from onnxprune.batch import units
     from onnxprune.batch.jobs import specs
 
-    recipe = _recipe(ctx, what, settings)
+    recipe = _recipe(what, settings)
     if timeout is not None:
         recipe = replace(recipe, timeout=units.seconds(timeout))
     if memory is not None:
@@ -98,37 +86,21 @@ def batch(
     _tell(jobs, folder, csv, json)
 
 
-def _recipe(ctx: typer.Context, what: Sequence[str], settings: dict[str, Any]) -> Recipe:
+def _recipe(what: Sequence[str], settings: dict[str, Any]) -> Recipe:
     from onnxprune.batch import recipe
+    from onnxprune.plain import check
+    from onnxprune.settings.table import dashed
 
-    given = {n: v for n, v in settings.items() if (s := ctx.get_parameter_source(n)) and s.name == "COMMANDLINE"}
     if not any(w.endswith(".toml") for w in what):
-        return recipe.Recipe(list(what), Path(), settings=_settings(given))
+        for name, value in settings.items():
+            check(name, value, Path())
+        return recipe.Recipe(list(what), Path(), settings=settings)
     if len(what) > 1:
         raise OnnxPruneError("a recipe says what the models are; give one recipe, or models")
-    if given:
-        names = ", ".join(f"--{n.replace('_', '-')}" for n in given)
+    if settings:
+        names = ", ".join(f"--{dashed(n)}" for n in settings)
         raise OnnxPruneError(f"{names}: the recipe has the settings; write it there")
     return recipe.read(Path(what[0]))
-
-
-def _settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Options of the command line as settings. Raises OnnxPruneError for what cannot be."""
-    from onnxprune.batch.settings import check
-
-    made: dict[str, Any] = {}
-    for name, value in given.items():
-        if name == "no_validate":
-            made["check"] = not value
-        elif name == "group_ratio":
-            made[name] = group_ratios(value)
-        else:
-            made[name] = str(value) if isinstance(value, Path) else value
-    for name, value in made.items():
-        check(name, value, Path())
-    if "samples" in made and "calib" not in made:
-        raise OnnxPruneError("--samples is for --calib: it says how much of it to use; give both")
-    return made
 
 
 def _folder(out: Path | None, recipe: Recipe, csv: Path | None) -> Path:
@@ -206,11 +178,11 @@ def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> N
 
 
 def _table(jobs: Sequence[JobResult]) -> list[Any]:
-    from onnxprune.batch.settings import words
     from onnxprune.cli.console import table
+    from onnxprune.plain import describe
 
     listed = jobs if len(jobs) <= LISTED else [j for j in jobs if j.status != "done"]
-    rows = [(j.name, words(j.settings), j.status, *_numbers(j), j.message) for j in listed]
+    rows = [(j.name, describe(j.settings), j.status, *_numbers(j), j.message) for j in listed]
     return (
         [table(("model", "settings", "status", ">params", ">MACs", ">error", ">seconds", ""), rows), ""] if rows else []
     )

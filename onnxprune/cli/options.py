@@ -1,104 +1,142 @@
-"""Options that several commands have: said once, so that they mean the same everywhere."""
+"""Options of the commands: those that are settings come from the table of settings, the others that several have stand here."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-REPAIRS = ("none", "merge", "bias", "affine", "lstsq", "obs")
+from onnxprune.errors import OnnxPruneError
+from onnxprune.settings import Setting, settings_of
+from onnxprune.settings.table import FLAG, INPUTS, PLACE, RATIOS, TEXTS, dashed
 
 
-def option(panel: str, *names: str, **more: Any) -> Any:
-    """An option under a heading of the help."""
-    return typer.Option(*names, rich_help_panel=panel, **more)
+def file_option(metavar: str, help: str) -> Any:
+    """An option for a file of one run, which is no setting."""
+    return typer.Option(metavar=metavar, help=help, rich_help_panel="Files")
+
+
+MODEL = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file; it is never changed.")]
+REPORT = Annotated[Path | None, file_option("REPORT.json", "Write the report as JSON.")]
+HTML = Annotated[Path | None, file_option("REPORT.html", "Write the report as a page to read in a browser.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 
 def output(kind: str) -> Any:
     """Where a command writes its model, which is smaller or sparse."""
     text = f"Where the {kind} model goes (its data file, if any: OUT.HASH.data)."
-    return option("Files", "--output", "-o", metavar="OUT", help=text)
+    return typer.Option("--output", "-o", metavar="OUT", help=text)
 
 
-def repairs(incomplete: str) -> list[str]:
-    """Shell completion: ways of repair."""
-    return [name for name in REPAIRS if name.startswith(incomplete)]
+def add_settings(command: str, required: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a function of typer the options of a command that are settings; it gets `settings`, those that were typed.
+
+    Their values are those that a recipe has, checked one by one. Everyday options come first, right after `out`.
+    """
+    table = settings_of(command)
+    panels = list(dict.fromkeys(s.panel_for(command) for s in table.values()))
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(function, eval_str=True)
+        mine = [p for name, p in own.parameters.items() if name != "settings"]
+
+        def run(ctx: typer.Context, **values: Any) -> None:
+            typed = _typed(ctx, command, {n: values.pop(_parameter_name(n, s)) for n, s in table.items()})
+            function(ctx, **values, settings=typed)
+
+        options = [_parameter(name, s, command, name in required) for name, s in table.items()]
+        everyday = [o for o in options if not _panel(o)]
+        others = sorted((o for o in options if _panel(o)), key=lambda o: panels.index(_panel(o)))
+        at = next((i + 1 for i, p in enumerate(mine) if p.name == "out"), len(mine))
+        ordered = [*mine[:at], *everyday, *mine[at:], *others]
+        run.__signature__ = own.replace(parameters=[p.replace(kind=p.KEYWORD_ONLY) for p in ordered])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in ordered} | {"return": None}
+        run.__doc__, run.__name__ = function.__doc__, function.__name__
+        return run
+
+    return decorate
 
 
-MODEL = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file; it is never changed.")]
-REPORT = Annotated[Path | None, option("Files", "--report", metavar="REPORT.json", help="Write the report as JSON.")]
-HTML = Annotated[
-    Path | None,
-    option("Files", "--html", metavar="REPORT.html", help="Write the report as a page to read in a browser."),
-]
-CALIB = Annotated[
-    Path | None,
-    option(
-        "Calibration",
-        "--calib",
-        metavar="FILE.npz|FOLDER",
-        help="Inputs to watch the network on: an .npz with one array an input, a folder of .npy, or a folder of pictures. What "
-        "goes is then chosen by what the network does with them, and what stays is repaired. Labels are never used.",
-    ),
-]
-SAMPLES = Annotated[
-    int | None,
-    option(
-        "Calibration", "--samples", min=1, metavar="N", help="Use so many of them, spread evenly (all, unless given)."
-    ),
-]
-PREPROCESS = Annotated[
-    list[str] | None,
-    option(
-        "Calibration",
-        "--preprocess",
-        metavar="imagenet|FILE.toml|NAME=VALUE",
-        help="How pictures, in --calib and --data, become inputs: a preset (imagenet, unit, raw), a TOML file, or one of "
-        "resize, crop, scale, mean, std, color, layout, filter; repeatable, the later ones win.",
-    ),
-]
-DATA = Annotated[
-    Path | None,
-    option(
-        "Check",
-        "--data",
-        metavar="FILE.npz|FOLDER",
-        help="Compare on these inputs: what --calib takes. With an array 'labels', accuracy is measured too. Without, the "
-        "inputs are random.",
-    ),
-]
-NO_VALIDATE = Annotated[bool, option("Check", "--no-validate", help="Leave the comparison out.")]
-PROFILE = Annotated[
-    bool,
-    option("Check", "--profile", help="Measure peak memory too: each model runs once in a process of its own."),
-]
-SEED = Annotated[int, option("Check", "--seed", min=0, metavar="N", help="Seed of random inputs and criteria.")]
-SPARSE_LAYERS = Annotated[
-    str | None,
-    option(
-        "Sparsity",
-        "--layers",
-        metavar="likely|eligible|all",
-        help="Those that the target will probably run faster (likely, the default for tensorrt), all that it can run so "
-        "(eligible), or all.",
-    ),
-]
-PERMUTE = Annotated[
-    bool,
-    option(
-        "Sparsity",
-        "--permute",
-        help="First bring channels in an order in which more stays; outputs do not change.",
-    ),
-]
-CAST = Annotated[
-    str | None,
-    option(
-        "Sparsity",
-        "--cast",
-        metavar="fp16",
-        help="Write half precision, which sparse kernels need; inputs and outputs keep their types.",
-    ),
-]
-JSON = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+def _panel(option: inspect.Parameter) -> str:
+    """The heading of the help under which an option stands."""
+    return option.annotation.__metadata__[0].rich_help_panel or ""
+
+
+def _parameter_name(name: str, s: Setting) -> str:
+    return s.negative or name
+
+
+def _parameter(name: str, s: Setting, command: str, required: bool) -> inspect.Parameter:
+    """A setting as the parameter of a command's function."""
+    kind, default = _option_type(s, required), s.default_for(command)
+    if s.negative:
+        default = not default
+    elif s.kind in (TEXTS, RATIOS):
+        default = None
+    option = typer.Option(
+        f"--{dashed(_parameter_name(name, s))}",
+        metavar=s.metavar or None,
+        help=s.help_for(command),
+        rich_help_panel=s.panel_for(command) or None,
+        autocompletion=s.suggestions if s.choices or s.suggests else None,
+    )
+    return inspect.Parameter(
+        _parameter_name(name, s),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if required else default,
+        annotation=Annotated[kind, option],
+    )
+
+
+def _option_type(s: Setting, required: bool) -> Any:
+    if s.kind is FLAG:
+        return bool
+    if s.kind in (TEXTS, RATIOS):
+        return list[str] | None
+    if s.kind in (INPUTS, PLACE):
+        return Path if required else Path | None
+    return s.annotation
+
+
+def _typed(ctx: typer.Context, command: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that stand on the command line. Raises OnnxPruneError for a value that one cannot have."""
+    typed = dict[str, Any]()
+    for name, s in settings_of(command).items():
+        if not is_typed(ctx, _parameter_name(name, s)):
+            continue
+        typed[name] = _plain_value(s, values[name])
+        s.check_value(typed[name], name)
+    if "samples" in typed and "calib" in settings_of(command) and "calib" not in typed:
+        raise OnnxPruneError("--samples is for --calib: it says how much of it to use; give both")
+    return typed
+
+
+def _plain_value(s: Setting, value: Any) -> Any:
+    """The value of an option as a recipe has it."""
+    if s.negative:
+        return not value
+    if s.kind is RATIOS:
+        return group_ratios(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def is_typed(ctx: typer.Context, name: str) -> bool:
+    """Does the option stand on the command line?"""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def group_ratios(given: Sequence[str]) -> dict[str, float]:
+    """The globs and ratios of `--group-ratio`, GLOB=R each. Raises OnnxPruneError."""
+    return dict(map(_glob_ratio, given))
+
+
+def _glob_ratio(text: str) -> tuple[str, float]:
+    glob, _, number = text.rpartition("=")
+    try:
+        return (glob, float(number)) if glob else (glob, float("no glob"))
+    except ValueError:
+        raise OnnxPruneError(f"--group-ratio '{text}': expected GLOB=R, as in --group-ratio 'layer4*=0.25'") from None

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from onnxprune.cli.console import emit, emit_json, warn
 from onnxprune.cli.render import RenderedReport
 from onnxprune.errors import OutputError
@@ -20,14 +18,6 @@ if TYPE_CHECKING:
     Work = Callable[[StageProgress], Pruned]
 
 Texts = Mapping[Path | None, Callable[[PruneReport], str]]  # files that were asked for, and what makes them of a report
-# Options that say what to write, not what to do.
-ASIDE = ("model", "out", "plan_out", "report", "html", "cache", "no_validate", "profile", "dry_run", "json", "verbose")
-
-
-def given(ctx: typer.Context) -> dict[str, Any]:
-    """What was asked for: the options on the command line, without the files to write."""
-    names = (name for name in ctx.params if name not in ASIDE)
-    return {k: ctx.params[k] for k in names if str(ctx.get_parameter_source(k)).endswith("COMMANDLINE")}
 
 
 def page_of(asked: Mapping[str, Any], report: PruneReport) -> str:

@@ -1,11 +1,12 @@
 """`onnxprune validate`: how far a candidate's outputs are from the original's, and whether that is near enough."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnxprune.cli.app import FAILED_CHECK, app
+from onnxprune.cli.options import add_settings
 from onnxprune.errors import OnnxPruneError
 from onnxprune.report.types import ErrorReport, NotComparable, OutputMismatch, PatternReport
 
@@ -17,54 +18,25 @@ WIDER = ("likely", "eligible", "all")  # which layers must have a pattern, from 
     "onnxprune validate model.onnx smaller.onnx --max-error 0.01 && echo near enough\n\n"
     "onnxprune validate sparse.onnx --pattern 2:4"
 )
+@add_settings("validate")
 def validate(
+    ctx: typer.Context,
     original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model to compare with.")],
     candidate: Annotated[
         Path | None,
         typer.Argument(metavar="[CANDIDATE]", help="The model to judge; with --pattern it may stand alone."),
     ] = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="Does the candidate (or the only model) have this pattern, layer by layer? Exit with 1 where it does not.",
-        ),
-    ] = None,
-    sparsity: Annotated[
-        float, typer.Option(metavar="F", help="The fraction of zeros, for patterns that do not say it.")
-    ] = 0.5,
-    layers: Annotated[
-        str | None,
-        typer.Option(metavar="likely|eligible|all", help="Which layers must have it, see 'onnxprune sparsify --help'."),
-    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every layer of --pattern.")] = False,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.npz|FOLDER",
-            help="Inputs to feed: an .npz with one array an input (and 'labels'), or a folder of .npy. "
-            "Default: seeded random inputs.",
-        ),
-    ] = None,
     max_error: Annotated[
         float | None,
         typer.Option(metavar="E", min=0.0, help="Exit with 1 where the relative L2 error is above E."),
     ] = None,
-    preprocess: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="imagenet|FILE.toml|NAME=VALUE",
-            help="How pictures in --data become inputs, see 'onnxprune prune --help'; repeatable.",
-        ),
-    ] = None,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Measure peak memory too: each model runs once in a process of its own.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random inputs.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Run two models on the same inputs in ONNX Runtime and measure how far the outputs differ; or check a sparsity pattern."""
-    sparse, which = (None, None) if pattern is None else _check(candidate or original, pattern, sparsity, layers)
+    sparse, which = _check(candidate or original, settings) if "pattern" in settings else (None, None)
     held = sparse is None or _told(sparse, which, verbose, json=json and candidate is None, silent=json)
     if candidate is None:
         if sparse is not None:
@@ -73,7 +45,6 @@ def validate(
     from dataclasses import replace
 
     import onnxprune
-    from onnxprune.calibration import read_preprocess
     from onnxprune.cli.console import emit, emit_json, warn
     from onnxprune.cli.progress import show_progress
     from onnxprune.cli.render import render_comparison
@@ -84,10 +55,8 @@ def validate(
         progress("load", 0, 0)
         models = [onnxprune.load(m) for m in (original, candidate)]  # says best what is wrong with a file
         progress("validate", 0, 0)
-        how = read_preprocess(preprocess) if preprocess else None
-        result = onnxprune.validate(
-            original, candidate, data=data, preprocess=how, seed=seed, timed=True, profile=profile
-        )
+        measured = {name: settings[name] for name in ("data", "preprocess", "seed", "profile") if name in settings}
+        result = onnxprune.validate(original, candidate, timed=True, **measured)
         before, after = map(onnxprune.analyze, models)
         found = layer_errors(before, models[1], result.batches)
         for model in models:  # ONNX Runtime has opened them by their paths
@@ -104,18 +73,20 @@ def validate(
         raise typer.Exit(FAILED_CHECK)
 
 
-def _check(model: Path, pattern: str, sparsity: float, layers: str | None) -> tuple[PatternReport, str | None]:
+def _check(model: Path, settings: dict[str, Any]) -> tuple[PatternReport, str | None]:
     """Which layers have the pattern, and which of them must."""
     import onnxprune
     from onnxprune.cli.progress import show_progress
+    from onnxprune.plain import build
     from onnxprune.report.sparsity import check_report
-    from onnxprune.sparsity import check_pattern
+    from onnxprune.sparsity import Sparsity, check_pattern
+    from onnxprune.sparsity.options import resolve_sparsity
 
-    options = onnxprune.Sparsity(pattern=pattern, sparsity=sparsity, layers=layers).resolved(False)
+    options = resolve_sparsity(build(settings, "validate")[Sparsity], False)
     with show_progress() as progress:
         progress("load", 0, 0)
         found = check_pattern(onnxprune.load(model), options)
-    return check_report(str(model), pattern, found), options.layers
+    return check_report(str(model), options.pattern, found), options.layers
 
 
 def _told(report: PatternReport, layers: str | None, verbose: bool, *, json: bool, silent: bool) -> bool:

@@ -32,7 +32,7 @@ def _sum(s: Scores) -> Scores:
     return u / (np.abs(u).sum() or 1.0)
 
 
-def _standardise(s: Scores) -> Scores:
+def _standardize(s: Scores) -> Scores:
     # a constant's computed deviation may be a rounding error above 0
     if s.min() == s.max():
         return np.zeros_like(s)
@@ -43,7 +43,7 @@ def _standardise(s: Scores) -> Scores:
 
 def _lamp(s: Scores) -> Scores:
     if s.min() < 0:
-        raise OnnxPruneError(f"lamp needs scores of at least 0, found {s.min():g}; use standardise")
+        raise OnnxPruneError(f"lamp needs scores of at least 0, found {s.min():g}; use standardize")
     u = np.sort(_unit(s))
     tails = np.cumsum((u * u)[::-1])[::-1]
     sums = tails[np.searchsorted(u, _unit(s), side="left")]
@@ -55,7 +55,7 @@ _NORMALIZERS: dict[str, Callable[[Scores], Scores]] = {
     "mean": _mean,
     "max": _max,
     "sum": _sum,
-    "standardise": _standardise,
+    "standardize": _standardize,
     "lamp": _lamp,
 }
 
@@ -70,7 +70,7 @@ def normalize(scores: Mapping[str, Array], how: str) -> dict[str, Scores]:
     mean         s_c / mean_j |s_j|                       (constant: 1)
     max          s_c / max_j |s_j|                        (constant: 1)
     sum          s_c / sum_j |s_j|                        (constant: 1/n)
-    standardise  (s_c - mean(s)) / std(s)                 (constant: 0)
+    standardize  (s_c - mean(s)) / std(s)                 (constant: 0)
     lamp         s_c^2 / sum of s_j^2 over s_j >= s_c     (constant: 1/n)
 
     A group of zeros gives zeros. The largest score gets 1 under lamp if it is alone; equal scores share one value,

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from onnxprune.allocate import Evaluator, Options
+from onnxprune.allocate import Evaluator
 from onnxprune.explain import Route, explain
 from onnxprune.graph.view import opsets
 from onnxprune.graph.weights import dtype_of, is_float
@@ -38,6 +38,7 @@ from onnxprune.report.types import (
     ValidateReport,
     WeightReport,
 )
+from onnxprune.settings import Options
 from onnxprune.sparsity import Sparsified
 from onnxprune.validation import Result
 

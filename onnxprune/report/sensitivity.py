@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from onnxprune.allocate import Options, Table
+from onnxprune.allocate import Table
 from onnxprune.groups import Analysis
 from onnxprune.measure import stand_ins
 from onnxprune.report.types import GroupSensitivity, SensitivityPoint, SensitivityReport
+from onnxprune.settings import Options
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 900, 460, 70, 40
 FLOOR = 1e-6  # smaller errors are drawn here

@@ -5,8 +5,8 @@ what may stay, `methods` choose, `masked` writes zeros while a weight is read, `
 channels so that more stays. A target (`tensorrt`) says what it can use.
 """
 
+from onnxprune.settings import Sparsity
 from onnxprune.sparsity.check import Checked, check_pattern
-from onnxprune.sparsity.options import Sparsity
 from onnxprune.sparsity.run import SparseLayer, Sparsified, sparsify
 
 __all__ = ["Checked", "SparseLayer", "Sparsified", "Sparsity", "check_pattern", "sparsify"]

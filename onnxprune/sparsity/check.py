@@ -8,9 +8,10 @@ import numpy as np
 
 from onnxprune.graph.model import Model
 from onnxprune.groups import analyze
+from onnxprune.settings import Sparsity
 from onnxprune.sparsity.fold import fold
 from onnxprune.sparsity.layers import numbers
-from onnxprune.sparsity.options import Sparsity
+from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.run import SparseLayer, decide, mark
 
 
@@ -29,8 +30,8 @@ class Checked:
 
 def check_pattern(model: Model, options: Sparsity) -> list[Checked]:
     """Every layer of a model against the pattern of `options`; those count whose layer is `chosen`."""
-    options = options.resolved(False)
-    pattern, known = options.check(), analyze(model)
+    options = resolve_sparsity(options, False)
+    pattern, known = check_sparsity(options), analyze(model)
     a = mark(known, fold(known))
     out = []
     for layer in decide(a, options):

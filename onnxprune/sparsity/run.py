@@ -18,11 +18,12 @@ from onnxprune.ops.linear import TRANSPOSED
 from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
 from onnxprune.repair import Choose, RepairReport, SparsityRequest, repair
+from onnxprune.settings import Sparsity
 from onnxprune.sparsity.fold import fold
 from onnxprune.sparsity.layers import ConstantMatrix, matrices, numbers
 from onnxprune.sparsity.masked import MaskedWeight, Tally
 from onnxprune.sparsity.methods import chooser
-from onnxprune.sparsity.options import Sparsity
+from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import Pattern, Units
 from onnxprune.sparsity.permutation import permuted
 from onnxprune.sparsity.tensorrt import Verdict, judge
@@ -95,8 +96,8 @@ def sparsify(
     `batches` are calibration data, which may be iterated more than once; without them weights are masked when they are read.
     Raises OnnxPruneError for options that cannot be, and for globs that match no layer.
     """
-    options = options.resolved(batches is not None)
-    pattern = options.check()
+    options = resolve_sparsity(options, batches is not None)
+    pattern = check_sparsity(options)
     report_stage = progress or (lambda *_: None)
     gains: dict[str, tuple[float, float]] = {}
     used = plan or Plan("", {})
@@ -146,7 +147,7 @@ def mark(a: Analysis, model: Model) -> Analysis:
 
 def decide(a: Analysis, options: Sparsity) -> list[SparseLayer]:
     """Every layer, and which are chosen. Raises OnnxPruneError where --include or --exclude matches none."""
-    pattern = options.check()
+    pattern = check_sparsity(options)
     found = matrices(a)
     for glob in (*options.include, *options.exclude):
         if not any(_matches(m, glob) for m in found):

@@ -1,0 +1,65 @@
+"""`onnxprune settings`: every setting of every command, from the table of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from onnxprune.cli.app import app
+
+COMMANDS = ("prune", "sparsify", "sensitivity", "validate")
+COLUMNS = ("setting", "value", "default", "commands", "meaning")
+
+
+@app.command(rich_help_panel="Lists")
+def settings(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
+    """List all settings: what each may be, its default, and which commands take it; a recipe has those of 'prune'."""
+    from onnxprune.cli.console import emit, emit_json, table
+
+    rows = list(_rows())
+    if json:
+        emit_json(rows)
+    elif markdown:
+        print(markdown_table(rows))
+    else:
+        emit(table(COLUMNS, [[_cell(r[c]) for c in COLUMNS] for r in rows]))
+
+
+def _rows() -> Iterator[dict[str, Any]]:
+    from onnxprune.settings import HOMES, settings_of
+    from onnxprune.settings.table import settings_in
+
+    for home in HOMES:
+        for known in settings_in(home).values():
+            named: dict[str, list[str]] = {}
+            for command in COMMANDS:
+                if command in known.uses:
+                    named.setdefault(known.name(command), []).append(command)
+            for name, commands in named.items():
+                s = settings_of(commands[0])[name]
+                yield {
+                    "setting": name,
+                    "value": " or ".join(s.choices) or s.kind.words,
+                    "default": s.default_for(commands[0]),
+                    "commands": commands,
+                    "meaning": s.help if s.negative else s.help_for(commands[0]),
+                }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(value)
+    return "" if value is None or value == {} else str(value)
+
+
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """The page of settings."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    return "\n".join(
+        [*lines, *("| " + " | ".join(_cell(r[c]).replace("|", "\\|") for c in COLUMNS) + " |" for r in rows)]
+    )

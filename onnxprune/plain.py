@@ -1,0 +1,136 @@
+"""Settings as plain data: a recipe's, those of `run_pass`, those typed on the command line. Checked here, then made into objects.
+
+Their names are those of `onnxprune prune`, with _ for -; what each may be stands in the table (`onnxprune.settings`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxprune.calibration import read_preprocess
+from onnxprune.errors import OnnxPruneError
+from onnxprune.settings import HOMES, Options, RunSettings, Sparsity, settings_of
+from onnxprune.settings.options import BUDGETS, LIMITS
+from onnxprune.settings.table import INPUTS, PLACE, dashed, shown
+from onnxprune.sparsity.options import resolve_sparsity
+
+Settings = Mapping[str, Any]
+
+COMMAND = "prune"  # whose settings a recipe has
+AMOUNTS = ("ratio", *BUDGETS, *LIMITS)  # how much is removed: one of them
+
+
+def check(name: str, value: Any, base: Path, command: str = COMMAND) -> None:
+    """Raise OnnxPruneError where there is no such setting, or it cannot have this value. Relative paths start at `base`."""
+    table = settings_of(command)
+    if name not in table:
+        raise OnnxPruneError(f"there is no setting '{name}'; {suggest_near(name, table)}")
+    table[name].check_value(value, name)
+    if name == "preprocess":
+        read_preprocess(_locate(value, base))
+    if name == "ratio" and value == 1:
+        Options(ratio=value).check()
+    if table[name].kind is INPUTS and not is_remote(value) and not (base / value).exists():
+        raise OnnxPruneError(f"{name} is {shown(value)}; there is no {base / value}")
+
+
+def suggest_near(name: str, known: Mapping[str, object]) -> str:
+    """What somebody who wrote `name` may have meant."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{found[0]}'?" if found else f"there are {', '.join(known)}"
+
+
+def check_all(settings: Settings, command: str = COMMAND) -> None:
+    """Raise OnnxPruneError where settings that are right one by one do not go together."""
+    if "ratio" in settings and (other := [a for a in AMOUNTS[1:] if a in settings]):
+        raise OnnxPruneError(f"ratio and {dashed(other[0])}: give one, each says how much goes")
+    made = build(settings, command)
+    made[Options].check()
+    if sparsity := made.get(Sparsity):
+        resolve_sparsity(sparsity, "calib" in settings)
+
+
+def build(settings: Settings, command: str = COMMAND) -> dict[type, Any]:
+    """The objects that hold these settings: Options, RunSettings, and Sparsity where there is a pattern.
+
+    Raises OnnxPruneError for a setting of Sparsity without a pattern.
+    """
+    table = settings_of(command)
+    values: dict[type, dict[str, Any]] = {home: {} for home in HOMES}
+    for name, value in settings.items():
+        values[table[name].home][table[name].field] = value
+    if command == COMMAND and "pattern" not in values[Sparsity]:
+        if values[Sparsity]:
+            pattern = next(name for name, s in table.items() if (s.home, s.field) == (Sparsity, "pattern"))
+            first = next(name for name in settings if table[name].home is Sparsity)
+            raise OnnxPruneError(f"{first} says how '{pattern}' does it; give both, or neither")
+        del values[Sparsity]
+    elif "seed" in settings and command == COMMAND:
+        values[Sparsity]["seed"] = settings["seed"]
+    return {home: home(**given) for home, given in values.items()}
+
+
+def merge(lower: Settings, upper: Settings) -> dict[str, Any]:
+    """The settings of `lower` where `upper` has none; how much goes is one thing, by whatever name."""
+    decided = any(a in upper for a in AMOUNTS)
+    return {k: v for k, v in lower.items() if not (decided and k in AMOUNTS)} | dict(upper)
+
+
+def arguments(settings: Settings, base: Path, command: str = COMMAND) -> dict[str, Any]:
+    """What `onnxprune.prune` (or `sparsify`) is to be called with; relative paths start at `base`."""
+    located = dict(settings)
+    for name, known in settings_of(command).items():
+        if known.kind in (INPUTS, PLACE) and name in located:
+            located[name] = base / located[name]
+    if located.get("preprocess"):
+        located["preprocess"] = read_preprocess(_locate(located["preprocess"], base))
+    made = build(located, command)
+    run = {name: value for name, value in located.items() if settings_of(command)[name].home is RunSettings}
+    if command == "sparsify":
+        return {"options": made[Sparsity], **run}
+    sparse = {"sparsity": made.get(Sparsity)} if command == COMMAND else {}
+    return {"options": made[Options], **sparse, **run}
+
+
+def _locate(parts: Sequence[str], base: Path) -> list[str]:
+    return [str(base / p) if p.endswith(".toml") else p for p in parts]
+
+
+def input_paths(settings: Settings) -> Iterator[tuple[str, str]]:
+    """The settings whose value is a path and whose meaning is what lies there: name and path."""
+    table = settings_of(COMMAND)
+    yield from ((name, settings[name]) for name, s in table.items() if s.kind is INPUTS and name in settings)
+    yield from (("preprocess", p) for p in settings.get("preprocess", ()) if p.endswith(".toml"))
+
+
+def without_paths(settings: Settings) -> dict[str, Any]:
+    """The settings that say what to do, in the order of the table; without those that are paths."""
+    table = settings_of(COMMAND)
+    return {k: settings[k] for k, s in table.items() if k in settings and s.kind not in (INPUTS, PLACE)}
+
+
+def describe(settings: Settings) -> str:
+    """Settings for people: `criterion=l2 macs=0.5`."""
+    return " ".join(f"{k}={_word(v)}" for k, v in {**without_paths(settings), **settings}.items()) or "defaults"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{k}:{_word(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ",".join(map(_word, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def is_remote(path: str) -> bool:
+    """Is it an address (s3://.., https://..) rather than a path?"""
+    return "://" in path
+
+
+def settings_schema(command: str = COMMAND) -> dict[str, Any]:
+    """JSON Schema of the settings of a command, as a table of a recipe has them."""
+    properties = {name: s.schema for name, s in settings_of(command).items()}
+    return {"type": "object", "properties": properties, "additionalProperties": False}

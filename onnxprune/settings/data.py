@@ -1,0 +1,104 @@
+"""What the pipeline is fed beside the model, and what it does with the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnxprune.settings.table import FLAG, INPUTS, PLACE, TEXT, TEXTS, Bounds, Use, setting, settings_in
+
+CASTS = ("fp16",)
+CALIBRATION, CHECK, SPARSITY = "Calibration", "Check", "Sparsity"
+BOTH = "prune sparsify"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Data, checks and the form of the file: the settings of a run that say neither what to remove nor what becomes zero.
+
+    `calib` and `data` are whatever `calibration.load_data` takes: in a recipe a path or an address, in Python arrays too.
+    `preprocess` is for pictures among them: a Preprocess, or the parts of one as text.
+    """
+
+    calib: Any = setting(
+        None,
+        "Inputs to watch the network on: an .npz with one array an input, a folder of .npy, or a folder of pictures. The "
+        "channels to remove are then chosen by what the network does with them, and the rest is repaired. Labels are never "
+        "used.",
+        on={"prune": Use(), "sparsify": Use(), "sensitivity": Use(help="Inputs to measure on; labels are not needed.")},
+        metavar="FILE.npz|FOLDER",
+        kind=INPUTS,
+    )
+    samples: int | None = setting(
+        None,
+        "Use so many of them, spread evenly (all, unless given).",
+        on={
+            "prune": Use(),
+            "sparsify": Use(),
+            "sensitivity": Use(help="Use so many of them, spread evenly.", default=256),
+        },
+        metavar="N",
+        bounds=Bounds("expected a whole number, 1 or more", 1),
+    )
+    data: Any = setting(
+        None,
+        "Compare on these inputs: what --calib takes. With an array 'labels', accuracy is measured too. Without, the inputs "
+        "are random.",
+        on="prune sparsify validate",
+        metavar="FILE.npz|FOLDER",
+        kind=INPUTS,
+    )
+    preprocess: Any = setting(
+        (),
+        "How pictures, in --calib and --data, become inputs: a preset (imagenet, unit, raw), a TOML file, or one of resize, "
+        "crop, scale, mean, std, color, layout, filter; repeatable, the later ones win.",
+        on={"prune": Use(), "sparsify": Use(), "sensitivity": Use(panel=""), "validate": Use(panel="")},
+        panel=CALIBRATION,
+        metavar="imagenet|FILE.toml|NAME=VALUE",
+        kind=TEXTS,
+    )
+    cache: Any = setting(
+        None,
+        "Keep measured errors here; what is found here is not measured again, so that an interrupted run goes on where it "
+        "stopped.",
+        on={"prune": Use(), "sensitivity": Use(panel="")},
+        panel=CALIBRATION,
+        metavar="FILE.jsonl",
+        kind=PLACE,
+    )
+    cast: str | None = setting(
+        None,
+        "Write half precision, which sparse kernels need; inputs and outputs keep their types.",
+        on=BOTH,
+        panel=SPARSITY,
+        choices=CASTS,
+        kind=TEXT,
+    )
+    gemm: bool = setting(
+        False,
+        "Write a MatMul with a constant matrix as a Gemm (reshaped where it has more axes).",
+        on="sparsify",
+        panel=SPARSITY,
+        kind=FLAG,
+    )
+    check: bool = setting(
+        True,
+        "Compare the outputs of both models (--no-validate on the command line leaves that out).",
+        on={name: Use(help="Leave the comparison out.") for name in BOTH.split()},
+        panel=CHECK,
+        kind=FLAG,
+        negative="no_validate",
+    )
+    profile: bool = setting(
+        False,
+        "Measure peak memory too: each model runs once in a process of its own.",
+        on={"prune": Use(), "sparsify": Use(), "validate": Use(panel="")},
+        panel=CHECK,
+    )
+
+    def check_values(self) -> None:
+        """Raise OnnxPruneError for what cannot be; data may be anything that `load_data` takes."""
+        for name, known in settings_in(RunSettings).items():
+            value = getattr(self, name)
+            if value is not None and known.kind not in (INPUTS, PLACE, TEXTS):
+                known.check_value(value)

@@ -1,0 +1,231 @@
+"""What to remove, and how: the settings of a plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from onnxprune.errors import OnnxPruneError
+from onnxprune.settings.table import Bounds, Use, check_fields, dashed, setting
+
+MOST_STEPS = 1000
+STEP = 0.84  # what a step leaves, where their number is left to us
+SCOPES = ("local", "global", "isomorphic")
+BUDGETS = ("macs", "params", "bytes")
+LIMITS = ("latency", "max_error", "min_agreement")
+ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
+MEASURED = ("sensitivity", "search", "netadapt")  # they need calibration data
+SCHEDULES = ("linear", "cubic", "agp", "geometric")
+REDUCES = ("sides", "joint", "sum", "mean", "max", "product", "first")
+NORMALIZERS = ("none", "mean", "max", "sum", "standardize", "lamp")
+REPAIRS = ("none", "merge", "bias", "affine", "lstsq", "obs")
+
+AMOUNT, RANKING, GROUPS, REPAIR, OTHER = "How much to remove", "What to remove", "Which groups", "Calibration", "Check"
+KEPT = Bounds("it is the fraction to keep, above 0 and up to 1", 0.0, 1.0, above=True)
+REMOVED = Bounds("it is the fraction of channels to remove, from 0 to 1", 0.0, 1.0)
+SEED = Bounds("it is a whole number, 0 or more", 0)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask of a plan.
+
+    `ratio` is the fraction to remove: of each group's channels (local), of all channels ranked together (global), or of
+    the channels of groups of one shape (isomorphic). `macs`, `params` or `bytes` instead is the fraction of those to keep;
+    how much each group loses is then found, the way that `allocation` says (see `budget.py`, `search.py`). `max_ratio`
+    caps what one group loses. `round_to` keeps counts at multiples of N. Globs match group names and the names of the
+    initializers and nodes of a group.
+
+    Instead of those, `latency` is the fraction of the time that may be taken, `max_error` how far outputs may move
+    (relative L2) and `min_agreement` how often the same class must be preferred: the largest model that is so fast, or the
+    smallest that is so good, is found by bisection on the multiply-accumulates. With `steps` channels are removed bit by bit,
+    and those that are left are scored again each time; `schedule` says how much is gone after which step. `repair` is the
+    method (see `repair.repair`) by which the layers that stay take over from the removed channels.
+
+    A None depends on whether there are calibration data: `resolved` says how.
+    """
+
+    macs: float | None = setting(
+        None, "Instead of a ratio: keep at most this fraction of the multiply-accumulates.", metavar="F", bounds=KEPT
+    )
+    ratio: float = setting(
+        0.5,
+        "The fraction of channels to remove, below 1: of each group (local), of all channels ranked together (global), of the "
+        "channels of all groups of one shape (isomorphic).",
+        metavar="R",
+        bounds=Bounds("it is the fraction of channels to remove, from 0 to below 1", 0.0, 1.0),
+    )
+    params: float | None = setting(
+        None,
+        "Instead of a ratio: keep at most this fraction of the parameters.",
+        panel=AMOUNT,
+        metavar="F",
+        bounds=KEPT,
+    )
+    bytes: float | None = setting(
+        None, "Instead of a ratio: keep at most this fraction of the file.", panel=AMOUNT, metavar="F", bounds=KEPT
+    )
+    latency: float | None = setting(
+        None,
+        "Instead of a ratio: the largest model that takes at most this fraction of the time here.",
+        panel=AMOUNT,
+        metavar="F",
+        bounds=KEPT,
+    )
+    max_error: float | None = setting(
+        None,
+        "Instead of a ratio: the smallest model whose relative L2 error on --calib is at most E.",
+        panel=AMOUNT,
+        metavar="E",
+        bounds=Bounds("it is a relative L2 error, 0 or more", 0.0),
+    )
+    min_agreement: float | None = setting(
+        None,
+        "Instead of a ratio: the smallest model that prefers the original's class for this fraction of --calib.",
+        panel=AMOUNT,
+        metavar="A",
+        bounds=Bounds("it is the fraction of samples with the same class, above 0 and up to 1", 0.0, 1.0, above=True),
+    )
+    allocation: str | None = setting(
+        None,
+        "How groups share what a budget takes: one ratio for all (uniform), all channels ranked together (global); or by "
+        "errors measured on --calib: one tolerance for all (sensitivity), the least sum (search, the default with --calib), "
+        "in small steps (netadapt).",
+        panel=AMOUNT,
+        choices=ALLOCATIONS,
+    )
+    steps: int | None = setting(
+        None,
+        "Remove channels in so many steps, and score the rest again after each (1; with --calib and a budget as many as it "
+        "takes to leave about 84 % each time).",
+        panel=AMOUNT,
+        metavar="N",
+        bounds=Bounds(f"pruning takes 1 to {MOST_STEPS:,}", 1, MOST_STEPS),
+    )
+    schedule: str | None = setting(
+        None,
+        "How much is gone after each step: as much each time, slowly at first, fast at first, the same part of the rest.",
+        panel=AMOUNT,
+        choices=SCHEDULES,
+    )
+    criterion: str | None = setting(
+        None,
+        "What makes a channel important; see 'onnxprune criteria' (obs with --calib, else l2).",
+        on={"prune": Use(), "sensitivity": Use(help="Which channels are removed first.", default="obs", panel="")},
+        panel=RANKING,
+        metavar="NAME",
+        suggests="onnxprune.criteria:names",
+        check="onnxprune.criteria:resolve",
+    )
+    scope: str = setting("local", "Which channels compete with each other.", panel=RANKING, choices=SCOPES)
+    reduce: str | None = setting(
+        None,
+        "How the scores of a group's weights become one (sum, mean, max, ..); the criterion knows a good one.",
+        panel=RANKING,
+        metavar="NAME",
+        choices=REDUCES,
+    )
+    normalize: str = setting(
+        "mean",
+        "How the scores of groups that compete are made comparable (none, mean, lamp, ..).",
+        panel=RANKING,
+        metavar="NAME",
+        choices=NORMALIZERS,
+    )
+    round_to: int = setting(
+        1,
+        "Keep channel counts at multiples of N.",
+        on={"prune": Use(), "sensitivity": Use(panel="")},
+        panel=GROUPS,
+        metavar="N",
+        bounds=Bounds("channel counts are kept at multiples of N >= 1", 1),
+    )
+    max_ratio: float = setting(1.0, "The most that any one group may lose.", panel=GROUPS, metavar="R", bounds=REMOVED)
+    include: Sequence[str] = setting(
+        (),
+        "Only groups with such a group, node or initializer name; repeatable.",
+        on={"prune": Use(), "sensitivity": Use(panel="")},
+        panel=GROUPS,
+        metavar="GLOB",
+    )
+    exclude: Sequence[str] = setting(
+        (),
+        "No group with such a name; repeatable.",
+        on={"prune": Use(), "sensitivity": Use(panel="")},
+        panel=GROUPS,
+        metavar="GLOB",
+    )
+    group_ratio: Mapping[str, float] = setting(
+        {}, "Another ratio for such groups; repeatable.", panel=GROUPS, metavar="GLOB=R", bounds=REMOVED
+    )
+    repair: str | None = setting(
+        None,
+        "How the layers that stay take over what the removed channels did (lstsq with --calib, else none): the most "
+        "similar channel that stays (merge, which needs no data), means into biases (bias), means and deviations "
+        "(affine), least squares of every layer, one after the other (lstsq), or all at once (obs).",
+        panel=REPAIR,
+        choices=REPAIRS,
+    )
+    seed: int = setting(
+        0,
+        "Seed of random inputs and criteria.",
+        on={"prune": Use(), "sensitivity": Use(panel=""), "validate": Use(help="Seed of the random inputs.", panel="")},
+        panel=OTHER,
+        metavar="N",
+        bounds=SEED,
+    )
+
+    @property
+    def budget(self) -> tuple[str, float] | None:
+        """What is counted, and the fraction of it that may stay."""
+        return next(((kind, f) for kind in BUDGETS if (f := getattr(self, kind)) is not None), None)
+
+    @property
+    def limit(self) -> tuple[str, float] | None:
+        """What is measured, and the value that it may have."""
+        return next(((kind, f) for kind in LIMITS if (f := getattr(self, kind)) is not None), None)
+
+    @property
+    def asked(self) -> str:
+        """The budget or the limit as it was typed; a plan may have to be within other ones on the way."""
+        kind, value = self.budget or self.limit or ("ratio", self.ratio)
+        return f"--{dashed(kind)} {value:g}"
+
+    @property
+    def measures(self) -> bool:
+        """Does the allocation measure errors where it has calibration data?"""
+        return (self.budget or self.limit) is not None and self.allocation in (None, *MEASURED)
+
+    def resolved(self, calibrated: bool) -> Options:
+        """The same with all that was left open settled: with calibration data, the best combination known."""
+        repair = self.repair or ("lstsq" if calibrated else "none")
+        allocation = self.allocation or ("search" if calibrated and self.measures else None)
+        searched = allocation == "search" and self.budget is not None and repair != "none"
+        steps = self.steps or (steps_for(self.budget[1]) if searched and self.budget else 1)
+        return replace(
+            self,
+            criterion=self.criterion or ("obs" if calibrated else "l2"),
+            repair=repair,
+            allocation=allocation,
+            steps=steps,
+            schedule=self.schedule or ("geometric" if searched and self.steps is None else "linear"),
+        )
+
+    def check(self) -> None:
+        """Raise OnnxPruneError for what cannot be."""
+        check_fields(self)
+        if self.ratio == 1.0 and self.max_ratio == 1.0:
+            raise OnnxPruneError("ratio 1 would remove every channel; choose a fraction below 1")
+        given = [kind for kind in (*BUDGETS, *LIMITS) if getattr(self, kind) is not None]
+        if len(given) > 1:
+            raise OnnxPruneError(f"{' and '.join(map(dashed, given))}: give one, the others follow from it")
+        if self.allocation is not None and not given:
+            raise OnnxPruneError(
+                f"allocation '{self.allocation}' shares out a budget; give one of {', '.join(BUDGETS)}, or a limit"
+            )
+
+
+def steps_for(rest: float) -> int:
+    """How many steps are worth while where the rest is repaired after each."""
+    return max(1, round(math.log(max(rest, 0.01)) / math.log(STEP)))
