@@ -14,10 +14,11 @@ from test_cost import two_layers
 
 import onnxprune
 from onnxprune import Analysis, Choice, OnnxPruneError, Options, Plan
-from onnxprune.allocate import BUDGETS, SCHEDULES, OutputComparer, OutputShift
+from onnxprune.allocate import SCHEDULES, OutputComparer, OutputShift
 from onnxprune.allocate.steps import composed, shares
 from onnxprune.calibration import input_specs, load_data, random_batches
 from onnxprune.graph.save import saved_bytes
+from onnxprune.settings.options import BUDGETS
 from onnxprune.validation.latency import Stopwatch
 
 MODELS = Path(__file__).parents[1] / "models"

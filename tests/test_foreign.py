@@ -13,7 +13,7 @@ from onnx.helper import make_node
 from tiny import model, tensor
 
 import onnxprune
-from onnxprune.allocate import Options
+from onnxprune import Options
 from onnxprune.axes import Dynamic
 from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import Analysis

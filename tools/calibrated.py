@@ -23,12 +23,13 @@ from typing import Any
 
 import onnx
 
-from onnxprune.allocate import Options
+from onnxprune import Options
 from onnxprune.calibration.data import random_data
 from onnxprune.calibration.inputs import dynamic_axes, input_specs, label
 from onnxprune.calibration.run import open_session, runnable_inputs
 from onnxprune.errors import OnnxPruneError
-from onnxprune.pipeline import Inputs, Work, run
+from onnxprune.pipeline import Work, run
+from onnxprune.settings import RunSettings
 
 REFUSED = "refused"
 
@@ -49,8 +50,8 @@ def prune(path: Path, inputs: dict[str, Any], macs: float, samples: int) -> str:
     sizes = {label(s, a): inputs[s.name]["shape"][a] for s, a in axes}
     guess = runnable_inputs(open_session(proto, "original"), specs, 0, sizes, samples)
     with tempfile.TemporaryDirectory() as folder:
-        data = Inputs(random_data(guess, specs, 0, samples))
-        report = run(path, Path(folder, "out.onnx"), Work(Options(macs=macs)), data).report
+        how = RunSettings(calib=random_data(guess, specs, 0, samples))
+        report = run(path, Path(folder, "out.onnx"), Work(Options(macs=macs), run=how)).report
     before, after = report.macs.before, report.macs.after
     return f"{after / before:.3f} of the MACs stay" if before else "there are no MACs"
 
