@@ -150,17 +150,20 @@ class Setting:
     def check_value(self, value: Any, name: str = "") -> None:
         """Raise OnnxPruneError where it cannot have this value; `name` is what the user calls it."""
         said = name or self.field
+        if _is_integer_type(value):  # a number that is far too large is out of bounds, rather than no whole number
+            self._check_bounds(dashed(said), value)
         if not self.kind.fits(value):
             raise OnnxPruneError(f"{said} is {shown(value)}; expected {self.kind.words}")
         if self.choices and value not in self.choices:
             raise OnnxPruneError(f"unknown {said} '{value}'; choose one of {', '.join(self.choices)}")
-        if self.bounds:
-            for key, x in value.items() if isinstance(value, Mapping) else [("", value)]:
-                if not self.bounds.hold(x):
-                    where = f"{dashed(said)} '{key}'" if key else dashed(said)
-                    raise OnnxPruneError(f"{where} is {x:g}; {self.bounds.words}")
+        for key, x in value.items() if isinstance(value, Mapping) else [("", value)]:
+            self._check_bounds(f"{dashed(said)} '{key}'" if key else dashed(said), x)
         if self.check:
             imported(self.check)(value)
+
+    def _check_bounds(self, said: str, x: float) -> None:
+        if self.bounds and not self.bounds.hold(x):
+            raise OnnxPruneError(f"{said} is {x:g}; {self.bounds.words}")
 
     @property
     def schema(self) -> dict[str, Any]:
