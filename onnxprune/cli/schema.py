@@ -19,13 +19,19 @@ from onnxprune.report import (
     ValidateReport,
     json_schema,
 )
-from onnxprune.report.types import OperatorRow, PlannedJob, ResultRow
+from onnxprune.report.types import OperatorRow, PlannedJob, ResultRow, SettingRow
 
 
 def _batch_schema() -> dict[str, Any]:
     from onnxprune.batch.results import JobResult
 
     return json_schema(list[JobResult])
+
+
+def _recipe_schema() -> dict[str, Any]:
+    from onnxprune.batch.recipe import recipe_schema
+
+    return recipe_schema()
 
 
 def _criteria_schema() -> dict[str, Any]:
@@ -44,9 +50,11 @@ SCHEMAS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "sensitivity": ("sensitivity --json", partial(json_schema, SensitivityReport)),
     "ops": ("ops --json", partial(json_schema, list[OperatorRow])),
     "criteria": ("criteria --json", _criteria_schema),
+    "settings": ("settings --json", partial(json_schema, list[SettingRow])),
     "batch": ("batch --json", _batch_schema),
     "jobs": ("batch --dry-run --json", partial(json_schema, list[PlannedJob])),
     "report": ("report --json", partial(json_schema, list[ResultRow])),
+    "recipe": ("a recipe of batch, for editors", _recipe_schema),
 }
 
 
@@ -61,7 +69,7 @@ def schema(
         typer.Argument(metavar="[NAME]", help="Which schema; without, the names are listed.", autocompletion=_names),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of what a command prints as JSON, or list what there are schemas of.
+    """Print the JSON Schema of what a command prints as JSON, or of a recipe; without a name, list them all.
 
     The keys of a `format` only grow: a key that goes, or means something
     else, makes a new format.

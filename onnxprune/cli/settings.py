@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.cli.app import app
+from onnxprune.report.types import SettingRow
 
 COMMANDS = ("prune", "sparsify", "sensitivity", "validate")
 COLUMNS = ("setting", "value", "default", "commands", "meaning")
@@ -27,28 +28,32 @@ def settings(
     elif markdown:
         print(markdown_table(rows))
     else:
-        emit(table(COLUMNS, [[_cell(r[c]) for c in COLUMNS] for r in rows]))
+        emit(table(COLUMNS, [_cells(r) for r in rows]))
 
 
-def _rows() -> Iterator[dict[str, Any]]:
+def _rows() -> Iterator[SettingRow]:
     from onnxprune.settings import HOMES, settings_of
     from onnxprune.settings.table import settings_in
 
-    for home in HOMES:
-        for known in settings_in(home).values():
-            named: dict[str, list[str]] = {}
-            for command in COMMANDS:
-                if command in known.uses:
-                    named.setdefault(known.name(command), []).append(command)
-            for name, commands in named.items():
-                s = settings_of(commands[0])[name]
-                yield {
-                    "setting": name,
-                    "value": " or ".join(s.choices) or s.kind.words,
-                    "default": s.default_for(commands[0]),
-                    "commands": commands,
-                    "meaning": s.help if s.negative else s.help_for(commands[0]),
-                }
+    for known in (s for home in HOMES for s in settings_in(home).values()):
+        named: dict[str, list[str]] = {}
+        for command in COMMANDS:
+            if command in known.uses:
+                named.setdefault(known.name(command), []).append(command)
+        for name, commands in named.items():
+            s = settings_of(commands[0])[name]
+            default = s.default_for(commands[0])
+            yield SettingRow(
+                setting=name,
+                value=" or ".join(s.choices) or s.kind.words,
+                default=list(default) if isinstance(default, tuple) else default,
+                commands=commands,
+                meaning=s.help if s.negative else s.help_for(commands[0]),
+            )
+
+
+def _cells(row: SettingRow) -> list[str]:
+    return [_cell(getattr(row, column)) for column in COLUMNS]
 
 
 def _cell(value: Any) -> str:
@@ -57,9 +62,7 @@ def _cell(value: Any) -> str:
     return "" if value is None or value == {} else str(value)
 
 
-def markdown_table(rows: list[dict[str, Any]]) -> str:
+def markdown_table(rows: list[SettingRow]) -> str:
     """The page of settings."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    return "\n".join(
-        [*lines, *("| " + " | ".join(_cell(r[c]).replace("|", "\\|") for c in COLUMNS) + " |" for r in rows)]
-    )
+    return "\n".join([*lines, *("| " + " | ".join(c.replace("|", "\\|") for c in _cells(r)) + " |" for r in rows)])

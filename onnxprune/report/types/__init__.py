@@ -15,7 +15,7 @@ from onnxprune.report.types.comparison import (
     Reconstruction,
     ValidateReport,
 )
-from onnxprune.report.types.lists import OperatorRow, PlannedJob, ResultRow
+from onnxprune.report.types.lists import OperatorRow, PlannedJob, ResultRow, SettingRow
 from onnxprune.report.types.model import FrozenAxis, GroupReport, GuardedNode, InspectReport, MemberReport
 from onnxprune.report.types.pruning import (
     CalibrationReport,
@@ -42,6 +42,6 @@ __all__ = [
     "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError", "LayerFacts", "LayerRepair",
     "Measures", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch", "OutputReport", "PatternReport",
     "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "Reconstruction", "RepairReport", "Report", "ResultRow",
-    "SensitivityPoint", "SensitivityReport", "Settings", "Shares", "SparseLayerReport", "SparsityReport", "Stop",
+    "SensitivityPoint", "SensitivityReport", "SettingRow", "Settings", "Shares", "SparseLayerReport", "SparsityReport", "Stop",
     "ValidateReport", "WeightReport",
 ]  # fmt: skip

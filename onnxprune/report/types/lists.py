@@ -8,6 +8,17 @@ from onnxprune.report.types.base import Settings
 
 
 @dataclass(frozen=True)
+class SettingRow:
+    """A setting of the commands that have it under this name."""
+
+    setting: str
+    value: str
+    default: bool | int | float | str | list[str] | dict[str, float] | None
+    commands: list[str]
+    meaning: str
+
+
+@dataclass(frozen=True)
 class OperatorRow:
     """An operator that pruning follows, from opset `since` to `until` (None: to the newest)."""
 
