@@ -30,6 +30,7 @@ from onnxprune.batch.store import Outcome, ResultStore
 from onnxprune.errors import OutputError
 from onnxprune.machine import cores, memory_bytes, resident_bytes
 from onnxprune.report import to_json
+from onnxprune.settings import BatchSettings
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -190,8 +191,8 @@ def test_threads_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     from onnxprune.batch.run import limits
     from onnxprune.calibration.run import open_session
 
-    assert limits(1, None, None, None).threads == cores()
-    assert limits(10 * cores(), None, None, None).threads == 1
+    assert limits(1, BatchSettings()).threads == cores()
+    assert limits(10 * cores(), BatchSettings()).threads == 1
     monkeypatch.setenv("ONNXPRUNE_THREADS", "3")
     assert open_session(small(tmp_path / "m.onnx"), "m").get_session_options().intra_op_num_threads == 3
 

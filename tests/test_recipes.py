@@ -10,7 +10,6 @@ import pytest
 from broken import external, small
 from test_cli import CNN, ROOT, TEST, call, fails
 
-from onnxprune.batch import units
 from onnxprune.batch.content import Contents
 from onnxprune.batch.jobs import Spec, prepare, settings_for, specs
 from onnxprune.batch.lines import lines
@@ -19,6 +18,7 @@ from onnxprune.batch.sources import Source, distinct, find
 from onnxprune.batch.store import ResultStore
 from onnxprune.errors import OnnxPruneError
 from onnxprune.plain import arguments
+from onnxprune.settings import units
 
 
 def recipe(folder: Path, text: str) -> Recipe:
@@ -274,7 +274,7 @@ def test_the_recipe_of_the_readme(tmp_path: Path) -> None:
     zoo(tmp_path, "zoo/resnet.onnx", "zoo/vit_b.onnx", "zoo/broken/x.onnx", "more/net.onnx", "model.onnx")
     zoo(tmp_path, "cifar10.npz", "cifar10_test.npz")
     made = recipe(tmp_path, text)
-    assert (made.workers, made.timeout, made.memory) == (2, 600, 3_000_000_000)
+    assert (made.run.workers, made.run.timeout, made.run.memory) == (2, 600, 3_000_000_000)
     jobs = {(s.name, s.settings["macs"], s.settings["repair"]): s.settings for s in specs(made)}
     assert len(jobs) == 4 + 2 + 4 + 4
     assert jobs["resnet", 0.5, "affine"] == {

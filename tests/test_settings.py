@@ -26,7 +26,7 @@ from onnxprune.sparsity.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 CNN = ROOT / "models" / "digits_cnn.onnx"
-COMMANDS = ("prune", "sparsify", "sensitivity", "validate")
+COMMANDS = ("prune", "sparsify", "sensitivity", "validate", "batch")
 
 NEW = """
     flavor: str | None = setting(

@@ -19,6 +19,7 @@ from onnxprune.batch.jobs import ReadyJob
 from onnxprune.batch.run import TIMEOUT_SECONDS, Pool
 from onnxprune.batch.store import Outcome
 from onnxprune.errors import OnnxPruneError
+from onnxprune.settings import BatchSettings
 
 LEASE = ".run"  # holds the name of the run that is at work
 WIDTH = 2000  # jobs handed over at a time: enough for every core of a large cluster
@@ -45,9 +46,9 @@ class FileLease:
         return self.good
 
 
-def limits(threads: int | None, timeout: float | None, memory: int | None) -> Limits:
+def limits(chosen: BatchSettings) -> Limits:
     """Of a job on a cluster: nobody knows here what its hosts have, so memory has a limit only where one is given."""
-    return Limits(timeout or TIMEOUT_SECONDS, memory, threads or 1)
+    return Limits(chosen.timeout or TIMEOUT_SECONDS, chosen.memory, chosen.threads or 1)
 
 
 @contextmanager

@@ -22,18 +22,18 @@ from __future__ import annotations
 import itertools
 import math
 import tomllib
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
-from onnxprune.batch import units
 from onnxprune.batch.lines import Key, line_of, lines
 from onnxprune.errors import OnnxPruneError
 from onnxprune.plain import COMMAND, check, check_all, describe, merge, settings_schema, suggest_near
-from onnxprune.settings import settings_of
-from onnxprune.settings.table import INTEGER, TEXT, TEXTS, Kind, shown
+from onnxprune.settings import BatchSettings, settings_of
+from onnxprune.settings.batch import read_batch_settings
+from onnxprune.settings.table import TEXT, TEXTS, Kind, settings_in, shown
 
 Matrix = Mapping[str, list[Any]]
 
@@ -63,10 +63,7 @@ class Recipe:
     matrix: Matrix = field(default_factory=dict)
     overrides: list[Override] = field(default_factory=list)
     output: str | None = None
-    workers: int | None = None
-    threads: int | None = None
-    timeout: float | None = None
-    memory: int | None = None
+    run: BatchSettings = field(default_factory=BatchSettings)
     path: Path | None = None
     lines: Mapping[Key, int] = field(default_factory=dict)
 
@@ -132,16 +129,7 @@ _TOP: dict[str, Kind] = {
     "models": TEXTS,
     "skip": TEXTS,
     "output": TEXT,
-    "workers": INTEGER,
-    "threads": INTEGER,
-    "timeout": Kind(
-        "a duration such as 90, '10m' or '2h'",
-        lambda x: isinstance(x, int | float | str),
-        {"type": ["number", "string"]},
-    ),
-    "memory": Kind(
-        "a size such as '800MB' or '3GB'", lambda x: isinstance(x, int | str), {"type": ["integer", "string"]}
-    ),
+    **{name: s.kind for name, s in settings_in(BatchSettings).items()},
     "settings": _OPEN,
     "matrix": _OPEN,
     "override": Kind(
@@ -196,25 +184,18 @@ class _RecipeReader:
             matrix=self.matrix(("matrix",), data.get("matrix", {})),
             overrides=[self.override(("override", i), o) for i, o in enumerate(data.get("override", []))],
             output=data.get("output"),
-            workers=self.positive(data, "workers"),
-            threads=self.positive(data, "threads"),
-            timeout=self.unit(data, "timeout", units.seconds),
-            memory=self.unit(data, "memory", units.size_bytes),
+            run=self.run(data),
             path=self.path,
             lines=self.lines,
         )
 
-    def positive(self, data: dict[str, Any], name: str) -> int | None:
-        value: int | None = data.get(name)
-        if value is not None and value < 1:
-            self.wrong((name,), f"{name} is {value}; expected 1 or more")
-        return value
-
-    def unit(self, data: dict[str, Any], name: str, reader: Callable[[Any], Any]) -> Any:
-        try:
-            return reader(data[name]) if name in data else None
-        except OnnxPruneError as e:
-            self.wrong((name,), f"{name}: {e}")
+    def run(self, data: dict[str, Any]) -> BatchSettings:
+        for name in data.keys() & settings_in(BatchSettings).keys():
+            try:
+                read_batch_settings({name: data[name]})
+            except OnnxPruneError as e:
+                self.wrong((name,), f"{name}: {e}")
+        return read_batch_settings(data)
 
     def settings(self, key: Key, data: dict[str, Any]) -> dict[str, Any]:
         for name, value in data.items():
@@ -268,7 +249,7 @@ def recipe_schema() -> dict[str, Any]:
     tables = {"type": "array", "items": settings, "minItems": 1}
     match = {"match": {"anyOf": [TEXT.schema, TEXTS.schema]}}
     override = {**settings_schema()["properties"], **match, "matrix": {"$ref": "#/$defs/matrix"}}
-    properties = {name: dict(kind.schema) for name, kind in _TOP.items()}
+    properties = {name: dict(kind.schema) for name, kind in _TOP.items()} | settings_schema("batch")["properties"]
     properties |= {"settings": settings, "matrix": {"$ref": "#/$defs/matrix"}}
     properties["override"] = {
         "type": "array",

@@ -14,6 +14,7 @@ from onnxprune.batch.jobs import ReadyJob, Spec, prepare, unreadable
 from onnxprune.batch.store import Outcome, ResultStore
 from onnxprune.errors import OnnxPruneError
 from onnxprune.machine import cores, memory_bytes
+from onnxprune.settings import BatchSettings
 
 TIMEOUT_SECONDS = 3600.0
 PATIENCE_SECONDS = 20.0  # for jobs that are being stopped
@@ -45,14 +46,14 @@ def local(workers: int) -> Iterator[Pool]:
         yield Pool(lambda task, limits: threads.submit(run, task, limits, lease), workers, lease.end)
 
 
-def limits(workers: int, threads: int | None, timeout: float | None, memory: int | None) -> Limits:
+def limits(workers: int, chosen: BatchSettings) -> Limits:
     """Cores and memory of this machine in equal shares, but for what was chosen."""
     free = memory_bytes()
     return Limits(
-        timeout=timeout or TIMEOUT_SECONDS,
-        memory=memory or (free // workers if free else None),
-        threads=threads or max(1, cores() // workers),
-        share=memory is None,
+        timeout=chosen.timeout or TIMEOUT_SECONDS,
+        memory=chosen.memory or (free // workers if free else None),
+        threads=chosen.threads or max(1, cores() // workers),
+        share=chosen.memory is None,
     )
 
 

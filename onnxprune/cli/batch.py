@@ -33,7 +33,7 @@ def _run(*names: str, metavar: str, help: str, **more: Any) -> Any:
     epilog="Examples:\n\nonnxprune batch recipe.toml -o pruned\n\nonnxprune batch recipe.toml -o pruned --dry-run\n\n"
     "onnxprune batch zoo/ more/*.onnx -o pruned --macs 0.5 --calib pictures.npz --workers 2 --timeout 10m --memory 3GB"
 )
-@add_settings("prune")
+@add_settings("batch", "prune")
 def batch(
     ctx: typer.Context,
     what: Annotated[
@@ -45,13 +45,6 @@ def batch(
         ),
     ],
     out: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where results go.")] = None,
-    workers: Annotated[int | None, _run(metavar="N", help="Jobs at a time (the cores).", min=1)] = None,
-    threads: Annotated[int | None, _run(metavar="N", help="Threads of a job (cores / workers).", min=1)] = None,
-    timeout: Annotated[str | None, _run(metavar="TIME", help="Stop a job after so long: 90s, 10m, 2h (1h).")] = None,
-    memory: Annotated[
-        str | None,
-        _run(metavar="SIZE", help="Stop a job that holds more memory: 800MB, 3GB (the memory that is free / workers)."),
-    ] = None,
     retry: Annotated[bool, _run("--retry", metavar="", help="Run the jobs again that failed before.")] = False,
     dask: Annotated[
         str | None, _run(metavar="ADDRESS", help="Run on a Dask cluster: tcp://HOST:PORT, or the scheduler's file.")
@@ -66,17 +59,9 @@ def batch(
 
     Exit status: 0 all jobs are done, 1 some failed, 2 an error, 130 interrupted.
     """
-    from dataclasses import replace
-
-    from onnxprune.batch import units
     from onnxprune.batch.jobs import specs
 
     recipe = _recipe(what, settings)
-    if timeout is not None:
-        recipe = replace(recipe, timeout=units.seconds(timeout))
-    if memory is not None:
-        recipe = replace(recipe, memory=units.size_bytes(memory))
-    recipe = replace(recipe, workers=workers or recipe.workers, threads=threads or recipe.threads)
     jobs = specs(recipe)
     if dry_run:
         _list(jobs, json)
@@ -87,20 +72,27 @@ def batch(
 
 
 def _recipe(what: Sequence[str], settings: dict[str, Any]) -> Recipe:
+    """The recipe, or one for these models; what the command line says of the run itself comes first."""
+    from dataclasses import asdict, replace
+
     from onnxprune.batch import recipe
     from onnxprune.plain import check
-    from onnxprune.settings.table import dashed
+    from onnxprune.settings.batch import BatchSettings, read_batch_settings
+    from onnxprune.settings.table import dashed, settings_in
 
+    of_jobs = {name: value for name, value in settings.items() if name not in settings_in(BatchSettings)}
+    run = {name: value for name, value in asdict(read_batch_settings(settings)).items() if value is not None}
     if not any(w.endswith(".toml") for w in what):
-        for name, value in settings.items():
+        for name, value in of_jobs.items():
             check(name, value, Path())
-        return recipe.Recipe(list(what), Path(), settings=settings)
+        return recipe.Recipe(list(what), Path(), settings=of_jobs, run=BatchSettings(**run))
     if len(what) > 1:
         raise OnnxPruneError("a recipe says what the models are; give one recipe, or models")
-    if settings:
-        names = ", ".join(f"--{dashed(n)}" for n in settings)
+    if of_jobs:
+        names = ", ".join(f"--{dashed(n)}" for n in of_jobs)
         raise OnnxPruneError(f"{names}: the recipe has the settings; write it there")
-    return recipe.read(Path(what[0]))
+    found = recipe.read(Path(what[0]))
+    return replace(found, run=replace(found.run, **run))
 
 
 def _folder(out: Path | None, recipe: Recipe, csv: Path | None) -> Path:
@@ -148,11 +140,11 @@ def _pool(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None) 
 
     if dask is not None:
         with cluster.dask(dask, folder) as pool:
-            yield pool, cluster.limits(recipe.threads, recipe.timeout, recipe.memory)
+            yield pool, cluster.limits(recipe.run)
     else:
-        workers = recipe.workers or run.default_workers(len(jobs))
+        workers = recipe.run.workers or run.default_workers(len(jobs))
         with run.local(workers) as pool:
-            yield pool, run.limits(workers, recipe.threads, recipe.timeout, recipe.memory)
+            yield pool, run.limits(workers, recipe.run)
 
 
 def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> None:

@@ -35,7 +35,7 @@ class Lines:
         print(clean(line), file=sys.stderr, flush=True)
 
     def limits(self, workers: int | None, limits: Limits) -> None:
-        from onnxprune.batch.units import size
+        from onnxprune.settings.units import size
 
         where = plural(workers, "worker") if workers else "on the cluster"
         memory = f"{size(limits.memory)}, " if limits.memory else ""

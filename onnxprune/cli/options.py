@@ -11,6 +11,7 @@ import typer
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings import Setting, settings_of
+from onnxprune.settings.batch import DURATION, SIZE
 from onnxprune.settings.table import FLAG, INPUTS, PLACE, RATIOS, TEXTS, dashed
 
 
@@ -31,23 +32,24 @@ def output(kind: str) -> Any:
     return typer.Option("--output", "-o", metavar="OUT", help=text)
 
 
-def add_settings(command: str, required: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a function of typer the options of a command that are settings; it gets `settings`, those that were typed.
+def add_settings(*commands: str, required: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a function of typer the options that are settings of these commands; it gets `settings`, those that were typed.
 
     Their values are those that a recipe has, checked one by one. Everyday options come first, right after `out`.
     """
-    table = settings_of(command)
-    panels = list(dict.fromkeys(s.panel_for(command) for s in table.values()))
+    table = {name: (s, command) for command in commands for name, s in settings_of(command).items()}
+    panels = list(dict.fromkeys(s.panel_for(command) for s, command in table.values()))
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(function, eval_str=True)
         mine = [p for name, p in own.parameters.items() if name != "settings"]
 
         def run(ctx: typer.Context, **values: Any) -> None:
-            typed = _typed(ctx, command, {n: values.pop(_parameter_name(n, s)) for n, s in table.items()})
-            function(ctx, **values, settings=typed)
+            named = {n: (s, values.pop(s.negative or n), s.negative or n) for n, (s, _) in table.items()}
+            typed = {n: (s, value) for n, (s, value, parameter) in named.items() if is_typed(ctx, parameter)}
+            function(ctx, **values, settings=_check_typed(typed, "calib" in table))
 
-        options = [_parameter(name, s, command, name in required) for name, s in table.items()]
+        options = [_parameter(name, s, command, name in required) for name, (s, command) in table.items()]
         everyday = [o for o in options if not _panel(o)]
         others = sorted((o for o in options if _panel(o)), key=lambda o: panels.index(_panel(o)))
         at = next((i + 1 for i, p in enumerate(mine) if p.name == "out"), len(mine))
@@ -65,10 +67,6 @@ def _panel(option: inspect.Parameter) -> str:
     return option.annotation.__metadata__[0].rich_help_panel or ""
 
 
-def _parameter_name(name: str, s: Setting) -> str:
-    return s.negative or name
-
-
 def _parameter(name: str, s: Setting, command: str, required: bool) -> inspect.Parameter:
     """A setting as the parameter of a command's function."""
     kind, default = _option_type(s, required), s.default_for(command)
@@ -77,14 +75,14 @@ def _parameter(name: str, s: Setting, command: str, required: bool) -> inspect.P
     elif s.kind in (TEXTS, RATIOS):
         default = None
     option = typer.Option(
-        f"--{dashed(_parameter_name(name, s))}",
+        f"--{dashed(s.negative or name)}",
         metavar=s.metavar or None,
         help=s.help_for(command),
         rich_help_panel=s.panel_for(command) or None,
         autocompletion=s.suggestions if s.choices or s.suggests else None,
     )
     return inspect.Parameter(
-        _parameter_name(name, s),
+        s.negative or name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if required else default,
         annotation=Annotated[kind, option],
@@ -98,20 +96,19 @@ def _option_type(s: Setting, required: bool) -> Any:
         return list[str] | None
     if s.kind in (INPUTS, PLACE):
         return Path if required else Path | None
+    if s.kind in (DURATION, SIZE):
+        return str | None
     return s.annotation
 
 
-def _typed(ctx: typer.Context, command: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that stand on the command line. Raises OnnxPruneError for a value that one cannot have."""
-    typed = dict[str, Any]()
-    for name, s in settings_of(command).items():
-        if not is_typed(ctx, _parameter_name(name, s)):
-            continue
-        typed[name] = _plain_value(s, values[name])
-        s.check_value(typed[name], name)
-    if "samples" in typed and "calib" in settings_of(command) and "calib" not in typed:
+def _check_typed(typed: Mapping[str, tuple[Setting, Any]], calibrates: bool) -> dict[str, Any]:
+    """Plain values of the options that were typed. Raises OnnxPruneError for one that a setting cannot have."""
+    plain = {name: _plain_value(s, value) for name, (s, value) in typed.items()}
+    for name, (s, _) in typed.items():
+        s.check_value(plain[name], name)
+    if calibrates and "samples" in plain and "calib" not in plain:
         raise OnnxPruneError("--samples is for --calib: it says how much of it to use; give both")
-    return typed
+    return plain
 
 
 def _plain_value(s: Setting, value: Any) -> Any:

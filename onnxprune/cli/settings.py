@@ -10,7 +10,7 @@ import typer
 from onnxprune.cli.app import app
 from onnxprune.report.types import SettingRow
 
-COMMANDS = ("prune", "sparsify", "sensitivity", "validate")
+COMMANDS = ("prune", "sparsify", "sensitivity", "validate", "batch")
 COLUMNS = ("setting", "value", "default", "commands", "meaning")
 
 

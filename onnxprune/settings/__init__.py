@@ -1,8 +1,8 @@
 """The one table of settings: every setting of every command, described once.
 
-A new setting is a field of `Options` (what to remove), `Sparsity` (what becomes zero) or `RunSettings` (data, checks, the form
-of the file), made by `setting(..)`. The command line, completion, recipes, `run_pass`, `prune(..)` in Python, the JSON Schema and
-the page of settings read it from there.
+A new setting is a field of `Options` (what to remove), `Sparsity` (what becomes zero), `RunSettings` (data, checks, the form of the
+file) or `BatchSettings` (how a batch runs its jobs), made by `setting(..)`. The command line, completion, recipes, `run_pass`,
+`prune(..)` in Python, the JSON Schema and the page of settings read it from there.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
+from onnxprune.settings.batch import BatchSettings
 from onnxprune.settings.data import RunSettings
 from onnxprune.settings.options import Options
 from onnxprune.settings.sparsity import Sparsity
 from onnxprune.settings.table import Setting, settings_in
 
-HOMES = (Options, RunSettings, Sparsity)
+HOMES = (Options, RunSettings, Sparsity, BatchSettings)
 
-__all__ = ["HOMES", "Options", "RunSettings", "Setting", "Sparsity", "settings_of"]
+__all__ = ["HOMES", "BatchSettings", "Options", "RunSettings", "Setting", "Sparsity", "settings_of"]
 
 
 @cache
 def settings_of(command: str) -> Mapping[str, Setting]:
-    """The settings that a command takes, by their names there; those of recipes and of `batch` are those of `prune`."""
+    """The settings that a command takes, by their names there; those of `batch` are of the run, its jobs have those of `prune`."""
     found = (s for home in HOMES for s in settings_in(home).values() if command in s.uses)
     return {s.name(command): s for s in found}

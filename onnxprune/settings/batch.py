@@ -1,0 +1,56 @@
+"""How `onnxprune batch` runs its jobs: the settings of a run rather than of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnxprune.settings import units
+from onnxprune.settings.table import Bounds, Kind, setting, settings_in
+
+PANEL = "Run"
+POSITIVE = Bounds("expected 1 or more", 1)
+DURATION = Kind(
+    "a duration such as 90, '10m' or '2h'", lambda x: isinstance(x, int | float | str), {"type": ["number", "string"]}
+)
+SIZE = Kind("a size such as '800MB' or '3GB'", lambda x: isinstance(x, int | str), {"type": ["integer", "string"]})
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """`timeout` in seconds and `memory` in bytes, of a job. None: what fits the machine."""
+
+    workers: int | None = setting(
+        None, "Jobs at a time (the cores).", on="batch", panel=PANEL, metavar="N", bounds=POSITIVE
+    )
+    threads: int | None = setting(
+        None, "Threads of a job (cores / workers).", on="batch", panel=PANEL, metavar="N", bounds=POSITIVE
+    )
+    timeout: float | None = setting(
+        None,
+        "Stop a job after so long: 90s, 10m, 2h (1h).",
+        on="batch",
+        panel=PANEL,
+        metavar="TIME",
+        kind=DURATION,
+        check="onnxprune.settings.units:seconds",
+    )
+    memory: int | None = setting(
+        None,
+        "Stop a job that holds more memory: 800MB, 3GB (the memory that is free / workers).",
+        on="batch",
+        panel=PANEL,
+        metavar="SIZE",
+        kind=SIZE,
+        check="onnxprune.settings.units:size_bytes",
+    )
+
+
+def read_batch_settings(values: Mapping[str, Any]) -> BatchSettings:
+    """The settings among these plain values, with units read. Raises OnnxPruneError."""
+    readers: dict[str, Callable[[Any], Any]] = {"timeout": units.seconds, "memory": units.size_bytes}
+    mine = {name: value for name, value in values.items() if name in settings_in(BatchSettings)}
+    for name, value in mine.items():
+        settings_in(BatchSettings)[name].check_value(value)
+    return BatchSettings(**{name: readers[name](v) if name in readers else v for name, v in mine.items()})
