@@ -15,7 +15,7 @@ from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     from onnxprune.allocate import Table
-    from onnxprune.api import Pruned, analyze, apply, plan, prune, sensitivity, sparsify, validate
+    from onnxprune.api import PruneResult, analyze, apply, plan, prune, sensitivity, sparsify, validate
     from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError
     from onnxprune.graph.io import load
     from onnxprune.graph.model import Model
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Analysis", "Choice", "DataError", "Group", "Model", "ModelError", "OnnxPruneError", "Options", "OutputError", "Plan",
-    "PlanError", "Pruned", "Result", "RunSettings", "Sparsity", "Table", "__version__", "analyze", "apply", "load", "plan",
+    "PlanError", "PruneResult", "Result", "RunSettings", "Sparsity", "Table", "__version__", "analyze", "apply", "load", "plan",
     "prune", "run_pass", "save", "sensitivity", "sparsify", "validate",
 ]  # fmt: skip
 

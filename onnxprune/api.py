@@ -8,8 +8,6 @@ from inspect import Parameter, signature
 from os import PathLike
 from typing import Any, TypeVar
 
-import onnx
-
 from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Table, candidates, make_plan, measure
 from onnxprune.calibration import Preprocess
 from onnxprune.graph.io import load
@@ -20,7 +18,6 @@ from onnxprune.groups import analyze as _analyze
 from onnxprune.pipeline import (
     Data,
     NotCompared,
-    Pruned,
     Work,
     as_batches,
     calibration_batches,
@@ -31,6 +28,7 @@ from onnxprune.pipeline import (
 from onnxprune.plain import suggest_near
 from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
+from onnxprune.result import PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity
 from onnxprune.settings.table import settings_in
 from onnxprune.surgery import apply_plan
@@ -38,12 +36,11 @@ from onnxprune.validation import Result
 from onnxprune.validation import validate as _validate
 
 __all__ = [
-    "NotCompared", "Pruned", "analyze", "apply", "load", "plan", "prune", "save", "sensitivity", "sparsify", "validate",
+    "NotCompared", "PruneResult", "analyze", "apply", "load", "plan", "prune", "save", "sensitivity", "sparsify", "validate",
 ]  # fmt: skip
 
 T = TypeVar("T")
 Chosen = TypeVar("Chosen", Options, Sparsity)
-Source = str | PathLike[str] | onnx.ModelProto | Model
 
 
 def _model(source: Source) -> Model:
@@ -148,45 +145,81 @@ def validate(
 
 
 def prune(
-    source: str | PathLike[str] | onnx.ModelProto,
-    out: str | PathLike[str] | None,
+    source: Source,
+    out: str | PathLike[str] | None = None,
     options: Options | None = None,
     *,
     plan: Plan | None = None,
     plan_out: str | PathLike[str] | None = None,
     sparsity: Sparsity | None = None,
+    dry_run: bool = False,
     progress: StageProgress | None = None,
     **settings: Any,
-) -> Pruned:
+) -> PruneResult:
     """Load, analyze, plan (or take `plan`), apply, repair, save, validate: the whole pipeline, as the command line runs it.
 
-    `out` None is a dry run: the report predicts, nothing is repaired, saved or validated. `plan_out` is written as soon as
-    the plan is made. `settings` are fields of `Options` (over those of `options`; a given `plan` leaves only `repair` and
-    `seed` of them) and of `RunSettings`: `prune("a.onnx", "b.onnx", macs=0.5, calib="pictures.npz")`. Without `data`, outputs
-    and layers are compared on `calib`. `progress` is called with the stage, the steps done and the steps in all. `sparsity` is
-    that of `sparsify`, done to what stays. Raises NotCompared where only the validation fails.
+    `prune("a.onnx", "b.onnx", macs=0.5, calib="pictures.npz")`; `prune(proto, ratio=0.3).model` is a ModelProto again. Without
+    `data`, outputs and layers are compared on `calib`.
+
+    Args:
+        source: a path, a ModelProto or a Model; it is not changed.
+        out: where the pruned model is written; None writes no file, the result has the model all the same.
+        options: what to remove; `settings` that are fields of `Options` stand over it.
+        plan: the channels that stay, decided before; of the options only `repair` and `seed` count then.
+        plan_out: where the plan is written, as soon as it is made.
+        sparsity: what becomes zero of what stays, as `sparsify` does it.
+        dry_run: only predict: nothing is repaired, written or compared, but for the plan.
+        progress: called with the stage, the steps done and the steps in all.
+        settings: fields of `Options` and of `RunSettings`.
+
+    Returns:
+        The model in the kind that came in, the report and the plan.
+
+    Raises:
+        NotCompared: the model is made, and only the comparison with the original failed.
+        OnnxPruneError: the model, the data, the plan or the settings are not what they should be, or a file cannot be written.
+        TypeError: there is no such setting.
     """
     how, settings = _take(RunSettings, settings)
-    return run(source, out, Work(_over(options or Options(), settings), plan, sparsity, how, plan_out), progress)
+    chosen = _over(options or Options(), settings)
+    return run(source, out, Work(chosen, plan, sparsity, how, plan_out, dry_run), progress)
 
 
 def sparsify(
-    source: str | PathLike[str] | onnx.ModelProto,
-    out: str | PathLike[str] | None,
+    source: Source,
+    out: str | PathLike[str] | None = None,
     options: Sparsity | None = None,
     *,
     plan: Plan | None = None,
+    dry_run: bool = False,
     progress: StageProgress | None = None,
     **settings: Any,
-) -> Pruned:
+) -> PruneResult:
     """Zeros in a pattern that hardware is fast on, 2:4 unless said otherwise; no channel is removed, unless a plan says so.
 
-    `settings` are fields of `Sparsity`: `sparsify("model.onnx", "sparse.onnx", pattern="2:4", calib="pictures.npz")`, and of
-    `RunSettings`, of which `cast` "fp16" writes half precision and `gemm` turns a MatMul with a constant matrix into a Gemm. The
-    rest is as in `prune`, and so is what it returns; the report's `sparsity` has a row for each layer.
+    `sparsify("model.onnx", "sparse.onnx", pattern="2:4", calib="pictures.npz")`. Of the settings, `cast` "fp16" writes half
+    precision, and `gemm` turns a MatMul with a constant matrix into a Gemm.
+
+    Args:
+        source: a path, a ModelProto or a Model; it is not changed.
+        out: where the sparse model is written; None writes no file, the result has the model all the same.
+        options: which pattern, and where; `settings` that are fields of `Sparsity` stand over it.
+        plan: the channels that stay; all of them without.
+        dry_run: only predict, by magnitude: nothing is repaired, written or compared.
+        progress: called with the stage, the steps done and the steps in all.
+        settings: fields of `Sparsity` and of `RunSettings`.
+
+    Returns:
+        As `prune`; the report's `sparsity` has a row for each layer.
+
+    Raises:
+        NotCompared: the model is made, and only the comparison with the original failed.
+        OnnxPruneError: the model, the data, the plan or the settings are not what they should be, or a file cannot be written.
+        TypeError: there is no such setting.
     """
     how, settings = _take(RunSettings, settings)
-    return run(source, out, Work(None, plan, _over(options or Sparsity(), settings), how), progress)
+    work = Work(None, plan, _over(options or Sparsity(), settings), how, dry_run=dry_run)
+    return run(source, out, work, progress)
 
 
 def _take(home: type[T], settings: Mapping[str, Any]) -> tuple[T, dict[str, Any]]:

@@ -19,13 +19,14 @@ from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import full_proto, save
+from onnxprune.graph.save import full_proto, save, saved_bytes
 from onnxprune.groups import Analysis, analyze
 from onnxprune.machine import memory_bytes
 from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
 from onnxprune.report.result import prune_report
-from onnxprune.report.types import PruneReport, Reconstruction, RepairReport
+from onnxprune.report.types import Reconstruction, RepairReport
+from onnxprune.result import PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity
 from onnxprune.sparsity import Sparsified, sparsify
 from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
@@ -55,20 +56,14 @@ class Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """What was made: the files written, the plan, and the report."""
-
-    files: list[Path]
-    plan: Plan
-    report: PruneReport
-
-
 class NotCompared(OnnxPruneError):
-    """The model is written, but could not be compared with the original; `made` is the rest of what was done."""
+    """The model is made, but could not be compared with the original; `made` is the rest of what was done."""
 
-    def __init__(self, why: str, made: Pruned) -> None:
-        super().__init__(f"{why}; {made.files[0]} is written, but not compared (--no-validate leaves that out)")
+    def __init__(self, why: str, made: PruneResult) -> None:
+        there, option = ("the pruned model is there", "check=False")
+        if made.files:
+            there, option = f"{made.files[0]} is written", "--no-validate"
+        super().__init__(f"{why}; {there}, but not compared ({option} leaves that out)")
         self.made = made
 
 
@@ -94,6 +89,7 @@ class Work:
     sparsity: Sparsity | None = None
     run: RunSettings = field(default_factory=RunSettings)
     plan_out: str | PathLike[str] | None = None
+    dry_run: bool = False  # only predict: nothing is repaired, written or compared
 
     @property
     def seed(self) -> int:
@@ -111,16 +107,16 @@ class _Made:
 
 
 def run(
-    source: str | PathLike[str] | onnx.ModelProto,
+    source: Source,
     out: str | PathLike[str] | None,
     work: Work,
     progress: StageProgress | None = None,
-) -> Pruned:
-    """Do it; `out` None is a dry run, whose report predicts. Raises NotCompared where only the comparison fails."""
+) -> PruneResult:
+    """Do it; `out` None writes no file. Raises NotCompared where only the comparison fails."""
     work.run.check_values()
     clock = Clock(progress or (lambda *_: None))
     with clock.time("load"):
-        model = load(source)
+        model = source if isinstance(source, Model) else load(source)
         if work.run.gemm:
             model = gemms(model)
         batches = as_batches(work.run.data, model, work.run.preprocess) if work.run.check else None
@@ -138,16 +134,22 @@ def run(
         used = work.plan or (make_plan(analysis, options, evaluator) if work.options else Plan("", {}))
         if work.plan_out is not None:
             used.save(Path(work.plan_out))
-    made = _make(analysis, used, evaluator, sparsity, clock, dry=out is None)
+    made = _make(analysis, used, evaluator, sparsity, clock, work.dry_run)
     if work.run.cast is not None:
         made.model = cast(made.model, work.run.cast)
         for layer in made.sparse.layers if made.sparse else ():
             layer.verdict = layer.verdict and replace(layer.verdict, note="")
     files: list[Path] = []
-    if out is not None:
+    if not work.dry_run:
         with clock.time("save"):
-            files = save(made.model, out)
+            files = [] if out is None else save(made.model, out)
+            made.model = load(files[0]) if files else _in_memory(made.model)
     return _reported(source, files, made, analysis, used, work, evaluator, batches, clock)
+
+
+def _in_memory(model: Model) -> Model:
+    """The model as it would be read from its file: no weight waits to be cut until somebody asks for it."""
+    return replace(load(full_proto(model)), external=model.external)
 
 
 def make_evaluator(
@@ -196,50 +198,51 @@ def _make(
 
 
 def _reported(
-    source: Any, files: list[Path], made: _Made, analysis: Analysis, plan: Plan, work: Work, evaluator: Evaluator,
+    source: Source, files: list[Path], made: _Made, analysis: Analysis, plan: Plan, work: Work, evaluator: Evaluator,
     batches: Batches | None, clock: Clock,
-) -> Pruned:  # fmt: skip
+) -> PruneResult:  # fmt: skip
     result: Result | None = None
     layers: Reconstruction | None = None
     failure: OnnxPruneError | None = None
-    written = load(files[0]) if files else made.model
-    too_large = _too_large(analysis.model, files) if work.run.check else ""
-    if work.run.check and files and not too_large:
+    size = None if work.dry_run else sum(f.stat().st_size for f in files) or saved_bytes(made.model)
+    too_large = _too_large(analysis.model, size) if work.run.check and size is not None else ""
+    if work.run.check and size is not None and not too_large:
         with clock.time("validate"):
             try:
                 seen = batches or evaluator.batches
-                original = source if isinstance(source, onnx.ModelProto) else Path(source)
-                result = compare(original, files[0], data=seen, seed=work.seed, timed=True, profile=work.run.profile)
+                pair = runnable(source), runnable(files[0] if files else made.model)
+                result = compare(*pair, data=seen, seed=work.seed, timed=True, profile=work.run.profile)
                 of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
-                layers = layer_errors(of, written, seen, moved) if seen else None
-                for model in (analysis.model, written):  # ONNX Runtime has opened them by their paths
+                layers = layer_errors(of, made.model, seen, moved) if seen else None
+                for model in (analysis.model, made.model):  # ONNX Runtime has opened them by their paths
                     model.check_unchanged()
             except OnnxPruneError as e:
                 failure = e
     if made.sparse:
         with clock.time("tally"):
             made.sparse.measure()
-    after = analyze(written, analysis.data)
+    after = analyze(made.model, analysis.data)
     options = None if work.plan else work.options
     report = prune_report(
-        analysis, plan, after, files, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
+        analysis, plan, after, files, size, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
         too_large or None,
     )  # fmt: skip
+    done = PruneResult(report, plan, files, made.model, type(source))
     if failure:
-        raise NotCompared(str(failure), Pruned(files, plan, report)) from failure
-    return Pruned(files, plan, report)
+        raise NotCompared(str(failure), done) from failure
+    return done
 
 
-def _too_large(model: Model, files: list[Path]) -> str:
-    """Why the two models cannot be run here; empty where they can."""
-    need, room = COPIES * (model.size_bytes + sum(f.stat().st_size for f in files)), memory_bytes()
+def _too_large(model: Model, size: int) -> str:
+    """Why the model and one of `size` bytes cannot be run here; empty where they can."""
+    need, room = COPIES * (model.size_bytes + size), memory_bytes()
     if room is None or need <= room:
         return ""
     where = "'onnxprune validate' does it where there is more"
     return f"not compared: that takes about {need / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are free; {where}"
 
 
-def runnable(source: str | PathLike[str] | onnx.ModelProto | Model) -> Path | onnx.ModelProto:
+def runnable(source: Source) -> Path | onnx.ModelProto:
     """What ONNX Runtime can open: the file where the model is one, else the message with its weights."""
     if isinstance(source, onnx.ModelProto):
         return source

@@ -12,7 +12,7 @@ FLOORS = [
     "version", "errors", "progress", "settings", "axes", "report.types", "report.plain", "graph.view", "ops.records",
     "graph", "layout", "ops", "coupling", "macs", "groups", "signals", "criteria", "scoring", "plans", "surgery",
     "calibration", "measure", "repair", "convert", "sparsity", "validation", "allocate", "plain", "explain", "report",
-    "machine", "pipeline", "api", "batch", "passes", "__init__", "cli", "__main__",
+    "result", "machine", "pipeline", "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {
     "typer": {"cli"},

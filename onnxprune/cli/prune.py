@@ -85,10 +85,11 @@ def prune(
     carry_out(
         lambda progress: onnxprune.prune(
             model,
-            None if dry_run else out,
+            out,
             plan=onnxprune.Plan.load(plan) if plan else None,
             plan_out=plan_out,
             progress=progress,
+            dry_run=dry_run,
             **taken,
         ),
         lambda r: render_pruned(r, how, verbose),

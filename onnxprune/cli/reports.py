@@ -13,9 +13,9 @@ from onnxprune.progress import StageProgress
 from onnxprune.report import PruneReport
 
 if TYPE_CHECKING:
-    from onnxprune.pipeline import Pruned
+    from onnxprune.result import PruneResult
 
-    Work = Callable[[StageProgress], Pruned]
+    Work = Callable[[StageProgress], PruneResult]
 
 Texts = Mapping[Path | None, Callable[[PruneReport], str]]  # files that were asked for, and what makes them of a report
 

@@ -68,9 +68,10 @@ def sparsify(
     carry_out(
         lambda progress: onnxprune.sparsify(
             model,
-            None if dry_run else out,
+            out,
             plan=onnxprune.Plan.load(plan) if plan else None,
             progress=progress,
+            dry_run=dry_run,
             **taken,
         ),
         lambda r: render_sparsified(r, verbose),

@@ -133,6 +133,7 @@ def prune_report(
     plan: Plan,
     after: Analysis,
     files: list[Path],
+    size: int | None,
     result: Result | None,
     seconds: Mapping[str, float],
     options: Options | None,
@@ -144,9 +145,9 @@ def prune_report(
 ) -> PruneReport:
     """The report of `prune`. `error` is None where validation was left out; no `files`: nothing was written.
 
+    `size` is what the pruned model takes as files, None of a prediction.
     `options` None says that a plan was given; `evaluator` has the data that it was made or repaired with.
     """
-    size = sum(f.stat().st_size for f in files) if files else None
     latency = result.latency if result else None
     return PruneReport(
         model=_name(before),

@@ -1,0 +1,79 @@
+"""What pruning made: the model in the kind that came in, its report and its plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import onnx
+
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import full_proto, save
+from onnxprune.plans import Plan
+from onnxprune.report.types import PruneReport
+
+Source = str | PathLike[str] | onnx.ModelProto | Model
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class PruneResult:
+    """What `prune` or `sparsify` made.
+
+    report   what was done, what was left and why, and how far the outputs moved
+    plan     the channels that stay
+    files    what was written: the model, and a data file beside it where it is large; empty where nothing was
+    pruned   the pruned model, its weights apart; of a dry run the one that was predicted, without repair
+    given    the kind that came in, which `model` has
+    """
+
+    report: PruneReport
+    plan: Plan
+    files: list[Path]
+    pruned: Model
+    given: type
+
+    @property
+    def model(self) -> Path | onnx.ModelProto | Model:
+        """The pruned model as the original was given: a path for a path, a ModelProto for a ModelProto, a Model for a Model.
+
+        Returns:
+            The path of the file that was written. Where none was, the Model stands for it.
+
+        Raises:
+            OutputError: a ModelProto came in, and the pruned model is larger than one message (2 GiB).
+        """
+        if issubclass(self.given, onnx.ModelProto):
+            return self.proto
+        return self.pruned if issubclass(self.given, Model) or not self.files else self.files[0]
+
+    @cached_property
+    def proto(self) -> onnx.ModelProto:
+        """The pruned model as one message, with its weights. Raises OutputError where it is larger than that (2 GiB)."""
+        return full_proto(self.pruned)
+
+    def save(self, path: str | PathLike[str]) -> list[Path]:
+        """Write the pruned model.
+
+        Args:
+            path: where the model goes; a large one gets a data file beside it.
+
+        Returns:
+            The files, the model first.
+
+        Raises:
+            OutputError: it cannot be written there.
+        """
+        return save(self.pruned, path)
+
+    def __repr__(self) -> str:
+        report, error = self.report, self.report.error
+        target = Path(report.output).name if report.output else "in memory"
+        said = [f"{Path(report.model).name or 'model'} -> {target}"]
+        for size, of in ((report.macs, "MACs"), (report.params, "parameters")):
+            if size.before and size.after is not None:
+                said.append(f"{100 * size.after / size.before:.1f}% of the {of}")
+        if error and error.relative_l2 is not None:
+            said.append(f"relative L2 {error.relative_l2:.3g}")
+        return f"PruneResult({', '.join(said)})"
