@@ -23,7 +23,8 @@ def commands() -> typer.Typer:
     import pkgutil
 
     for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+        if not module.ispkg:  # how reports are rendered is imported by the commands that do
+            importlib.import_module(f"{__name__}.{module.name}")
     from onnxprune.cli.app import app
 
     return app

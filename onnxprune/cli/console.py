@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.cli import loudness
-from onnxprune.report import json_text
 
 Facts = list[tuple[str, object]]  # lines of a name and what there is to say of it
 PIPE_WIDTH = 10_000  # nothing is wrapped where no terminal is
@@ -42,6 +41,8 @@ def _encodable(text: str, encoding: str | None) -> str:
 
 def emit_json(data: object) -> None:
     """Print a report, or a list of rows, to stdout as JSON, and nothing else."""
+    from onnxprune.report import json_text
+
     print(json_text(data), end="", flush=True)
 
 

@@ -1,14 +1,18 @@
 """`onnxprune ops`: the operator support table, generated from the registry of rules."""
 
-from dataclasses import astuple, fields
-from typing import Annotated
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onnxprune.cli.app import app
-from onnxprune.report.types import OperatorRow
 
-COLUMNS = tuple(f.name for f in fields(OperatorRow))
+if TYPE_CHECKING:
+    from onnxprune.report.types import OperatorRow
+
+COLUMNS = ("domain", "operator", "since", "until", "rule")
 
 
 @app.command(rich_help_panel="Lists")
@@ -32,6 +36,7 @@ def _rows() -> list[OperatorRow]:
     import onnxprune.ops  # noqa: F401 - fills the registry
     from onnxprune.graph.flat import FLAT
     from onnxprune.ops.registry import RECORDS
+    from onnxprune.report.types import OperatorRow
 
     known = (e for found in RECORDS.values() for e in found if e.domain != FLAT)
     entries = sorted(known, key=lambda e: (e.domain, e.op, e.since))

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cli.console import emit, emit_json, warn
-from onnxprune.cli.render import RenderedReport
 from onnxprune.errors import OutputError
 from onnxprune.progress import StageProgress
-from onnxprune.report import PruneReport
 
 if TYPE_CHECKING:
+    from onnxprune.cli.render import RenderedReport
+    from onnxprune.report import PruneReport
     from onnxprune.result import PruneResult
 
     Work = Callable[[StageProgress], PruneResult]
-
-Texts = Mapping[Path | None, Callable[[PruneReport], str]]  # files that were asked for, and what makes them of a report
+    Texts = Mapping[
+        Path | None, Callable[[PruneReport], str]
+    ]  # files that were asked for, and what makes them of a report
 
 
 def page_of(asked: Mapping[str, Any], report: PruneReport) -> str:

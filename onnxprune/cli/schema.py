@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from functools import partial
+from importlib import import_module
+from types import GenericAlias
 from typing import Annotated, Any
 
 import typer
 
 from onnxprune.cli.app import app
 from onnxprune.errors import OnnxPruneError
-from onnxprune.report import (
-    InspectReport,
-    PatternReport,
-    PruneReport,
-    SensitivityReport,
-    ValidateReport,
-    json_schema,
-)
-from onnxprune.report.types import OperatorRow, PlannedJob, ResultRow, SettingRow
 
 
-def _batch_schema() -> dict[str, Any]:
-    from onnxprune.batch.results import JobResult
+def _of(module: str, name: str, *, rows: bool = False) -> Callable[[], dict[str, Any]]:
+    """What makes the schema of a type, or of a list of such rows; the type is imported when its schema is asked for."""
 
-    return json_schema(list[JobResult])
+    def make() -> dict[str, Any]:
+        from onnxprune.report import json_schema
+
+        kind = getattr(import_module(f"onnxprune.{module}"), name)
+        return json_schema(GenericAlias(list, (kind,)) if rows else kind)
+
+    return make
 
 
 def _recipe_schema() -> dict[str, Any]:
@@ -34,26 +32,20 @@ def _recipe_schema() -> dict[str, Any]:
     return recipe_schema()
 
 
-def _criteria_schema() -> dict[str, Any]:
-    from onnxprune.criteria import TableRow
-
-    return json_schema(list[TableRow])
-
-
 # By name: what has the schema, in a line, and what makes it.
 SCHEMAS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
-    "inspect": ("inspect --json", partial(json_schema, InspectReport)),
-    "prune": ("prune --json, and the files of --report", partial(json_schema, PruneReport)),
-    "sparsify": ("sparsify --json, and the files of --report: as prune", partial(json_schema, PruneReport)),
-    "validate": ("validate --json of two models", partial(json_schema, ValidateReport)),
-    "pattern": ("validate --pattern --json of one model", partial(json_schema, PatternReport)),
-    "sensitivity": ("sensitivity --json", partial(json_schema, SensitivityReport)),
-    "ops": ("ops --json", partial(json_schema, list[OperatorRow])),
-    "criteria": ("criteria --json", _criteria_schema),
-    "settings": ("settings --json", partial(json_schema, list[SettingRow])),
-    "batch": ("batch --json", _batch_schema),
-    "jobs": ("batch --dry-run --json", partial(json_schema, list[PlannedJob])),
-    "report": ("report --json", partial(json_schema, list[ResultRow])),
+    "inspect": ("inspect --json", _of("report.types", "InspectReport")),
+    "prune": ("prune --json, and the files of --report", _of("report.types", "PruneReport")),
+    "sparsify": ("sparsify --json, and the files of --report: as prune", _of("report.types", "PruneReport")),
+    "validate": ("validate --json of two models", _of("report.types", "ValidateReport")),
+    "pattern": ("validate --pattern --json of one model", _of("report.types", "PatternReport")),
+    "sensitivity": ("sensitivity --json", _of("report.types", "SensitivityReport")),
+    "ops": ("ops --json", _of("report.types", "OperatorRow", rows=True)),
+    "criteria": ("criteria --json", _of("criteria", "TableRow", rows=True)),
+    "settings": ("settings --json", _of("report.types", "SettingRow", rows=True)),
+    "batch": ("batch --json", _of("batch.results", "JobResult", rows=True)),
+    "jobs": ("batch --dry-run --json", _of("report.types", "PlannedJob", rows=True)),
+    "report": ("report --json", _of("report.types", "ResultRow", rows=True)),
     "recipe": ("a recipe of batch, for editors", _recipe_schema),
 }
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onnxprune.cli.app import app
-from onnxprune.report.types import SettingRow
+
+if TYPE_CHECKING:
+    from onnxprune.report.types import SettingRow
 
 COMMANDS = ("prune", "sparsify", "sensitivity", "validate", "batch")
 COLUMNS = ("setting", "value", "default", "commands", "meaning")
@@ -32,6 +34,7 @@ def settings(
 
 
 def _rows() -> Iterator[SettingRow]:
+    from onnxprune.report.types import SettingRow
     from onnxprune.settings import HOMES, settings_of
     from onnxprune.settings.table import settings_in
 

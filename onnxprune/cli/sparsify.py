@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onnxprune.cli.app import app
 from onnxprune.cli.options import HTML, JSON, MODEL, REPORT, add_settings, file_option, output
 from onnxprune.errors import OnnxPruneError
+
+if TYPE_CHECKING:
+    from onnxprune.cli.reports import Texts
 
 
 @app.command(
@@ -60,7 +63,7 @@ def sparsify(
 
     import onnxprune
     from onnxprune.cli.render import render_sparsified
-    from onnxprune.cli.reports import Texts, carry_out, page_of
+    from onnxprune.cli.reports import carry_out, page_of
     from onnxprune.report import json_text
 
     asked = {**settings, **({"plan": str(plan)} if plan else {})}

@@ -1,14 +1,18 @@
 """`onnxprune validate`: how far a candidate's outputs are from the original's, and whether that is near enough."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onnxprune.cli.app import FAILED_CHECK, app
 from onnxprune.cli.options import add_settings
 from onnxprune.errors import OnnxPruneError
-from onnxprune.report.types import ErrorReport, NotComparable, OutputMismatch, PatternReport
+
+if TYPE_CHECKING:
+    from onnxprune.report.types import ErrorReport, PatternReport
 
 WIDER = ("likely", "eligible", "all")  # which layers must have a pattern, from few to all
 
@@ -109,6 +113,8 @@ def _told(report: PatternReport, layers: str | None, verbose: bool, *, json: boo
 
 def failed(result: ErrorReport, max_error: float) -> list[str]:
     """What is wrong with the candidate, in words: incomparable outputs, new NaN, too large an error."""
+    from onnxprune.report.types import NotComparable, OutputMismatch
+
     outputs = result.outputs
     wrong = [f"output '{name}': {o.error}" for name, o in outputs.items() if isinstance(o, NotComparable)]
     new = result.nonfinite.candidate - result.nonfinite.reference
