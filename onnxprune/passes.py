@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxprune.api import prune
 from onnxprune.errors import OnnxPruneError, OutputError
-from onnxprune.plain import arguments, check, check_all
+from onnxprune.plain import check, check_all, make_arguments
 from onnxprune.report import json_text
 
 MODEL, REPORT = "model.onnx", "report.json"
@@ -30,7 +30,7 @@ def run_pass(
     for name, value in settings.items():
         check(name, value, Path())
     check_all(settings)
-    made = prune(source, target, **arguments(settings, Path()))
+    made = prune(source, target, **make_arguments(settings, Path()))
     report = target.with_name(REPORT if target.name == MODEL else f"{target.stem}.{REPORT}")
     report.write_text(json_text(made.report), encoding="utf-8")
     return target

@@ -14,7 +14,7 @@ from onnxprune.calibration import read_preprocess
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings import HOMES, Options, RunSettings, Sparsity, settings_of
 from onnxprune.settings.options import BUDGETS, LIMITS
-from onnxprune.settings.table import INPUTS, PLACE, dashed, shown
+from onnxprune.settings.table import INPUTS, PLACE, show_value, to_option
 from onnxprune.sparsity.options import resolve_sparsity
 
 Settings = Mapping[str, Any]
@@ -34,7 +34,7 @@ def check(name: str, value: Any, base: Path, command: str = COMMAND) -> None:
     if name == "ratio" and value == 1:
         Options(ratio=value).check()
     if table[name].kind is INPUTS and not is_remote(value) and not (base / value).exists():
-        raise OnnxPruneError(f"{name} is {shown(value)}; there is no {base / value}")
+        raise OnnxPruneError(f"{name} is {show_value(value)}; there is no {base / value}")
 
 
 def suggest_near(name: str, known: Mapping[str, object]) -> str:
@@ -46,7 +46,7 @@ def suggest_near(name: str, known: Mapping[str, object]) -> str:
 def check_all(settings: Settings, command: str = COMMAND) -> None:
     """Raise OnnxPruneError where settings that are right one by one do not go together."""
     if "ratio" in settings and (other := [a for a in AMOUNTS[1:] if a in settings]):
-        raise OnnxPruneError(f"ratio and {dashed(other[0])}: give one, each says how much goes")
+        raise OnnxPruneError(f"ratio and {to_option(other[0])}: give one, each says how much goes")
     made = build(settings, command)
     made[Options].check()
     if sparsity := made.get(Sparsity):
@@ -79,7 +79,7 @@ def merge(lower: Settings, upper: Settings) -> dict[str, Any]:
     return {k: v for k, v in lower.items() if not (decided and k in AMOUNTS)} | dict(upper)
 
 
-def arguments(settings: Settings, base: Path, command: str = COMMAND) -> dict[str, Any]:
+def make_arguments(settings: Settings, base: Path, command: str = COMMAND) -> dict[str, Any]:
     """What `onnxprune.prune` (or `sparsify`) is to be called with; relative paths start at `base`."""
     located = dict(settings)
     for name, known in settings_of(command).items():
@@ -99,14 +99,14 @@ def _locate(parts: Sequence[str], base: Path) -> list[str]:
     return [str(base / p) if p.endswith(".toml") else p for p in parts]
 
 
-def input_paths(settings: Settings) -> Iterator[tuple[str, str]]:
+def list_input_paths(settings: Settings) -> Iterator[tuple[str, str]]:
     """The settings whose value is a path and whose meaning is what lies there: name and path."""
     table = settings_of(COMMAND)
     yield from ((name, settings[name]) for name, s in table.items() if s.kind is INPUTS and name in settings)
     yield from (("preprocess", p) for p in settings.get("preprocess", ()) if p.endswith(".toml"))
 
 
-def without_paths(settings: Settings) -> dict[str, Any]:
+def drop_paths(settings: Settings) -> dict[str, Any]:
     """The settings that say what to do, in the order of the table; without those that are paths."""
     table = settings_of(COMMAND)
     return {k: settings[k] for k, s in table.items() if k in settings and s.kind not in (INPUTS, PLACE)}
@@ -114,7 +114,7 @@ def without_paths(settings: Settings) -> dict[str, Any]:
 
 def describe(settings: Settings) -> str:
     """Settings for people: `criterion=l2 macs=0.5`."""
-    return " ".join(f"{k}={_word(v)}" for k, v in {**without_paths(settings), **settings}.items()) or "defaults"
+    return " ".join(f"{k}={_word(v)}" for k, v in {**drop_paths(settings), **settings}.items()) or "defaults"
 
 
 def _word(value: Any) -> str:

@@ -17,7 +17,7 @@ from onnxprune.batch.recipe import Recipe, read
 from onnxprune.batch.sources import Source, distinct, find
 from onnxprune.batch.store import ResultStore
 from onnxprune.errors import OnnxPruneError
-from onnxprune.plain import arguments
+from onnxprune.plain import make_arguments
 from onnxprune.settings import units
 
 
@@ -99,7 +99,7 @@ def test_settings_become_arguments_and_options() -> None:
         "macs": 0.5, "criterion": "l1", "exclude": ["head*"], "group_ratio": {"conv*": 0.25}, "seed": 3, "calib": "c.npz",
         "samples": 7, "preprocess": ["imagenet"], "check": False, "profile": True, "cache": "m.jsonl",
     }  # fmt: skip
-    made = arguments(given, Path("base"))
+    made = make_arguments(given, Path("base"))
     options = made.pop("options")
     assert (options.macs, options.criterion, options.exclude, options.group_ratio, options.seed) == (
         0.5, "l1", ["head*"], {"conv*": 0.25}, 3,

@@ -15,7 +15,7 @@ from onnxprune.batch.content import Contents
 from onnxprune.batch.recipe import Recipe, matches
 from onnxprune.batch.sources import SUFFIX, Source, distinct, fetch, find
 from onnxprune.errors import OnnxPruneError
-from onnxprune.plain import describe, input_paths, is_remote, without_paths
+from onnxprune.plain import describe, drop_paths, is_remote, list_input_paths
 from onnxprune.version import __version__
 
 MODELS, FETCHED = "models", "sources"  # folders for what a run writes, and for what it downloads
@@ -34,7 +34,7 @@ class Spec:
     @cached_property
     def place(self) -> str:
         """The model's short name and one for the settings; nothing else in the output folder has it."""
-        said = ".".join(f"{k}-{_short(v)}" for k, v in without_paths(self.settings).items())
+        said = ".".join(f"{k}-{_short(v)}" for k, v in drop_paths(self.settings).items())
         readable = re.sub(r"[^\w.,=+-]+", "_", said)[:LONGEST] or "defaults"
         return f"{self.name}/{readable}.{_digest(_canonical(self.settings))[:8]}"
 
@@ -99,7 +99,7 @@ def prepare(spec: Spec, folder: Path, contents: Contents) -> ReadyJob:
     model = _local(spec.model, spec.base, folder, contents)
     settings = dict(spec.settings)
     data = list[str]()
-    for name, path in input_paths(spec.settings):
+    for name, path in list_input_paths(spec.settings):
         there = _local(path, spec.base, folder, contents)
         data.append(f"{name}={contents.data(there)}")
         if name in settings and name != "preprocess":
@@ -108,7 +108,7 @@ def prepare(spec: Spec, folder: Path, contents: Contents) -> ReadyJob:
         settings["preprocess"] = [_absolute(p, spec.base) if p.endswith(".toml") else p for p in settings["preprocess"]]
     if "cache" in settings:
         settings["cache"] = _absolute(settings["cache"], spec.base)
-    parts = [__version__, spec.name, contents.model(model), *data, _canonical(without_paths(spec.settings))]
+    parts = [__version__, spec.name, contents.model(model), *data, _canonical(drop_paths(spec.settings))]
     return ReadyJob(
         id=_digest("\n".join(parts))[:32],
         place=spec.place,

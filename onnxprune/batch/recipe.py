@@ -33,7 +33,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.plain import COMMAND, check, check_all, describe, merge, settings_schema, suggest_near
 from onnxprune.settings import BatchSettings, settings_of
 from onnxprune.settings.batch import read_batch_settings
-from onnxprune.settings.table import TEXT, TEXTS, Kind, settings_in, shown
+from onnxprune.settings.table import TEXT, TEXTS, Kind, settings_in, show_value
 
 Matrix = Mapping[str, list[Any]]
 
@@ -167,13 +167,13 @@ class _RecipeReader:
         for name, value in data.items():
             if name not in _TOP:
                 hint = (
-                    f"put it under [settings]: {name} = {shown(value)}"
+                    f"put it under [settings]: {name} = {show_value(value)}"
                     if name in SETTINGS
                     else suggest_near(name, _TOP)
                 )
                 self.wrong((name,), f"there is no key '{name}' at the top of a recipe; {hint}")
             if not _TOP[name].fits(value):
-                self.wrong((name,), f"{name} is {shown(value)}; expected {_TOP[name].words}")
+                self.wrong((name,), f"{name} is {show_value(value)}; expected {_TOP[name].words}")
         if not data.get("models"):
             self.wrong(("models",), 'models is missing; expected a list of paths, globs or folders: models = ["zoo/"]')
         return Recipe(
@@ -210,11 +210,11 @@ class _RecipeReader:
 
     def matrix(self, key: Key, data: Any) -> dict[str, list[Any]]:
         if not isinstance(data, dict):
-            self.wrong(key, f"matrix is {shown(data)}; expected a table of lists")
+            self.wrong(key, f"matrix is {show_value(data)}; expected a table of lists")
         for name, values in data.items():
             where = (*key, name)
             if not isinstance(values, list) or not values:
-                self.wrong(where, f"matrix.{name} is {shown(values)}; expected a list of at least one value")
+                self.wrong(where, f"matrix.{name} is {show_value(values)}; expected a list of at least one value")
             for value in values:
                 if name in SETTINGS:
                     self.setting(where, name, value)
@@ -233,7 +233,7 @@ class _RecipeReader:
         match = data.get("match")
         globs = [match] if isinstance(match, str) else match
         if not globs or not TEXTS.fits(globs):
-            self.wrong((*key, "match"), f"override.match is {shown(match)}; expected a glob, or a list of globs")
+            self.wrong((*key, "match"), f"override.match is {show_value(match)}; expected a glob, or a list of globs")
         rest = {k: v for k, v in data.items() if k not in ("match", "matrix")}
         matrix = self.matrix((*key, "matrix"), data.get("matrix", {}))
         return Override(globs, self.settings(key, rest), matrix, (*key, "match"))

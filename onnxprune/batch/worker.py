@@ -21,7 +21,7 @@ from onnxprune.batch.isolate import RESULT
 from onnxprune.batch.jobs import ReadyJob
 from onnxprune.batch.store import Outcome
 from onnxprune.errors import OnnxPruneError
-from onnxprune.plain import arguments
+from onnxprune.plain import make_arguments
 from onnxprune.report import PruneReport, json_text
 
 GRACE_SECONDS = 60
@@ -47,7 +47,7 @@ def execute(task: ReadyJob) -> Outcome:
     """Prune, and say how that ended."""
     try:
         Path(task.output).parent.mkdir(parents=True, exist_ok=True)
-        made = prune(task.model, task.output, **arguments(task.settings, Path(task.folder)))
+        made = prune(task.model, task.output, **make_arguments(task.settings, Path(task.folder)))
     except NotCompared as e:
         return Outcome("failed", _line(e), report=_said(e.made.report, task), written=True)
     except Exception as e:

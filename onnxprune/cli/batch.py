@@ -78,7 +78,7 @@ def _recipe(what: Sequence[str], settings: dict[str, Any]) -> Recipe:
     from onnxprune.batch import recipe
     from onnxprune.plain import check
     from onnxprune.settings.batch import BatchSettings, read_batch_settings
-    from onnxprune.settings.table import dashed, settings_in
+    from onnxprune.settings.table import settings_in, to_option
 
     of_jobs = {name: value for name, value in settings.items() if name not in settings_in(BatchSettings)}
     run = {name: value for name, value in asdict(read_batch_settings(settings)).items() if value is not None}
@@ -89,7 +89,7 @@ def _recipe(what: Sequence[str], settings: dict[str, Any]) -> Recipe:
     if len(what) > 1:
         raise OnnxPruneError("a recipe says what the models are; give one recipe, or models")
     if of_jobs:
-        names = ", ".join(f"--{dashed(n)}" for n in of_jobs)
+        names = ", ".join(f"--{to_option(n)}" for n in of_jobs)
         raise OnnxPruneError(f"{names}: the recipe has the settings; write it there")
     found = recipe.read(Path(what[0]))
     return replace(found, run=replace(found.run, **run))

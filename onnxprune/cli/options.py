@@ -12,7 +12,7 @@ import typer
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings import Setting, settings_of
 from onnxprune.settings.batch import DURATION, SIZE
-from onnxprune.settings.table import FLAG, INPUTS, PLACE, RATIOS, TEXTS, dashed
+from onnxprune.settings.table import FLAG, INPUTS, PLACE, RATIOS, TEXTS, to_option
 
 
 def file_option(metavar: str, help: str) -> Any:
@@ -75,7 +75,7 @@ def _parameter(name: str, s: Setting, command: str, required: bool) -> inspect.P
     elif s.kind in (TEXTS, RATIOS):
         default = None
     option = typer.Option(
-        f"--{dashed(s.negative or name)}",
+        f"--{to_option(s.negative or name)}",
         metavar=s.metavar or None,
         help=s.help_for(command),
         rich_help_panel=s.panel_for(command) or None,
@@ -116,7 +116,7 @@ def _plain_value(s: Setting, value: Any) -> Any:
     if s.negative:
         return not value
     if s.kind is RATIOS:
-        return group_ratios(value)
+        return parse_group_ratios(value)
     return str(value) if isinstance(value, Path) else value
 
 
@@ -126,7 +126,7 @@ def is_typed(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def group_ratios(given: Sequence[str]) -> dict[str, float]:
+def parse_group_ratios(given: Sequence[str]) -> dict[str, float]:
     """The globs and ratios of `--group-ratio`, GLOB=R each. Raises OnnxPruneError."""
     return dict(map(_glob_ratio, given))
 

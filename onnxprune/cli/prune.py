@@ -13,7 +13,7 @@ from onnxprune.cli.app import app
 from onnxprune.cli.options import HTML, JSON, MODEL, REPORT, add_settings, file_option, is_typed, output
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings.options import BUDGETS, LIMITS, Options
-from onnxprune.settings.table import dashed, settings_in
+from onnxprune.settings.table import settings_in, to_option
 
 if TYPE_CHECKING:
     from onnxprune.cli.reports import Texts
@@ -58,7 +58,7 @@ def prune(
     what was not and why, and how far the outputs moved.
     """
     from onnxprune.cli.paths import check_outputs
-    from onnxprune.plain import arguments, check_all
+    from onnxprune.plain import check_all, make_arguments
 
     if out is None and not dry_run:
         raise OnnxPruneError("where should the smaller model go? give -o OUT (or --dry-run to write none)")
@@ -72,7 +72,7 @@ def prune(
         [model, plan, *(base / i for i in inputs if i)],
     )
     check_all(settings)
-    taken = arguments(settings, base)
+    taken = make_arguments(settings, base)
 
     import onnxprune
     from onnxprune.cli.render import render_pruned
@@ -123,7 +123,7 @@ def _check_together(ctx: typer.Context, settings: Mapping[str, Any], planned: bo
 
 def _refuse(names: Sequence[str], why: str) -> None:
     for name in names:
-        raise OnnxPruneError(f"{why}, so --{dashed(name)} has no place beside it; drop one")
+        raise OnnxPruneError(f"{why}, so --{to_option(name)} has no place beside it; drop one")
 
 
 def _describe(o: Options, plan: Path | None) -> str:

@@ -33,11 +33,11 @@ def sensitivity(
     relative squared error of other outputs.
     """
     from onnxprune.cli.paths import check_outputs
-    from onnxprune.plain import arguments
+    from onnxprune.plain import make_arguments
 
     calib, cache = Path(settings["calib"]), Path(settings["cache"]) if "cache" in settings else None
     check_outputs({"--html": html, "--cache": cache}, [model, calib])
-    taken = arguments(settings, Path(), "sensitivity")
+    taken = make_arguments(settings, Path(), "sensitivity")
 
     import onnxprune
     from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS

@@ -50,7 +50,7 @@ def sparsify(
     product. Prints what the target can make of each layer, and how far the outputs moved.
     """
     from onnxprune.cli.paths import check_outputs
-    from onnxprune.plain import arguments
+    from onnxprune.plain import make_arguments
 
     if out is None and not dry_run:
         raise OnnxPruneError("where should the sparse model go? give -o OUT (or --dry-run to write none)")
@@ -58,7 +58,7 @@ def sparsify(
         raise OnnxPruneError(f"--all and --layers {settings['layers']} contradict each other; drop one")
     inputs = [Path(settings[name]) for name in ("calib", "data") if name in settings]
     check_outputs({"-o": out, "--report": report, "--html": html}, [model, plan, *inputs])
-    taken = arguments(settings, Path(), "sparsify")
+    taken = make_arguments(settings, Path(), "sparsify")
     _check_together(settings, taken["options"])
 
     import onnxprune

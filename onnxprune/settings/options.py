@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.settings.table import Bounds, Use, check_fields, dashed, setting
+from onnxprune.settings.table import Bounds, Use, check_fields, setting, to_option
 
 MOST_STEPS = 1000
 STEP = 0.84  # what a step leaves, where their number is left to us
@@ -190,7 +190,7 @@ class Options:
     def asked(self) -> str:
         """The budget or the limit as it was typed; a plan may have to be within other ones on the way."""
         kind, value = self.budget or self.limit or ("ratio", self.ratio)
-        return f"--{dashed(kind)} {value:g}"
+        return f"--{to_option(kind)} {value:g}"
 
     @property
     def measures(self) -> bool:
@@ -219,7 +219,7 @@ class Options:
             raise OnnxPruneError("ratio 1 would remove every channel; choose a fraction below 1")
         given = [kind for kind in (*BUDGETS, *LIMITS) if getattr(self, kind) is not None]
         if len(given) > 1:
-            raise OnnxPruneError(f"{' and '.join(map(dashed, given))}: give one, the others follow from it")
+            raise OnnxPruneError(f"{' and '.join(map(to_option, given))}: give one, the others follow from it")
         if self.allocation is not None and not given:
             raise OnnxPruneError(
                 f"allocation '{self.allocation}' shares out a budget; give one of {', '.join(BUDGETS)}, or a limit"

@@ -144,22 +144,22 @@ class Setting:
 
     def suggestions(self, begun: str) -> list[str]:
         """The values that begin with what was typed."""
-        names = imported(self.suggests)() if self.suggests else self.choices
+        names = import_name(self.suggests)() if self.suggests else self.choices
         return [name for name in names if name.startswith(begun)]
 
     def check_value(self, value: Any, name: str = "") -> None:
         """Raise OnnxPruneError where it cannot have this value; `name` is what the user calls it."""
         said = name or self.field
         if _is_integer_type(value):  # a number that is far too large is out of bounds, rather than no whole number
-            self._check_bounds(dashed(said), value)
+            self._check_bounds(to_option(said), value)
         if not self.kind.fits(value):
-            raise OnnxPruneError(f"{said} is {shown(value)}; expected {self.kind.words}")
+            raise OnnxPruneError(f"{said} is {show_value(value)}; expected {self.kind.words}")
         if self.choices and value not in self.choices:
             raise OnnxPruneError(f"unknown {said} '{value}'; choose one of {', '.join(self.choices)}")
         for key, x in value.items() if isinstance(value, Mapping) else [("", value)]:
-            self._check_bounds(f"{dashed(said)} '{key}'" if key else dashed(said), x)
+            self._check_bounds(f"{to_option(said)} '{key}'" if key else to_option(said), x)
         if self.check:
-            imported(self.check)(value)
+            import_name(self.check)(value)
 
     def _check_bounds(self, said: str, x: float) -> None:
         if self.bounds and not self.bounds.hold(x):
@@ -230,18 +230,18 @@ def check_fields(values: Any) -> None:
             known.check_value(value)
 
 
-def imported(reference: str) -> Any:
+def import_name(reference: str) -> Any:
     """What `module:name` stands for."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
 
 
-def dashed(name: str) -> str:
+def to_option(name: str) -> str:
     """A name as the command line has it."""
     return name.replace("_", "-")
 
 
-def shown(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A value as it would stand in a recipe."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} .."
