@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +13,6 @@ from onnxprune.cli.options import HTML, JSON, MODEL, REPORT, add_settings, file_
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings.options import BUDGETS, LIMITS, Options
 from onnxprune.settings.table import settings_in, to_option
-
-if TYPE_CHECKING:
-    from onnxprune.cli.reports import Texts
 
 BESIDE_PLAN = ("repair", "seed")  # of the options, those that say what happens to the rest
 
@@ -57,45 +53,20 @@ def prune(
     The smaller model runs wherever the original ran. Prints what was removed,
     what was not and why, and how far the outputs moved.
     """
-    from onnxprune.cli.paths import check_outputs
+    import onnxprune
+    from onnxprune.cli.render import render_pruned
+    from onnxprune.cli.reports import RunFiles, run_pipeline
     from onnxprune.plain import check_all, make_arguments
 
-    if out is None and not dry_run:
-        raise OnnxPruneError("where should the smaller model go? give -o OUT (or --dry-run to write none)")
-    base = Path()
+    files, base = RunFiles(model, out, plan, plan_out, report, html, dry_run, json), Path()
     if recipe is not None:
         settings, base = _from_recipe(recipe, model, [*settings, *(["plan"] if plan else [])]), recipe.parent
     _check_together(ctx, settings, plan is not None)
-    inputs = [settings.get("calib"), settings.get("data")]
-    check_outputs(
-        {"-o": out, "--plan-out": plan_out, "--report": report, "--html": html},
-        [model, plan, *(base / i for i in inputs if i)],
-    )
+    files.check("smaller", settings, base)
     check_all(settings)
     taken = make_arguments(settings, base)
-
-    import onnxprune
-    from onnxprune.cli.render import render_pruned
-    from onnxprune.cli.reports import carry_out, page_of
-    from onnxprune.report import json_text
-
-    asked = {**settings, **({"plan": str(plan)} if plan else {})}
-    texts: Texts = {report: json_text, html: partial(page_of, asked)}
     how = _describe(taken["options"].resolved("calib" in settings), plan)
-    carry_out(
-        lambda progress: onnxprune.prune(
-            model,
-            out,
-            plan=onnxprune.Plan.load(plan) if plan else None,
-            plan_out=plan_out,
-            progress=progress,
-            dry_run=dry_run,
-            **taken,
-        ),
-        lambda r: render_pruned(r, how, verbose),
-        texts,
-        json,
-    )
+    run_pipeline(onnxprune.prune, files, settings, taken, lambda r: render_pruned(r, how, verbose))
 
 
 def _from_recipe(recipe: Path, model: Path, typed: Sequence[str]) -> dict[str, Any]:

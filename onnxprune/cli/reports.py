@@ -1,60 +1,95 @@
-"""Hand a report to whom it may concern: files, a program, a person."""
+"""Run the pipeline for a command, and hand its report to files, to a program or to a person."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cli.console import emit, emit_json, warn
-from onnxprune.errors import OutputError
-from onnxprune.progress import StageProgress
+from onnxprune.errors import OnnxPruneError, OutputError
 
 if TYPE_CHECKING:
     from onnxprune.cli.render import RenderedReport
     from onnxprune.report import PruneReport
-    from onnxprune.result import PruneResult
-
-    Work = Callable[[StageProgress], PruneResult]
-    Texts = Mapping[
-        Path | None, Callable[[PruneReport], str]
-    ]  # files that were asked for, and what makes them of a report
 
 
-def page_of(asked: Mapping[str, Any], report: PruneReport) -> str:
+@dataclass(frozen=True)
+class RunFiles:
+    """What one run reads and writes beside its settings, as it was typed."""
+
+    model: Path
+    out: Path | None
+    plan: Path | None
+    plan_out: Path | None
+    report: Path | None
+    html: Path | None
+    dry_run: bool
+    json: bool
+
+    def check(self, kind: str, settings: Mapping[str, Any], base: Path) -> None:
+        """Raise OnnxPruneError where there is no place for a model of this kind, or an output would replace an input."""
+        from onnxprune.cli.paths import check_outputs
+
+        if self.out is None and not self.dry_run:
+            raise OnnxPruneError(f"where should the {kind} model go? give -o OUT (or --dry-run to write none)")
+        data = [base / settings[name] for name in ("calib", "data") if name in settings]
+        outputs = {"-o": self.out, "--plan-out": self.plan_out, "--report": self.report, "--html": self.html}
+        check_outputs(outputs, [self.model, self.plan, *data])
+
+
+def run_pipeline(
+    call: Callable[..., Any],
+    files: RunFiles,
+    settings: Mapping[str, Any],
+    taken: Mapping[str, Any],
+    render: Callable[[PruneReport], RenderedReport],
+) -> None:
+    """Call `onnxprune.prune` or `sparsify` under a line of progress, and print the report: also where only the comparison failed.
+
+    `settings` are those that were typed, for the page; `taken` are they as arguments of the call.
+    """
+    from onnxprune.api import NotCompared
+    from onnxprune.cli.progress import show_progress
+    from onnxprune.plans import Plan
+
+    plan = Plan.load(files.plan) if files.plan else None
+    asked = {**settings, **({"plan": str(files.plan)} if files.plan else {})}
+    if files.plan_out:
+        taken = {**taken, "plan_out": files.plan_out}
+    try:
+        with show_progress() as progress:
+            made = call(files.model, files.out, plan=plan, progress=progress, dry_run=files.dry_run, **taken)
+    except NotCompared as e:
+        _tell(e.made.report, render(e.made.report), files, asked)
+        raise
+    _tell(made.report, render(made.report), files, asked)
+
+
+def _tell(report: PruneReport, rendered: RenderedReport, files: RunFiles, asked: Mapping[str, Any]) -> None:
+    """Write the files that were asked for, print the report as JSON or for people, and warn."""
+    from onnxprune.report import json_text
+
+    if files.report:
+        _write(files.report, json_text(report), report.files)
+    if files.html:
+        _write(files.html, _make_page(asked, report), report.files)
+    if files.json:
+        emit_json(report)
+    else:
+        emit(rendered[0])
+    if rendered[1]:
+        warn(rendered[1])
+
+
+def _make_page(asked: Mapping[str, Any], report: PruneReport) -> str:
     """The page of one model."""
     from onnxprune.report.html import page
     from onnxprune.report.rows import Single
 
     name = Path(report.model).stem
     return page([Single(report.model, name, report, asked)], name)
-
-
-def carry_out(work: Work, say: Callable[[PruneReport], RenderedReport], texts: Texts, json: bool) -> None:
-    """Do it under a line of progress, and tell of what was made: also where only the comparison failed."""
-    from onnxprune.api import NotCompared
-    from onnxprune.cli.progress import show_progress
-
-    try:
-        with show_progress() as progress:
-            report = work(progress).report
-    except NotCompared as e:
-        _tell(e.made.report, say(e.made.report), texts, json)
-        raise
-    _tell(report, say(report), texts, json)
-
-
-def _tell(report: PruneReport, said: RenderedReport, texts: Texts, json: bool) -> None:
-    """Write the files that were asked for, print the report as JSON or for people, and warn."""
-    for path, text in texts.items():
-        if path:
-            _write(path, text(report), report.files)
-    if json:
-        emit_json(report)
-    else:
-        emit(said[0])
-    if said[1]:
-        warn(said[1])
 
 
 def _write(path: Path, text: str, models: list[str]) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from onnxprune.cli.app import app
 from onnxprune.cli.options import HTML, JSON, MODEL, REPORT, add_settings, file_option, output
 from onnxprune.errors import OnnxPruneError
-
-if TYPE_CHECKING:
-    from onnxprune.cli.reports import Texts
 
 
 @app.command(
@@ -49,38 +45,18 @@ def sparsify(
     Zeros stand where the consumer looks for them, whatever lies between the file and the
     product. Prints what the target can make of each layer, and how far the outputs moved.
     """
-    from onnxprune.cli.paths import check_outputs
-    from onnxprune.plain import make_arguments
-
-    if out is None and not dry_run:
-        raise OnnxPruneError("where should the sparse model go? give -o OUT (or --dry-run to write none)")
-    if every and settings.setdefault("layers", "all") != "all":
-        raise OnnxPruneError(f"--all and --layers {settings['layers']} contradict each other; drop one")
-    inputs = [Path(settings[name]) for name in ("calib", "data") if name in settings]
-    check_outputs({"-o": out, "--report": report, "--html": html}, [model, plan, *inputs])
-    taken = make_arguments(settings, Path(), "sparsify")
-    _check_together(settings, taken["options"])
-
     import onnxprune
     from onnxprune.cli.render import render_sparsified
-    from onnxprune.cli.reports import carry_out, page_of
-    from onnxprune.report import json_text
+    from onnxprune.cli.reports import RunFiles, run_pipeline
+    from onnxprune.plain import make_arguments
 
-    asked = {**settings, **({"plan": str(plan)} if plan else {})}
-    texts: Texts = {report: json_text, html: partial(page_of, asked)}
-    carry_out(
-        lambda progress: onnxprune.sparsify(
-            model,
-            out,
-            plan=onnxprune.Plan.load(plan) if plan else None,
-            progress=progress,
-            dry_run=dry_run,
-            **taken,
-        ),
-        lambda r: render_sparsified(r, verbose),
-        texts,
-        json,
-    )
+    if every and settings.setdefault("layers", "all") != "all":
+        raise OnnxPruneError(f"--all and --layers {settings['layers']} contradict each other; drop one")
+    files = RunFiles(model, out, plan, None, report, html, dry_run, json)
+    files.check("sparse", settings, Path())
+    taken = make_arguments(settings, Path(), "sparsify")
+    _check_together(settings, taken["options"])
+    run_pipeline(onnxprune.sparsify, files, settings, taken, lambda r: render_sparsified(r, verbose))
 
 
 def _check_together(settings: dict[str, Any], options: Any) -> None:
