@@ -50,7 +50,12 @@ class PruneResult:
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
-        """The pruned model as one message, with its weights. Raises OutputError where it is larger than that (2 GiB)."""
+        """The pruned model as one message, with its weights.
+
+        Raises:
+            OutputError: it is larger than a message (2 GiB).
+            ModelError: the file that was written is not there any more, or was changed.
+        """
         return full_proto(self.pruned)
 
     def save(self, path: str | PathLike[str]) -> list[Path]:

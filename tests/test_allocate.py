@@ -193,7 +193,7 @@ def test_sensitivity_prints_a_table_and_json_and_writes_a_page(tmp_path: Path) -
     html = page.read_text()
     assert html.count("<polyline") == 4 and "http" not in html and "<script" not in html
     report = json.loads(call(*args, "--json").stdout)
-    assert set(report) == {"model", "data", "samples", "criterion", "groups"}
+    assert set(report) == {"format", "model", "data", "samples", "criterion", "groups"}
     points = report["groups"][0]["points"]
     assert [p["kept"] for p in points] == [24, 16] and points[0]["error"] <= points[1]["error"]
     assert len(cache.read_text().splitlines()) == 8
