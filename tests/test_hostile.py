@@ -22,8 +22,8 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_node_on_which_a_rule_fails_is_frozen_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     model = between("Slice", ["starts", "ends", "", "steps"], starts=[0], ends=[2], steps=[0])
     analysis = onnxprune.analyze(model)
-    (found,) = inspect_report(analysis)["guarded"]
-    assert (found["operator"], found["node"]) == ("Slice", "middle") and "step" in found["reason"]
+    (found,) = inspect_report(analysis).guarded
+    assert (found.operator, found.node) == ("Slice", "middle") and "step" in found.reason
     assert not analysis.groups and any(f.reason.op == "Slice" for f in analysis.frozen)
     monkeypatch.setenv("ONNXPRUNE_GUARD", "0")
     with pytest.raises(ValueError, match="step"):
