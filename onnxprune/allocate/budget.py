@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from onnxprune.allocate.cost import Cost, Keeps, cost_of
@@ -74,7 +74,37 @@ def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if budget.fits(c.keeps(at(middle))) else (middle, high)
-    return _filled(c, at(high), at(low), budget)
+    filled = _filled(c, at(high), at(low), budget)
+    return _top_up(c, filled, at(low), budget) if c.aligned else filled
+
+
+def relax(c: Candidates, budget: Budget) -> Candidates:
+    """The same with counts free in as many groups, the smallest first, as it takes for the budget to be within reach."""
+    aligned, relaxed = dict(c.aligned), dict[str, int]()
+    for g in sorted(c.groups, key=lambda g: g.size):
+        least = c.keeps(c.settled({g.name: c.least(g) for g in c.groups}))
+        if budget.fits(least):
+            break
+        if g.name in aligned:
+            relaxed[g.name] = aligned.pop(g.name)
+            c = replace(c, aligned=dict(aligned), relaxed=dict(relaxed))
+    return c
+
+
+def _top_up(c: Candidates, counts: Mapping[str, int], more: Counts, budget: Budget) -> dict[str, int]:
+    """Give groups their next aligned count, those that lost most first, until none fits into the budget any more.
+
+    None gets more than a step above what the next larger plan gives it: else cheap groups would stay whole, and others pay.
+    """
+    found, grown = dict(counts), True
+    most = {g.name: c.settle(g, min(g.size, more[g.name] + 1))[0] for g in c.groups}
+    while grown:
+        grown = False
+        for g in sorted(c.groups, key=lambda g: found[g.name] / g.size):
+            wanted = found | {g.name: c.settle(g, min(most[g.name], found[g.name] + 1))[0]}
+            if wanted != found and budget.fits(c.keeps(wanted)):
+                found, grown = wanted, True
+    return found
 
 
 def _filled(c: Candidates, counts: dict[str, int], more: Counts, budget: Budget) -> Counts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from onnxprune.allocate.budget import Budget, budget_of, of_smaller
+from onnxprune.allocate.budget import Budget, budget_of, of_smaller, relax
 from onnxprune.allocate.cost import cost_of
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.ratios import counts_at
@@ -39,7 +39,8 @@ def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None)
         return _as_far_as(first, _limit(first))
     if options.budget is None:
         return _in_steps(first, 1 - options.ratio, lambda stage, share: stage.by_ratio(share))
-    return _within(first, budget_of(a, *options.budget))
+    budget = budget_of(a, *options.budget)
+    return _within(first.relax(budget), budget)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class _Stage:
         measured = done is not None and options.measures and options.allocation in MEASURED
         base = evaluator.comparer.of(a.model).error if measured else 0.0
         return _Stage(c, Sharing(c, evaluator, base, done, statistics if evaluator.repair != "none" else None))
+
+    def relax(self, budget: Budget) -> _Stage:
+        """The same with fewer aligned groups, where the budget asks for it."""
+        c = relax(self.c, budget)
+        return self if c is self.c else _Stage(c, replace(self.sharing, c=c))
 
     def next(self, done: Plan) -> _Stage:
         """What a plan leaves of this model, the original, scored again."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import numpy as np
 
+from onnxprune.allocate.align import find_multiples
 from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Choice, Plan, fingerprint
@@ -15,6 +16,7 @@ from onnxprune.progress import Progress
 from onnxprune.scoring import score_group
 from onnxprune.settings import Options
 from onnxprune.signals import StatisticKey
+from onnxprune.targets import TARGETS
 
 Counts = Mapping[str, int]  # group -> how many channels it keeps
 RENAMED = "an earlier step joined it with another group"
@@ -31,6 +33,8 @@ class Candidates:
     scores: Mapping[str, np.ndarray]
     own: Mapping[str, float]  # the ratios of groups that have one of their own
     full: Mapping[str, int]  # how many channels each group had before the first step
+    aligned: Mapping[str, int] = field(default_factory=dict)  # the multiples that the target is fast with
+    relaxed: Mapping[str, int] = field(default_factory=dict)  # those that the budget leaves no room for
 
     def keep(self, g: Group, count: int) -> tuple[int, ...]:
         """The best `count` channels of a group, in their order."""
@@ -52,11 +56,18 @@ class Candidates:
             most = f"max-ratio {self.options.max_ratio:g} keeps {self.least(g)} instead of {count}"
             notes.append(most if self.least(g) > 1 else "")
             count = self.least(g)
-        by = self.options.round_to
+        by, why = self.multiple(g)
         rounded = min(g.size, -(-count // by) * by)
         if rounded != count:
-            notes.append(f"round-to {by} keeps {rounded} instead of {count}")
+            notes.append(f"{why} keeps {rounded} instead of {count}")
         return rounded, "; ".join(filter(None, notes))
+
+    def multiple(self, g: Group) -> tuple[int, str]:
+        """The number that a group's count is a multiple of, and the option that asks for it."""
+        by, aligned = self.options.round_to, self.aligned.get(g.name, 1)
+        if by > 1 or aligned == 1:
+            return by, f"round-to {by}"
+        return aligned, f"target {self.options.target} (multiples of {aligned})"
 
     def settled(self, counts: Counts) -> dict[str, int]:
         return {g.name: self.settle(g, counts[g.name])[0] for g in self.groups}
@@ -69,6 +80,8 @@ class Candidates:
                 choices[g.name] = Choice(g.size, tuple(range(g.size)), self.why_not[g.name])
             else:
                 count, note = self.settle(g, counts[g.name])
+                if count % self.relaxed.get(g.name, 1):
+                    note = f"the budget leaves no room for target {self.options.target} (multiples of {self.relaxed[g.name]})"
                 choices[g.name] = Choice(g.size, self.keep(g, count), note or (why_whole(g) if count == g.size else ""))
         return Plan(fingerprint(self.analysis.model), choices)
 
@@ -95,7 +108,10 @@ def candidates(
         if progress:
             progress(i + 1, len(chosen))
     full = first.full if first else {g.name: g.size for g in a.groups}
-    return Candidates(a, options, chosen, why_not, scores, own, full)
+    if first:
+        return Candidates(a, options, chosen, why_not, scores, own, full, first.aligned, first.relaxed)
+    aligned = find_multiples(a, TARGETS[options.target]) if options.target else {}
+    return Candidates(a, options, chosen, why_not, scores, own, full, aligned)
 
 
 def removed(n: int, ratio: float) -> int:

@@ -17,6 +17,7 @@ LIMITS = ("latency", "max_error", "min_agreement")
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 MEASURED = ("sensitivity", "search", "netadapt")  # they need calibration data
 SCHEDULES = ("linear", "cubic", "agp", "geometric")
+TARGETS = ("cpu", "cpu-avx512", "tensorrt", "tensorrt-int8", "openvino", "none")
 REDUCES = ("sides", "joint", "sum", "mean", "max", "product", "first")
 NORMALIZERS = ("none", "mean", "max", "sum", "standardize", "lamp")
 REPAIRS = ("none", "merge", "bias", "affine", "lstsq", "obs")
@@ -132,6 +133,12 @@ class Options:
         panel=RANKING,
         metavar="NAME",
         choices=NORMALIZERS,
+    )
+    target: str | None = setting(
+        None,
+        "Where the model is to run: channel counts are kept at multiples that are fast there (none unless given).",
+        metavar="NAME",
+        choices=TARGETS,
     )
     round_to: int = setting(
         1,

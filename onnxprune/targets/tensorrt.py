@@ -1,0 +1,26 @@
+"""TensorRT: tensor cores read channels in groups of 8 (half precision) and 16 (int8), sparse kernels in groups of 4 inputs.
+
+Not measured. Source: NVIDIA's Deep Learning Performance guide, "Tensor Core Requirements" (dimensions in multiples of 8 for FP16
+and of 16 for INT8), https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication
+"""
+
+from __future__ import annotations
+
+from onnxprune.targets.base import CONVOLUTIONS, MATRICES, Target
+
+EVIDENCE = "NVIDIA's documents; not measured"
+INTEGERS = ("int8", "uint8")
+
+
+def _tensor_cores(kind: str, dtype: str) -> int:
+    if kind not in CONVOLUTIONS | MATRICES:
+        return 1
+    return 16 if dtype in INTEGERS else 8
+
+
+def _int8_cores(kind: str, dtype: str) -> int:
+    return 16 if kind in CONVOLUTIONS | MATRICES else 1
+
+
+TENSORRT = Target("tensorrt", _tensor_cores, EVIDENCE, patterns=("2:4",))
+TENSORRT_INT8 = Target("tensorrt-int8", _int8_cores, EVIDENCE, patterns=("2:4",))
