@@ -104,7 +104,7 @@ def _describe(o: Options, plan: Path | None) -> str:
     said += [f"reduce {o.reduce}"] if o.reduce else []
     said += [f"normalize {o.normalize}"] if (o.allocation or o.scope) in ("global", "isomorphic") else []
     said += [f"at most {o.max_ratio:g} of a group"] if o.max_ratio < 1 else []
-    said += [f"multiples of {o.round_to}"] if o.round_to > 1 else []
+    said += [f"multiples of {o.round_to}"] if o.round_to > 1 else [f"target {o.target}"] if o.target else []
     said = [f"plan {plan}"] if plan else said
     return ", ".join([*said, f"repair {o.repair}"] if o.repair != "none" else said)
 

@@ -67,7 +67,7 @@ def chip(s: Signal) -> Scores:
     The nuclear norm |A|_* falls little where the other channels' maps span what channel c's map holds.
     Source: Sui et al. 2021, CHIP: CHannel Independence-based Pruning, arXiv 2110.13981, eq. 3
     """
-    return np.asarray(s["independence"].sum(axis=1))
+    return np.asarray(np.maximum(s["independence"].sum(axis=1), 0.0))  # a norm never grows: what is below 0 is rounding
 
 
 def _entropy(counts: Array) -> float:

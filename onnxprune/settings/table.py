@@ -163,7 +163,8 @@ class Setting:
 
     def _check_bounds(self, said: str, x: float) -> None:
         if self.bounds and not self.bounds.hold(x):
-            raise OnnxPruneError(f"{said} is {x:g}; {self.bounds.words}")
+            number = show_value(x) if isinstance(x, int) else f"{x:g}"  # a whole number may be too large for a float
+            raise OnnxPruneError(f"{said} is {number}; {self.bounds.words}")
 
     @property
     def schema(self) -> dict[str, Any]:
