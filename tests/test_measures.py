@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.measure import metrics
 from onnxprune.report.result import weight_sparsity
-from onnxprune.report.types import Latency
 from onnxprune.validation import LayerError, Reconstruction, latency, layer_errors, layers, memory, validate
 
 op = helper.make_node
@@ -252,19 +252,85 @@ def test_a_quarter_of_the_data_is_enough(size: int, batch: Any, used: int) -> No
 # latency and memory
 
 
-def test_latency_is_the_median_of_runs_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
+def heats(before: float, after: float, n: int, noise: float, seed: int = 0, turns: int = 20) -> list[latency.Heat]:
+    """Made-up heats: turns are never faster than the truth, most a little slower, some twice as slow; and heats differ."""
+    rng = np.random.default_rng(seed)
 
-    def seconds(session: str, feeds: Any) -> float:
-        told.append(session)
-        return {"a": 2.0, "b": 1.0}[session] * (100 if len(told) < 12 else 1)
+    def some(truth: float) -> list[float]:
+        slow = 1 + noise * rng.exponential(size=turns) + (rng.random(turns) < 0.3) * rng.random(turns)
+        return list(truth * rng.normal(1, noise / 4) * slow)
 
-    monkeypatch.setattr(latency, "_seconds", seconds)
-    found = latency.race("a", "b", {"x": np.zeros((3, 1))})
-    assert found == Latency(2.0, 1.0, runs=15, samples=3)
-    assert told == ["a", "b"] * (latency.WARM + latency.RUNS)
+    return [(some(before), some(after)) for _ in range(n)]
+
+
+def test_a_difference_is_found_in_what_is_disturbed() -> None:
+    for noise in (0.01, 0.05):
+        same = [latency.judge(heats(1e-4, 1e-4, 30, noise, seed)) for seed in range(20)]
+        assert sum(x.verdict == "same" for x in same) == 20 and all(abs(x.ratio - 1) < 0.03 for x in same)
+        slower = [latency.judge(heats(1e-4, 1.1e-4, 30, noise, seed)) for seed in range(20)]
+        assert all(x.verdict == "slower" for x in slower) and all(abs(1.1 * x.ratio - 1) < 0.03 for x in slower)
+        assert sum(x.low <= 1 / 1.1 <= x.high for x in slower) >= 17, "the interval has the truth"
+    assert latency.judge(heats(2e-3, 1e-3, 10, 0.05)).verdict == "faster"
+
+
+def test_too_noisy_says_so_and_more_heats_help() -> None:
+    few, many = (latency.judge(heats(1.0, 1.0, n, 0.5, turns=3)) for n in (8, 400))
+    assert few.verdict == "noisy" and not few.narrow and few.low < 1 < few.high
+    assert many.spread < few.spread / 3 and many.verdict == "same"
+    one = latency.judge(heats(2.0, 1.0, 1, 0.01)).report(1, 1, 1)
+    assert (one.low, one.high, one.verdict) == (None, None, "noisy"), "one heat says nothing of the spread"
+
+
+def test_heats_that_went_wrong_do_not_count() -> None:
+    good = heats(1.0, 1.1, 12, 0.01)
+    jumped: list[latency.Heat] = [([1.0, 0.0], [1.1]), ([1.0], [1.1, 1e-5])]
+    wrong = latency.judge([*good, *jumped])
+    assert wrong.ratio == pytest.approx(1 / 1.1, abs=0.02) and wrong.verdict == "slower"
+
+
+def test_models_take_turns_in_random_order_until_the_interval_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, told, opened = [0.0], list[str](), list[str]()
+
+    def prepare(role: str, feeds: Any) -> Any:
+        def go() -> None:
+            told.append(role)
+            now[0] += {"original": 0.02, "candidate": 0.01}[role]
+
+        return go
+
+    def open_session(source: Any, role: str, threads: int) -> str:
+        opened.append(role)
+        return role
+
+    monkeypatch.setattr(latency, "open_session", open_session)
+    monkeypatch.setattr(latency, "prepare_run", prepare)
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(latency.time, "thread_time", lambda: now[0])
+    found = latency.race("a", "b", {"x": np.zeros((3, 1))}, limit=60.0)
+    assert (found.ratio, found.verdict, found.samples, found.threads) == (pytest.approx(2.0), "faster", 3, 1)
+    assert (
+        found.ratio == found.before / found.after
+        and found.low
+        and found.high
+        and found.low <= 2.0001 <= found.high * 1.001
+    )
+    assert len(opened) == 2 * latency.LEAST_HEATS, "each heat has its own sessions"
+    assert {tuple(told[i : i + 2]) for i in range(0, len(told), 2)} == {
+        ("original", "candidate"),
+        ("candidate", "original"),
+    }
+    again = list(told)
     told.clear()
-    assert latency.race("a", "b", {}, limit=0.0).runs == latency.LEAST_RUNS, "what is slow is run less often"
+    now[0] = 0.0
+    assert latency.race("a", "b", {"x": np.zeros((3, 1))}, limit=60.0) == found and told == again, "the order is seeded"
+    told.clear()
+    late = latency.race("a", "b", {}, limit=0.0)
+    assert (late.runs, late.verdict) == (1, "noisy"), "what is slow is run less often"
+
+
+def test_wall_time_is_taken_where_several_threads_run() -> None:
+    assert latency.choose_clock(2) is time.perf_counter
+    assert latency.choose_clock(1) in (time.perf_counter, time.thread_time)
 
 
 def test_one_sample_is_timed_where_the_model_takes_one() -> None:
@@ -326,7 +392,8 @@ def test_prune_reports_every_measure(tmp_path: Path) -> None:
     assert measures["compression_ratio"] == CNN.stat().st_size / out.stat().st_size
     assert measures["weight_sparsity"] == {"before": 0.0, "after": 0.0}
     latency = report["latency"]
-    assert measures["speedup_measured"] == latency["before"] / latency["after"] > 0
+    assert latency["ratio"] == latency["before"] / latency["after"] > 0 and latency["threads"] == 1
+    assert measures["speedup_measured"] == (None if latency["verdict"] == "noisy" else latency["ratio"])
     assert (latency["samples"], report["peak_memory"]) == (1, None)
     accuracy = report["error"]["accuracy"]
     assert report["error"]["accuracy_drop"] == accuracy["before"] - accuracy["after"] > 0

@@ -41,6 +41,8 @@ def test_a_row_says_what_the_report_says() -> None:
     assert row.accuracy_after == report.error.accuracy.after
     assert row.relative_l2 == report.error.relative_l2 > 0
     assert row.latency_ratio == report.latency.after / report.latency.before
+    assert row.speedup_verdict == report.latency.verdict
+    assert row.speedup == (None if row.speedup_verdict == "noisy" else report.latency.ratio)
     assert [getattr(row, f"{k}_2_4") for k in ("layers", "eligible", "likely", "sparse")] == [2, 1, 1, 1]
 
 

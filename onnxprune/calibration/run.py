@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def open_session(model: Source, role: str, threads: int | None = None) -> Any:
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "0"
     )  # threads that wait leave the cores to others
-    source = str(model) if isinstance(model, str | Path) else _serialized(model, role)
+    source = serialized(model, role)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # ONNX Runtime's exceptions share no base class
@@ -74,7 +74,13 @@ def open_model(model: Model, proto: onnx.ModelProto, role: str, threads: int | N
         return open_session(save(variant, Path(folder) / "model.onnx", external=True)[0], role, threads)
 
 
-def _serialized(model: onnx.ModelProto | bytes, role: str) -> bytes:
+def serialized(model: Source, role: str) -> str | bytes:
+    """What ONNX Runtime takes: a path, or the bytes of a model that has its weights in it.
+
+    Raises OnnxPruneError for a message with external data, or beyond 2 GB.
+    """
+    if isinstance(model, str | Path):
+        return str(model)
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto_of(model, role).graph.initializer):
         raise OnnxPruneError(f"{role}: its weights are in external files, so give the path of the model file instead")
     try:
@@ -102,16 +108,39 @@ def run(session: Any, feeds: Feeds) -> dict[str, Any]:
     Raises OnnxPruneError with ONNX Runtime's first line if the model does not run on `feeds`.
     """
     names = [o.name for o in session.get_outputs()]
+    values = prepare_run(session, feeds)()
+    return dict(zip(names, map(_from_ort, values) if _needs_values(session) else values, strict=True))
+
+
+def prepare_run(session: Any, feeds: Feeds) -> Callable[[], list[Any]]:
+    """A function that runs the session on `feeds`, and does nothing else that takes time: outputs as ONNX Runtime gives them.
+
+    It raises OnnxPruneError with ONNX Runtime's first line if the model does not run on `feeds`.
+    """
+    names = [o.name for o in session.get_outputs()]
     options = ort.RunOptions()
     options.log_severity_level = 4  # the exception says it; ONNX Runtime would print it as well
+    call, fed = session.run, dict[str, Any](feeds)
+
+    def go() -> list[Any]:
+        try:
+            outputs: list[Any] = call(names, fed, options)
+        except Exception as e:  # ONNX Runtime's exceptions share no base class
+            raise OnnxPruneError(_first_line(e)) from e
+        return outputs
+
+    if _needs_values(session):
+        try:
+            call, fed = session.run_with_ort_values, {name: _to_ort(x) for name, x in feeds.items()}
+        except Exception as e:
+            raise OnnxPruneError(_first_line(e)) from e
+    return go
+
+
+def _needs_values(session: Any) -> bool:
+    """Has it inputs or outputs of a type that numpy lacks?"""
     types = [v.type for v in (*session.get_inputs(), *session.get_outputs())]
-    try:
-        if not any(t.startswith(("tensor(bfloat", "tensor(float8", "tensor(float4")) for t in types):
-            return dict(zip(names, session.run(names, dict(feeds), options), strict=True))
-        values = session.run_with_ort_values(names, {name: _to_ort(x) for name, x in feeds.items()}, options)
-        return dict(zip(names, map(_from_ort, values), strict=True))
-    except Exception as e:  # ONNX Runtime's exceptions share no base class
-        raise OnnxPruneError(_first_line(e)) from e
+    return any(t.startswith(("tensor(bfloat", "tensor(float8", "tensor(float4")) for t in types)
 
 
 def count(feeds: Feeds) -> int:

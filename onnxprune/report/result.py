@@ -212,7 +212,7 @@ def _measures(
         params_reduction=_less(before.params(), after.params()),
         macs_reduction=_less(before.macs(), after.macs()),
         speedup_theoretical=_over(before.macs(), after.macs()),
-        speedup_measured=latency.before / latency.after if latency else None,
+        speedup_measured=latency.ratio if latency and latency.verdict != "noisy" else None,
     )
 
 

@@ -145,12 +145,24 @@ def _measured(report: PruneReport) -> dict[str, Any]:
         found |= {"top1_agreement": finite(error.top1_agreement)}
         found |= _pair("accuracy", error.accuracy) if error.accuracy else {}
     if latency := report.latency:
-        found |= _pair("latency", latency) | {"latency_ratio": _ratio(latency)}
+        found |= _pair("latency", latency) | {"latency_ratio": _ratio(latency)} | _speedup(latency)
     return found | (_sparsity(report.sparsity) if report.sparsity else {})
 
 
 def _pair(name: str, pair: Counts | Shares | Latency) -> dict[str, float | None]:
     return {f"{name}_before": finite(pair.before), f"{name}_after": finite(pair.after)}
+
+
+def _speedup(latency: Latency) -> dict[str, float | str | None]:
+    """How much faster, unless it is too noisy to say."""
+    numbers: dict[str, float | str | None] = {"speedup_verdict": latency.verdict}
+    if latency.verdict == "noisy":
+        return numbers
+    return numbers | {
+        "speedup": finite(latency.ratio),
+        "speedup_low": finite(latency.low),
+        "speedup_high": finite(latency.high),
+    }
 
 
 def _ratio(pair: Counts | Latency) -> float | None:

@@ -91,7 +91,9 @@ def validate(
     error = comparison.result(data)
     one = one_sample(before, data) if timed or profile else {}
     peaks = Counts(*(peak_memory(model, one, threads) for model in (original, candidate))) if profile else None
-    return Result(**vars(error), batches=data, latency=race(before, after, one) if timed else None, peak_memory=peaks)
+    del before, after  # so that they take no memory while others are timed
+    latency = race(original, candidate, one, threads) if timed else None
+    return Result(**vars(error), batches=data, latency=latency, peak_memory=peaks)
 
 
 def _check_names(before: Any, after: Any) -> None:

@@ -8,6 +8,7 @@ from onnxprune.cli.console import Facts, count, duration, facts, percent, plural
 from onnxprune.report.types import (
     ErrorNumbers,
     ErrorReport,
+    Latency,
     LayerError,
     NotComparable,
     OutputMismatch,
@@ -41,7 +42,9 @@ def render_sizes(report: PruneReport | ValidateReport) -> RenderableType:
                 _left(name, count(size.before, unit), count(size.after, unit), percent(size.after, size.before))
             )
     if time := report.latency:
-        rows.append(_left("latency", duration(time.before), duration(time.after), percent(time.after, time.before)))
+        rows.append(
+            _left("latency", duration(time.before), duration(time.after), "")
+        )  # the speed-up has a line of its own
     peak = report.peak_memory
     if peak and peak.before is not None and peak.after is not None:
         left = percent(peak.after, peak.before)
@@ -92,9 +95,17 @@ def render_machine(report: PruneReport | ValidateReport) -> Facts:
     speed, latency = report.measures, report.latency
     said = [f"{speed.speedup_theoretical:.2f}x by MACs"] if speed.speedup_theoretical else []
     if latency:
-        runs = f"median of {latency.runs} runs with {plural(latency.samples, 'sample')}"
-        said.append(f"{speed.speedup_measured:.2f}x measured here, {runs}")
+        how = f"with {plural(latency.samples, 'sample')}, {plural(latency.threads or 1, 'thread')}"
+        said.append(f"{_speedup(latency)} measured here, {latency.runs:,} runs of each {how}")
     return rows + ([("speed-up", "; ".join(said))] if said else [])
+
+
+def _speedup(latency: Latency) -> str:
+    """`1.21x (1.18 to 1.24)`, before / after; or that it cannot be said."""
+    known = latency.low is not None and latency.high is not None
+    if latency.verdict == "noisy" or latency.ratio is None:
+        return "too noisy to say" + (f" ({latency.low:.2f}x to {latency.high:.2f}x)" if known else "")
+    return f"{latency.ratio:.2f}x" + (f" ({latency.low:.2f} to {latency.high:.2f})" if known else "")
 
 
 def _layers(found: Reconstruction) -> str:

@@ -3,7 +3,8 @@
 /** The results that no other beats in both, from the cheapest on. */
 function front(some, x, y) {
   const sign = MEASURES[y].low ? 1 : -1;
-  const sorted = some.filter((r) => known(r[x]) && known(r[y])).sort((a, b) => a[x] - b[x] || sign * (a[y] - b[y]));
+  const cost = MEASURES[x].low ? 1 : -1;
+  const sorted = some.filter((r) => known(r[x]) && known(r[y])).sort((a, b) => cost * (a[x] - b[x]) || sign * (a[y] - b[y]));
   let best = Infinity;
   return sorted.filter((r) => {
     const better = sign * r[y] < best;

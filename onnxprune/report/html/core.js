@@ -90,12 +90,12 @@ const MEASURES = {
   macs_left: { title: "MACs left", low: true, show: percent },
   params_left: { title: "parameters left", low: true, show: percent },
   bytes_left: { title: "bytes left", low: true, show: percent },
-  latency_ratio: { title: "latency, of the original's", low: true, show: times },
+  speedup: { title: "speed-up", low: false, show: times },
   relative_l2: { title: "relative L2 error", low: true, show: digits, log: true },
   top1_agreement: { title: "top-1 agreement", low: false, show: percent },
   accuracy_after: { title: "accuracy", low: false, show: percent },
 };
-const COSTS = ["macs_left", "params_left", "bytes_left", "latency_ratio"];
+const COSTS = ["macs_left", "params_left", "bytes_left", "speedup"];
 const QUALITIES = ["relative_l2", "top1_agreement", "accuracy_after"];
 const measured = (keys, some) => keys.filter((k) => some.some((r) => known(r[k])));
 

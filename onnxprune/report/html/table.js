@@ -14,6 +14,12 @@ const statusOf = (r) => h("span", { class: `status ${r.status}`, title: r.messag
 /** A job may have failed and left numbers all the same: then its message is here. */
 const statusCell = (r) => [statusOf(r), known(r.params_after) && r.status !== "done" ? h("div", { class: "message" }, r.message) : null];
 
+const speedup = (r) => {
+  if (r.speedup_verdict === "noisy") return h("small", {}, "too noisy to say");
+  const interval = known(r.speedup_low) ? h("small", {}, ` ${r.speedup_low.toFixed(2)} to ${r.speedup_high.toFixed(2)}`) : null;
+  return known(r.speedup) ? [times(r.speedup), interval] : "–";
+};
+
 /** `cell` makes what is in it, `key` is what it is sorted by, `down`: large values first. */
 const COLUMNS = [
   { key: "model", title: "model", cell: (r) => h("a", { href: link("model", r.model) }, r.model) },
@@ -26,11 +32,11 @@ const COLUMNS = [
   { key: "top1_agreement", title: "agreement", hint: "how often both prefer the same class", cell: (r) => percent(r.top1_agreement), number: true, down: true },
   { key: "accuracy_after", title: "accuracy", hint: "on labelled data, before and after", number: true, down: true,
     cell: (r) => (known(r.accuracy_after) ? [h("small", {}, `${percent(r.accuracy_before)} →`), ` ${percent(r.accuracy_after)}`] : "–") },
-  { key: "latency_ratio", title: "latency", hint: "after / before", cell: (r) => times(r.latency_ratio), number: true },
+  { key: "speedup", title: "speed-up", hint: "time before / after, and the interval that it lies in", cell: speedup, number: true, down: true },
   { key: "eligible_2_4", title: "2:4", hint: "layers that can be 2:4, of all", number: true, down: true,
     cell: (r) => (known(r.eligible_2_4) ? `${r.eligible_2_4} / ${r.layers_2_4}` : "–") },
 ];
-const OPTIONAL = ["eligible_2_4", "top1_agreement", "accuracy_after", "latency_ratio"];
+const OPTIONAL = ["eligible_2_4", "top1_agreement", "accuracy_after", "speedup"];
 const columnsOf = (some) => COLUMNS.filter((c) => !OPTIONAL.includes(c.key) || some.some((r) => known(r[c.key])));
 
 /** Unknown values come last, whichever way it is sorted. */

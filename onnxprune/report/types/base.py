@@ -9,6 +9,11 @@ FORMAT: Literal[1] = 1
 Settings = dict[str, Any]  # what was set, by name: the table of settings says what there is
 
 
+def added() -> Any:
+    """A key that earlier reports of this format lack: it is always written, and None where one of those is read."""
+    return field(default_factory=lambda: None, kw_only=True)
+
+
 @dataclass(frozen=True)
 class Report:
     """A report of its own; `format` says which keys it has and what they mean, see `report/CHANGELOG.md`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from onnxprune.report.types.base import Counts, Report, Shares
+from onnxprune.report.types.base import Counts, Report, Shares, added
 from onnxprune.report.types.sparse import PatternReport
 
 
@@ -73,12 +73,21 @@ class ErrorReport(ErrorNumbers):
 
 @dataclass(frozen=True)
 class Latency:
-    """Median seconds of a run of the original and of the candidate, over `runs` of each, on `samples` samples."""
+    """Seconds of a run of the original and of the candidate, from `runs` of each on `samples` samples with `threads` threads.
+
+    `ratio` is before / after; the interval from `low` to `high` has it with 95 % confidence (None where there was time for
+    one heat only). `verdict` is faster, slower, same, or noisy where the interval is too wide to say.
+    """
 
     before: float
     after: float
     runs: int
     samples: int
+    ratio: float | None = added()
+    low: float | None = added()
+    high: float | None = added()
+    verdict: str | None = added()
+    threads: int | None = added()
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,8 @@ class Measures:
     """What two models are to each other; None where it is unknown or nothing was run.
 
     `weight_sparsity` is the share of zeros among the parameters that are floats, `compression_ratio` bytes before / after,
-    `speedup_theoretical` MACs before / after, `speedup_measured` latency before / after; reductions are what is gone.
+    `speedup_theoretical` MACs before / after, `speedup_measured` latency before / after (None
+    where it was too noisy to say); reductions are what is gone.
     """
 
     weight_sparsity: Shares

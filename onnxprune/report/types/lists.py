@@ -41,7 +41,10 @@ class PlannedJob:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A job in single numbers, what was not measured None; `left` and `ratio` are after / before."""
+    """A job in single numbers, what was not measured None; `left` and `ratio` are after / before, `speedup` before / after.
+
+    `speedup_verdict` is faster, slower, same, or noisy; then there are no numbers beside it.
+    """
 
     id: str
     model: str  # its short name
@@ -77,3 +80,7 @@ class ResultRow:
     eligible_2_4: int | None
     likely_2_4: int | None
     sparse_2_4: int | None
+    speedup: float | None
+    speedup_low: float | None  # the interval
+    speedup_high: float | None
+    speedup_verdict: str | None
