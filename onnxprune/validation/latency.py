@@ -1,6 +1,6 @@
 """How much faster one model runs than another, with the interval that the ratio lies in, or that it is too noisy to say.
 
-*How.* The models take turns, in random order (seeded), a turn being about a millisecond of runs, or one run. Turns of 0.15 s
+*How.* The models take turns, in random order (seeded), a turn being about a millisecond of runs, or one run. Turns of 0.1 s
 make a heat, and each heat has new sessions: where a session's memory happens to lie makes a small model about 2 % faster or
 slower, for as long as the session lives, and no number of runs in it would show that. A heat has one ratio, the least turn of
 the original over that of the candidate; the ratio is the trimmed mean over the heats, and the spread of the heats makes its
@@ -10,9 +10,9 @@ interval. It goes on until that is narrow, for a minute at most. Files that are 
 else. With more threads, and where the system has no fine clock for that, wall time.
 
 *Why the least, and why that clock.* `tools/clock.py --statistics` on two virtual cores (EPYC), Linux: from one record of 12
-heats (2 to 4 s), by each statistic; eight records of each of two pairs, a chain of convolutions against a copy of itself and
-against one that is 1.10 times slower. Beside it two busy processes and the tests of others (load 5.7 to 6.6). The error of
-the ratio, its median (the mean of the two pairs) and its largest, and half of the 95 % interval:
+heats of 0.15 s (2 to 4 s), by each statistic; eight records of each of two pairs, a chain of convolutions against a copy of
+itself and against one that is 1.10 times slower. Beside it two busy processes and the tests of others (load 5.7 to 6.6). The
+error of the ratio, its median (the mean of the two pairs) and its largest, and half of the 95 % interval:
 
     ms a run   clock   minimum              lower quartile       median
     0.1        wall    .005 .040  +- .012   .020 .055  +- .041   .020 .070  +- .071
@@ -32,6 +32,7 @@ leaves that out.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,13 +46,14 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.save import full_proto
 from onnxprune.report.types import Latency
 
-SECONDS = 60.0  # the longest that a measurement goes on
+SECONDS = 60.0  # the longest that a measurement goes on, unless the environment says otherwise
+LIMIT = "ONNXPRUNE_CLOCK_SECONDS"
 PATIENCE = 20.0  # the same for each plan that --latency tries
 NARROW = 0.02  # the interval is narrow enough where its half is this fraction of the ratio
 EQUAL = 0.03  # a ratio nearer to 1 is no difference: two sessions of one file may differ by so much
 FAIR = 0.05  # at the end of the time an interval around 1 that is not wider says that the two are the same
 LEAST_HEATS = 8
-HEAT_SECONDS = 0.15
+HEAT_SECONDS = 0.1
 LEAST_TURNS, PATIENT = 4, 4  # of each in a heat, where that does not take so many times as long
 TURN_SECONDS = (
     0.001  # a quick model runs several times in a row: the first run finds the caches full of the other's weights
@@ -92,7 +94,7 @@ def race(
         original, candidate: What `open_session` takes.
         feeds: The batch.
         threads: Of both sessions; one unless given, and then the clock is the thread's own.
-        limit: Seconds, `SECONDS` unless given; what runs is not interrupted, so that a slow model may take longer.
+        limit: Seconds, `longest` unless given; what runs is not interrupted, so that a slow model may take longer.
         seed: Of the order of turns.
 
     Returns:
@@ -101,7 +103,7 @@ def race(
     Raises:
         OnnxPruneError: A model does not load or run.
     """
-    start, limit = time.perf_counter(), SECONDS if limit is None else limit
+    start, limit = time.perf_counter(), longest() if limit is None else limit
     heats = list[Heat]()
     lanes = Lanes(original, candidate, feeds, threads or 1, choose_clock(threads or 1), seed)
     while True:
@@ -110,6 +112,14 @@ def race(
         found = judge(heats)
         if late or (len(heats) >= LEAST_HEATS and found.narrow):
             return found.report(lanes.runs, count(feeds), threads or 1)
+
+
+def longest() -> float:
+    """Seconds that a measurement may take: a minute, or what the environment says, for runs of many jobs and for tests."""
+    try:
+        return float(os.environ.get(LIMIT) or SECONDS)
+    except ValueError:
+        raise OnnxPruneError(f"{LIMIT}={os.environ[LIMIT]}: expected a number of seconds") from None
 
 
 def choose_clock(threads: int) -> Clock:
