@@ -48,7 +48,17 @@ def _model(source: Source) -> Model:
 
 
 def analyze(source: Source) -> Analysis:
-    """The groups of a model, what is frozen and why. Raises ModelError for a file that is not a valid model."""
+    """Find the groups of a model, and what is frozen and why.
+
+    Args:
+        source: a path, a ModelProto or a Model; it is not changed.
+
+    Returns:
+        The groups, with the weights they live in.
+
+    Raises:
+        ModelError: the file is not a valid model.
+    """
     return _analyze(_model(source))
 
 
@@ -61,15 +71,26 @@ def plan(
     cache: str | PathLike[str] | None = None,
     **changes: Any,
 ) -> Plan:
-    """Score and rank: what stays of each group. `changes` are fields of `Options`: `plan(model, ratio=0.3)`.
+    """Score and rank the channels of each group: `plan(model, ratio=0.3)`.
 
-    `calib` is what the network is watched on, and what errors are measured on: whatever `calibration.load_data` takes, at
-    most `samples` of it; without, criteria of activations get seeded random inputs. `cache` names a file that keeps what was
-    measured.
-    Raises OnnxPruneError for an impossible ratio, an unknown criterion, a glob that matches nothing, NaN weights.
+    Args:
+        source: a path, a ModelProto, a Model, or what `analyze` found of one.
+        options: what to remove; `changes` stand over it.
+        calib: what the network is watched on, and what errors are measured on: whatever `calibration.load_data` takes.
+            Without it, criteria of activations get seeded random inputs.
+        samples: at most so many of `calib`.
+        cache: a file that keeps what was measured.
+        changes: fields of `Options`.
+
+    Returns:
+        The channels that stay, group by group.
+
+    Raises:
+        OnnxPruneError: an impossible ratio, an unknown criterion, a glob that matches nothing, NaN weights.
+        TypeError: there is no such setting.
     """
+    options = _over(options or Options(), changes)
     analysis = source if isinstance(source, Analysis) else analyze(source)
-    options = options or Options(**changes)
     batches = calibration_batches(RunSettings(calib, samples), analysis.model)
     return make_plan(analysis, options, make_evaluator(analysis, options, batches, cache, None))
 
@@ -80,19 +101,34 @@ def sensitivity(
     options: Options | None = None,
     *,
     samples: int = COMPARISON_SAMPLES,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | Sequence[str] | None = None,
     ratios: Sequence[float] = RATIOS,
     cache: str | PathLike[str] | None = None,
     progress: StageProgress | None = None,
     **changes: Any,
 ) -> dict[str, Table]:
-    """How far the outputs move where each group is pruned alone, at several ratios; a table for each group.
+    """Measure how far the outputs move where each group is pruned alone, at several ratios.
 
-    Of the options, those count that choose groups and rank channels. Every measurement is written to `cache` as soon as it
-    is made, and what is found there is not measured again.
+    Args:
+        source: a path, a ModelProto, a Model, or what `analyze` found of one.
+        calib: the data to measure on: whatever `calibration.load_data` takes.
+        options: those count that choose groups and rank channels; `changes` stand over them.
+        samples: at most so many of `calib`.
+        preprocess: how pictures become inputs: a Preprocess, or the parts of one as text.
+        ratios: the fractions of channels to remove.
+        cache: a file to which every measurement is written as soon as it is made; what is found there is not measured again.
+        progress: called with the stage, the steps done and the steps in all.
+        changes: fields of `Options`.
+
+    Returns:
+        A table for each group, by its name.
+
+    Raises:
+        OnnxPruneError: the model, the data or the options are not what they should be.
+        TypeError: there is no such setting.
     """
+    options = _over(options or Options(), changes).resolved(True)
     analysis = source if isinstance(source, Analysis) else analyze(source)
-    options = (options or Options(**changes)).resolved(True)
     batches = calibration_batches(RunSettings(calib, samples, preprocess=preprocess), analysis.model)
     evaluator = replace(make_evaluator(analysis, options, batches, cache, progress), comparison_samples=samples)
     chosen = candidates(analysis, options, evaluator.watch(analysis, options))
@@ -108,11 +144,22 @@ def apply(
     repair: str | None = None,
     seed: int = 0,
 ) -> Model:
-    """A new model with the plan's channels gone; the source is not changed.
+    """Remove the channels that a plan does not keep, and repair the layers that stay.
 
-    With `calib` (as in `plan`) the layers that stay take over what the removed channels did, by the method `repair`: lstsq
-    where it is None. A method without data gets seeded random inputs.
-    Raises PlanError where the plan does not fit, OnnxPruneError for an unknown method.
+    Args:
+        source: a path, a ModelProto, a Model, or what `analyze` found of one; it is not changed.
+        plan: the channels that stay.
+        calib: as in `plan`; with it, the layers that stay take over what the removed channels did.
+        samples: at most so many of `calib`.
+        repair: the method; None is lstsq with `calib`, none without. A method without data gets seeded random inputs.
+        seed: of those inputs.
+
+    Returns:
+        A new model.
+
+    Raises:
+        PlanError: the plan does not fit the model.
+        OnnxPruneError: there is no such method, or the data are not what they should be.
     """
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = Options(repair=repair, seed=seed)
@@ -128,7 +175,7 @@ def validate(
     candidate: Source,
     *,
     data: Data | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | Sequence[str] | None = None,
     seed: int = 0,
     threads: int | None = None,
     timed: bool = False,
@@ -136,8 +183,21 @@ def validate(
 ) -> Result:
     """Run both models on the same inputs in ONNX Runtime and measure how far the outputs moved.
 
-    `data` is whatever `calibration.load_data` takes; without it, seeded random inputs. `preprocess` is for pictures among
-    them. `timed` measures latency too, `profile` peak memory, for which each model runs in a process of its own.
+    Args:
+        original: a path, a ModelProto or a Model.
+        candidate: the model to judge, of any of these kinds too.
+        data: whatever `calibration.load_data` takes; without it, seeded random inputs.
+        preprocess: how pictures among the data become inputs: a Preprocess, or the parts of one as text.
+        seed: of random inputs.
+        threads: of ONNX Runtime; None leaves it to ONNX Runtime.
+        timed: measure latency too.
+        profile: measure peak memory too; each model runs once in a process of its own.
+
+    Returns:
+        The errors, and what else was measured.
+
+    Raises:
+        OnnxPruneError: the models do not have the same inputs and outputs, one does not run, or the data do not fit.
     """
     a, b = runnable(original), runnable(candidate)
     batches = None if data is None else as_batches(data, _model(original), preprocess)
@@ -178,10 +238,11 @@ def prune(
     Raises:
         NotCompared: the model is made, and only the comparison with the original failed.
         OnnxPruneError: the model, the data, the plan or the settings are not what they should be, or a file cannot be written.
-        TypeError: there is no such setting.
+        TypeError: there is no such setting, or an argument is not of its type.
     """
+    _check_types(options, Options, plan, sparsity)
     how, settings = _take(RunSettings, settings)
-    chosen = _over(options or Options(), settings)
+    chosen = _over(options or Options(), settings, RunSettings)
     return run(source, out, Work(chosen, plan, sparsity, how, plan_out, dry_run), progress)
 
 
@@ -215,10 +276,12 @@ def sparsify(
     Raises:
         NotCompared: the model is made, and only the comparison with the original failed.
         OnnxPruneError: the model, the data, the plan or the settings are not what they should be, or a file cannot be written.
-        TypeError: there is no such setting.
+        TypeError: there is no such setting, or an argument is not of its type.
     """
+    _check_types(options, Sparsity, plan)
     how, settings = _take(RunSettings, settings)
-    work = Work(None, plan, _over(options or Sparsity(), settings), how, dry_run=dry_run)
+    chosen = _over(options or Sparsity(), settings, RunSettings)
+    work = Work(None, plan, chosen, how, dry_run=dry_run)
     return run(source, out, work, progress)
 
 
@@ -228,11 +291,23 @@ def _take(home: type[T], settings: Mapping[str, Any]) -> tuple[T, dict[str, Any]
     return home(**mine), {k: v for k, v in settings.items() if k not in mine}
 
 
-def _over(options: Chosen, settings: Mapping[str, Any]) -> Chosen:
-    """The options with these settings; a TypeError that names the settings that there are, where one is unknown."""
+def _check_types(options: object, home: type, plan: object, sparsity: object = None) -> None:
+    """Raise a TypeError where somebody gives a dictionary or a path for what has a type of its own."""
+    for name, value, kind in (("options", options, home), ("plan", plan, Plan), ("sparsity", sparsity, Sparsity)):
+        if value is not None and not isinstance(value, kind):
+            hint = (
+                "Plan.load(path) reads one"
+                if kind is Plan
+                else f"{kind.__name__}(..) makes one, its fields are settings"
+            )
+            raise TypeError(f"{name} is of type {type(value).__name__}; expected {kind.__name__}; {hint}")
+
+
+def _over(options: Chosen, settings: Mapping[str, Any], *others: type) -> Chosen:
+    """The options with these settings. A TypeError where one is unknown names those that there are, of `others` too."""
     for name in settings:
         if name not in settings_in(type(options)):
-            known = {**settings_in(type(options)), **settings_in(RunSettings)}
+            known = {s: None for home in (type(options), *others) for s in settings_in(home)}
             raise TypeError(f"there is no setting '{name}'; {suggest_near(name, known)}")
     return replace(options, **settings)
 

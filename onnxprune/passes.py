@@ -20,13 +20,21 @@ def run_pass(
     output_path: str | PathLike[str],
     config: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Prune a file (or the one model in a folder) and return the path of the new one, its report beside it.
+    """Prune a file, and write the new one and its report.
 
-    `config` are settings as in a recipe of `batch`: `{"macs": 0.5, "calib": "pictures.npz", "then_sparsify": "2:4"}`. An
-    `output_path` that ends in .onnx is a file, any other a folder, which gets `model.onnx` and `report.json`.
-    Raises OnnxPruneError for settings that there are not, and whatever `prune` raises.
+    Args:
+        model_path: the model, or a folder with one model in it.
+        output_path: a file where it ends in .onnx, else a folder, which gets `model.onnx` and `report.json`.
+        config: settings as in a recipe of `batch`: `{"macs": 0.5, "calib": "pictures.npz", "then_sparsify": "2:4"}`.
+
+    Returns:
+        The path of the new model; the report lies beside it.
+
+    Raises:
+        OnnxPruneError: there is no such setting, and whatever `prune` raises.
     """
-    settings, source, target = dict(config or {}), _source(Path(model_path)), _target(Path(output_path))
+    settings = {name: str(v) if isinstance(v, PathLike) else v for name, v in (config or {}).items()}
+    source, target = _source(Path(model_path)), _target(Path(output_path))
     for name, value in settings.items():
         check(name, value, Path())
     check_all(settings)

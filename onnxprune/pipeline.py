@@ -74,10 +74,12 @@ def calibration_batches(run: RunSettings, model: Model) -> Batches | None:
 
 
 def as_batches(source: Data | None, model: Model, preprocess: Preprocess | Sequence[str] | None) -> Batches | None:
+    """The data that `load_data` reads from a source; a text is a list of one part of the preprocessing."""
     if source is None:
         return None
-    how = preprocess if isinstance(preprocess, Preprocess) or preprocess is None else read_preprocess(preprocess)
-    return load_data(source, input_specs(model.proto), preprocess=how if preprocess else None)
+    if preprocess and not isinstance(preprocess, Preprocess):
+        preprocess = read_preprocess([preprocess] if isinstance(preprocess, str) else preprocess)
+    return load_data(source, input_specs(model.proto), preprocess=preprocess or None)
 
 
 @dataclass

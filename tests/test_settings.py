@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -183,6 +184,35 @@ def test_python_takes_settings_by_name_and_names_the_nearest(tmp_path: Path) -> 
         onnxprune.prune(CNN, None, samples=0)
     with pytest.raises(OnnxPruneError, match='ratio is "half"; expected a number'):
         onnxprune.prune(CNN, None, ratio="half")
+
+
+def test_python_says_what_an_argument_must_be() -> None:
+    for wrong, words in (
+        ({"options": {"macs": 0.5}}, "options is of type dict; expected Options"),
+        ({"sparsity": "2:4"}, "sparsity is of type str; expected Sparsity"),
+        ({"plan": "plan.json"}, r"plan is of type str; expected Plan; Plan.load\(path\) reads one"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            onnxprune.prune(CNN, **wrong)
+    for call in (onnxprune.plan, lambda source, **changes: onnxprune.sensitivity(source, {}, **changes)):
+        with pytest.raises(TypeError, match="there is no setting 'rato'; did you mean 'ratio'"):
+            call(CNN, rato=0.3)
+
+
+def test_changes_stand_over_options() -> None:
+    made = onnxprune.plan(CNN, onnxprune.Options(ratio=0.9, round_to=8), ratio=0.25)
+    assert made == onnxprune.plan(CNN, ratio=0.25, round_to=8) != onnxprune.plan(CNN, ratio=0.9, round_to=8)
+
+
+def test_one_part_of_preprocessing_need_be_no_list(tmp_path: Path) -> None:
+    np.savez(pictures := tmp_path / "pictures.npz", image=np.zeros((2, 8, 8, 1), np.uint8))
+    one, several = (onnxprune.validate(CNN, CNN, data=pictures, preprocess=how) for how in ("color=gray", ["color=gray"]))
+    assert one.error.samples == several.error.samples == 2 and one.error == several.error
+
+
+def test_a_pass_takes_paths(tmp_path: Path) -> None:
+    config = {"calib": ROOT / "models" / "digits_calib.npz", "samples": 8, "ratio": 0.2, "check": False}
+    assert onnxprune.run_pass(CNN, tmp_path, config).is_file()
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:

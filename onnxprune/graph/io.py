@@ -38,14 +38,18 @@ from onnxprune.graph.weights import (
 
 
 def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
-    """Read and check a model; weights are left in the file; a change of it is an error
-    wherever they are read after it, and in `save`.
+    """Read and check a model; weights are left in the file.
 
-    A ModelProto is not changed and its weights are not copied: the model reads them from there. Fields
-    of it that the installed onnx does not know are dropped at the level of the model and the graph.
+    Args:
+        source: a path, or a ModelProto, which is not changed. Its weights are not copied: the model reads them from there.
+            Fields of it that the installed onnx does not know are dropped at the level of the model and the graph.
 
-    Raises ModelError: a file that is missing, unreadable, cut short or not ONNX; data that do not fit
-    their shape; external data outside the model's folder; whatever onnx.checker finds.
+    Returns:
+        The model. A change of its file is an error wherever weights are read after it, and in `save`.
+
+    Raises:
+        ModelError: a file that is missing, unreadable, cut short or not ONNX; data that do not fit their shape; external data
+            outside the model's folder; whatever onnx.checker finds.
     """
     if isinstance(source, onnx.ModelProto):
         return _from_proto(source)

@@ -22,15 +22,24 @@ ALIGN_BYTES, PAGE_BYTES, LARGE_BYTES = 64, 4096, 1 << 20  # in a data file, tens
 
 
 def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = None) -> list[Path]:
-    """Write a model, all or nothing, and return the files written: the model, then its data file if it has one.
+    """Write a model, all or nothing.
 
-    With `external`, initializers of 1 KiB and more go to `<name>.<hash of its bytes>.data` beside the model, so a model never
-    has data that were written for another; the data file of the model that is replaced is removed. None keeps what the source
-    did. A model that would pass 2 GiB has a data file whatever was asked. The bytes depend on nothing but the model and the
-    name. Initializers come in their order; small ones that were not changed keep their field.
+    The bytes depend on nothing but the model and the name. Initializers come in their order; small ones that were not changed
+    keep their field.
 
-    Raises OutputError: the target is the source, a folder, or in a folder that does not exist; the disk is full. ModelError:
-    the source was changed since it was loaded.
+    Args:
+        model: it is not changed.
+        path: where the model goes.
+        external: initializers of 1 KiB and more go to `<name>.<hash of its bytes>.data` beside the model, so a model never has
+            data that were written for another; the data file of the model that is replaced is removed. None keeps what the
+            source did. A model that would pass 2 GiB has a data file whatever was asked.
+
+    Returns:
+        The files written: the model, then its data file if it has one.
+
+    Raises:
+        OutputError: the target is the source, a folder, or in a folder that does not exist; the disk is full.
+        ModelError: the source was changed since it was loaded.
     """
     target = Path(path)
     unnamed = files.data_file(target, "").name  # the name is known when the data are written; it is as long
