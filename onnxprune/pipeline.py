@@ -77,9 +77,10 @@ def as_batches(source: Data | None, model: Model, preprocess: Preprocess | Seque
     """The data that `load_data` reads from a source; a text is a list of one part of the preprocessing."""
     if source is None:
         return None
+    how = preprocess if isinstance(preprocess, Preprocess) else None
     if preprocess and not isinstance(preprocess, Preprocess):
-        preprocess = read_preprocess([preprocess] if isinstance(preprocess, str) else preprocess)
-    return load_data(source, input_specs(model.proto), preprocess=preprocess or None)
+        how = read_preprocess([preprocess] if isinstance(preprocess, str) else preprocess)
+    return load_data(source, input_specs(model.proto), preprocess=how)
 
 
 @dataclass

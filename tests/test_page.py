@@ -20,7 +20,7 @@ from onnxprune.report import to_json
 from onnxprune.report.html import page
 from onnxprune.report.html.data import first_rise, models
 from onnxprune.report.result import inspect_report
-from onnxprune.report.rows import COLUMNS, csv_text, rows, settings_of
+from onnxprune.report.rows import COLUMNS, csv_text, name_settings, rows
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -71,7 +71,7 @@ def test_an_infinite_error_is_no_number() -> None:
     ],
 )
 def test_a_setting_is_called_by_what_sets_it_apart(settings: list[dict[str, object]], said: list[str]) -> None:
-    assert settings_of([Job(str(i), "m", s) for i, s in enumerate(settings)]) == said
+    assert name_settings([Job(str(i), "m", s) for i, s in enumerate(settings)]) == said
 
 
 def test_csv_holds_the_table() -> None:

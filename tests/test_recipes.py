@@ -140,7 +140,12 @@ WRONG = [
     ('skip = ["a"]\nmodels = ["a.onnx"]\n', 1, "skip leaves no model"),
     ('models = ["a.onnx"]\ntimeout = "soon"\n', 2, "timeout: 'soon' is not a duration such as 90s"),
     ('models = ["a.onnx"]\nmemory = "3XB"\n', 2, "memory: '3XB' is not a size such as"),
-    ('models = ["a.onnx"]\nworkers = 0\n', 2, "workers is 0; expected 1 or more"),
+    ('models = ["a.onnx"]\nworkers = 0\n', 2, "r.toml:2: workers is 0; expected 1 or more"),
+    (
+        'models = ["a.onnx"]\n[settings]\nseed = 99999999999999999999\n',
+        3,
+        "seed is 99999999999999999999; expected a number below",
+    ),
     ('\nmodels = ["b.onnx"]\n', 2, "there is no such file or folder"),
     ('\nmodels = ["b*.onnx"]\n', 2, "this glob matches no model"),
     (
@@ -255,6 +260,17 @@ def test_a_recipe_drives_prune(tmp_path: Path) -> None:
     assert (said.exit_code, said.stderr) == (0, "") and "at most 0.5 of the macs" in said.stdout
     assert call("prune", CNN, "-o", tmp_path / "p.onnx", "--macs", 0.5, "--data", TEST).exit_code == 0
     assert (tmp_path / "o.onnx").read_bytes() == (tmp_path / "p.onnx").read_bytes()
+
+
+def test_prune_never_writes_over_its_recipe_or_what_that_names(tmp_path: Path) -> None:
+    how = tmp_path / "how.toml"
+    how.write_text("color = 'gray'\n")
+    recipe(tmp_path, 'models = ["x.onnx"]\n[settings]\npreprocess = ["how.toml"]\ncheck = false\n')
+    for file in (tmp_path / "r.toml", how):
+        text = file.read_text()
+        said = call("prune", CNN, "-o", tmp_path / "o.onnx", "--recipe", tmp_path / "r.toml", "--report", file)
+        fails(said, f"--report {file} is the input {file}, which is never overwritten")
+        assert file.read_text() == text and not (tmp_path / "o.onnx").exists()
 
 
 def test_a_recipe_for_one_model_must_be_one(tmp_path: Path) -> None:

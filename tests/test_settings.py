@@ -206,7 +206,9 @@ def test_changes_stand_over_options() -> None:
 
 def test_one_part_of_preprocessing_need_be_no_list(tmp_path: Path) -> None:
     np.savez(pictures := tmp_path / "pictures.npz", image=np.zeros((2, 8, 8, 1), np.uint8))
-    one, several = (onnxprune.validate(CNN, CNN, data=pictures, preprocess=how) for how in ("color=gray", ["color=gray"]))
+    one, several = (
+        onnxprune.validate(CNN, CNN, data=pictures, preprocess=how) for how in ("color=gray", ["color=gray"])
+    )
     assert one.error.samples == several.error.samples == 2 and one.error == several.error
 
 

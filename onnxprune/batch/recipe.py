@@ -194,7 +194,8 @@ class _RecipeReader:
             try:
                 read_batch_settings({name: data[name]})
             except OnnxPruneError as e:
-                self.wrong((name,), f"{name}: {e}")
+                text = str(e)
+                self.wrong((name,), text if text.startswith(f"{name} is ") else f"{name}: {text}")
         return read_batch_settings(data)
 
     def settings(self, key: Key, data: dict[str, Any]) -> dict[str, Any]:

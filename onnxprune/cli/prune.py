@@ -58,18 +58,18 @@ def prune(
     from onnxprune.cli.reports import RunFiles, run_pipeline
     from onnxprune.plain import check_all, make_arguments
 
-    files, base = RunFiles(model, out, plan, plan_out, report, html, dry_run, json), Path()
+    files = RunFiles(model, out, recipe, plan, plan_out, report, html, dry_run, json)
     if recipe is not None:
-        settings, base = _from_recipe(recipe, model, [*settings, *(["plan"] if plan else [])]), recipe.parent
+        settings = _read_recipe(recipe, model, [*settings, *(["plan"] if plan else [])])
     _check_together(ctx, settings, plan is not None)
-    files.check("smaller", settings, base)
+    files.check("smaller", settings)
     check_all(settings)
-    taken = make_arguments(settings, base)
+    taken = make_arguments(settings, files.base)
     how = _describe(taken["options"].resolved("calib" in settings), plan)
     run_pipeline(onnxprune.prune, files, settings, taken, lambda r: render_pruned(r, how, verbose))
 
 
-def _from_recipe(recipe: Path, model: Path, typed: Sequence[str]) -> dict[str, Any]:
+def _read_recipe(recipe: Path, model: Path, typed: Sequence[str]) -> dict[str, Any]:
     """The settings that a recipe has for a model; others beside it are a mistake."""
     from onnxprune.batch.jobs import settings_for
     from onnxprune.batch.recipe import read

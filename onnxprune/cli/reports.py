@@ -21,6 +21,7 @@ class RunFiles:
 
     model: Path
     out: Path | None
+    recipe: Path | None
     plan: Path | None
     plan_out: Path | None
     report: Path | None
@@ -28,15 +29,21 @@ class RunFiles:
     dry_run: bool
     json: bool
 
-    def check(self, kind: str, settings: Mapping[str, Any], base: Path) -> None:
+    @property
+    def base(self) -> Path:
+        """Where relative paths of settings start."""
+        return self.recipe.parent if self.recipe else Path()
+
+    def check(self, kind: str, settings: Mapping[str, Any]) -> None:
         """Raise OnnxPruneError where there is no place for a model of this kind, or an output would replace an input."""
         from onnxprune.cli.paths import check_outputs
+        from onnxprune.plain import list_input_paths
 
         if self.out is None and not self.dry_run:
             raise OnnxPruneError(f"where should the {kind} model go? give -o OUT (or --dry-run to write none)")
-        data = [base / settings[name] for name in ("calib", "data") if name in settings]
+        data = [self.base / path for _, path in list_input_paths(settings)]
         outputs = {"-o": self.out, "--plan-out": self.plan_out, "--report": self.report, "--html": self.html}
-        check_outputs(outputs, [self.model, self.plan, *data])
+        check_outputs(outputs, [self.model, self.recipe, self.plan, *data])
 
 
 def run_pipeline(

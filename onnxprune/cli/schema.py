@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import import_module
 from types import GenericAlias
 from typing import Annotated, Any
@@ -72,8 +71,8 @@ def schema(
         emit(table(("name", "of"), [(known, of) for known, (of, _) in SCHEMAS.items()]))
         return
     if name not in SCHEMAS:
-        near = get_close_matches(name, SCHEMAS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(SCHEMAS)}"
-        raise OnnxPruneError(f"there is no schema '{name}'; {hint}")
+        from onnxprune.plain import suggest_near
+
+        raise OnnxPruneError(f"there is no schema '{name}'; {suggest_near(name, SCHEMAS)}")
     _, make = SCHEMAS[name]
     emit_json(make())

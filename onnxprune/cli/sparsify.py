@@ -52,9 +52,9 @@ def sparsify(
 
     if every and settings.setdefault("layers", "all") != "all":
         raise OnnxPruneError(f"--all and --layers {settings['layers']} contradict each other; drop one")
-    files = RunFiles(model, out, plan, None, report, html, dry_run, json)
-    files.check("sparse", settings, Path())
-    taken = make_arguments(settings, Path(), "sparsify")
+    files = RunFiles(model, out, None, plan, None, report, html, dry_run, json)
+    files.check("sparse", settings)
+    taken = make_arguments(settings, files.base, "sparsify")
     _check_together(settings, taken["options"])
     run_pipeline(onnxprune.sparsify, files, settings, taken, lambda r: render_sparsified(r, verbose))
 

@@ -10,11 +10,11 @@ import typer
 from onnxprune.cli.app import FAILED_CHECK, app
 from onnxprune.cli.options import add_settings
 from onnxprune.errors import OnnxPruneError
+from onnxprune.settings import Sparsity, settings_of
+from onnxprune.settings.sparsity import LAYERS
 
 if TYPE_CHECKING:
     from onnxprune.report.types import ErrorReport, PatternReport
-
-WIDER = ("likely", "eligible", "all")  # which layers must have a pattern, from few to all
 
 
 @app.command(
@@ -59,7 +59,8 @@ def validate(
         progress("load", 0, 0)
         models = [onnxprune.load(m) for m in (original, candidate)]  # says best what is wrong with a file
         progress("validate", 0, 0)
-        measured = {name: settings[name] for name in ("data", "preprocess", "seed", "profile") if name in settings}
+        table = settings_of("validate")
+        measured = {name: value for name, value in settings.items() if table[name].home is not Sparsity}
         result = onnxprune.validate(original, candidate, timed=True, **measured)
         before, after = map(onnxprune.analyze, models)
         found = layer_errors(before, models[1], result.batches)
@@ -83,7 +84,7 @@ def _check(model: Path, settings: dict[str, Any]) -> tuple[PatternReport, str | 
     from onnxprune.cli.progress import show_progress
     from onnxprune.plain import build
     from onnxprune.report.sparsity import check_report
-    from onnxprune.sparsity import Sparsity, check_pattern
+    from onnxprune.sparsity import check_pattern
     from onnxprune.sparsity.options import resolve_sparsity
 
     options = resolve_sparsity(build(settings, "validate")[Sparsity], False)
@@ -104,7 +105,7 @@ def _told(report: PatternReport, layers: str | None, verbose: bool, *, json: boo
         emit(render_pattern(report, verbose))
     if not any(x.checked for x in report.layers):
         model, pattern = report.model, report.pattern
-        wider = WIDER[WIDER.index(layers) + 1 :] if layers in WIDER else ()
+        wider = LAYERS[LAYERS.index(layers) + 1 :] if layers in LAYERS else ()
         more = "; " + " or ".join(f"'--layers {name}'" for name in wider) + " checks more" if wider else ""
         warn(f"{model} has no layer that must have {pattern}{more}")
         return False

@@ -70,7 +70,7 @@ class Single:
 
 def rows(jobs: Sequence[JobLike]) -> list[ResultRow]:
     """A row for each job, in their order."""
-    return [_row(job, setting) for job, setting in zip(jobs, settings_of(jobs), strict=True)]
+    return [_row(job, setting) for job, setting in zip(jobs, name_settings(jobs), strict=True)]
 
 
 def csv_text(table: Sequence[ResultRow]) -> str:
@@ -83,7 +83,7 @@ def csv_text(table: Sequence[ResultRow]) -> str:
     return out.getvalue()
 
 
-def settings_of(jobs: Sequence[JobLike]) -> list[str]:
+def name_settings(jobs: Sequence[JobLike]) -> list[str]:
     """In short, what sets each job apart from the others of its model; where nothing does, all that was set."""
     by_model: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for job in jobs:

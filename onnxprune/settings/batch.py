@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.settings import units
-from onnxprune.settings.table import Bounds, Kind, setting, settings_in
+from onnxprune.settings.table import Bounds, Kind, import_name, setting, settings_in
 
 PANEL = "Run"
 POSITIVE = Bounds("expected 1 or more", 1)
@@ -49,8 +48,11 @@ class BatchSettings:
 
 def read_batch_settings(values: Mapping[str, Any]) -> BatchSettings:
     """The settings among these plain values, with units read. Raises OnnxPruneError."""
-    readers: dict[str, Callable[[Any], Any]] = {"timeout": units.seconds, "memory": units.size_bytes}
-    mine = {name: value for name, value in values.items() if name in settings_in(BatchSettings)}
+    table = settings_in(BatchSettings)
+    mine = {name: value for name, value in values.items() if name in table}
     for name, value in mine.items():
-        settings_in(BatchSettings)[name].check_value(value)
-    return BatchSettings(**{name: readers[name](v) if name in readers else v for name, v in mine.items()})
+        table[name].check_value(value)
+    # what checks a duration or a size reads it, too
+    return BatchSettings(
+        **{name: import_name(check)(v) if (check := table[name].check) else v for name, v in mine.items()}
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.settings.table import FLAG, INPUTS, PLACE, TEXT, TEXTS, Bounds, Use, setting, settings_in
+from onnxprune.settings.table import FLAG, INPUTS, PLACE, TEXT, TEXTS, Bounds, Use, check_fields, setting
 
 CASTS = ("fp16",)
 CALIBRATION, CHECK, SPARSITY = "Calibration", "Check", "Sparsity"
@@ -98,7 +98,4 @@ class RunSettings:
 
     def check_values(self) -> None:
         """Raise OnnxPruneError for what cannot be; data may be anything that `load_data` takes."""
-        for name, known in settings_in(RunSettings).items():
-            value = getattr(self, name)
-            if value is not None and known.kind not in (INPUTS, PLACE, TEXTS):
-                known.check_value(value)
+        check_fields(self, (INPUTS, PLACE, TEXTS))

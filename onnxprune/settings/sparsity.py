@@ -9,7 +9,7 @@ from onnxprune.settings.options import REPAIRS, SEED
 from onnxprune.settings.table import Use, setting
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
-LAYERS = ("likely", "eligible", "all")
+LAYERS = ("likely", "eligible", "all")  # from few to all
 TARGETS = ("tensorrt", "none")
 SCOPES = ("local", "global")
 FITTED = tuple(r for r in REPAIRS if r != "merge")  # which moves weights of whole channels

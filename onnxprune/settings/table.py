@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import Any, get_type_hints
@@ -152,6 +152,8 @@ class Setting:
         said = name or self.field
         if _is_integer_type(value):  # a number that is far too large is out of bounds, rather than no whole number
             self._check_bounds(to_option(said), value)
+            if not _is_integer(value):
+                raise OnnxPruneError(f"{said} is {show_value(value)}; expected a number below 2^63")
         if not self.kind.fits(value):
             raise OnnxPruneError(f"{said} is {show_value(value)}; expected {self.kind.words}")
         if self.choices and value not in self.choices:
@@ -224,10 +226,13 @@ def _read_fields(home: type) -> Mapping[str, Setting]:
     return found
 
 
-def check_fields(values: Any) -> None:
-    """Raise OnnxPruneError where a field of a dataclass of settings has a value that it cannot have; None is left open."""
+def check_fields(values: Any, free: Collection[Kind] = ()) -> None:
+    """Raise OnnxPruneError where a field of a dataclass of settings has a value that it cannot have.
+
+    None is left open; fields of the kinds `free` may have any value in Python.
+    """
     for name, known in settings_in(type(values)).items():
-        if (value := getattr(values, name)) is not None:
+        if known.kind not in free and (value := getattr(values, name)) is not None:
             known.check_value(value)
 
 
