@@ -43,7 +43,7 @@ T = TypeVar("T")
 Chosen = TypeVar("Chosen", Options, Sparsity)
 
 
-def _model(source: Source) -> Model:
+def _load_model(source: Source) -> Model:
     return source if isinstance(source, Model) else load(source)
 
 
@@ -59,7 +59,7 @@ def analyze(source: Source) -> Analysis:
     Raises:
         ModelError: the file is not a valid model.
     """
-    return _analyze(_model(source))
+    return _analyze(_load_model(source))
 
 
 def plan(
@@ -89,7 +89,7 @@ def plan(
         OnnxPruneError: an impossible ratio, an unknown criterion, a glob that matches nothing, NaN weights.
         TypeError: there is no such setting.
     """
-    options = _over(options or Options(), changes)
+    options = _override(options or Options(), changes)
     analysis = source if isinstance(source, Analysis) else analyze(source)
     batches = calibration_batches(RunSettings(calib, samples), analysis.model)
     return make_plan(analysis, options, make_evaluator(analysis, options, batches, cache, None))
@@ -127,7 +127,7 @@ def sensitivity(
         OnnxPruneError: the model, the data or the options are not what they should be.
         TypeError: there is no such setting.
     """
-    options = _over(options or Options(), changes).resolved(True)
+    options = _override(options or Options(), changes).resolved(True)
     analysis = source if isinstance(source, Analysis) else analyze(source)
     batches = calibration_batches(RunSettings(calib, samples, preprocess=preprocess), analysis.model)
     evaluator = replace(make_evaluator(analysis, options, batches, cache, progress), comparison_samples=samples)
@@ -200,7 +200,7 @@ def validate(
         OnnxPruneError: the models do not have the same inputs and outputs, one does not run, or the data do not fit.
     """
     a, b = runnable(original), runnable(candidate)
-    batches = None if data is None else as_batches(data, _model(original), preprocess)
+    batches = None if data is None else as_batches(data, _load_model(original), preprocess)
     return _validate(a, b, data=batches, seed=seed, threads=threads, timed=timed, profile=profile)
 
 
@@ -242,7 +242,7 @@ def prune(
     """
     _check_types(options, Options, plan, sparsity)
     how, settings = _take(RunSettings, settings)
-    chosen = _over(options or Options(), settings, RunSettings)
+    chosen = _override(options or Options(), settings, RunSettings)
     return run(source, out, Work(chosen, plan, sparsity, how, plan_out, dry_run), progress)
 
 
@@ -280,7 +280,7 @@ def sparsify(
     """
     _check_types(options, Sparsity, plan)
     how, settings = _take(RunSettings, settings)
-    chosen = _over(options or Sparsity(), settings, RunSettings)
+    chosen = _override(options or Sparsity(), settings, RunSettings)
     work = Work(None, plan, chosen, how, dry_run=dry_run)
     return run(source, out, work, progress)
 
@@ -303,7 +303,7 @@ def _check_types(options: object, home: type, plan: object, sparsity: object = N
             raise TypeError(f"{name} is of type {type(value).__name__}; expected {kind.__name__}; {hint}")
 
 
-def _over(options: Chosen, settings: Mapping[str, Any], *others: type) -> Chosen:
+def _override(options: Chosen, settings: Mapping[str, Any], *others: type) -> Chosen:
     """The options with these settings. A TypeError where one is unknown names those that there are, of `others` too."""
     for name in settings:
         if name not in settings_in(type(options)):

@@ -127,7 +127,7 @@ def run(
     options = (work.options or Options(seed=work.seed, repair="none")).resolved(calibration is not None)
     sparsity = work.sparsity
     if sparsity is not None:
-        options, sparsity = _together(options, sparsity, work, calibration is not None)
+        options, sparsity = _fit_together(options, sparsity, work, calibration is not None)
     if work.options is not None:
         work = replace(work, options=options)
     with clock.time("analyze"):
@@ -147,7 +147,7 @@ def run(
         with clock.time("save"):
             files = [] if out is None else save(made.model, out)
             made.model = load(files[0]) if files else _in_memory(made.model)
-    return _reported(source, files, made, analysis, used, work, evaluator, batches, clock)
+    return _compare_and_report(source, files, made, analysis, used, work, evaluator, batches, clock)
 
 
 def _in_memory(model: Model) -> Model:
@@ -168,7 +168,7 @@ def make_evaluator(
     return Evaluator(analysis, batches, method, kept, progress or (lambda *_: None), options.seed)
 
 
-def _together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool) -> tuple[Options, Sparsity]:
+def _fit_together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool) -> tuple[Options, Sparsity]:
     """Options that fit each other: channel counts that the pattern divides, one way of repair."""
     pattern = check_sparsity(sparsity)
     if isinstance(pattern, NofM):
@@ -200,7 +200,7 @@ def _make(
         return _Made(apply_plan(analysis, plan))
 
 
-def _reported(
+def _compare_and_report(
     source: Source, files: list[Path], made: _Made, analysis: Analysis, plan: Plan, work: Work, evaluator: Evaluator,
     batches: Batches | None, clock: Clock,
 ) -> PruneResult:  # fmt: skip
@@ -208,7 +208,7 @@ def _reported(
     layers: Reconstruction | None = None
     failure: OnnxPruneError | None = None
     size = None if work.dry_run else sum(f.stat().st_size for f in files) or saved_bytes(made.model)
-    too_large = _too_large(analysis.model, size) if work.run.check and size is not None else ""
+    too_large = _explain_too_large(analysis.model, size) if work.run.check and size is not None else ""
     if work.run.check and size is not None and not too_large:
         with clock.time("validate"):
             try:
@@ -236,7 +236,7 @@ def _reported(
     return done
 
 
-def _too_large(model: Model, size: int) -> str:
+def _explain_too_large(model: Model, size: int) -> str:
     """Why the model and one of `size` bytes cannot be run here; empty where they can."""
     need, room = COPIES * (model.size_bytes + size), memory_bytes()
     if room is None or need <= room:

@@ -20,8 +20,8 @@ from typer.testing import CliRunner, Result
 import onnxprune
 from onnxprune.cli import commands
 from onnxprune.cli.render.compared import _accuracy
-from onnxprune.cli.render.pruned import INSPECTED, why_nothing
-from onnxprune.cli.render.reasons import listed, top
+from onnxprune.cli.render.pruned import INSPECTED, explain_nothing
+from onnxprune.cli.render.reasons import join_reasons, say_where
 from onnxprune.report.types import PrunedGroup, Shares
 
 ROOT = Path(__file__).parent.parent
@@ -255,6 +255,11 @@ def test_wrong_options_stop_it(tmp_path: Path, args: tuple[object, ...], said: s
     assert not list(tmp_path.iterdir())
 
 
+def test_sensitivity_removes_no_more_than_all() -> None:
+    for ratio in (2, -0.5):
+        fails(call("sensitivity", CNN, "--calib", TEST, "--ratio", ratio), "--ratio")
+
+
 def test_bad_models_stop_it(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").touch()
     (tmp_path / "text.onnx").write_text("hello\n")
@@ -442,11 +447,11 @@ def test_validate_refuses_what_is_no_number() -> None:
 
 def test_reasons_that_are_left_out_are_where_it_says() -> None:
     whole = Counter(f"because of {i}" for i in range(5))
-    assert top(whole, listed(False)).endswith("; 2 more reasons, see --verbose")
-    assert top(whole, INSPECTED).endswith("; 2 more reasons, see 'onnxprune inspect'")
+    assert join_reasons(whole, say_where(False)).endswith("; 2 more reasons, see --verbose")
+    assert join_reasons(whole, INSPECTED).endswith("; 2 more reasons, see 'onnxprune inspect'")
     groups = [PrunedGroup("g", "filters", 4, 4, exact=True, reason=reason) for reason in whole]
     report = replace(onnxprune.prune(CNN, dry_run=True).report, groups=groups)
-    assert why_nothing(report).endswith("see --verbose")
+    assert explain_nothing(report).endswith("see --verbose")
 
 
 # lists and help

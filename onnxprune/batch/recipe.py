@@ -151,7 +151,7 @@ def read(path: Path) -> Recipe:
         raise OnnxPruneError(f"{path}: not UTF-8 text ({e.reason} at byte {e.start}); a recipe is a TOML file") from e
     except (ValueError, RecursionError) as e:  # a number of too many digits; lists too deep
         raise OnnxPruneError(f"{path}: not TOML: {e}; see https://toml.io") from e
-    return _RecipeReader(path, lines(text)).recipe(data)
+    return _RecipeReader(path, lines(text)).read_recipe(data)
 
 
 class _RecipeReader:
@@ -160,10 +160,10 @@ class _RecipeReader:
     def __init__(self, path: Path, found: dict[Key, int]) -> None:
         self.path, self.base, self.lines = path, path.parent, found
 
-    def wrong(self, key: Key, why: str) -> NoReturn:
+    def fail(self, key: Key, why: str) -> NoReturn:
         raise OnnxPruneError(f"{self.path}:{line_of(key, self.lines)}: {why}")
 
-    def recipe(self, data: dict[str, Any]) -> Recipe:
+    def read_recipe(self, data: dict[str, Any]) -> Recipe:
         for name, value in data.items():
             if name not in _TOP:
                 hint = (
@@ -171,73 +171,73 @@ class _RecipeReader:
                     if name in SETTINGS
                     else suggest_near(name, _TOP)
                 )
-                self.wrong((name,), f"there is no key '{name}' at the top of a recipe; {hint}")
+                self.fail((name,), f"there is no key '{name}' at the top of a recipe; {hint}")
             if not _TOP[name].fits(value):
-                self.wrong((name,), f"{name} is {show_value(value)}; expected {_TOP[name].words}")
+                self.fail((name,), f"{name} is {show_value(value)}; expected {_TOP[name].words}")
         if not data.get("models"):
-            self.wrong(("models",), 'models is missing; expected a list of paths, globs or folders: models = ["zoo/"]')
+            self.fail(("models",), 'models is missing; expected a list of paths, globs or folders: models = ["zoo/"]')
         return Recipe(
             models=data["models"],
             base=self.base,
             skip=data.get("skip", []),
-            settings=self.settings(("settings",), data.get("settings", {})),
-            matrix=self.matrix(("matrix",), data.get("matrix", {})),
-            overrides=[self.override(("override", i), o) for i, o in enumerate(data.get("override", []))],
+            settings=self.check_settings(("settings",), data.get("settings", {})),
+            matrix=self.check_matrix(("matrix",), data.get("matrix", {})),
+            overrides=[self.read_override(("override", i), o) for i, o in enumerate(data.get("override", []))],
             output=data.get("output"),
-            run=self.run(data),
+            run=self.read_run(data),
             path=self.path,
             lines=self.lines,
         )
 
-    def run(self, data: dict[str, Any]) -> BatchSettings:
+    def read_run(self, data: dict[str, Any]) -> BatchSettings:
         for name in data.keys() & settings_in(BatchSettings).keys():
             try:
                 read_batch_settings({name: data[name]})
             except OnnxPruneError as e:
                 text = str(e)
-                self.wrong((name,), text if text.startswith(f"{name} is ") else f"{name}: {text}")
+                self.fail((name,), text if text.startswith(f"{name} is ") else f"{name}: {text}")
         return read_batch_settings(data)
 
-    def settings(self, key: Key, data: dict[str, Any]) -> dict[str, Any]:
+    def check_settings(self, key: Key, data: dict[str, Any]) -> dict[str, Any]:
         for name, value in data.items():
-            self.setting((*key, name), name, value)
+            self.check_setting((*key, name), name, value)
         return data
 
-    def setting(self, key: Key, name: str, value: Any) -> None:
+    def check_setting(self, key: Key, name: str, value: Any) -> None:
         try:
             check(name, value, self.base)
         except OnnxPruneError as e:
-            self.wrong(key, f"{'.'.join(str(k) for k in key if isinstance(k, str))}: {e}")
+            self.fail(key, f"{'.'.join(str(k) for k in key if isinstance(k, str))}: {e}")
 
-    def matrix(self, key: Key, data: Any) -> dict[str, list[Any]]:
+    def check_matrix(self, key: Key, data: Any) -> dict[str, list[Any]]:
         if not isinstance(data, dict):
-            self.wrong(key, f"matrix is {show_value(data)}; expected a table of lists")
+            self.fail(key, f"matrix is {show_value(data)}; expected a table of lists")
         for name, values in data.items():
             where = (*key, name)
             if not isinstance(values, list) or not values:
-                self.wrong(where, f"matrix.{name} is {show_value(values)}; expected a list of at least one value")
+                self.fail(where, f"matrix.{name} is {show_value(values)}; expected a list of at least one value")
             for value in values:
                 if name in SETTINGS:
-                    self.setting(where, name, value)
+                    self.check_setting(where, name, value)
                 elif isinstance(value, dict):
                     for inner, one in value.items():
-                        self.setting((*where, inner), inner, one)
+                        self.check_setting((*where, inner), inner, one)
                 else:
                     hint = "or a list of tables of settings, as in [{ratio = 0.3}, {macs = 0.5}]"
-                    self.wrong(
+                    self.fail(
                         where,
                         f"matrix.{name}: there is no setting '{name}'; {suggest_near(name, SETTINGS)}, {hint}",
                     )
         return data
 
-    def override(self, key: Key, data: dict[str, Any]) -> Override:
+    def read_override(self, key: Key, data: dict[str, Any]) -> Override:
         match = data.get("match")
         globs = [match] if isinstance(match, str) else match
         if not globs or not TEXTS.fits(globs):
-            self.wrong((*key, "match"), f"override.match is {show_value(match)}; expected a glob, or a list of globs")
+            self.fail((*key, "match"), f"override.match is {show_value(match)}; expected a glob, or a list of globs")
         rest = {k: v for k, v in data.items() if k not in ("match", "matrix")}
-        matrix = self.matrix((*key, "matrix"), data.get("matrix", {}))
-        return Override(globs, self.settings(key, rest), matrix, (*key, "match"))
+        matrix = self.check_matrix((*key, "matrix"), data.get("matrix", {}))
+        return Override(globs, self.check_settings(key, rest), matrix, (*key, "match"))
 
 
 # Schema

@@ -49,9 +49,9 @@ def add_settings(*commands: str, required: Sequence[str] = ()) -> Callable[[Call
             typed = {n: (s, value) for n, (s, value, parameter) in named.items() if is_typed(ctx, parameter)}
             function(ctx, **values, settings=_check_typed(typed, "calib" in table))
 
-        options = [_parameter(name, s, command, name in required) for name, (s, command) in table.items()]
-        everyday = [o for o in options if not _panel(o)]
-        others = sorted((o for o in options if _panel(o)), key=lambda o: panels.index(_panel(o)))
+        options = [_make_parameter(name, s, command, name in required) for name, (s, command) in table.items()]
+        everyday = [o for o in options if not _find_panel(o)]
+        others = sorted((o for o in options if _find_panel(o)), key=lambda o: panels.index(_find_panel(o)))
         at = next((i + 1 for i, p in enumerate(mine) if p.name == "out"), len(mine))
         ordered = [*mine[:at], *everyday, *mine[at:], *others]
         run.__signature__ = own.replace(parameters=[p.replace(kind=p.KEYWORD_ONLY) for p in ordered])  # type: ignore[attr-defined]
@@ -62,14 +62,14 @@ def add_settings(*commands: str, required: Sequence[str] = ()) -> Callable[[Call
     return decorate
 
 
-def _panel(option: inspect.Parameter) -> str:
+def _find_panel(option: inspect.Parameter) -> str:
     """The heading of the help under which an option stands."""
     return option.annotation.__metadata__[0].rich_help_panel or ""
 
 
-def _parameter(name: str, s: Setting, command: str, required: bool) -> inspect.Parameter:
+def _make_parameter(name: str, s: Setting, command: str, required: bool) -> inspect.Parameter:
     """A setting as the parameter of a command's function."""
-    kind, default = _option_type(s, required), s.default_for(command)
+    kind, default = _find_option_type(s, required), s.default_for(command)
     if s.negative:
         default = not default
     elif s.kind in (TEXTS, RATIOS):
@@ -89,7 +89,7 @@ def _parameter(name: str, s: Setting, command: str, required: bool) -> inspect.P
     )
 
 
-def _option_type(s: Setting, required: bool) -> Any:
+def _find_option_type(s: Setting, required: bool) -> Any:
     if s.kind is FLAG:
         return bool
     if s.kind in (TEXTS, RATIOS):
@@ -128,10 +128,10 @@ def is_typed(ctx: typer.Context, name: str) -> bool:
 
 def parse_group_ratios(given: Sequence[str]) -> dict[str, float]:
     """The globs and ratios of `--group-ratio`, GLOB=R each. Raises OnnxPruneError."""
-    return dict(map(_glob_ratio, given))
+    return dict(map(_parse_glob_ratio, given))
 
 
-def _glob_ratio(text: str) -> tuple[str, float]:
+def _parse_glob_ratio(text: str) -> tuple[str, float]:
     glob, _, number = text.rpartition("=")
     try:
         return (glob, float(number)) if glob else (glob, float("no glob"))

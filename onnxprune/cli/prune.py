@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.cli.app import app
-from onnxprune.cli.options import HTML, JSON, MODEL, REPORT, add_settings, file_option, is_typed, output
+from onnxprune.cli.options import (
+    HTML,
+    JSON,
+    MODEL,
+    REPORT,
+    add_settings,
+    file_option,
+    is_typed,
+    output,
+)
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings.options import BUDGETS, LIMITS, Options
 from onnxprune.settings.table import settings_in, to_option

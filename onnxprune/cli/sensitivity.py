@@ -20,7 +20,8 @@ def sensitivity(
     ctx: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
     ratio: Annotated[
-        list[float] | None, typer.Option(metavar="R", help="A fraction of channels to remove; repeatable.")
+        list[float] | None,
+        typer.Option(metavar="R", min=0.0, max=1.0, help="A fraction of channels to remove; repeatable."),
     ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with a plot.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

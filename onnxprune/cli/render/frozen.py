@@ -25,33 +25,33 @@ def render_frozen(a: Analysis, frozen: Sequence[FrozenAxis], verbose: bool) -> l
     from onnxprune.groups import ALONE
 
     whole = whole_weights(a)
-    reasons = _by_reason(axes)
-    order = sorted(reasons, key=lambda r: _cost(reasons[r], whole), reverse=True)
+    reasons = _sort_by_reason(axes)
+    order = sorted(reasons, key=lambda r: _count_cost(reasons[r], whole), reverse=True)
     shown = order if verbose else order[:FEW_REASONS]
-    parts: list[RenderableType] = [_summary(a, axes, whole), ""]
+    parts: list[RenderableType] = [_render_summary(a, axes, whole), ""]
     for reason in shown:
-        parts += [_title(reason, reasons[reason], whole), *_axes(a, reasons[reason], whole, verbose), ""]
+        parts += [_render_title(reason, reasons[reason], whole), *_render_axes(a, reasons[reason], whole, verbose), ""]
     if len(shown) < len(order):
         parts += [more(len(order) - len(shown), "reasons"), ""]
     if alone := whole.keys() - {f.tensor for f in axes}:
-        parts += [Text.assemble((ALONE, "bold"), "  ", _kept(alone, whole)), ""]
+        parts += [Text.assemble((ALONE, "bold"), "  ", _describe_whole(alone, whole)), ""]
     never = Counter(f.reason for f in frozen if f.structural)
     said = ", ".join(f"{reason} ({n})" for reason, n in never.most_common())
     return [*parts, text(f"never channels: {said}", "dim")] if said else parts[:-1]
 
 
-def _kept(names: Collection[str], whole: Mapping[str, int]) -> str:
+def _describe_whole(names: Collection[str], whole: Mapping[str, int]) -> str:
     return f"{plural(len(names), 'weight')} whole: {count(sum(whole[n] for n in names))} parameters"
 
 
-def _summary(a: Analysis, axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> Text:
+def _render_summary(a: Analysis, axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> Text:
     said = f"frozen: {plural(len(axes), 'weight axis', 'weight axes')}"
     if whole:
-        said += f", {_kept(whole, whole)} ({percent(sum(whole.values()), a.params())})"
+        said += f", {_describe_whole(whole, whole)} ({percent(sum(whole.values()), a.params())})"
     return text(said, "bold")
 
 
-def _by_reason(axes: Sequence[FrozenAxis]) -> dict[str, list[FrozenAxis]]:
+def _sort_by_reason(axes: Sequence[FrozenAxis]) -> dict[str, list[FrozenAxis]]:
     from onnxprune.explain import general
 
     out: dict[str, list[FrozenAxis]] = defaultdict(list)
@@ -60,18 +60,20 @@ def _by_reason(axes: Sequence[FrozenAxis]) -> dict[str, list[FrozenAxis]]:
     return out
 
 
-def _cost(axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> tuple[int, int]:
+def _count_cost(axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> tuple[int, int]:
     names = {f.tensor for f in axes}
     return sum(whole.get(n, 0) for n in names), len(axes)
 
 
-def _title(reason: str, axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> Text:
+def _render_title(reason: str, axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> Text:
     kept = {f.tensor for f in axes} & whole.keys()
-    said = f"  {plural(len(axes), 'axis', 'axes')}" + (f", {_kept(kept, whole)}" if kept else "")
+    said = f"  {plural(len(axes), 'axis', 'axes')}" + (f", {_describe_whole(kept, whole)}" if kept else "")
     return Text.assemble((clean(reason), "bold"), said)
 
 
-def _axes(a: Analysis, axes: Sequence[FrozenAxis], whole: Mapping[str, int], verbose: bool) -> list[RenderableType]:
+def _render_axes(
+    a: Analysis, axes: Sequence[FrozenAxis], whole: Mapping[str, int], verbose: bool
+) -> list[RenderableType]:
     """The axes, those of weights that stay whole first."""
     listed = sorted(axes, key=lambda f: -whole.get(f.tensor, 0))
     shown = listed if verbose else listed[:FEW_AXES]
@@ -80,12 +82,14 @@ def _axes(a: Analysis, axes: Sequence[FrozenAxis], whole: Mapping[str, int], ver
     for f in shown:
         layout = ", ".join(map(a.layout, uses[f.tensor, f.axis]))
         name = f"{clean(f.tensor)}[{f.axis}]"
-        parts.append(indented(Text.assemble(name, f"  [{layout}]", (clean(_route(f)), "dim"), overflow="fold")))
+        parts.append(
+            indented(Text.assemble(name, f"  [{layout}]", (clean(_describe_route(f)), "dim"), overflow="fold"))
+        )
     rest = len(listed) - len(shown)
     return [*parts, indented(more(rest, "frozen axes"))] if rest else parts
 
 
-def _route(f: FrozenAxis) -> str:
+def _describe_route(f: FrozenAxis) -> str:
     """` <- Conv 'conv2' <- Add 'add3' <- Reshape 'r7'`, and the reason where the title leaves a name out."""
     from onnxprune.explain import FIRST, general
 

@@ -24,10 +24,10 @@ TELLING = ("out", "in", "scale", "other", "bias", "stat")  # the members to show
 def render_inspection(report: InspectReport, analysis: Analysis, verbose: bool) -> Parts:
     """What `inspect` says; `analysis` has the layouts of whole weights, which the report does not."""
     frozen = render_frozen(analysis, report.frozen, verbose)
-    return Parts(_header(report, analysis), "", *_groups(analysis, verbose), *frozen)
+    return Parts(_render_header(report, analysis), "", *_render_groups(analysis, verbose), *frozen)
 
 
-def _header(r: InspectReport, a: Analysis) -> RenderableType:
+def _render_header(r: InspectReport, a: Analysis) -> RenderableType:
     opsets = ", ".join(f"{domain} {version}" for domain, version in r.opset.items())
     share = f" ({percent(r.prunable_params, r.params)})" if r.params else ""
     sizes = "".join(f", {name} = {n}" for name, n in r.sizes.items() if n > 1)
@@ -39,30 +39,30 @@ def _header(r: InspectReport, a: Analysis) -> RenderableType:
             ("parameters", f"{count(r.params)}, in prunable weights {count(r.prunable_params)}{share}"),
             ("MACs", count(r.macs) + (f" (one sample{sizes})" if r.macs is not None else f", {a.no_macs}")),
             ("groups", f"{len(r.groups)}, {sum(g.size for g in r.groups):,} channels"),
-            *([("not understood", _guarded(r.guarded))] if r.guarded else []),
+            *([("not understood", _describe_guarded(r.guarded))] if r.guarded else []),
         ]
     )
 
 
-def _guarded(nodes: Sequence[GuardedNode]) -> str:
+def _describe_guarded(nodes: Sequence[GuardedNode]) -> str:
     shown = ", ".join(f"{n.operator} {n.node}" for n in nodes[:FEW_ALIKE])
     rest = ", .." if len(nodes) > FEW_ALIKE else ""
     return f"{plural(len(nodes), 'node')} that no rule can follow, frozen with all they touch: {shown}{rest}"
 
 
-def _groups(a: Analysis, verbose: bool) -> list[RenderableType]:
+def _render_groups(a: Analysis, verbose: bool) -> list[RenderableType]:
     """Every group, or one of each shape with the names of those that are alike."""
     if verbose:
-        return [part for g in a.groups for part in (*_group(a, g, verbose), "")]
-    kinds = _alike(a)
+        return [part for g in a.groups for part in (*_render_group(a, g, verbose), "")]
+    kinds = _find_alike(a)
     parts: list[RenderableType] = []
     for first, *others in kinds[:FEW_GROUPS]:
-        parts += [*_group(a, first, verbose), *_others(a, others), ""]
+        parts += [*_render_group(a, first, verbose), *_render_others(a, others), ""]
     hidden = sum(map(len, kinds[FEW_GROUPS:]))
     return [*parts, more(hidden, "groups"), ""] if hidden else parts
 
 
-def _alike(a: Analysis) -> list[list[Group]]:
+def _find_alike(a: Analysis) -> list[list[Group]]:
     """Groups of one shape: as the isomorphic scope sees it, with weights of the same sizes."""
     from onnxprune.allocate import shape_of
 
@@ -73,28 +73,28 @@ def _alike(a: Analysis) -> list[list[Group]]:
     return list(out.values())
 
 
-def _others(a: Analysis, groups: Sequence[Group]) -> list[RenderableType]:
+def _render_others(a: Analysis, groups: Sequence[Group]) -> list[RenderableType]:
     if not groups:
         return []
-    named = [f"{_letters(a, g)} {g.name}" for g in groups[:FEW_ALIKE]]
+    named = [f"{_name_letters(a, g)} {g.name}" for g in groups[:FEW_ALIKE]]
     rest = f", and {len(groups) - len(named)} more" if len(groups) > len(named) else ""
     return [indented(text(f"{len(groups)} alike: {', '.join(named)}{rest}", "dim"))]
 
 
-def _letters(a: Analysis, g: Group) -> str:
+def _name_letters(a: Analysis, g: Group) -> str:
     return " + ".join(a.layout(v) for v in g.vars)
 
 
-def _group(a: Analysis, g: Group, verbose: bool) -> list[RenderableType]:
+def _render_group(a: Analysis, g: Group, verbose: bool) -> list[RenderableType]:
     weights = {m.tensor for m in g.members}
     where = f"{count(sum(map(a.param_count, weights)))} parameters in {plural(len(weights), 'weight')}"
     title = Text.assemble(
-        (_letters(a, g), "bold cyan"), "  ", (clean(g.name), "bold"), f"  {g.kind} [{g.size}]  {where}"
+        (_name_letters(a, g), "bold cyan"), "  ", (clean(g.name), "bold"), f"  {g.kind} [{g.size}]  {where}"
     )
     parts: list[RenderableType] = [title]
     if g.mixed:
         parts.append(indented(text(f"approximate: {g.mixed}", "yellow")))
-    rows = _members(a, g)
+    rows = _list_members(a, g)
     few = rows if verbose else sorted(rows, key=lambda r: TELLING.index(r[0]))[:FEW_MEMBERS]
     parts.append(grid(few, indent=2))
     if len(few) < len(rows):
@@ -102,7 +102,7 @@ def _group(a: Analysis, g: Group, verbose: bool) -> list[RenderableType]:
     return parts
 
 
-def _members(a: Analysis, g: Group) -> list[tuple[str, str, str]]:
+def _list_members(a: Analysis, g: Group) -> list[tuple[str, str, str]]:
     """Role, name and whole layout of each weight of the group."""
     seen: dict[tuple[str, str, str], None] = {}
     for m in g.members:

@@ -8,26 +8,26 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 
 from onnxprune.cli.console import Facts, facts, more, percent, plural, table, text
-from onnxprune.cli.render.reasons import count_reasons, listed, top
+from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
 from onnxprune.report.types import CheckedLayer, PatternReport, SparseLayerReport, SparsityReport
 
 FEW_LAYERS = 24
 
 
-def why_none(sparse: SparsityReport | None, verbose: bool = False) -> str:
+def explain_none(sparse: SparsityReport | None, verbose: bool = False) -> str:
     """In words, why no layer was made sparse; empty where some were."""
     layers = sparse.layers if sparse else []
     if sparse is None or any(x.sparse for x in layers):
         return ""
     if not layers:
         return "nothing was made sparse: no operator multiplies with a constant matrix"
-    why = top(count_reasons(x.reason for x in layers), listed(verbose))
+    why = join_reasons(count_reasons(x.reason for x in layers), say_where(verbose))
     could = any(x.eligible for x in layers) and sparse.options["layers"] == "likely"
     hint = "; '--layers eligible' takes every layer that the target can run" if could else ""
     return f"nothing was made sparse: {why}{hint}"
 
 
-def layer_facts(sparse: SparsityReport, verbose: bool = False) -> Facts:
+def render_layer_facts(sparse: SparsityReport, verbose: bool = False) -> Facts:
     """The lines about the pattern."""
     layers, options = sparse.layers, sparse.options
     chosen = [x for x in layers if x.sparse]
@@ -42,7 +42,7 @@ def layer_facts(sparse: SparsityReport, verbose: bool = False) -> Facts:
         rows.append(("chosen by", how + repaired))
     left = count_reasons(x.reason for x in layers if not x.sparse)
     if left:
-        rows.append(("left dense", f"{plural(left.total(), 'layer')}: {top(left, listed(verbose))}"))
+        rows.append(("left dense", f"{plural(left.total(), 'layer')}: {join_reasons(left, say_where(verbose))}"))
     rows += [("note", note) for note in dict.fromkeys(x.note for x in chosen if x.note)]
     if sparse.permuted:
         gains = [x.after - x.before for x in sparse.permuted]
@@ -52,27 +52,27 @@ def layer_facts(sparse: SparsityReport, verbose: bool = False) -> Facts:
     return rows
 
 
-def layer_table(layers: Sequence[SparseLayerReport], verbose: bool) -> list[RenderableType]:
+def render_layer_table(layers: Sequence[SparseLayerReport], verbose: bool) -> list[RenderableType]:
     """A line for each layer, and an empty one."""
     shown = layers if verbose else layers[:FEW_LAYERS]
     if not shown:
         return []
     head = ("layer", "operator", ">outputs x inputs", "kernels", ">kept", ">error", "remark")
-    parts: list[RenderableType] = [table(head, map(_row, shown))]
+    parts: list[RenderableType] = [table(head, map(_render_row, shown))]
     if len(shown) < len(layers):
         parts.append(more(len(layers) - len(shown), "layers"))
     return [*parts, ""]
 
 
-def _row(x: SparseLayerReport) -> list[object]:
+def _render_row(x: SparseLayerReport) -> list[object]:
     kernel = f" x {x.positions}" if x.positions > 1 else ""
     shape = f"{x.outputs} x {x.inputs}{kernel}" if x.params else ""
     error = "" if x.error is None else f"{x.error:.3g}"
     kept = text(percent(x.kept_magnitude), "bold") if x.sparse else "dense"
-    return [text(x.name), x.op, shape, _kernels(x), kept, error, text(x.reason or "", "dim")]
+    return [text(x.name), x.op, shape, _name_kernels(x), kept, error, text(x.reason or "", "dim")]
 
 
-def _kernels(x: SparseLayerReport) -> str:
+def _name_kernels(x: SparseLayerReport) -> str:
     """Which kernels the target has for the layer."""
     if x.eligible is None:
         return ""
@@ -84,7 +84,7 @@ def render_pattern(report: PatternReport, verbose: bool) -> Group:
     layers = report.layers
     wrong = [x for x in layers if x.checked and not x.holds]
     shown = layers if verbose else wrong[:FEW_LAYERS]
-    rows = [[text(x.name), x.op, percent(x.zeros), _verdict(x), text(x.reason or "", "dim")] for x in shown]
+    rows = [[text(x.name), x.op, percent(x.zeros), _render_verdict(x), text(x.reason or "", "dim")] for x in shown]
     parts: list[RenderableType] = (
         [table(("layer", "operator", ">zeros", "pattern", "remark"), rows), ""] if rows else []
     )
@@ -98,7 +98,7 @@ def render_pattern(report: PatternReport, verbose: bool) -> Group:
     return Group(*parts, facts([("pattern", said)]))
 
 
-def _verdict(x: CheckedLayer) -> object:
+def _render_verdict(x: CheckedLayer) -> object:
     if x.broken is None:
         return "cannot be told"
     if x.holds:

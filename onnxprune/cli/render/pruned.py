@@ -10,8 +10,8 @@ from rich.text import Text
 
 from onnxprune.cli.console import Facts, facts, more, plural, table, text
 from onnxprune.cli.render.compared import render_error, render_machine, render_outputs, render_sizes
-from onnxprune.cli.render.layers import layer_facts, layer_table, why_none
-from onnxprune.cli.render.reasons import count_reasons, listed, top
+from onnxprune.cli.render.layers import explain_none, render_layer_facts, render_layer_table
+from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
 from onnxprune.report.types import FrozenAxis, PrunedGroup, PruneReport, RepairReport
 
 RenderedReport = tuple[Group, str]  # the report for people, and a warning ('': there is none)
@@ -21,34 +21,34 @@ INSPECTED = "see 'onnxprune inspect'"  # which tells of frozen axes
 
 def render_pruned(report: PruneReport, how: str, verbose: bool) -> RenderedReport:
     """What `prune` says when it is done, and a warning where nothing went: the groups, what is left, where the file is."""
-    parts: list[RenderableType] = [*_groups(report.groups, verbose), ""] if report.groups else []
-    sparse = layer_facts(report.sparsity, verbose) if report.sparsity else []
-    rows = [("channels", _channels(report.groups)), ("chosen by", how), *_notes(report, verbose), *sparse]
-    warnings = (why_nothing(report, verbose), why_none(report.sparsity, verbose), report.not_compared)
-    return Group(*parts, *_outcome(report, rows)), "; ".join(filter(None, warnings))
+    parts: list[RenderableType] = [*_render_groups(report.groups, verbose), ""] if report.groups else []
+    sparse = render_layer_facts(report.sparsity, verbose) if report.sparsity else []
+    rows = [("channels", _count_channels(report.groups)), ("chosen by", how), *_render_notes(report, verbose), *sparse]
+    warnings = (explain_nothing(report, verbose), explain_none(report.sparsity, verbose), report.not_compared)
+    return Group(*parts, *_render_outcome(report, rows)), "; ".join(filter(None, warnings))
 
 
 def render_sparsified(report: PruneReport, verbose: bool) -> RenderedReport:
     """What `sparsify` says when it is done; a warning where no layer was made sparse."""
     assert report.sparsity is not None
-    parts, rows = layer_table(report.sparsity.layers, verbose), layer_facts(report.sparsity, verbose)
-    warnings = (why_none(report.sparsity, verbose), report.not_compared)
-    return Group(*parts, *_outcome(report, rows)), "; ".join(filter(None, warnings))
+    parts, rows = render_layer_table(report.sparsity.layers, verbose), render_layer_facts(report.sparsity, verbose)
+    warnings = (explain_none(report.sparsity, verbose), report.not_compared)
+    return Group(*parts, *_render_outcome(report, rows)), "; ".join(filter(None, warnings))
 
 
-def _outcome(report: PruneReport, rows: Facts) -> list[RenderableType]:
+def _render_outcome(report: PruneReport, rows: Facts) -> list[RenderableType]:
     """What is left, what there is to say of it, how far the outputs moved, where the file is."""
     rows = list(rows)
     if seen := report.calibration:
         rows.append(("calibrated on", f"{seen.samples} samples, {seen.data}"))
         rows += render_stand_ins(report.judged_by)
     if report.repair:
-        rows.append(("repaired", _repaired(report.repair)))
+        rows.append(("repaired", _describe_repair(report.repair)))
     outputs: list[RenderableType] = []
     if report.error:
         rows += [*render_error(report.error), *render_machine(report)]
         outputs = render_outputs(report.error)
-    return [render_sizes(report), "", facts(rows), *outputs, "", _done(report)]
+    return [render_sizes(report), "", facts(rows), *outputs, "", _describe_files(report)]
 
 
 def render_stand_ins(stand_ins: Mapping[str, Sequence[str]]) -> Facts:
@@ -57,7 +57,7 @@ def render_stand_ins(stand_ins: Mapping[str, Sequence[str]]) -> Facts:
     return [("judged by", f"{'; '.join(said)} (no tensor, or the data decide its size)")] if stand_ins else []
 
 
-def _repaired(repair: RepairReport) -> str:
+def _describe_repair(repair: RepairReport) -> str:
     """What the repair did to the error of the outputs on the calibration data."""
     before, after = (f"{error:.4g}" for error in (repair.error_before, repair.error_after))
     if not repair.layers and repair.method != "merge":
@@ -68,27 +68,27 @@ def _repaired(repair: RepairReport) -> str:
     return said + (f"; {len(repair.left_out)} left out" if repair.left_out else "")
 
 
-def _done(report: PruneReport) -> Text:
+def _describe_files(report: PruneReport) -> Text:
     took = f"{sum(report.seconds.values()):.1f} s"
     if report.output is None:
         return text(f"dry run: no model was written ({took})", "bold")
     return text(f"wrote {' and '.join(report.files)} in {took}", "bold")
 
 
-def _groups(groups: Sequence[PrunedGroup], verbose: bool) -> list[RenderableType]:
+def _render_groups(groups: Sequence[PrunedGroup], verbose: bool) -> list[RenderableType]:
     shown = groups if verbose else groups[:FEW_GROUPS]
-    parts: list[RenderableType] = [table(("group", "kind", ">channels", ">kept", "remark"), map(_group, shown))]
+    parts: list[RenderableType] = [table(("group", "kind", ">channels", ">kept", "remark"), map(_render_group, shown))]
     if len(shown) < len(groups):
         parts.append(more(len(groups) - len(shown), "groups"))
     return parts
 
 
-def _group(g: PrunedGroup) -> list[object]:
+def _render_group(g: PrunedGroup) -> list[object]:
     remark = "; ".join(r for r in ("" if g.exact else "approximate", g.reason or "") if r)
     return [text(g.name), g.kind, g.size, text(g.kept, "dim" if g.kept == g.size else "bold"), text(remark, "dim")]
 
 
-def _channels(groups: Sequence[PrunedGroup]) -> str:
+def _count_channels(groups: Sequence[PrunedGroup]) -> str:
     if not groups:
         return "the model has no group that could be pruned"
     size, kept = sum(g.size for g in groups), sum(g.kept for g in groups)
@@ -96,32 +96,36 @@ def _channels(groups: Sequence[PrunedGroup]) -> str:
     return f"{size - kept:,} of {size:,} removed, from {changed} of {plural(len(groups), 'group')}"
 
 
-def _notes(report: PruneReport, verbose: bool) -> Facts:
+def _render_notes(report: PruneReport, verbose: bool) -> Facts:
     rows: Facts = []
     whole = count_reasons(g.reason for g in report.groups if g.kept == g.size)
     if whole:
-        rows.append(("left whole", f"{plural(whole.total(), 'group')}: {top(whole, listed(verbose))}"))
+        rows.append(("left whole", f"{plural(whole.total(), 'group')}: {join_reasons(whole, say_where(verbose))}"))
     if any(not g.exact and g.kept < g.size for g in report.groups):
         rows.append(
             ("approximate", "an operator mixes along these channels (a norm's mean, say): valid, but not neutral")
         )
-    frozen = _frozen(report.frozen)
+    frozen = _count_frozen(report.frozen)
     if frozen:
-        rows.append(("frozen", f"{plural(frozen.total(), 'weight axis', 'weight axes')}: {top(frozen, INSPECTED)}"))
+        rows.append(
+            ("frozen", f"{plural(frozen.total(), 'weight axis', 'weight axes')}: {join_reasons(frozen, INSPECTED)}")
+        )
     return rows
 
 
-def _frozen(axes: Sequence[FrozenAxis]) -> Counter[str]:
+def _count_frozen(axes: Sequence[FrozenAxis]) -> Counter[str]:
     return Counter(f.reason for f in axes if not f.structural)
 
 
-def why_nothing(report: PruneReport, verbose: bool = False) -> str:
+def explain_nothing(report: PruneReport, verbose: bool = False) -> str:
     """In words, why no channel went; empty where some did, or weights became zero instead."""
     if not report.removes_nothing:
         return ""
     if report.groups:
-        return "nothing was removed: " + top(count_reasons(g.reason for g in report.groups), listed(verbose))
-    why = top(_frozen(report.frozen), INSPECTED) or (
+        return "nothing was removed: " + join_reasons(
+            count_reasons(g.reason for g in report.groups), say_where(verbose)
+        )
+    why = join_reasons(_count_frozen(report.frozen), INSPECTED) or (
         "it has no weights with channels that both a producer and a consumer share"
     )
     return f"nothing was removed, the model has no group that could be pruned: {why}; see 'onnxprune inspect'"

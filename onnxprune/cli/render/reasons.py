@@ -10,7 +10,7 @@ from onnxprune.cli.console import plural
 FEW_REASONS = 3
 
 
-def listed(verbose: bool) -> str:
+def say_where(verbose: bool) -> str:
     """Where everything is listed."""
     return "listed above" if verbose else "see --verbose"
 
@@ -20,7 +20,7 @@ def count_reasons(reasons: Iterable[str | None]) -> Counter[str]:
     return Counter(reason or "no reason given" for reason in reasons)
 
 
-def top(reasons: Counter[str], where: str, most: int = FEW_REASONS) -> str:
+def join_reasons(reasons: Counter[str], where: str, most: int = FEW_REASONS) -> str:
     """The most frequent reasons with their counts, and where the others are."""
     said = [f"{reason} ({n})" if n > 1 else reason for reason, n in reasons.most_common(most)]
     rest = len(reasons) - len(said)
