@@ -353,6 +353,9 @@ def _factor_prod(d: Dim, inner: Size) -> tuple[Dim, Dim]:
             inside.append(f)
             inner = left
             continue
+        if not isinstance(inner, int) and any(map(leaves, inside)):
+            # only the samples say that the dynamic axis divides so: in another run the cut may go through the channels
+            raise LayoutError("part of a dynamic axis is laid together with channels")
         o, i = factor(f, inner)
         outside.append(o)
         inside.append(i)

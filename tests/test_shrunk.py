@@ -456,11 +456,33 @@ def a_vector_in_two_parts() -> Case:
     return model(nodes, ["n", 3, "l"], inits), feeds((1, 3, 4), (2, 3, 5))
 
 
+def a_guess_cut_by_a_reshape() -> Case:
+    """The length of a sequence is a guess that 90 divides; the real one is 3, so that the cut goes through the channels."""
+    one = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("i", "o")]
+    body = helper.make_graph([op("Neg", ["i"], ["o"])], "body", one[:1], one[1:])
+    nodes = [
+        op("SplitToSequence", ["x"], ["s"]),
+        op("SequenceMap", ["s"], ["m"], body=body),
+        op("ConcatFromSequence", ["m"], ["c"], axis=0),
+        op("MatMul", ["c", "w"], ["h"]),
+        op("Reshape", ["h", "to"], ["r"]),
+        op("Transpose", ["r"], ["t"], perm=[2, 0, 3, 1, 4]),
+        op("Gather", ["t", "first"], ["q"], axis=0),
+        op("Gather", ["t", "second"], ["k"], axis=0),
+        op("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]),
+        op("MatMul", ["q", "kt"], ["y"]),
+    ]
+    to = numpy_helper.from_array(np.array([3, 0, 3, 2, -1], np.int64), "to")
+    places = [numpy_helper.from_array(np.array(i, np.int64), name) for i, name in enumerate(("first", "second"))]
+    return model(nodes, [3, 5, 4], [w("w", 4, 6), to, *places], rank=4), feeds((3, 5, 4), (3, 5, 4))
+
+
 CUT: list[Callable[[], Case]] = [
     groups_that_interleave, heads_that_a_gather_cuts_apart, channels_of_a_grid, rows_that_a_plan_makes_whole,
     rows_across_rows, half_of_a_permuted_width,
 ]  # fmt: skip
 CASES: list[Callable[[], Case]] = [
+    a_guess_cut_by_a_reshape,
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
     a_zero_that_copies_another_axis, a_zero_that_copies_a_dynamic_size, a_zero_of_an_old_target,
     an_ellipsis_first, padding_up_to_a_multiple, a_gather_that_counts_up, samples_of_one_channel_each,
