@@ -80,5 +80,5 @@ class PruneResult:
             if size.before and size.after is not None:
                 said.append(f"{100 * size.after / size.before:.1f}% of the {of}")
         if error and error.relative_l2 is not None:
-            said.append(f"relative L2 {error.relative_l2:.3g}")
+            said.append(f"relative L2 {error.relative_l2:.3g}" + (", degraded" if error.degraded else ""))
         return f"PruneResult({', '.join(said)})"

@@ -27,6 +27,7 @@ from onnxprune.batch.isolate import Limits, Running, run
 from onnxprune.batch.jobs import ReadyJob, Spec, prepare
 from onnxprune.batch.results import JobResult, joined, split
 from onnxprune.batch.store import Outcome, ResultStore
+from onnxprune.cli.console import WITHOUT_DATA
 from onnxprune.errors import OutputError
 from onnxprune.machine import cores, memory_bytes, resident_bytes
 from onnxprune.report import to_json
@@ -103,18 +104,20 @@ ratio = [0.25, 0.5]
     said = ran(recipe(tmp_path, text), "--csv", tmp_path / "r.csv", "--json")
     assert said.returncode == 0, said.stderr
     jobs = results.read(tmp_path / "out")
-    assert [(j.name, j.settings["ratio"], j.status) for j in jobs] == [
-        (f"digits_{n}", r, "done") for n in ("cnn", "resnet") for r in (0.25, 0.5)
+    assert [(j.name, j.settings["ratio"]) for j in jobs] == [
+        (f"digits_{n}", r) for n in ("cnn", "resnet") for r in (0.25, 0.5)
     ]
+    assert {j.status for j in jobs} == {"done", "degraded"}, "a ruined model is a result, of a status of its own"
     for j in jobs:
-        assert j.report and j.output and j.seconds and j.started and j.message == ""
+        assert j.report and j.report.error and j.output and j.seconds and j.started
+        assert (j.status == "degraded") == (j.report.error.relative_l2 > 0.7) == bool(j.message)
         assert j.report.output == j.output and j.report.model == j.model
         assert j.report.latency.before > 0 and j.report.seconds["load"] > 0
         assert (tmp_path / "out" / j.output).stat().st_size == j.report.bytes.after
     assert json.loads(said.stdout) == [to_json(j) for j in jobs]
     rows = list(csv.DictReader((tmp_path / "r.csv").open()))
     assert [(r["model"], json.loads(r["settings"]), r["status"]) for r in rows] == [
-        (j.name, j.settings, "done") for j in jobs
+        (j.name, j.settings, j.status) for j in jobs
     ]
     assert (
         float(rows[0]["accuracy_before"]) == 1.0 and float(rows[0]["relative_l2"]) == jobs[0].report.error.relative_l2
@@ -451,8 +454,8 @@ def test_a_dry_run_lists_the_jobs(tmp_path: Path) -> None:
 def test_a_log_has_a_line_for_each_job(tmp_path: Path) -> None:
     said = ran(zoo(tmp_path), "-o", tmp_path / "out")
     lines = said.stderr.splitlines()
-    assert "2 workers" in lines[0] and lines[1] == "6 jobs"
-    assert [line.split()[0] for line in lines[2:]] == [f"[{i}/6]" for i in range(1, 7)]
+    assert "2 workers" in lines[0] and lines[1] == f"note: 6 of 6 jobs: {WITHOUT_DATA}" and lines[2] == "6 jobs"
+    assert [line.split()[0] for line in lines[3:]] == [f"[{i}/6]" for i in range(1, 7)]
     assert sum("failed c ratio=" in line and "cut short" in line for line in lines) == 2
     assert said.stdout.splitlines()[-1].startswith("4 done, 2 failed; results in ")
 

@@ -330,12 +330,12 @@ def test_models_take_turns_in_random_order_until_the_interval_is_narrow(monkeypa
 
 def test_the_environment_says_how_long_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(latency.LIMIT, "2.5")
-    assert latency.longest() == 2.5
+    assert latency.read_limit() == 2.5
     monkeypatch.delenv(latency.LIMIT)
-    assert latency.longest() == latency.SECONDS
+    assert latency.read_limit() == latency.SECONDS
     monkeypatch.setenv(latency.LIMIT, "soon")
     with pytest.raises(OnnxPruneError, match="ONNXPRUNE_CLOCK_SECONDS=soon: expected a number of seconds"):
-        latency.longest()
+        latency.read_limit()
 
 
 def test_wall_time_is_taken_where_several_threads_run() -> None:

@@ -21,6 +21,7 @@ from onnxprune.report.html import page
 from onnxprune.report.html.data import first_rise, models
 from onnxprune.report.result import inspect_report
 from onnxprune.report.rows import COLUMNS, csv_text, name_settings, rows
+from onnxprune.report.types import NonFinite, OutputMismatch, ResultRow
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -36,7 +37,7 @@ def test_a_row_says_what_the_report_says() -> None:
     job, row = jobs()[1], rows(jobs())[1]
     report = job.report
     assert report and tuple(to_json(row)) == COLUMNS
-    assert (row.model, row.status, row.settings) == ("digits_cnn", "done", {"ratio": 0.3})
+    assert (row.model, row.status, row.settings) == ("digits_cnn", "degraded", {"ratio": 0.3}), "its error is 0.78"
     assert row.macs_left == report.macs.after / report.macs.before < 0.6
     assert row.accuracy_after == report.error.accuracy.after
     assert row.relative_l2 == report.error.relative_l2 > 0
@@ -44,6 +45,28 @@ def test_a_row_says_what_the_report_says() -> None:
     assert row.speedup_verdict == report.latency.verdict
     assert row.speedup == (None if row.speedup_verdict == "noisy" else report.latency.ratio)
     assert [getattr(row, f"{k}_2_4") for k in ("layers", "eligible", "likely", "sparse")] == [2, 1, 1, 1]
+
+
+def test_a_ruined_model_is_degraded_and_few_random_samples_agree_on_nothing() -> None:
+    report = jobs()[0].report
+    assert report and report.error and report.error.degraded is False
+
+    def row(status: str = "done", **numbers: object) -> ResultRow:
+        error = replace(report.error, **numbers)  # type: ignore[type-var, arg-type]
+        return rows([Job("1", "m", status=status, report=replace(report, error=error))])[0]
+
+    assert row(relative_l2=0.69).status == "done"
+    worse = row(relative_l2=1.2)
+    assert worse.status == "degraded" and "error of 1.2 is beyond 0.7" in worse.message
+    assert row("failed", relative_l2=1.2).status == "failed"
+    assert row(relative_l2=float("nan")).status == "degraded"
+    assert row(nonfinite=NonFinite(1, 3)).message == "2 outputs are NaN or infinite, and were not before"
+    assert row(nonfinite=NonFinite(3, 3)).status == "done"
+    for mismatch, status in ((0.4, "done"), (0.6, "degraded"), (None, "done")):
+        assert row(relative_l2=None, outputs={"y": OutputMismatch(mismatch)}).status == status
+    assert row(samples=2, data="a.npz").top1_agreement == report.error.top1_agreement
+    for samples, told in ((2, False), (31, False), (32, True)):
+        assert (row(samples=samples, data="random seed 0").top1_agreement is not None) == told
 
 
 def test_a_job_without_a_report_has_a_row_without_numbers() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from broken import external, small
-from test_cli import CNN, ROOT, TEST, call, fails
+from test_cli import CNN, ROOT, TEST, UNKNOWN, call, fails
 
 from onnxprune.batch.content import Contents
 from onnxprune.batch.jobs import Spec, prepare, settings_for, specs
@@ -257,7 +257,7 @@ def test_a_recipe_drives_prune(tmp_path: Path) -> None:
     made = recipe(tmp_path, text)
     assert settings_for(made, CNN) == {"macs": 0.5, "data": str(TEST)}
     said = call("prune", CNN, "-o", tmp_path / "o.onnx", "--recipe", tmp_path / "r.toml")
-    assert (said.exit_code, said.stderr) == (0, "") and "at most 0.5 of the macs" in said.stdout
+    assert said.exit_code == 0 and UNKNOWN not in said.stderr and "at most 0.5 of the macs" in said.stdout
     assert call("prune", CNN, "-o", tmp_path / "p.onnx", "--macs", 0.5, "--data", TEST).exit_code == 0
     assert (tmp_path / "o.onnx").read_bytes() == (tmp_path / "p.onnx").read_bytes()
 

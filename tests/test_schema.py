@@ -135,7 +135,7 @@ def test_what_batch_and_report_print_is_in_the_schema(tmp_path: Path) -> None:
     assert len(jobs) == 2
     assert_schema("jobs", jobs)
     results = printed("batch", *models, "-o", out, "--json", status=1)
-    assert [r["status"] for r in results] == ["done", "failed"]
+    assert [r["status"] for r in results] == ["degraded", "failed"]
     assert_schema("batch", results)
     assert [to_json(from_json(JobResult, r)) for r in results] == results == to_json(read(out))
     rows = printed("report", out, "--json")

@@ -21,8 +21,9 @@ from onnxprune.report import PruneReport, from_json, to_json
 
 DATABASE = "results.sqlite"
 FORMAT = 1
-STATUSES = ("done", "failed", "timeout", "memory", "crashed", "pending")
+STATUSES = ("done", "degraded", "failed", "timeout", "memory", "crashed", "pending")
 FINISHED = STATUSES[:-1]
+MADE = STATUSES[:2]  # a model was made; a degraded one is ruined, but that is a result
 CLOCK = (
     "seconds",
     "latency",

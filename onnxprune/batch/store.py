@@ -17,7 +17,7 @@ from typing import Self
 
 from onnxprune.batch.content import Seen, Stamp
 from onnxprune.batch.jobs import MODELS, Spec
-from onnxprune.batch.results import DATABASE, FORMAT, advice, check_format, split
+from onnxprune.batch.results import DATABASE, FORMAT, MADE, advice, check_format, split
 from onnxprune.errors import OutputError
 from onnxprune.graph.files import data_files
 from onnxprune.report import PruneReport, to_json
@@ -46,6 +46,11 @@ class Outcome:
     started: str | None = None
     report: PruneReport | None = None
     written: bool = False  # the pruned model is there
+
+    @property
+    def made(self) -> bool:
+        """Did it come to a model that was compared, ruined or not?"""
+        return self.status in MADE
 
 
 class ResultStore:
@@ -127,7 +132,7 @@ class ResultStore:
 
     def _finished(self, spec: Spec, id: str, retry: bool) -> bool:
         found = self.base.execute("SELECT id, status, output FROM jobs WHERE place = ?", (spec.place,)).fetchone()
-        if found is None or found[0] != id or found[1] == "pending" or (retry and found[1] != "done"):
+        if found is None or found[0] != id or found[1] == "pending" or (retry and found[1] not in MADE):
             return False
         return found[2] is None or (self.folder / found[2]).is_file()
 

@@ -23,6 +23,7 @@ from onnxprune.batch.store import Outcome
 from onnxprune.errors import OnnxPruneError
 from onnxprune.plain import make_arguments
 from onnxprune.report import PruneReport, json_text
+from onnxprune.report.degraded import explain_degraded
 
 GRACE_SECONDS = 60
 ALLOCATION = (
@@ -56,6 +57,8 @@ def execute(task: ReadyJob) -> Outcome:
         return Outcome(
             "failed", "the model has no weights, so there is nothing to prune", report=_said(made.report, task)
         )
+    if why := explain_degraded(made.report.error):
+        return Outcome("degraded", why, report=_said(made.report, task), written=True)
     return Outcome("done", _nothing(made.report), report=_said(made.report, task), written=True)
 
 

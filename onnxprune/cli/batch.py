@@ -57,7 +57,8 @@ def batch(
 ) -> None:
     """Prune many models in many ways, each job in a process of its own; the same command goes on after an interruption.
 
-    Exit status: 0 all jobs are done, 1 some failed, 2 an error, 130 interrupted.
+    A job whose outputs are ruined is 'degraded', not 'done': its model is written, but look for
+    another. Exit status: 0 all jobs made a model, 1 some failed, 2 an error, 130 interrupted.
     """
     from onnxprune.batch.jobs import specs
 
@@ -106,6 +107,15 @@ def _folder(out: Path | None, recipe: Recipe, csv: Path | None) -> Path:
     return out or recipe.base / str(recipe.output)
 
 
+def _note_without_data(jobs: Sequence[Spec]) -> None:
+    """Say of how many jobs nobody will know the accuracy."""
+    from onnxprune.cli.console import WITHOUT_DATA, has_data, note
+
+    without = sum(not has_data(j.settings) for j in jobs)
+    if without:
+        note(f"{without} of {len(jobs)} jobs: {WITHOUT_DATA}" if len(jobs) > 1 else WITHOUT_DATA)
+
+
 def _list(jobs: Sequence[Spec], json: bool) -> None:
     from onnxprune.cli.console import emit, emit_json, plural, table, text
     from onnxprune.report.types import PlannedJob
@@ -127,6 +137,7 @@ def _go(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None, re
         try:
             with _pool(jobs, recipe, folder, dask) as (pool, limits):
                 shown.limits(pool.width if dask is None else None, limits)
+                _note_without_data(jobs)
                 run(jobs, store, pool, limits, shown, retry)
         except KeyboardInterrupt:
             shown.close()
@@ -148,8 +159,8 @@ def _pool(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None) 
 
 
 def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> None:
-    """The results of these jobs, to whom it may concern; exit status 1 where some are not done."""
-    from onnxprune.batch.results import DATABASE, brief, each, select
+    """The results of these jobs, to whom it may concern; exit status 1 where some did not make a model."""
+    from onnxprune.batch.results import DATABASE, MADE, brief, each, select
     from onnxprune.cli.console import emit, emit_json, relative, text
     from onnxprune.graph.files import write_text
     from onnxprune.report.rows import csv_text, rows
@@ -165,7 +176,7 @@ def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> N
         counts = Counter(j.status for j in found)
         said = ", ".join(f"{n} {status}" for status, n in counts.most_common())
         emit(text(f"{said}; results in {relative(str(folder / DATABASE))}"))
-    if any(j.status != "done" for j in found):
+    if any(j.status not in MADE for j in found):
         raise typer.Exit(FAILED_CHECK)
 
 
@@ -174,10 +185,16 @@ def _table(jobs: Sequence[JobResult]) -> list[Any]:
     from onnxprune.plain import describe
 
     listed = jobs if len(jobs) <= LISTED else [j for j in jobs if j.status != "done"]
-    rows = [(j.name, describe(j.settings), j.status, *_numbers(j), j.message) for j in listed]
+    rows = [(j.name, describe(j.settings), _status(j.status), *_numbers(j), j.message) for j in listed]
     return (
         [table(("model", "settings", "status", ">params", ">MACs", ">error", ">seconds", ""), rows), ""] if rows else []
     )
+
+
+def _status(status: str) -> Any:
+    from onnxprune.cli.console import text
+
+    return text(status, "" if status == "done" else "bold red")
 
 
 def _numbers(j: JobResult) -> tuple[str, str, str, str]:

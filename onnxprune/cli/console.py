@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -51,6 +51,20 @@ def warn(message: str) -> None:
     if loudness.quiet:
         return
     print(_encodable(f"warning: {clean(message)}", sys.stderr.encoding), file=sys.stderr, flush=True)
+
+
+def note(message: str) -> None:
+    """A line for people on stderr, of what is no fault."""
+    if not loudness.quiet:
+        print(_encodable(f"note: {clean(message)}", sys.stderr.encoding), file=sys.stderr, flush=True)
+
+
+WITHOUT_DATA = "without data nobody knows what accuracy is left; give a hundred inputs with --calib"
+
+
+def has_data(settings: Mapping[str, object]) -> bool:
+    """Is there something to watch the network on, or to compare on?"""
+    return any(settings.get(name) for name in ("calib", "data"))
 
 
 def clean(text: str) -> str:

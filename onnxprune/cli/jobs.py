@@ -58,7 +58,7 @@ class Lines:
     def end(self, spec: Spec, outcome: Outcome) -> None:
         self.flying.pop(spec.place, None)
         self.ended += 1
-        self.failed += outcome.status != "done"
+        self.failed += not outcome.made
         took = f" {duration(outcome.seconds)}" if outcome.seconds is not None else ""
         why = f": {outcome.message}" if outcome.message else ""
         self.ending(f"[{self.ended}/{self.total}] {outcome.status} {spec.name} {spec.words}{took}{why}", outcome)

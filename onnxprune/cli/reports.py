@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.cli.console import emit, emit_json, warn
+from onnxprune.cli.console import WITHOUT_DATA, emit, emit_json, has_data, note, warn
 from onnxprune.errors import OnnxPruneError, OutputError
 
 if TYPE_CHECKING:
     from onnxprune.cli.render import RenderedReport
+    from onnxprune.progress import StageProgress
     from onnxprune.report import PruneReport
 
 
@@ -66,12 +67,26 @@ def run_pipeline(
     if files.plan_out:
         taken = {**taken, "plan_out": files.plan_out}
     try:
-        with show_progress() as progress:
+        with show_progress() as shown:
+            progress = shown if files.dry_run or has_data(settings) else _note_without_data(shown)
             made = call(files.model, files.out, plan=plan, progress=progress, dry_run=files.dry_run, **taken)
     except NotCompared as e:
         _tell(e.made.report, render(e.made.report), files, asked)
         raise
     _tell(made.report, render(made.report), files, asked)
+
+
+def _note_without_data(progress: StageProgress) -> StageProgress:
+    """The same progress; once the model is read and before it is worked on, it says that the accuracy will not be known."""
+    told = list[str]()
+
+    def report(stage: str, done: int, of: int) -> None:
+        if stage == "analyze" and not told:
+            told.append(stage)
+            note(WITHOUT_DATA)
+        progress(stage, done, of)
+
+    return report
 
 
 def _tell(report: PruneReport, rendered: RenderedReport, files: RunFiles, asked: Mapping[str, Any]) -> None:

@@ -52,6 +52,7 @@ def validate(
     from onnxprune.cli.console import emit, emit_json, warn
     from onnxprune.cli.progress import show_progress
     from onnxprune.cli.render import render_comparison
+    from onnxprune.report.degraded import explain_degraded
     from onnxprune.report.result import validate_report
     from onnxprune.validation import layer_errors
 
@@ -71,6 +72,8 @@ def validate(
         emit_json(replace(report, sparsity=sparse))
     else:
         emit(render_comparison(report))
+    if why := explain_degraded(report):
+        warn(f"the candidate is degraded: {why}")
     if max_error is not None and (failures := failed(result, max_error)):
         warn(f"the candidate is not near enough: {'; '.join(failures)}")
         raise typer.Exit(FAILED_CHECK)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Protocol
 
+from onnxprune.report.degraded import explain_degraded, get_agreement
 from onnxprune.report.plain import to_json
 from onnxprune.report.types import Counts, Latency, PruneReport, ResultRow, Shares, SparsityReport
 
@@ -126,13 +127,23 @@ def _row(job: JobLike, setting: str) -> ResultRow:
         path=job.model,
         setting=setting,
         settings=dict(job.settings),
-        status=job.status,
-        message=job.message,
+        status=_status(job),
+        message=job.message or _message(job),
         seconds=job.seconds,
         started=job.started,
         output=job.output,
         **(_measured(job.report) if job.report else dict.fromkeys(MEASURED)),
     )
+
+
+def _status(job: JobLike) -> str:
+    """The job's; results that nobody judged, of one run or of an earlier version, are judged here."""
+    ruined = job.status == "done" and job.report is not None and explain_degraded(job.report.error)
+    return "degraded" if ruined else job.status
+
+
+def _message(job: JobLike) -> str:
+    return explain_degraded(job.report.error) if job.status == "done" and job.report else ""
 
 
 def _measured(report: PruneReport) -> dict[str, Any]:
@@ -142,7 +153,7 @@ def _measured(report: PruneReport) -> dict[str, Any]:
         found |= _pair(name, sizes) | {f"{name}_left": _ratio(sizes)}
     if error := report.error:
         found |= {"compared_on": error.data, "samples": error.samples, "relative_l2": finite(error.relative_l2)}
-        found |= {"top1_agreement": finite(error.top1_agreement)}
+        found |= {"top1_agreement": finite(get_agreement(error))}
         found |= _pair("accuracy", error.accuracy) if error.accuracy else {}
     if latency := report.latency:
         found |= _pair("latency", latency) | {"latency_ratio": _ratio(latency)} | _speedup(latency)

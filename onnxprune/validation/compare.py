@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array, is_float
 from onnxprune.measure import ErrorSums, agreement, class_scores, predictions
+from onnxprune.report.degraded import explain_degraded
 from onnxprune.report.types import (
     Counts,
     ErrorReport,
@@ -173,7 +174,7 @@ class _Comparison:
         before, after = (np.concatenate(p) if scored else None for p in (self.before, self.after))
         accuracy = _accuracy(before, after, data.labels)
         overall = self.overall.result()
-        return ErrorReport(
+        found = ErrorReport(
             **vars(overall),
             outputs={name: output.result() for name, output in self.outputs.items()},
             overall=overall,
@@ -188,6 +189,7 @@ class _Comparison:
             data=data.source,
             nonfinite=NonFinite(overall.nonfinite_reference, overall.nonfinite_candidate),
         )
+        return replace(found, degraded=bool(explain_degraded(found)))
 
 
 def _drop(accuracy: Shares | None) -> float | None:

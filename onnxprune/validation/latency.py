@@ -94,7 +94,7 @@ def race(
         original, candidate: What `open_session` takes.
         feeds: The batch.
         threads: Of both sessions; one unless given, and then the clock is the thread's own.
-        limit: Seconds, `longest` unless given; what runs is not interrupted, so that a slow model may take longer.
+        limit: Seconds, `read_limit` unless given; what runs is not interrupted, so that a slow model may take longer.
         seed: Of the order of turns.
 
     Returns:
@@ -103,7 +103,7 @@ def race(
     Raises:
         OnnxPruneError: A model does not load or run.
     """
-    start, limit = time.perf_counter(), longest() if limit is None else limit
+    start, limit = time.perf_counter(), read_limit() if limit is None else limit
     heats = list[Heat]()
     lanes = Lanes(original, candidate, feeds, threads or 1, choose_clock(threads or 1), seed)
     while True:
@@ -114,7 +114,7 @@ def race(
             return found.report(lanes.runs, count(feeds), threads or 1)
 
 
-def longest() -> float:
+def read_limit() -> float:
     """Seconds that a measurement may take: a minute, or what the environment says, for runs of many jobs and for tests."""
     try:
         return float(os.environ.get(LIMIT) or SECONDS)

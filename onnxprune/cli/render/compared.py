@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from onnxprune.cli.console import Facts, count, duration, facts, percent, plural, relative, table, text
+from onnxprune.report.degraded import explain_degraded, get_agreement
 from onnxprune.report.types import (
     ErrorNumbers,
     ErrorReport,
@@ -61,15 +62,23 @@ def render_error(error: ErrorReport) -> Facts:
     outputs = list(error.outputs.values())
     rows: Facts = [("compared on", _measured(error))]
     rows.append(("error", _output(outputs[0]) if len(outputs) == 1 else _numbers(error)))
-    if error.top1_agreement is not None:
-        rows.append(("top-1", f"the same class for {percent(error.top1_agreement)} of the samples"))
+    if (agreement := get_agreement(error)) is not None:
+        rows.append(("top-1", f"the same class for {percent(agreement)} of {plural(error.samples, 'sample')}"))
     if error.accuracy:
         rows.append(("accuracy", text(_accuracy(error.accuracy, error.accuracy_drop), "bold green")))
+    if why := explain_degraded(error):
+        rows.append(("degraded", text(why, "bold red")))
     n = error.nonfinite
     if n.reference or n.candidate:
         said = f"{n.candidate:,} NaN or infinite values, the original has {n.reference:,}"
         rows.append(("non-finite", text(said, "bold red")))
     return rows
+
+
+def warn_degraded(error: ErrorReport | None) -> str:
+    """One line for stderr where the result is ruined; empty where it is not."""
+    why = explain_degraded(error)
+    return f"the result is degraded: {why}; remove less, or give --calib, which repairs" if why else ""
 
 
 def render_outputs(error: ErrorReport) -> list[RenderableType]:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from onnxprune.cli.console import Facts, facts, more, plural, table, text
-from onnxprune.cli.render.compared import render_error, render_machine, render_outputs, render_sizes
+from onnxprune.cli.render.compared import render_error, render_machine, render_outputs, render_sizes, warn_degraded
 from onnxprune.cli.render.layers import explain_none, render_layer_facts, render_layer_table
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
 from onnxprune.report.types import FrozenAxis, PrunedGroup, PruneReport, RepairReport
@@ -24,7 +24,8 @@ def render_pruned(report: PruneReport, how: str, verbose: bool) -> RenderedRepor
     parts: list[RenderableType] = [*_render_groups(report.groups, verbose), ""] if report.groups else []
     sparse = render_layer_facts(report.sparsity, verbose) if report.sparsity else []
     rows = [("channels", _count_channels(report.groups)), ("chosen by", how), *_render_notes(report, verbose), *sparse]
-    warnings = (explain_nothing(report, verbose), explain_none(report.sparsity, verbose), report.not_compared)
+    unexpected = (explain_nothing(report, verbose), explain_none(report.sparsity, verbose))
+    warnings = (*unexpected, report.not_compared, warn_degraded(report.error))
     return Group(*parts, *_render_outcome(report, rows)), "; ".join(filter(None, warnings))
 
 
@@ -32,7 +33,7 @@ def render_sparsified(report: PruneReport, verbose: bool) -> RenderedReport:
     """What `sparsify` says when it is done; a warning where no layer was made sparse."""
     assert report.sparsity is not None
     parts, rows = render_layer_table(report.sparsity.layers, verbose), render_layer_facts(report.sparsity, verbose)
-    warnings = (explain_none(report.sparsity, verbose), report.not_compared)
+    warnings = (explain_none(report.sparsity, verbose), report.not_compared, warn_degraded(report.error))
     return Group(*parts, *_render_outcome(report, rows)), "; ".join(filter(None, warnings))
 
 

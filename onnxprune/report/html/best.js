@@ -31,7 +31,7 @@ function yardstick(some) {
 /** The best result of a model at or under a share of its MACs, and by what it was chosen. */
 function bestWithin(some, share) {
   const work = workOf(some);
-  const done = some.filter((r) => r.status === "done" && known(r[work]));
+  const done = some.filter((r) => r.status === "done" && known(r[work])); // never a degraded one
   const fit = done.filter((r) => r[work] <= share + ROUNDED);
   const compared = fit.filter((r) => known(r.relative_l2) || known(r.top1_agreement) || known(r.accuracy_after));
   const by = yardstick(compared);
@@ -47,6 +47,9 @@ function bestWithin(some, share) {
   return { best: by ? [...compared].sort(better)[0] : null, by, work, of: compared.length, fit: fit.length, smallest };
 }
 
+/** How often the classes are the same, and of how many samples. */
+const agreed = (r) => `the same class for ${percent(r.top1_agreement)} of ${plural(r.samples, "sample")}`;
+
 /** The same in words. */
 function bestSaid(some, share) {
   const found = bestWithin(some, share);
@@ -55,7 +58,7 @@ function bestSaid(some, share) {
     const r = found.best;
     const parts = [`${what} ${percent(r[found.work])}`];
     if (known(r.accuracy_after)) parts.push(`accuracy ${percent(r.accuracy_after)}, the original's ${percent(r.accuracy_before)}`);
-    if (known(r.top1_agreement)) parts.push(`the same class for ${percent(r.top1_agreement)}`);
+    if (known(r.top1_agreement)) parts.push(agreed(r));
     if (known(r.relative_l2)) parts.push(`relative L2 error ${digits(r.relative_l2)}`);
     const random = (r.compared_on || "").startsWith("random") ? h("small", {}, "Compared on random inputs: data of its kind may say otherwise.") : null;
     const why = found.of > 1 ? `Chosen by ${MEASURES[found.by].title} among ${found.of} settings.` : "The only setting that small.";
@@ -64,7 +67,10 @@ function bestSaid(some, share) {
     return [h("a", { class: "pick", href: toModel(r) }, r.setting), h("span", {}, `${parts.join(" · ")}. `, h("small", {}, why), random, near)];
   }
   if (found.fit) return [h("span", {}, "Nothing that small was compared with the original, so nobody knows which is best.")];
-  if (!found.smallest) return [h("span", {}, "No setting of this model was finished.")];
+  const ruined = some.filter((r) => r.status === "degraded" && r[found.work] <= share + ROUNDED).length;
+  if (ruined) return [h("span", {}, `Nothing that small can be recommended: ${plural(ruined, "setting is", "settings are")} degraded, the outputs are ruined.`)];
+  const none = some.some((r) => r.status === "degraded") ? "Every setting of this model that was finished is degraded." : "No setting of this model was finished.";
+  if (!found.smallest) return [h("span", {}, none)];
   const least = `${found.smallest.setting}, leaves ${percent(found.smallest[found.work])} of the ${what}.`;
   return [h("span", {}, `No setting is that small; the smallest, ${least}`)];
 }

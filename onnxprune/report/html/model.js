@@ -13,7 +13,7 @@ function modelView(name, at) {
     modelNames.length > 1 || rows.length > 1 ? h("p", { class: "back" }, h("a", { href: "#/" }, "← all results")) : null,
     h("h1", {}, name), h("p", { class: "sub" }, original(mine)),
   ];
-  const compared = mine.length > 1 ? [budget(mine), settingsTable(mine, row)] : [single(row)];
+  const compared = mine.length > 1 ? [budget(mine), settingsTable(mine, row)] : [ruined(row), single(row)];
   return [...head, ...compared, ...(setting ? settingSections(name, mine, row, setting) : [failure(row)])].filter((x) => x);
 }
 
@@ -73,6 +73,9 @@ function single(r) {
   const cells = columnsOf([r]).filter((c) => c.number && known(r[c.key]));
   return h("dl", { class: "cards" }, cells.map((c) => h("div", {}, h("dt", {}, c.title), h("dd", {}, c.cell(r)))));
 }
+
+/** A single result that is degraded says so above its numbers. */
+const ruined = (row) => (row.status === "degraded" ? h("p", {}, statusOf(row), " ", h("span", { class: "message" }, row.message)) : null);
 
 const failure = (row) => h("section", {}, h("h2", {}, row.setting), h("p", {}, statusOf(row), " ", h("span", { class: "message" }, row.message)));
 

@@ -89,8 +89,9 @@ function mark(kind, x, y, r, attributes, ...children) {
   return svg("polygon", { points: corners.map(([dx, dy]) => p(dx, dy)).join(" "), ...attributes }, ...children);
 }
 
-const told = (r) => QUALITIES.filter((k) => known(r[k])).map((k) => `${MEASURES[k].title} ${MEASURES[k].show(r[k])}`);
-const hover = (r) => `${r.model}, ${r.setting}\nMACs left ${percent(r.macs_left)}\n${told(r).join("\n")}`;
+const of = (r, k) => (k === "top1_agreement" ? ` of ${plural(r.samples, "sample")}` : "");
+const told = (r) => QUALITIES.filter((k) => known(r[k])).map((k) => `${MEASURES[k].title} ${MEASURES[k].show(r[k])}${of(r, k)}`);
+const hover = (r) => `${r.model}, ${r.setting}${r.status === "done" ? "" : `, ${r.status}`}\nMACs left ${percent(r.macs_left)}\n${told(r).join("\n")}`;
 
 /**
  * Results as points, quality against cost. Points on their own model's Pareto front are filled and joined.
@@ -113,13 +114,13 @@ function scatter(width, some, x, y, { names = false, target = null, best = null,
   const byName = new Map(models.map((m) => [m, []]));
   for (const r of shown) byName.get(r.model).push(r);
   models.forEach((name, i) => {
-    const best = front(byName.get(name), x, y);
+    const best = front(byName.get(name).filter((r) => r.status !== "degraded"), x, y);
     const kind = few ? i : 0;
     const line = best.map((r) => `${xs(r[x]).toFixed(1)},${ys(r[y]).toFixed(1)}`).join(" ");
     const group = svg("g", { class: `series c${few ? i : "x"}` }, svg("polyline", { class: "front", points: line }));
     for (const r of byName.get(name)) {
       const on = best.includes(r);
-      const attributes = { class: on ? "point on" : "point" };
+      const attributes = { class: `point${on ? " on" : ""}${r.status === "degraded" ? " degraded" : ""}` };
       const where = { href: toModel(r), tabindex: names ? "0" : "-1", "aria-label": hover(r) };
       group.append(svg("a", where, mark(kind, xs(r[x]), ys(r[y]), few ? 6 : 3.5, attributes, svg("title", {}, hover(r)))));
       points.push({ x: xs(r[x]), y: ys(r[y]), text: r.setting, on });

@@ -9,9 +9,9 @@ const share = (key, what, unit) => (r) => [
   h("small", {}, known(r[`${what}_after`]) ? count(r[`${what}_after`], unit) : ""),
 ];
 
-const HOW = { done: "✓", failed: "✕", crashed: "✕", timeout: "◷", memory: "▤", pending: "…" };
+const HOW = { done: "✓", degraded: "▽", failed: "✕", crashed: "✕", timeout: "◷", memory: "▤", pending: "…" };
 const statusOf = (r) => h("span", { class: `status ${r.status}`, title: r.message || null }, `${HOW[r.status] || "?"} ${r.status}`);
-/** A job may have failed and left numbers all the same: then its message is here. */
+/** A job may have failed, or ruined the model, and left numbers all the same: then its message is here. */
 const statusCell = (r) => [statusOf(r), known(r.params_after) && r.status !== "done" ? h("div", { class: "message" }, r.message) : null];
 
 const speedup = (r) => {
@@ -29,7 +29,8 @@ const COLUMNS = [
   { key: "params_left", title: "params left", cell: share("params_left", "params", ""), number: true },
   { key: "bytes_left", title: "bytes left", cell: share("bytes_left", "bytes", "B"), number: true },
   { key: "relative_l2", title: "L2 error", hint: "relative L2 error of the outputs", cell: (r) => digits(r.relative_l2), number: true },
-  { key: "top1_agreement", title: "agreement", hint: "how often both prefer the same class", cell: (r) => percent(r.top1_agreement), number: true, down: true },
+  { key: "top1_agreement", title: "agreement", hint: "how often both prefer the same class", 
+    cell: (r) => (known(r.top1_agreement) ? [percent(r.top1_agreement), h("small", {}, `of ${r.samples.toLocaleString("en")}`)] : "–"), number: true, down: true },
   { key: "accuracy_after", title: "accuracy", hint: "on labelled data, before and after", number: true, down: true,
     cell: (r) => (known(r.accuracy_after) ? [h("small", {}, `${percent(r.accuracy_before)} →`), ` ${percent(r.accuracy_after)}`] : "–") },
   { key: "speedup", title: "speed-up", hint: "time before / after, and the interval that it lies in", cell: speedup, number: true, down: true },

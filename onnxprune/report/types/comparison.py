@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from onnxprune.report.types.base import Counts, Report, Shares, added
 from onnxprune.report.types.sparse import PatternReport
@@ -55,7 +55,10 @@ class NonFinite:
 
 @dataclass(frozen=True)
 class ErrorReport(ErrorNumbers):
-    """How far the outputs moved: the numbers over all (also as `overall`), and those of each of the `outputs`."""
+    """How far the outputs moved: the numbers over all (also as `overall`), and those of each of the `outputs`.
+
+    `degraded` says that the candidate is ruined, see `report.degraded`.
+    """
 
     outputs: dict[str, OutputReport]
     overall: ErrorNumbers
@@ -69,6 +72,8 @@ class ErrorReport(ErrorNumbers):
     dropped: int
     data: str
     nonfinite: NonFinite
+    _: KW_ONLY
+    degraded: bool | None = added()
 
 
 @dataclass(frozen=True)
