@@ -38,7 +38,7 @@ SHAPES = {"0.1": (20, 32, 4), "1": (20, 32, 14), "10": (20, 48, 28)}  # layers, 
 STATISTICS = {"minimum": 0.0, "lower quartile": 0.25, "median": 0.5}
 CLOCKS = {"wall": time.perf_counter, "CPU": time.thread_time}
 RECORD_HEATS = 12
-SPIN = "while True: pass"
+SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # it ends with this process, however that ends
 
 
 def build(layers: int, channels: int, size: int) -> onnx.ModelProto:
