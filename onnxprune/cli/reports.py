@@ -77,11 +77,11 @@ def run_pipeline(
 
 
 def _note_without_data(progress: StageProgress) -> StageProgress:
-    """The same progress; once the model is read and before it is worked on, it says that the accuracy will not be known."""
+    """The same progress; once all that was asked for is known to be possible, it says that the accuracy will not be known."""
     told = list[str]()
 
     def report(stage: str, done: int, of: int) -> None:
-        if stage == "analyze" and not told:
+        if stage in ("apply", "repair", "save") and not told:
             told.append(stage)
             note(WITHOUT_DATA)
         progress(stage, done, of)
