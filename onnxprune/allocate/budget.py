@@ -74,8 +74,9 @@ def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if budget.fits(c.keeps(at(middle))) else (middle, high)
-    filled = _filled(c, at(high), at(low), budget)
-    return _top_up(c, filled, at(low), budget) if c.aligned else filled
+    more = at(low)
+    filled = _filled(c, at(high), more, budget)
+    return _top_up(c, filled, more, budget) if c.aligned else filled
 
 
 def relax(c: Candidates, budget: Budget) -> Candidates:

@@ -85,6 +85,15 @@ def table(columns: Iterable[str], rows: Iterable[Sequence[object]], indent: int 
     return _filled(made, rows, indent)
 
 
+def markdown_table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """The same as Markdown."""
+    names = list(columns)
+    head = "| " + " | ".join(c.removeprefix(">") for c in names) + " |"
+    rule = "|" + "".join("---:|" if c.startswith(">") else "---|" for c in names)
+    cells = ("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)
+    return "\n".join([head, rule, *cells])
+
+
 def grid(rows: Iterable[Sequence[object]], indent: int = 0) -> RenderableType:
     """Aligned cells without a header."""
     return _filled(Table.grid(padding=INDENT), rows, indent)

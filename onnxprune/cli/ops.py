@@ -21,13 +21,13 @@ def ops(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
     """List the operators that pruning follows, with the opset versions and the rule; all others freeze what they touch."""
-    from onnxprune.cli.console import emit, emit_json, table
+    from onnxprune.cli.console import emit, emit_json, markdown_table, table
 
     rows = _rows()
     if json:
         emit_json(rows)
     elif markdown:
-        print(_markdown(rows))
+        print(markdown_table(("domain", "operator", ">since", ">until", "rule"), map(_cells, rows)))
     else:
         emit(table(COLUMNS, [_cells(r) for r in rows]))
 
@@ -48,10 +48,3 @@ def _rows() -> list[OperatorRow]:
 
 def _cells(row: OperatorRow) -> list[str]:
     return ["" if value is None else str(value) for value in astuple(row)]
-
-
-def _markdown(rows: list[OperatorRow]) -> str:
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---:|---:|---|"]
-    for row in rows:
-        lines.append("| " + " | ".join(c.replace("|", "\\|") for c in _cells(row)) + " |")
-    return "\n".join(lines)

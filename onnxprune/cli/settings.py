@@ -22,15 +22,15 @@ def settings(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
     """List all settings: what each may be, its default, and which commands take it; a recipe has those of 'prune'."""
-    from onnxprune.cli.console import emit, emit_json, table
+    from onnxprune.cli.console import emit, emit_json, markdown_table, table
 
     rows = list(_rows())
     if json:
         emit_json(rows)
     elif markdown:
-        print(markdown_table(rows))
+        print(markdown_table(COLUMNS, map(_cells, rows)))
     else:
-        emit(table(COLUMNS, [_cells(r) for r in rows]))
+        emit(table(COLUMNS, map(_cells, rows)))
 
 
 def _rows() -> Iterator[SettingRow]:
@@ -63,9 +63,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(value)
     return "" if value is None or value == {} else str(value)
-
-
-def markdown_table(rows: list[SettingRow]) -> str:
-    """The page of settings."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    return "\n".join([*lines, *("| " + " | ".join(c.replace("|", "\\|") for c in _cells(r)) + " |" for r in rows)])

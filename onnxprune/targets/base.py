@@ -22,4 +22,3 @@ class Target:
     name: str
     multiple: Multiple
     evidence: str
-    patterns: tuple[str, ...] = ()  # of sparsity that it has kernels for

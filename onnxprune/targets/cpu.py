@@ -4,34 +4,28 @@ Its convolutions are fast in blocks of channels (NCHWc): of 8 with AVX2, of 16 w
 are no multiple of the block, it and its neighbors take the plain path, with the tensor laid out anew in between; depthwise ones
 too. Products of matrices care little.
 
-Time after / time before, one thread, interleaved, at half of the multiply-accumulates without data (ONNX Runtime 1.31):
+Time after / time before, one thread, interleaved, lower decile of the runs, beside other work, at half of the
+multiply-accumulates without data (`prune --macs 0.5 --target none` and `cpu`):
 
-    model               as they come    multiples of 8
-    mobilenet_v2        1.58            .55
-    mobilenet_v1_050    1.20            .52
-    ResNet-20            .94            .57
-    squeezenet           .68            .53
-    resnet50             .65            .50
-    YOLO11n              .99            .68
-    deit_tiny            .58            .55      (matrices)
-
-Multiples of 16 and 32 gain nothing more there but for resnet50 (.47 at 32), so `cpu` asks for 8.
+    model               none    cpu
+    mobilenet_v2        1.29    .51
+    mobilenet_v1_050    1.07    .32
+    ResNet-20            .90    .63
+    squeezenet           .73    .57
+    style_mosaic         .68    .58
 """
 
 from __future__ import annotations
 
 from onnxprune.targets.base import CONVOLUTIONS, Target
 
-EVIDENCE = "measured on whole models, see onnxprune/targets/cpu.py"
-
-
-def _blocks_of(block: int) -> Target:
-    return Target(
-        "cpu" if block == 8 else "cpu-avx512",
-        lambda kind, dtype: block if kind in CONVOLUTIONS else 1,
-        EVIDENCE if block == 8 else "the block of ONNX Runtime's MLAS with AVX-512; not measured",
-    )
-
-
-CPU = _blocks_of(8)
-CPU_AVX512 = _blocks_of(16)
+CPU = Target(
+    "cpu",
+    lambda kind, dtype: 8 if kind in CONVOLUTIONS else 1,
+    "measured on whole models, see onnxprune/targets/cpu.py",
+)
+CPU_AVX512 = Target(
+    "cpu-avx512",
+    lambda kind, dtype: 16 if kind in CONVOLUTIONS else 1,
+    "the block of ONNX Runtime's MLAS with AVX-512; not measured",
+)

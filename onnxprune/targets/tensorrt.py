@@ -22,5 +22,5 @@ def _int8_cores(kind: str, dtype: str) -> int:
     return 16 if kind in CONVOLUTIONS | MATRICES else 1
 
 
-TENSORRT = Target("tensorrt", _tensor_cores, EVIDENCE, patterns=("2:4",))
-TENSORRT_INT8 = Target("tensorrt-int8", _int8_cores, EVIDENCE, patterns=("2:4",))
+TENSORRT = Target("tensorrt", _tensor_cores, EVIDENCE)
+TENSORRT_INT8 = Target("tensorrt-int8", _int8_cores, EVIDENCE)
