@@ -477,12 +477,28 @@ def a_guess_cut_by_a_reshape() -> Case:
     return model(nodes, [3, 5, 4], [w("w", 4, 6), to, *places], rank=4), feeds((3, 5, 4), (3, 5, 4))
 
 
+def two_inputs_of_one_gate() -> Case:
+    """ONNX Runtime wants a and b alike, and returns both: neither may be cut alone."""
+    nodes = [
+        op("MatMul", ["x", "w1"], ["a"]),
+        op("MatMul", ["x", "w2"], ["b"]),
+        op("LinearAttentionGate", ["a", "bias", "scale", "b"], ["decay", "rate"], domain="com.microsoft"),
+        op("MatMul", ["decay", "w3"], ["c"]),
+        op("MatMul", ["x", "w4"], ["d"]),
+        op("Add", ["c", "d"], ["y"]),
+    ]
+    inits = [w("w1", 6, 4), w("w2", 6, 4), w("bias", 4), w("scale", 4), w("w3", 4, 5), w("w4", 6, 5)]
+    proto = model(nodes, ["n", "t", 6], inits)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return proto, feeds((2, 3, 6))
+
+
 CUT: list[Callable[[], Case]] = [
     groups_that_interleave, heads_that_a_gather_cuts_apart, channels_of_a_grid, rows_that_a_plan_makes_whole,
     rows_across_rows, half_of_a_permuted_width,
 ]  # fmt: skip
 CASES: list[Callable[[], Case]] = [
-    a_guess_cut_by_a_reshape,
+    a_guess_cut_by_a_reshape, two_inputs_of_one_gate,
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
     a_zero_that_copies_another_axis, a_zero_that_copies_a_dynamic_size, a_zero_of_an_old_target,
     an_ellipsis_first, padding_up_to_a_multiple, a_gather_that_counts_up, samples_of_one_channel_each,

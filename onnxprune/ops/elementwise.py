@@ -96,8 +96,11 @@ def scaled_silu(op: Op) -> list[Axes | None]:
 
 @couple("LinearAttentionGate", domain=MICROSOFT, pointwise=True)
 def decay_and_rate(op: Op) -> list[Axes | None]:
-    """decay = scale * softplus(a + bias), rate = sigmoid(b); a and b [B, t, h], bias and scale [h]."""
-    return [op.broadcast(op.x(0), op.x(1), op.x(2)), list(op.x(3)) if op.has(3) else None]
+    """decay = scale * softplus(a + bias), rate = sigmoid(b); a and b [B, t, h] of one shape, bias and scale [h]."""
+    if not op.has(3):
+        return [op.broadcast(op.x(0), op.x(1), op.x(2)), None]
+    both = op.broadcast(op.x(0), op.x(1), op.x(2), op.x(3))
+    return [both, list(both)]
 
 
 @couple("BiasSplitGelu", domain=MICROSOFT, pointwise=True, adds=1)
