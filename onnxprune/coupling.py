@@ -22,7 +22,7 @@ from onnxprune.errors import ModelError, is_guarded
 from onnxprune.graph.facts import Facts, Varying
 from onnxprune.graph.flat import flat_id, flatten
 from onnxprune.graph.model import Model
-from onnxprune.graph.samples import BATCH, Sizes, data_sizes, first_sizes, grown_sizes
+from onnxprune.graph.samples import Sizes, data_sizes, first_sizes, grown_sizes, is_batch
 from onnxprune.graph.view import Site, attribute, captured, makers
 from onnxprune.graph.walk import Known, Told, Visitor, walk
 from onnxprune.graph.weights import Weight
@@ -151,13 +151,19 @@ def _couple_fitting(model: Model, source: Model, data: Mapping[str, int]) -> _Dr
     first = first_sizes(model.proto, model.weights)
     couple = partial(_couple, model, source)
     best = couple(first)
-    if all(pair == BATCH for pair in first.values()):
+    if best.trace.clashes and sum(map(is_batch, first.values())) > 1:
+        one = first_sizes(model.proto, model.weights, one_batch=True)
+        shared = couple(one)
+        best, first = min((best, first), (shared, one), key=lambda c: _clashes(c[0]))
+    if all(map(is_batch, first.values())):
         return best
     measured = list(data_sizes(model.proto, model.weights, first, data))
     if best.trace.short:
         return _couple_larger(couple, best, measured)
     if best.trace.clashes:
-        tried = (couple(sizes) for sizes in (first_sizes(model.proto, model.weights, small=True), *measured))
+        one_batch = first == first_sizes(model.proto, model.weights, one_batch=True)
+        small = first_sizes(model.proto, model.weights, small=True, one_batch=one_batch)
+        tried = (couple(sizes) for sizes in (small, *measured))
         return min(best, *tried, key=_clashes)
     return best
 

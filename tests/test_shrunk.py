@@ -493,12 +493,39 @@ def two_inputs_of_one_gate() -> Case:
     return proto, feeds((2, 3, 6))
 
 
+def time_first_and_a_batch_behind_it() -> Case:
+    """Two leading axes of different names: [time, batch, c], and another input's [batch, c]. None of them copies the other."""
+    nodes = [
+        op("MatMul", ["x", "w1"], ["a"]),
+        op("Shape", ["a"], ["s"]),
+        op("Gather", ["s", "zero"], ["t"], axis=0),
+        op("Gather", ["s", "one"], ["n"], axis=0),
+        op("Mul", ["t", "two"], ["t2"]),
+        op("Concat", ["t2", "n", "eight"], ["target"], axis=0),
+        op("Unsqueeze", ["a", "zero"], ["b"]),
+        op("Concat", ["b", "b"], ["c"], axis=0),
+        op("Reshape", ["c", "target"], ["d"]),
+        op("MatMul", ["d", "w2"], ["y"]),
+        op("MatMul", ["x2", "w3"], ["z"]),
+    ]
+    inits = [
+        w("w1", 5, 8), w("w2", 8, 3), w("w3", 4, 3), ints("zero", 0), ints("one", 1), ints("two", 2), ints("eight", 8)
+    ]  # fmt: skip
+    proto = model(nodes, ["t", "n", 5], inits)
+    proto.graph.input.insert(0, helper.make_tensor_value_info("x2", TensorProto.FLOAT, ["n", 4]))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 3]))
+    data = feeds((5, 2, 5), (2, 7, 5))
+    for f in data:
+        f["x2"] = RNG.standard_normal((f["x"].shape[1], 4)).astype(np.float32)
+    return proto, data
+
+
 CUT: list[Callable[[], Case]] = [
     groups_that_interleave, heads_that_a_gather_cuts_apart, channels_of_a_grid, rows_that_a_plan_makes_whole,
     rows_across_rows, half_of_a_permuted_width,
 ]  # fmt: skip
 CASES: list[Callable[[], Case]] = [
-    a_guess_cut_by_a_reshape, two_inputs_of_one_gate,
+    a_guess_cut_by_a_reshape, two_inputs_of_one_gate, time_first_and_a_batch_behind_it,
     time_steps_of_an_lstm, zero_points_of_a_batch_of_matrices, a_slope_that_fits_two_axes, a_grid_for_each_filter,
     a_zero_that_copies_another_axis, a_zero_that_copies_a_dynamic_size, a_zero_of_an_old_target,
     an_ellipsis_first, padding_up_to_a_multiple, a_gather_that_counts_up, samples_of_one_channel_each,

@@ -9,17 +9,29 @@ import onnx
 from onnxprune.axes import Size, size_of
 
 Sizes = dict[str, tuple[int, int]]  # by symbol, or by place for axes without one; axes of one name share their sizes
-BATCH = (1, 3)  # the first size of a pair is what MACs are counted at: a batch of 1
+BATCH = 1  # the first size of a batch axis, which MACs are counted at; the second is another for each name
 GROWTH, STEPS = 4, 6  # sizes grow by this factor, so often at most: 64 samples of sound become 262,144
 
 
-def first_sizes(proto: onnx.ModelProto, initializers: Mapping[str, object], small: bool = False) -> Sizes:
-    """Sizes for all dynamic axes of the graph's real inputs, by their names."""
+def first_sizes(
+    proto: onnx.ModelProto, initializers: Mapping[str, object], small: bool = False, one_batch: bool = False
+) -> Sizes:
+    """Sizes for all dynamic axes of the graph's real inputs, by their names.
+
+    The leading axes have different second sizes where their names differ: [time, batch, ..] has two. With `one_batch` they are the
+    same, since some exporters give the batch of each input a name of its own.
+    """
     sizes: Sizes = {}
     for value, axis, name in _dynamic_axes(proto, initializers):
-        if name not in sizes:
+        if name not in sizes and axis == 0:
+            sizes[name] = (BATCH, 3 if one_batch else 3 + 2 * sum(map(is_batch, sizes.values())))
+        elif name not in sizes:
             sizes[name] = _guess(axis, len(value.type.tensor_type.shape.dim), len(sizes), small)
     return sizes
+
+
+def is_batch(sizes: tuple[int, int]) -> bool:
+    return sizes[0] == BATCH
 
 
 def sample_shapes(
@@ -38,7 +50,7 @@ def sample_shapes(
 def grown_sizes(sizes: Sizes) -> Iterator[Sizes]:
     """Larger and larger sizes of all axes but the batch."""
     for step in range(1, STEPS + 1):
-        yield {n: p if p == BATCH else (p[0] * GROWTH**step, p[1] * GROWTH**step) for n, p in sizes.items()}
+        yield {n: p if is_batch(p) else (p[0] * GROWTH**step, p[1] * GROWTH**step) for n, p in sizes.items()}
 
 
 def data_sizes(
@@ -49,7 +61,7 @@ def data_sizes(
         name: data[key]
         for v, axis, name in _dynamic_axes(proto, initializers)
         for key in (name, f"{v.name}[{axis}]")
-        if key in data and sizes[name] != BATCH
+        if key in data and not is_batch(sizes[name])
     }
     if known:
         yield sizes | {name: (n, n * (2 + i)) for i, (name, n) in enumerate(known.items())}
@@ -74,8 +86,6 @@ def _dynamic_axes(
 
 
 def _guess(axis: int, rank: int, nth: int, small: bool) -> tuple[int, int]:
-    if axis == 0:
-        return BATCH
     if small:
         return (5 + 2 * (nth % 4), 8 + 3 * (nth % 4))
     if rank >= 4:
