@@ -13,7 +13,7 @@ from onnxprune import Analysis, OnnxPruneError, Plan
 from onnxprune.allocate import cost_of
 from onnxprune.allocate.align import find_multiples
 from onnxprune.settings.options import TARGETS as NAMES
-from onnxprune.targets import TARGETS
+from onnxprune.targets import TARGETS, Layer
 from onnxprune.targets.base import CONVOLUTIONS, MATRICES
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -48,14 +48,54 @@ def test_every_name_is_a_target_and_says_how_it_is_known() -> None:
     assert set(NAMES) == set(TARGETS) and all(name == t.name for name, t in TARGETS.items())
     for t in TARGETS.values():
         assert t.evidence
-        assert all(t.multiple(kind, "float32") >= 1 for kind in CONVOLUTIONS | MATRICES)
-    assert TARGETS["tensorrt"].multiple("matrix product", "int8") == 16
-    assert TARGETS["cpu"].multiple("matrix product", "float32") == 1
+        assert all(t.multiple(Layer(kind, "float32")) >= 1 for kind in CONVOLUTIONS | MATRICES)
+        assert not t.int8 or TARGETS[t.int8].int8 == ""
+    assert TARGETS["tensorrt"].multiple(Layer("matrix product", "int8")) == 16
+    assert TARGETS["cpu"].multiple(Layer("matrix product", "float32")) == 1
+    assert TARGETS["cpu"].multiple(Layer("convolution", "float32", depthwise=True)) == 8
+    assert TARGETS["cpu"].multiple(Layer("convolution", "int8", depthwise=True)) == 16
+    assert TARGETS["cpu-int8"].multiple(Layer("convolution", "float32", depthwise=True)) == 16
 
 
 @pytest.mark.parametrize(("target", "by"), [("cpu", 8), ("cpu-avx512", 16), ("tensorrt", 8), ("none", None)])
 def test_a_convolution_wants_the_block(target: str, by: int | None) -> None:
     a = convolutions(24)
+    (group,) = a.groups
+    assert find_multiples(a, TARGETS[target]).get(group.name) == by
+
+
+def depthwise(width: int, quantized: bool) -> onnxprune.Analysis:
+    """A convolution to `width` channels, a depthwise one, and one from them; in int8 their weights are dequantized."""
+    rng = np.random.default_rng(0)
+    shapes = {"a": (width, 3, 1, 1), "b": (width, 1, 3, 3), "c": (4, width, 1, 1)}
+    weights = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+    nodes = []
+    if quantized:
+        weights = {k: (30 * w).astype(np.int8) for k, w in weights.items()} | {"s": np.float32(0.1), "z": np.int8(0)}
+        nodes = [helper.make_node("DequantizeLinear", [k, "s", "z"], [f"{k}_float"], f"dq_{k}") for k in shapes]
+    of = {k: f"{k}_float" if quantized else k for k in shapes}
+    nodes += [
+        helper.make_node("Conv", ["x", of["a"]], ["h"], "first"),
+        helper.make_node("Conv", ["h", of["b"]], ["d"], "second", group=width),
+        helper.make_node("Conv", ["d", of["c"]], ["y"], "third"),
+    ]
+    weights = {k: np.asarray(w) for k, w in weights.items()}
+    made = model(nodes, [tensor("x", ["N", 3, 8, 8])], [tensor("y", ["N", 4, 6, 6])], weights)
+    return onnxprune.analyze(made)
+
+
+@pytest.mark.parametrize(
+    ("width", "quantized", "target", "by"),
+    [
+        (32, False, "cpu", 8),
+        (32, True, "cpu", 16),  # int8 depthwise kernels take whole sixteens
+        (32, False, "cpu-int8", 16),  # it will be int8
+        (8, True, "cpu", 8),  # there is no sixteen to keep, but the other convolutions' eight
+        (32, True, "none", None),
+    ],
+)
+def test_depthwise_convolutions_in_int8_want_more(width: int, quantized: bool, target: str, by: int | None) -> None:
+    a = depthwise(width, quantized)
     (group,) = a.groups
     assert find_multiples(a, TARGETS[target]).get(group.name) == by
 

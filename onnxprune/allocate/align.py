@@ -3,49 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from onnxprune.graph.view import Site, readers
 from onnxprune.graph.weights import dtype_of
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.ops.records import record_of
-from onnxprune.targets import Target
+from onnxprune.targets import Layer, Target
 
 CHANNELS = ("out", "in")  # the roles of the axes that a product multiplies along
+Readers = Mapping[str, Sequence[Site]]
 
 
 def find_multiples(a: Analysis, target: Target) -> dict[str, int]:
     """Of each group the number that divides its aligned counts; groups that no product of the target's cares for are left out.
 
-    An axis may have several positions for a channel, as (heads size) has: then fewer channels make a whole block. A group of fewer
-    channels than a block is left out too: it is not aligned as it is, and cannot become so.
+    An axis may have several positions for a channel, as (heads size) has: then fewer channels make a whole block. A block of more
+    channels than the group has does not count: the group is not aligned to it as it is, and cannot become so.
     """
-    found = {}
+    found, read_by = {}, readers(a.flat.proto.graph.node)
     for g in a.groups:
-        by = math.lcm(*(_for_member(a, g, m, target) for m in g.members if m.role in CHANNELS))
+        wanted = [_for_member(a, g, m, target, read_by) for m in g.members if m.role in CHANNELS]
+        by = math.lcm(*(w for w in wanted if w <= g.size))
         if 1 < by <= g.size:
             found[g.name] = by
     return found
 
 
-def _for_member(a: Analysis, g: Group, m: Member, target: Target) -> int:
+def _for_member(a: Analysis, g: Group, m: Member, target: Target, read_by: Readers) -> int:
     """The multiple that one weight's axis asks of the group's count."""
     positions = _positions(m, g)
-    wanted = [target.multiple(kind, _dtype(a, m)) for kind in _kinds(a, m)]
+    wanted = [target.multiple(layer) for layer in _layers(a, m, read_by)]
     return math.lcm(*(w // math.gcd(w, positions) for w in wanted)) if positions else 1
 
 
-def _kinds(a: Analysis, m: Member) -> Iterator[str]:
-    """The kinds of the products that read the axis."""
-    for index, _ in m.sites:
+def _layers(a: Analysis, m: Member, read_by: Readers) -> Iterator[Layer]:
+    """The products that multiply with the weight."""
+    weight = a.coupling.weights[m.tensor]
+    dtype = str(np.dtype(dtype_of(weight.data_type)))
+    for index, slot in _products(a, m.sites, read_by):
         product = record_of(a.flat.proto.graph.node[index]).product
+        operand = a.coupling.operands.get((index, slot))
+        groups = operand.groups if operand else 1
         if product is not None:
-            yield product.kind
+            yield Layer(product.kind, dtype, depthwise=1 < groups == max(weight.shape))
 
 
-def _dtype(a: Analysis, m: Member) -> str:
-    return str(np.dtype(dtype_of(a.coupling.weights[m.tensor].data_type)))
+def _products(a: Analysis, sites: Iterable[Site], read_by: Readers) -> Iterator[Site]:
+    """The products among the nodes that read a weight, and those that read what is made of it (its integers as numbers, say)."""
+    for index, slot in sites:
+        node = a.flat.proto.graph.node[index]
+        if record_of(node).product is not None:
+            yield index, slot
+        elif node.output and node.output[0] in a.coupling.computed:
+            yield from _products(a, read_by.get(node.output[0], ()), read_by)
 
 
 def _positions(m: Member, g: Group) -> int:

@@ -5,12 +5,12 @@ Nothing depends on the machine that prunes.
 
 from __future__ import annotations
 
-from onnxprune.targets.base import Target
-from onnxprune.targets.cpu import CPU, CPU_AVX512
+from onnxprune.targets.base import Layer, Target
+from onnxprune.targets.cpu import CPU, CPU_AVX512, CPU_INT8
 from onnxprune.targets.openvino import OPENVINO
 from onnxprune.targets.tensorrt import TENSORRT, TENSORRT_INT8
 
-NONE = Target("none", lambda kind, dtype: 1, "every count is as good as another")
-TARGETS = {t.name: t for t in (CPU, CPU_AVX512, TENSORRT, TENSORRT_INT8, OPENVINO, NONE)}
+NONE = Target("none", lambda layer: 1, "every count is as good as another")
+TARGETS = {t.name: t for t in (CPU, CPU_AVX512, CPU_INT8, TENSORRT, TENSORRT_INT8, OPENVINO, NONE)}
 
-__all__ = ["TARGETS", "Target"]
+__all__ = ["TARGETS", "Layer", "Target"]

@@ -5,20 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# The multiple that the channels of a product want to be, given its kind (`Product.kind` in ops/records.py) and the element type
-# of its weights, as NumPy names it; 1: it does not care.
-Multiple = Callable[[str, str], int]
-
 CONVOLUTIONS = frozenset(
     {"convolution", "transposed convolution", "deformable convolution", "convolution with channels last"}
 )
 MATRICES = frozenset({"matrix product", "sum over letters", "attention"})
 
 
+INTEGERS = ("int8", "uint8")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What of a product decides which counts are fast: its kind (`Product.kind` in ops/records.py), and more.
+
+    `dtype` is the element type of its weights, as NumPy names it; `depthwise`: each output reads one input.
+    """
+
+    kind: str
+    dtype: str
+    depthwise: bool = False
+
+
 @dataclass(frozen=True)
 class Target:
-    """One place to run a model. `evidence` says how its rules are known: a measurement, or the vendor's page."""
+    """One place to run a model.
+
+    `multiple` is the number that the channels of a layer want to be a multiple of, 1 where it does not care. `evidence` says how
+    that is known: a measurement, or the vendor's page. `int8` names the target that has the rules for the same place where all
+    weights will be int8; empty: this one has them.
+    """
 
     name: str
-    multiple: Multiple
+    multiple: Callable[[Layer], int]
     evidence: str
+    int8: str = ""

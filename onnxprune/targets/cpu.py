@@ -1,8 +1,8 @@
 """ONNX Runtime's CPU provider.
 
-Its convolutions are fast in blocks of channels (NCHWc): of 8 with AVX2, of 16 with AVX-512. Where the channels of a convolution
-are no multiple of the block, it and its neighbors take the plain path, with the tensor laid out anew in between; depthwise ones
-too. Products of matrices care little.
+Its float convolutions are fast in blocks of channels (NCHWc): of 8 with AVX2, of 16 with AVX-512. Where the channels of a
+convolution are no multiple of the block, it and its neighbors take the plain path, with the tensor laid out anew in between;
+depthwise ones too. Products of matrices care little.
 
 Time after / time before, one thread, interleaved, lower decile of the runs, beside other work, at half of the
 multiply-accumulates without data (`prune --macs 0.5 --target none` and `cpu`):
@@ -13,19 +13,60 @@ multiply-accumulates without data (`prune --macs 0.5 --target none` and `cpu`):
     ResNet-20            .90    .63
     squeezenet           .73    .57
     style_mosaic         .68    .58
+
+int8 convolutions lie with channels last, and have kernels of their own (MlasConvSym): ordinary ones take inputs in multiples of
+4 and outputs in multiples of 4 or 8, by instruction set; depthwise ones take multiples of 16, and all other counts go a path
+that is up to 2.8 times slower than that of the next multiple of 16. That is where int8 models lost at multiples of 8.
+
+GMAC/s of a 3x3, a depthwise 3x3 and a 1x1 convolution from as many channels to as many, on 14 x 14 (`tools/channel_times.py
+--seconds 0.2 --rounds 2`, a Xeon with AVX-512 and VNNI, one thread, CPU time, least turns, ONNX Runtime 1.31):
+
+    channels        3x3          depthwise         1x1
+               float  int8     float  int8     float  int8
+    8             19    16       6.2   2.9         4     4
+    16            59    85      12.8   6.4        25    22
+    20            37   106      10.9   3.9        22    29
+    24            53   143      12.8   5.9        32    40
+    28            72   180      14.8   4.6        43    52
+    32            94   221      17.3  10.9        56    67
+    40            75   248      16.5   7.4        54    86
+    48           109   316      19.7  14.0        78   118
+    56            87   311      18.7   8.4        69   134
+    62                 336             6.0              80
+    63                 334             5.6              80
+    64           115   364      21.5  16.3        90   165
+
+Float falls back behind each multiple of 16 there (and gains nothing up to the next one), int8 only where 4 does not divide, and
+in depthwise convolutions where 16 does not.
+
+Quantized models, time after / time before at half of the multiply-accumulates without data (the same machine, `prune --macs 0.5`,
+the clock of `validation/latency.py`), as they come, at multiples of 8, and with `cpu`:
+
+    model                      none     8   cpu
+    mobilenet_v2_100_224        .77   .65   .64
+    mobilenet_v1_025_128       1.29   .83   .78
+    mlc_vww (v1_025, 96 x 96)  1.80  1.03   .91
+    mlc_resnet_large            .61   .63   .62
+
+What keeps the small ones from more: of 294 microseconds of mlc_vww 88 are the first convolution, whose output is float, and a
+depthwise one of 8 channels, and some 60 nodes take 2 each whatever they do.
 """
 
 from __future__ import annotations
 
-from onnxprune.targets.base import CONVOLUTIONS, Target
+from dataclasses import replace
 
-CPU = Target(
-    "cpu",
-    lambda kind, dtype: 8 if kind in CONVOLUTIONS else 1,
-    "measured on whole models, see onnxprune/targets/cpu.py",
-)
-CPU_AVX512 = Target(
-    "cpu-avx512",
-    lambda kind, dtype: 16 if kind in CONVOLUTIONS else 1,
-    "the block of ONNX Runtime's MLAS with AVX-512; not measured",
-)
+from onnxprune.targets.base import CONVOLUTIONS, INTEGERS, Layer, Target
+
+MEASURED = "measured, see onnxprune/targets/cpu.py"
+
+
+def _avx2(layer: Layer) -> int:
+    if layer.kind not in CONVOLUTIONS:
+        return 1
+    return 16 if layer.depthwise and layer.dtype in INTEGERS else 8
+
+
+CPU = Target("cpu", _avx2, MEASURED, int8="cpu-int8")
+CPU_AVX512 = Target("cpu-avx512", lambda layer: 16 if layer.kind in CONVOLUTIONS else 1, MEASURED)
+CPU_INT8 = Target("cpu-int8", lambda layer: _avx2(replace(layer, dtype="int8")), MEASURED)

@@ -8,4 +8,4 @@ from __future__ import annotations
 
 from onnxprune.targets.base import CONVOLUTIONS, Target
 
-OPENVINO = Target("openvino", lambda kind, dtype: 16 if kind in CONVOLUTIONS else 1, "oneDNN's documents; not measured")
+OPENVINO = Target("openvino", lambda layer: 16 if layer.kind in CONVOLUTIONS else 1, "oneDNN's documents; not measured")

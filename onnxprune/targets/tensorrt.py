@@ -6,21 +6,20 @@ and of 16 for INT8), https://docs.nvidia.com/deeplearning/performance/dl-perform
 
 from __future__ import annotations
 
-from onnxprune.targets.base import CONVOLUTIONS, MATRICES, Target
+from onnxprune.targets.base import CONVOLUTIONS, INTEGERS, MATRICES, Layer, Target
 
 EVIDENCE = "NVIDIA's documents; not measured"
-INTEGERS = ("int8", "uint8")
 
 
-def _tensor_cores(kind: str, dtype: str) -> int:
-    if kind not in CONVOLUTIONS | MATRICES:
+def _tensor_cores(layer: Layer) -> int:
+    if layer.kind not in CONVOLUTIONS | MATRICES:
         return 1
-    return 16 if dtype in INTEGERS else 8
+    return 16 if layer.dtype in INTEGERS else 8
 
 
-def _int8_cores(kind: str, dtype: str) -> int:
-    return 16 if kind in CONVOLUTIONS | MATRICES else 1
+def _int8_cores(layer: Layer) -> int:
+    return 16 if layer.kind in CONVOLUTIONS | MATRICES else 1
 
 
-TENSORRT = Target("tensorrt", _tensor_cores, EVIDENCE)
+TENSORRT = Target("tensorrt", _tensor_cores, EVIDENCE, int8="tensorrt-int8")
 TENSORRT_INT8 = Target("tensorrt-int8", _int8_cores, EVIDENCE)
