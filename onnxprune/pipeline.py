@@ -1,4 +1,4 @@
-"""The whole pipeline, from file to file: load, plan, apply, repair, make sparse, save, compare, report."""
+"""The whole pipeline, from file to file: load, plan, apply, repair, make sparse or int8, save, compare, report."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ from onnxprune.groups import Analysis, analyze
 from onnxprune.machine import memory_bytes
 from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
+from onnxprune.quantize import Quantized, check_quantization, quantize, refuse_quantized
 from onnxprune.report.result import prune_report
-from onnxprune.report.types import Reconstruction, RepairReport
+from onnxprune.report.types import QuantizationReport, Reconstruction, RepairReport
 from onnxprune.result import PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity
 from onnxprune.sparsity import Sparsified, sparsify
 from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import NofM
 from onnxprune.surgery import apply_plan
+from onnxprune.targets import choose_for_int8
 from onnxprune.validation import Result, layer_errors
 from onnxprune.validation import validate as compare
 
@@ -107,6 +109,12 @@ class _Made:
     model: Model
     repaired: RepairReport | None = None
     sparse: Sparsified | None = None
+    quantized: Quantized | None = None
+    pruned: Model | None = None  # in float, where `model` is quantized
+
+    @property
+    def in_float(self) -> Model:
+        return self.pruned or self.model
 
 
 def run(
@@ -117,6 +125,7 @@ def run(
 ) -> PruneResult:
     """Do it; `out` None writes no file. Raises NotCompared where only the comparison fails."""
     work.run.check_values()
+    check_quantization(work.run, work.sparsity)
     clock = Clock(progress or (lambda *_: None))
     with clock.time("load"):
         model = source if isinstance(source, Model) else load(source)
@@ -128,10 +137,15 @@ def run(
     sparsity = work.sparsity
     if sparsity is not None:
         options, sparsity = _fit_together(options, sparsity, work, calibration is not None)
+    target = choose_for_int8(options.target)
+    if work.run.then_quantize is not None:
+        options = replace(options, target=target.name)
     if work.options is not None:
         work = replace(work, options=options)
     with clock.time("analyze"):
         analysis = analyze(model, calibration.measure_sizes() if calibration else {})
+    if work.run.then_quantize is not None:
+        refuse_quantized(analysis)
     evaluator = make_evaluator(analysis, options, calibration, work.run.cache, clock.progress)
     with clock.time("plan"):
         used = work.plan or (make_plan(analysis, options, evaluator) if work.options else Plan("", {}))
@@ -142,6 +156,11 @@ def run(
         made.model = cast(made.model, work.run.cast)
         for layer in made.sparse.layers if made.sparse else ():
             layer.verdict = layer.verdict and replace(layer.verdict, note="")
+    if work.run.then_quantize is not None and calibration is not None and not work.dry_run:
+        with clock.time("quantize"):
+            made.pruned = _in_memory(made.model)
+            made.quantized = quantize(made.pruned, calibration, target.symmetric)
+            made.model = made.quantized.model
     files: list[Path] = []
     if not work.dry_run:
         with clock.time("save"):
@@ -205,6 +224,7 @@ def _compare_and_report(
     batches: Batches | None, clock: Clock,
 ) -> PruneResult:  # fmt: skip
     result: Result | None = None
+    before: Result | None = None  # of the pruned model that was quantized
     layers: Reconstruction | None = None
     failure: OnnxPruneError | None = None
     size = None if work.dry_run else sum(f.stat().st_size for f in files) or saved_bytes(made.model)
@@ -216,7 +236,9 @@ def _compare_and_report(
                 pair = runnable(source), runnable(files[0] if files else made.model)
                 result = compare(*pair, data=seen, seed=work.seed, timed=True, profile=work.run.profile)
                 of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
-                layers = layer_errors(of, made.model, seen, moved) if seen else None
+                layers = layer_errors(of, made.in_float, seen, moved) if seen else None
+                if made.pruned:
+                    before = compare(pair[0], runnable(made.pruned), data=seen, seed=work.seed, timed=True)
                 for model in (analysis.model, made.model):  # ONNX Runtime has opened them by their paths
                     model.check_unchanged()
             except OnnxPruneError as e:
@@ -224,16 +246,30 @@ def _compare_and_report(
     if made.sparse:
         with clock.time("tally"):
             made.sparse.measure()
-    after = analyze(made.model, analysis.data)
+    after = analyze(made.in_float, analysis.data)
     options = None if work.plan else work.options
     report = prune_report(
         analysis, plan, after, files, size, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
-        too_large or None,
+        too_large or None, _report_quantization(made, before, work),
     )  # fmt: skip
     done = PruneResult(report, plan, files, made.model, type(source))
     if failure:
         raise NotCompared(str(failure), done) from failure
     return done
+
+
+def _report_quantization(made: _Made, before: Result | None, work: Work) -> QuantizationReport | None:
+    if made.quantized is None or made.pruned is None:
+        return None
+    return QuantizationReport(
+        element_type=work.run.then_quantize or "",
+        symmetric=made.quantized.symmetric,
+        layers=made.quantized.products,
+        float_layers=made.quantized.in_float,
+        pruned_bytes=saved_bytes(made.pruned),
+        pruned_error=before.error if before else None,
+        pruned_latency=before.latency if before else None,
+    )
 
 
 def _explain_too_large(model: Model, size: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from onnxprune.calibration import read_preprocess
 from onnxprune.errors import OnnxPruneError
+from onnxprune.quantize import check_quantization
 from onnxprune.settings import HOMES, Options, RunSettings, Sparsity, settings_of
 from onnxprune.settings.options import BUDGETS, LIMITS
 from onnxprune.settings.table import INPUTS, PLACE, show_value, to_option
@@ -49,6 +50,7 @@ def check_all(settings: Settings, command: str = COMMAND) -> None:
         raise OnnxPruneError(f"ratio and {to_option(other[0])}: give one, each says how much goes")
     made = build(settings, command)
     made[Options].check()
+    check_quantization(made[RunSettings], made.get(Sparsity))
     if sparsity := made.get(Sparsity):
         resolve_sparsity(sparsity, "calib" in settings)
 

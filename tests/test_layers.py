@@ -11,14 +11,14 @@ ROOT = Path(__file__).parents[1] / "onnxprune"
 FLOORS = [
     "version", "errors", "progress", "settings", "targets", "axes", "report.types", "report.plain", "report.degraded",
     "graph.view", "ops.records", "graph", "layout", "ops", "coupling", "macs", "groups", "signals", "criteria", "scoring",
-    "plans", "surgery", "calibration", "measure", "repair", "convert", "sparsity", "validation", "allocate", "plain",
+    "plans", "surgery", "calibration", "measure", "repair", "convert", "quantize", "sparsity", "validation", "allocate", "plain",
     "explain", "report", "result", "machine", "pipeline", "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "pydantic": {"report.plain"},
-    "onnxruntime": {"calibration", "convert", "graph"},
+    "onnxruntime": {"calibration", "convert", "graph", "quantize"},
     "PIL": {"calibration"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -27,6 +27,7 @@ MADE = STATUSES[:2]  # a model was made; a degraded one is ruined, but that is a
 CLOCK = (
     "seconds",
     "latency",
+    "pruned_latency",
     "peak_memory",
     "speedup_measured",
     "not_compared",

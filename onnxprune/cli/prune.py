@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ BESIDE_PLAN = ("repair", "seed")  # of the options, those that say what happens 
     "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib pictures.npz\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --criterion wanda --calib pictures/ --preprocess imagenet --samples 500\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib pictures.npz --then-sparsify 2:4 --permute --cast fp16\n\n"
+    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib pictures.npz --then-quantize int8 --data test.npz\n\n"
     "onnxprune prune model.onnx --dry-run --plan-out plan.json\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --plan plan.json"
 )
@@ -66,6 +68,7 @@ def prune(
     from onnxprune.cli.render import render_pruned
     from onnxprune.cli.reports import RunFiles, run_pipeline
     from onnxprune.plain import check_all, make_arguments
+    from onnxprune.targets import choose_for_int8
 
     files = RunFiles(model, out, recipe, plan, plan_out, report, html, dry_run, json)
     if recipe is not None:
@@ -74,7 +77,10 @@ def prune(
     files.check("smaller", settings)
     check_all(settings)
     taken = make_arguments(settings, files.base)
-    how = _describe(taken["options"].resolved("calib" in settings), plan)
+    options = taken["options"].resolved("calib" in settings)
+    if "then_quantize" in settings:
+        options = replace(options, target=choose_for_int8(options.target).name)
+    how = _describe(options, plan)
     run_pipeline(onnxprune.prune, files, settings, taken, lambda r: render_pruned(r, how, verbose))
 
 

@@ -32,6 +32,7 @@ from onnxprune.report.types import (
     MemberReport,
     PrunedGroup,
     PruneReport,
+    QuantizationReport,
     Reconstruction,
     RepairReport,
     Shares,
@@ -142,6 +143,7 @@ def prune_report(
     reconstruction: Reconstruction | None = None,
     sparse: Sparsified | None = None,
     not_compared: str | None = None,
+    quantization: QuantizationReport | None = None,
 ) -> PruneReport:
     """The report of `prune`. `error` is None where validation was left out; no `files`: nothing was written.
 
@@ -172,6 +174,7 @@ def prune_report(
         reconstruction=reconstruction,
         seconds={k: round(v, 4) for k, v in seconds.items()},
         not_compared=not_compared,
+        quantization=quantization,
     )
 
 

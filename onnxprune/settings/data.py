@@ -8,7 +8,8 @@ from typing import Any
 from onnxprune.settings.table import FLAG, INPUTS, PLACE, TEXT, TEXTS, Bounds, Use, check_fields, setting
 
 CASTS = ("fp16",)
-CALIBRATION, CHECK, SPARSITY = "Calibration", "Check", "Sparsity"
+INTEGERS = ("int8",)
+CALIBRATION, CHECK, SPARSITY, INT8 = "Calibration", "Check", "Sparsity", "Quantization"
 BOTH = "prune sparsify"
 
 
@@ -72,6 +73,14 @@ class RunSettings:
         on=BOTH,
         panel=SPARSITY,
         choices=CASTS,
+        kind=TEXT,
+    )
+    then_quantize: str | None = setting(
+        None,
+        "Quantize what pruning leaves, on the --calib inputs: weights int8 channel by channel, activations 8 bits each, in "
+        "QuantizeLinear and DequantizeLinear. Without another --target channel counts are those of cpu-int8.",
+        panel=INT8,
+        choices=INTEGERS,
         kind=TEXT,
     )
     gemm: bool = setting(

@@ -13,4 +13,11 @@ from onnxprune.targets.tensorrt import TENSORRT, TENSORRT_INT8
 NONE = Target("none", lambda layer: 1, "every count is as good as another")
 TARGETS = {t.name: t for t in (CPU, CPU_AVX512, CPU_INT8, TENSORRT, TENSORRT_INT8, OPENVINO, NONE)}
 
-__all__ = ["TARGETS", "Layer", "Target"]
+
+def choose_for_int8(name: str | None) -> Target:
+    """The target with the rules of `name` (the CPU where none was chosen) for a model that will be int8."""
+    chosen = TARGETS[name or CPU.name]
+    return TARGETS[chosen.int8] if chosen.int8 else chosen
+
+
+__all__ = ["TARGETS", "Layer", "Target", "choose_for_int8"]

@@ -32,10 +32,11 @@ class Target:
 
     `multiple` is the number that the channels of a layer want to be a multiple of, 1 where it does not care. `evidence` says how
     that is known: a measurement, or the vendor's page. `int8` names the target that has the rules for the same place where all
-    weights will be int8; empty: this one has them.
+    weights will be int8; empty: this one has them. `symmetric`: it wants activations in int8 around 0.
     """
 
     name: str
     multiple: Callable[[Layer], int]
     evidence: str
     int8: str = ""
+    symmetric: bool = False

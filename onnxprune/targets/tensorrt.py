@@ -22,4 +22,4 @@ def _int8_cores(layer: Layer) -> int:
 
 
 TENSORRT = Target("tensorrt", _tensor_cores, EVIDENCE, int8="tensorrt-int8")
-TENSORRT_INT8 = Target("tensorrt-int8", _int8_cores, EVIDENCE)
+TENSORRT_INT8 = Target("tensorrt-int8", _int8_cores, EVIDENCE, symmetric=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnxprune.cli.console import Facts, facts, more, plural, table, text
+from onnxprune.cli.console import Facts, count, facts, more, percent, plural, table, text
 from onnxprune.cli.render.compared import render_error, render_machine, render_outputs, render_sizes, warn_degraded
 from onnxprune.cli.render.layers import explain_none, render_layer_facts, render_layer_table
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
-from onnxprune.report.types import FrozenAxis, PrunedGroup, PruneReport, RepairReport
+from onnxprune.report.stages import STAGES, compare_stages
+from onnxprune.report.types import FrozenAxis, PrunedGroup, PruneReport, QuantizationReport, RepairReport
 
 RenderedReport = tuple[Group, str]  # the report for people, and a warning ('': there is none)
 FEW_GROUPS = 24
@@ -45,11 +46,42 @@ def _render_outcome(report: PruneReport, rows: Facts) -> list[RenderableType]:
         rows += render_stand_ins(report.judged_by)
     if report.repair:
         rows.append(("repaired", _describe_repair(report.repair)))
+    if report.quantization:
+        rows.append(("quantized", _describe_quantization(report.quantization)))
     outputs: list[RenderableType] = []
     if report.error:
         rows += [*render_error(report.error), *render_machine(report)]
         outputs = render_outputs(report.error)
-    return [render_sizes(report), "", facts(rows), *outputs, "", _describe_files(report)]
+    return [render_sizes(report), "", facts(rows), *outputs, *_render_stages(report), "", _describe_files(report)]
+
+
+def _render_stages(report: PruneReport) -> list[RenderableType]:
+    """The original, the pruned model and what int8 made of it, side by side."""
+    if report.quantization is None:
+        return []
+    shown: dict[str, Callable[[float], str]] = {
+        "bytes": lambda x: count(int(x), "B"),
+        "share": percent,
+        "number": lambda x: f"{x:.3g}",
+        "times": lambda x: f"{x:.2f}x",
+    }
+    missing = {"times": "too noisy"}
+    rows = [
+        [text(row.name, "bold")]
+        + [
+            missing.get(row.unit, "") if x is None else shown[row.unit](x)
+            for x in (row.original, row.pruned, row.quantized)
+        ]
+        for row in compare_stages(report)
+    ]
+    return ["", table(("", *(f">{stage}" for stage in STAGES)), rows)]
+
+
+def _describe_quantization(found: QuantizationReport) -> str:
+    """Which layers are of integers now, and how."""
+    activations = "int8 around 0" if found.symmetric else "uint8"
+    left = f", {plural(found.float_layers, 'layer')} left in float" if found.float_layers else ""
+    return f"{plural(found.layers, 'layer')} in {found.element_type}, activations {activations}{left}"
 
 
 def render_stand_ins(stand_ins: Mapping[str, Sequence[str]]) -> Facts:

@@ -109,3 +109,12 @@ function sparsityTable({ pattern, sparsity }) {
     h("table", { class: "plain" }, h("thead", {}, h("tr", {}, head.map((t) => h("th", { scope: "col" }, t)))),
       h("tbody", {}, sparsity.map((x) => h("tr", {}, line(x).map((c) => h("td", {}, c)))))));
 }
+
+/** The original, the pruned model, and what int8 made of it. */
+function stagesTable(stages) {
+  const show = { bytes: (x) => count(x, "B"), share: percent, number: digits, times };
+  const cell = (x, unit) => h("td", { class: "number" }, known(x) ? show[unit](x) : unit === "times" ? "too noisy" : "");
+  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "original, pruned, and pruned + int8" },
+    h("table", { class: "plain" }, h("thead", {}, h("tr", {}, ["", "original", "pruned", "pruned + int8"].map((t) => h("th", { scope: "col" }, t)))),
+      h("tbody", {}, stages.map(([name, unit, ...cells]) => h("tr", {}, h("th", { scope: "row" }, name), cells.map((x) => cell(x, unit)))))));
+}

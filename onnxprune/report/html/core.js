@@ -73,7 +73,7 @@ function unpacked(m) {
     tensor: s(tensor), axis, size, reason: s(reason), structural: !!structural, stops: stops.map(s), left,
   }));
   const settings = m.settings.map((d) => ({
-    row: rows[d.row], facts: d.facts, rise: d.rise, pattern: d.pattern, weights: weights[d.weights], frozen: frozen[d.frozen],
+    row: rows[d.row], facts: d.facts, rise: d.rise, pattern: d.pattern, stages: d.stages, weights: weights[d.weights], frozen: frozen[d.frozen],
     groups: groups[d.groups].map((g, i) => ({ ...g, kept: d.kept[i], why: s(d.why[i]) })),
     curves: known(d.curves) ? curves[d.curves] : null,
     layers: d.layers.map(([name, op, error]) => ({ name: s(name), op: s(op), error })),

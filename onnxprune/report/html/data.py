@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from onnxprune.report.rows import JobLike, finite, setting_text
+from onnxprune.report.stages import compare_stages
 from onnxprune.report.types import (
     ErrorReport,
     FrozenAxis,
@@ -77,6 +78,9 @@ class _Model:
             "curves": self.share("curves", [self.curve(c) for c in curves]) if curves else None,
             "layers": [[self.text(x.name), self.text(x.operator), short(x.relative_l2)] for x in layers],
             "rise": first_rise([x.relative_l2 for x in layers]),
+            "stages": [
+                [x.name, x.unit, *map(short, (x.original, x.pruned, x.quantized))] for x in compare_stages(report)
+            ],
             "pattern": sparsity.pattern if sparsity else "",
             "sparsity": [self.sparse(x) for x in (sparsity.layers if sparsity else ())],
         }  # fmt: skip

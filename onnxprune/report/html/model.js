@@ -91,6 +91,7 @@ function settingSections(name, mine, row, s) {
   return [
     tabs,
     part("facts", row.setting, [h("dl", { class: "facts" }, s.facts.flatMap(([k, v]) => [h("dt", {}, k), h("dd", {}, v)]))]),
+    s.stages.length ? part("stages", "Pruned, then int8", [stagesTable(s.stages)]) : null,
     part("kept", "What was kept of each group", kept),
     errorSection(s),
     s.curves && s.curves.length ? part("curves", "How sensitive each group is",

@@ -23,6 +23,7 @@ from onnxprune.report.types.pruning import (
     LayerRepair,
     PrunedGroup,
     PruneReport,
+    QuantizationReport,
     RepairReport,
     SensitivityPoint,
     SensitivityReport,
@@ -40,8 +41,8 @@ from onnxprune.report.types.sparse import (
 __all__ = [
     "FORMAT", "CalibrationReport", "CheckedLayer", "Counts", "ErrorNumbers", "ErrorReport", "FedInput", "FrozenAxis",
     "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError", "LayerFacts", "LayerRepair",
-    "Measures", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch", "OutputReport", "PatternReport",
-    "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "Reconstruction", "RepairReport", "Report", "ResultRow",
-    "SensitivityPoint", "SensitivityReport", "SettingRow", "Settings", "Shares", "SparseLayerReport", "SparsityReport", "Stop",
-    "ValidateReport", "WeightReport",
+    "Measures", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch", "OutputReport",
+    "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport", "Reconstruction",
+    "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow", "Settings", "Shares",
+    "SparseLayerReport", "SparsityReport", "Stop", "ValidateReport", "WeightReport",
 ]  # fmt: skip

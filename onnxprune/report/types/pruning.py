@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from onnxprune.report.types.base import Counts, Report, Settings
+from onnxprune.report.types.base import Counts, Report, Settings, added
 from onnxprune.report.types.comparison import ErrorReport, Latency, Measures, Reconstruction
 from onnxprune.report.types.model import FrozenAxis
 from onnxprune.report.types.sparse import SparsityReport
@@ -95,11 +95,30 @@ class RepairReport:
 
 
 @dataclass(frozen=True)
+class QuantizationReport:
+    """How the pruned model became one of integers, and what it was before that.
+
+    `layers` multiply with constant integers, `float_layers` still with constant floats. `pruned_bytes`, `pruned_error` and
+    `pruned_latency` are of the pruned model in float, next to the original; None where the two were not compared.
+    """
+
+    element_type: str
+    symmetric: bool  # activations are int8 around 0, rather than uint8
+    layers: int
+    float_layers: int
+    pruned_bytes: int
+    pruned_error: ErrorReport | None
+    pruned_latency: Latency | None
+
+
+@dataclass(frozen=True)
 class PruneReport(Report):
     """What `prune` or `sparsify` did; None stands for what was not asked for, or could not be measured.
 
     No `output`: nothing was written. `options` is None where a plan was given. `judged_by` has the outputs that errors are
     not measured on, and the tensors before them that are looked at instead. `seconds` are by stage.
+    Where there is a `quantization`, `error`, `latency`, `peak_memory` and `bytes` are of the quantized model, which was
+    written, and all else of the pruned one in float.
     """
 
     model: str
@@ -124,6 +143,7 @@ class PruneReport(Report):
     reconstruction: Reconstruction | None
     seconds: dict[str, float]
     not_compared: str | None  # why, where the models are too large to compare here
+    quantization: QuantizationReport | None = added()  # noqa: RUF009
 
     @property
     def removes_nothing(self) -> bool:

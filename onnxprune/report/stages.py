@@ -1,0 +1,44 @@
+"""Original, pruned, and pruned + int8 beside each other: the numbers that a person compares, for the terminal and the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from onnxprune.report.degraded import get_agreement
+from onnxprune.report.types import Latency, PruneReport
+
+Unit = Literal["bytes", "share", "number", "times"]
+STAGES = ("original", "pruned", "pruned + int8")
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One number of each model; None where the original has none, or nothing was measured, or it was too noisy to say."""
+
+    name: str
+    unit: Unit
+    original: float | None
+    pruned: float | None
+    quantized: float | None
+
+
+def compare_stages(report: PruneReport) -> list[StageRow]:
+    """What was measured of the three models; empty where nothing was quantized."""
+    found = report.quantization
+    if found is None:
+        return []
+    rows = [StageRow("file", "bytes", report.bytes.before, found.pruned_bytes, report.bytes.after)]
+    first, last = found.pruned_error, report.error
+    if first and last:
+        if first.accuracy and last.accuracy:
+            rows.append(StageRow("accuracy", "share", last.accuracy.before, first.accuracy.after, last.accuracy.after))
+        rows.append(StageRow("same class", "share", None, get_agreement(first), get_agreement(last)))
+        rows.append(StageRow("relative L2", "number", None, first.relative_l2, last.relative_l2))
+    if found.pruned_latency and report.latency:
+        rows.append(StageRow("speed-up", "times", 1.0, _ratio(found.pruned_latency), _ratio(report.latency)))
+    return [row for row in rows if row.pruned is not None or row.quantized is not None]
+
+
+def _ratio(latency: Latency) -> float | None:
+    return None if latency.verdict == "noisy" else latency.ratio
