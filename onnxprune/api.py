@@ -69,6 +69,7 @@ def plan(
     calib: Data | None = None,
     samples: int | None = None,
     cache: str | PathLike[str] | None = None,
+    timings: str | PathLike[str] | None = None,
     **changes: Any,
 ) -> Plan:
     """Score and rank the channels of each group: `plan(model, ratio=0.3)`.
@@ -80,6 +81,7 @@ def plan(
             Without it, criteria of activations get seeded random inputs.
         samples: at most so many of `calib`.
         cache: a file that keeps what was measured.
+        timings: for a budget of `latency`, the file that keeps how long layers take on this machine.
         changes: fields of `Options`.
 
     Returns:
@@ -91,8 +93,9 @@ def plan(
     """
     options = _override(options or Options(), changes)
     analysis = source if isinstance(source, Analysis) else analyze(source)
-    batches = calibration_batches(RunSettings(calib, samples), analysis.model)
-    return make_plan(analysis, options, make_evaluator(analysis, options, batches, cache, None))
+    run = RunSettings(calib, samples, cache=cache, timings=timings)
+    batches = calibration_batches(run, analysis.model)
+    return make_plan(analysis, options, make_evaluator(analysis, options, batches, run, None))
 
 
 def sensitivity(
@@ -129,8 +132,9 @@ def sensitivity(
     """
     options = _override(options or Options(), changes).resolved(True)
     analysis = source if isinstance(source, Analysis) else analyze(source)
-    batches = calibration_batches(RunSettings(calib, samples, preprocess=preprocess), analysis.model)
-    evaluator = replace(make_evaluator(analysis, options, batches, cache, progress), comparison_samples=samples)
+    run = RunSettings(calib, samples, preprocess=preprocess, cache=cache)
+    batches = calibration_batches(run, analysis.model)
+    evaluator = replace(make_evaluator(analysis, options, batches, run, progress), comparison_samples=samples)
     chosen = candidates(analysis, options, evaluator.watch(analysis, options))
     return measure(chosen, evaluator.comparer, ratios, evaluator.cache, progress=evaluator.stage_progress("measure"))
 
@@ -164,9 +168,8 @@ def apply(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = Options(repair=repair, seed=seed)
     options.check()
-    evaluator = make_evaluator(
-        analysis, options, calibration_batches(RunSettings(calib, samples), analysis.model), None, None
-    )
+    run = RunSettings(calib, samples)
+    evaluator = make_evaluator(analysis, options, calibration_batches(run, analysis.model), run, None)
     return apply_plan(analysis, plan) if evaluator.repair == "none" else evaluator.finish(plan)[0]
 
 

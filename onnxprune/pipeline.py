@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 
 from onnxprune.allocate import Cache, Evaluator, make_plan
+from onnxprune.allocate.timing.table import TimingTable, default_path
 from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, read_preprocess
 from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
@@ -26,11 +27,10 @@ from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
 from onnxprune.quantize import Quantized, check_quantization, quantize, refuse_quantized
 from onnxprune.report.result import prune_report
-from onnxprune.report.types import CompressedSize, QuantizationReport, Reconstruction, RepairReport
+from onnxprune.report.types import QuantizationReport, Reconstruction, RepairReport
 from onnxprune.result import PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity
 from onnxprune.sparsity import Sparsified, sparsify
-from onnxprune.sparsity.compressed import measure_compressed
 from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import NofM
 from onnxprune.surgery import apply_plan
@@ -147,7 +147,7 @@ def run(
         analysis = analyze(model, calibration.measure_sizes() if calibration else {})
     if work.run.then_quantize is not None:
         refuse_quantized(analysis)
-    evaluator = make_evaluator(analysis, options, calibration, work.run.cache, clock.progress)
+    evaluator = make_evaluator(analysis, options, calibration, work.run, clock.progress)
     with clock.time("plan"):
         used = work.plan or (make_plan(analysis, options, evaluator) if work.options else Plan("", {}))
         if work.plan_out is not None:
@@ -179,13 +179,14 @@ def make_evaluator(
     analysis: Analysis,
     options: Options,
     batches: Batches | None,
-    cache: str | PathLike[str] | None,
+    run: RunSettings,
     progress: StageProgress | None,
 ) -> Evaluator:
-    """What planning and repair may use, by options; `cache` names the file that keeps what was measured."""
+    """What planning and repair may use, by options; `run` names the files that keep what was measured."""
     method = options.resolved(batches is not None).repair or "none"
-    kept = Cache(None if cache is None else Path(cache))
-    return Evaluator(analysis, batches, method, kept, progress or (lambda *_: None), options.seed)
+    kept = Cache(None if run.cache is None else Path(run.cache))
+    timed = TimingTable(Path(run.timings or default_path()) if options.latency is not None else None)
+    return Evaluator(analysis, batches, method, kept, timed, progress or (lambda *_: None), options.seed)
 
 
 def _fit_together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool) -> tuple[Options, Sparsity]:
@@ -248,14 +249,10 @@ def _compare_and_report(
         with clock.time("tally"):
             made.sparse.measure()
     after = analyze(made.in_float, analysis.data)
-    compressed: CompressedSize | None = None
-    if made.sparse and size is not None:
-        with clock.time("compress"):
-            compressed = measure_compressed(analysis.model, files, made.sparse, after, size)
     options = None if work.plan else work.options
     report = prune_report(
         analysis, plan, after, files, size, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
-        too_large or None, _report_quantization(made, before, work), compressed,
+        too_large or None, _report_quantization(made, before, work),
     )  # fmt: skip
     done = PruneResult(report, plan, files, made.model, type(source))
     if failure:

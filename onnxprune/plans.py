@@ -36,6 +36,7 @@ class Plan:
 
     model: str  # fingerprint of the model that it was made for
     groups: Mapping[str, Choice] = field(default_factory=dict)
+    timings: str = ""  # a hash of the times that it was made with; with the same, the same plan
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -45,7 +46,7 @@ class Plan:
                 name: {"size": c.size, "keep": list(c.keep)} | ({"reason": c.reason} if c.reason else {})
                 for name, c in self.groups.items()
             },
-        }
+        } | ({"timings": self.timings} if self.timings else {})
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, by write-then-rename; each list of kept channels on a line of its own."""
@@ -67,7 +68,7 @@ class Plan:
                 str(name): Choice(_index(g["size"]), _indices(g["keep"]), str(g.get("reason", "")))
                 for name, g in data["groups"].items()
             }
-            return Plan(str(data["model"]), groups)
+            return Plan(str(data["model"]), groups, str(data.get("timings", "")))
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise PlanError(f"not a plan: {type(e).__name__} {e}; expected keys format, model, groups") from None
 

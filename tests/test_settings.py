@@ -138,7 +138,13 @@ def sample(s: Any) -> Any:
         return ["imagenet"] if s.field == "preprocess" else ["a*"]
     if s.kind is RATIOS:
         return {"a*": 0.25}
-    made = {"criterion": "l1", "pattern": "2:4", "calib": str(ROOT / "models" / "digits_calib.npz"), "cache": "c.jsonl"}
+    made = {
+        "criterion": "l1",
+        "pattern": "2:4",
+        "calib": str(ROOT / "models" / "digits_calib.npz"),
+        "cache": "c.jsonl",
+        "timings": "t.jsonl",
+    }
     made["data"] = made["calib"]
     if s.field in made:
         return made[s.field]

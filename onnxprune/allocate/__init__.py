@@ -2,6 +2,7 @@
 
 selection.py  which groups may lose channels, and in which order
 cost.py       what a plan leaves (multiply-accumulates, parameters, bytes), counted without applying it
+timing/       how long a plan takes, predicted from layers that were timed
 ratios.py     a ratio becomes counts: of each group, or of all channels ranked together
 budget.py     the counts that keep most within a budget
 error.py      how far a smaller model's outputs are from the original's on calibration data

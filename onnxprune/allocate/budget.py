@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 from onnxprune.allocate.cost import Cost, Keeps, cost_of
 from onnxprune.allocate.selection import Candidates, Counts
+from onnxprune.allocate.timing.cost import TimeCost
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.save import saved_bytes
 from onnxprune.groups import Analysis
+from onnxprune.plans import Plan
 
 Family = Callable[[float], Counts]  # counts at a ratio from 0 (all stays) to 1 (the least that can)
 HALVINGS = 40
-WORDS = {"macs": "MACs", "params": "parameters", "bytes": "bytes"}
+WORDS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "latency": "time"}
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Budget:
 
     kind: str
     fraction: float
-    cost: Cost
-    whole: int
+    cost: Cost | TimeCost
+    whole: float
     constant: int  # what no plan changes: of a file's bytes, all but the weights
     spare: int = 0  # to be left free
 
@@ -31,7 +33,7 @@ class Budget:
     def allowed(self) -> float:
         return self.fraction * self.whole
 
-    def of(self, keeps: Keeps) -> int:
+    def of(self, keeps: Keeps) -> float:
         return self.cost.of(keeps) + self.constant
 
     def fits(self, keeps: Keeps) -> bool:
@@ -52,8 +54,14 @@ def budget_of(analysis: Analysis, kind: str, fraction: float) -> Budget:
     return Budget(kind, fraction, cost, analysis.model.size_bytes, saved_bytes(analysis.model) - cost.whole)
 
 
-def of_smaller(budget: Budget, analysis: Analysis) -> Budget:
-    """The budget of a model, for what steps of pruning made of it by now."""
+def budget_of_time(cost: TimeCost, fraction: float) -> Budget:
+    return Budget("latency", fraction, cost, cost.whole, 0)
+
+
+def of_smaller(budget: Budget, analysis: Analysis, done: Plan) -> Budget:
+    """The budget of a model, for what the steps of pruning in `done` made of it by now."""
+    if isinstance(budget.cost, TimeCost):
+        return replace(budget, cost=budget.cost.after(done, analysis))
     return replace(budget_of(analysis, budget.kind, budget.fraction), whole=budget.whole, spare=budget.spare)
 
 

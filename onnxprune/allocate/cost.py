@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+from onnx import NodeProto
 
 from onnxprune.allocate.poly import Compiled, Ints, Poly, Values
 from onnxprune.axes import Axis, Fixed, Keep, Layout, Prod, first
@@ -94,14 +96,14 @@ def _content(axis: Axis, keep: Keep) -> tuple[int, bytes]:
 
 def cost_of(analysis: Analysis, kind: str) -> Cost | None:
     """How `kind` (macs, params or bytes) depends on what groups keep; None where the model's own count is unknown."""
-    sizes = _Sizes(analysis)
+    sizes = Sizes(analysis)
     if kind == "macs":
         macs = sizes.macs()
         return None if macs is None else Cost(analysis, Compiled(macs, len(analysis.groups)))
     return sizes.stored(in_bytes=kind == "bytes")
 
 
-class _Sizes:
+class Sizes:
     """The sizes of axes as polynomials in the sizes of the groups."""
 
     def __init__(self, analysis: Analysis) -> None:
@@ -127,20 +129,40 @@ class _Sizes:
         return None if axes is None else tuple(self.size(d) for d in axes)
 
     def macs(self) -> Number | None:
-        if self.analysis.uncounted:
-            return None
-        unknown = unsettled(self.c.live, self.c.trace)
-        index = makers(self.analysis.flat.proto.graph.node)
-        macs: Number | None = count_macs(
-            self.c.live,
-            lambda node, slot: self.shape(
-                None
-                if (name := node.input[slot]) in unknown
-                else self.c.use(name, index[next(o for o in node.output if o)], slot)
-            ),
-            lambda name: self.shape(None if name in unknown else self.c.layouts.get(name)),
+        return None if self.analysis.uncounted else self._macs_of(self.c.live)
+
+    def of_node(self, index: int) -> tuple[Number, Number, Number]:
+        """The multiply-accumulates of a node, the elements of the activations that it reads, and of those that it writes.
+
+        What is unknown counts as nothing.
+        """
+        node = self.analysis.flat.proto.graph.node[index]
+        read = (n for n in node.input if n and n not in self.c.weights)
+        sums = (sum(self._elements(n) for n in names) for names in (read, filter(None, node.output)))
+        return self._macs_of([node]) or 0, *sums  # type: ignore[return-value]
+
+    def _elements(self, name: str) -> Number:
+        shape = None if name in self._unknown else self.shape(self.c.layouts.get(name))
+        return 0 if shape is None else math.prod(shape)
+
+    def _macs_of(self, nodes: Iterable[NodeProto]) -> Number | None:
+        def input_shape(node: NodeProto, slot: int) -> tuple[Number, ...] | None:
+            name = node.input[slot]
+            made_at = self._made_at[next(o for o in node.output if o)]
+            return self.shape(None if name in self._unknown else self.c.use(name, made_at, slot))
+
+        found: Number | None = count_macs(
+            nodes, input_shape, lambda name: self.shape(None if name in self._unknown else self.c.layouts.get(name))
         )
-        return macs
+        return found
+
+    @cached_property
+    def _unknown(self) -> set[str]:
+        return unsettled(self.c.live, self.c.trace)
+
+    @cached_property
+    def _made_at(self) -> Mapping[str, int]:
+        return makers(self.analysis.flat.proto.graph.node)
 
     def stored(self, in_bytes: bool) -> Cost:
         """Elements (of parameters) or bytes (of running statistics too) of all weights of the types that count."""

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.tables import Cache, Table
+from onnxprune.allocate.timing.table import TimingTable
 from onnxprune.calibration import Batches, random_batches
 from onnxprune.calibration.statistics import Statistics, gather
 from onnxprune.errors import OnnxPruneError
@@ -15,6 +16,7 @@ from onnxprune.groups import Analysis
 from onnxprune.plans import Plan
 from onnxprune.progress import Progress, StageProgress
 from onnxprune.repair import RepairReport, repair
+from onnxprune.report.types import TimingReport
 from onnxprune.scoring import needed
 from onnxprune.settings import Options
 from onnxprune.surgery import apply_plan
@@ -31,10 +33,12 @@ class Evaluator:
     batches: Batches | None = None
     repair: str = "none"
     cache: Cache = field(default_factory=Cache)
+    timings: TimingTable = field(default_factory=TimingTable)
     progress: StageProgress = lambda stage, done, of: None
     seed: int = 0
     comparison_samples: int = COMPARISON_SAMPLES
     tables: dict[str, Table] = field(default_factory=dict)  # what was measured of the original's groups, for the report
+    timing: TimingReport | None = None  # what was predicted and measured of the plan's time, for the report
 
     def stage_progress(self, stage: str) -> Progress:
         return lambda done, of: self.progress(stage, done, of)

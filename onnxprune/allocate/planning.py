@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from onnxprune.allocate.budget import Budget, budget_of, of_smaller, relax
+from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, of_smaller, relax
 from onnxprune.allocate.cost import cost_of
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.ratios import counts_at
 from onnxprune.allocate.selection import Candidates, candidates
 from onnxprune.allocate.sharing import Sharing
 from onnxprune.allocate.steps import shares
+from onnxprune.allocate.timing.cost import time_cost
 from onnxprune.calibration import random_batches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import saved_bytes
 from onnxprune.groups import Analysis, analyze
 from onnxprune.plans import Plan
+from onnxprune.report.types import TimingReport
 from onnxprune.settings.options import MEASURED, Options
 from onnxprune.surgery import apply_plan
 from onnxprune.validation.latency import Stopwatch
 
 TRIES = 4  # a file may be some bytes larger than its weights say: names and shapes of copies
 HALVINGS = 7
+THREADS = 1  # that time is measured with
+FASTER, SLOWER = 0.94, 1.02  # of the time that --latency asks for, what the clock may say
 
 
 def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None) -> Plan:
@@ -39,6 +43,8 @@ def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None)
         return _as_far_as(first, _limit(first))
     if options.budget is None:
         return _in_steps(first, 1 - options.ratio, lambda stage, share: stage.by_ratio(share))
+    if options.latency is not None:
+        return _within_latency(first, options.latency)
     budget = budget_of(a, *options.budget)
     return _within(first.relax(budget), budget)
 
@@ -100,7 +106,8 @@ def _within(first: _Stage, budget: Budget, final: bool = True) -> Plan:
     """The plan that an allocation makes of a budget, in less time where it is not final; bytes are looked at once more."""
 
     def step(stage: _Stage, share: float) -> Plan:
-        mine = budget if stage is first else of_smaller(budget, stage.c.analysis)
+        done = stage.sharing.done
+        mine = budget if done is None else of_smaller(budget, stage.c.analysis, done)
         return stage.within(replace(mine, fraction=1 - (1 - budget.fraction) * share), final and share == 1)
 
     plan = _in_steps(first, budget.fraction, step)
@@ -113,13 +120,37 @@ def _within(first: _Stage, budget: Budget, final: bool = True) -> Plan:
     return plan
 
 
-def _limit(first: _Stage) -> Callable[[Model], bool]:
-    """Is a model what --latency, --max-error or --min-agreement asks for?"""
+def _within_latency(first: _Stage, fraction: float) -> Plan:
+    """The plan that a search within the predicted time makes; where the clock says another time, with another budget."""
     o, evaluator = first.c.options, first.sharing.evaluator
-    if o.latency is not None:
-        model = first.c.analysis.model
-        watch, most = Stopwatch(model, evaluator.batches or random_batches(model, o.seed, 1)), o.latency
-        return lambda smaller: watch.ratio(smaller) <= most
+    model, table = first.c.analysis.model, evaluator.timings
+    watch = Stopwatch(model, evaluator.batches or random_batches(model, o.seed, 1))
+    progress = evaluator.stage_progress("time")
+    cost = time_cost(first.c, watch.feeds, table, THREADS, o.seed, progress)
+    asked = fraction
+    tried = list[tuple[float, Plan, TimingReport]]()
+    for _ in range(TRIES):
+        budget = budget_of_time(cost, asked)
+        plan = _within(first.relax(budget), budget)
+        seconds = cost.of_plan(plan)
+        took = table.get_or_measure(watch.key(plan), lambda plan=plan: watch.ratio(apply_plan(first.c.analysis, plan)))  # type: ignore[misc]
+        report = TimingReport(cost.whole, seconds, cost.error, THREADS, table.digest, took)
+        tried.append((_miss(took, fraction), replace(plan, timings=table.digest), report))
+        if tried[-1][0] == 0:
+            break
+        asked = min(1.0, asked * fraction / took)
+    _, best, evaluator.timing = min(tried, key=lambda t: t[0])
+    return best
+
+
+def _miss(took: float, asked: float) -> float:
+    """How far a measured fraction of the time is from what it may be: slightly more, or somewhat less."""
+    return max(took / asked - SLOWER, FASTER - took / asked, 0.0)
+
+
+def _limit(first: _Stage) -> Callable[[Model], bool]:
+    """Is a model what --max-error or --min-agreement asks for?"""
+    o, evaluator = first.c.options, first.sharing.evaluator
     comparer = evaluator.comparer
     if o.max_error is not None:
         worst = o.max_error
@@ -135,21 +166,17 @@ def _agreement(share: float | None) -> float:
 
 
 def _as_far_as(first: _Stage, within: Callable[[Model], bool]) -> Plan:
-    """The smallest plan whose outputs are still good, or the largest that is fast: by bisection on another budget."""
-    a, o = first.c.analysis, first.c.options
+    """The smallest plan whose outputs are still good: by bisection on another budget."""
+    a = first.c.analysis
     budget = budget_of(a, "macs" if cost_of(a, "macs") else "params", 1.0)
     smallest = {g.name: range(first.c.settle(g, 1)[0]) for g in first.c.groups}
     low, high = budget.of(smallest) / budget.whole, 1.0
-    larger = o.latency is not None  # where a plan is what is asked for: look for a larger one, or for a smaller?
-    whole = first.c.plan({g.name: g.size for g in first.c.groups}, lambda g: "the limit leaves it whole")
-    best = None if larger else whole
+    best = first.c.plan({g.name: g.size for g in first.c.groups}, lambda g: "the limit leaves it whole")
     for at in range(HALVINGS):
         first.sharing.evaluator.progress("limit", at + 1, HALVINGS)
         middle = (low + high) / 2
         plan = _within(first, replace(budget, fraction=middle), final=False)
         good = within(first.sharing.evaluator.make(plan))
         best = plan if good else best
-        low, high = (middle, high) if good == larger else (low, middle)
-    if best is None:
-        raise OnnxPruneError(f"--latency {o.latency:g}: no plan that was tried is that fast; ask for less speed")
+        low, high = (low, middle) if good else (middle, high)
     return best

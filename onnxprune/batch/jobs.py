@@ -106,8 +106,8 @@ def prepare(spec: Spec, folder: Path, contents: Contents) -> ReadyJob:
             settings[name] = str(there)
     if "preprocess" in settings:
         settings["preprocess"] = [_absolute(p, spec.base) if p.endswith(".toml") else p for p in settings["preprocess"]]
-    if "cache" in settings:
-        settings["cache"] = _absolute(settings["cache"], spec.base)
+    for name in {"cache", "timings"} & settings.keys():
+        settings[name] = _absolute(settings[name], spec.base)
     parts = [__version__, spec.name, contents.model(model), *data, _canonical(drop_paths(spec.settings))]
     return ReadyJob(
         id=_digest("\n".join(parts))[:32],

@@ -45,9 +45,12 @@ class Guess:
     settings: dict[str, int]  # of `random_inputs`
 
 
-def open_session(model: Source, role: str, threads: int | None = None) -> Any:
+def open_session(
+    model: Source, role: str, threads: int | None = None, profile: Path | None = None, optimized: Path | None = None
+) -> Any:
     """An ONNX Runtime session on the CPU, deterministic; `role` names the model in errors.
 
+    `profile` is the beginning of the profiler's file, `optimized` the file to write the optimized graph to.
     Raises OnnxPruneError with ONNX Runtime's first line if it refuses the model.
     """
     options = ort.SessionOptions()
@@ -58,6 +61,11 @@ def open_session(model: Source, role: str, threads: int | None = None) -> Any:
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "0"
     )  # threads that wait leave the cores to others
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+        options.log_severity_level = 4  # it warns that such a file fits this machine only
     source = serialized(model, role)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

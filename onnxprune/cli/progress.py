@@ -18,6 +18,7 @@ SAY = {
     "measure": "measuring errors of groups",
     "search": "searching",
     "limit": "trying budgets",
+    "time": "timing samples",
     "try": "repairing a try",
     "apply": "removing channels",
     "repair": "repairing layers",

@@ -18,7 +18,7 @@ from onnxprune.report.types import Counts, Latency, PruneReport, ResultRow, Shar
 
 COLUMNS = tuple(f.name for f in fields(ResultRow))
 MEASURED = COLUMNS[COLUMNS.index("params_before") :]  # what comes from a job's report
-FILES = ("calib", "data", "cache", "plan")  # settings that name files
+FILES = ("calib", "data", "cache", "timings", "plan")  # settings that name files
 MISSING = "not set"
 
 

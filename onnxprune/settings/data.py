@@ -67,6 +67,15 @@ class RunSettings:
         metavar="FILE.jsonl",
         kind=PLACE,
     )
+    timings: Any = setting(
+        None,
+        "For --latency: the file that keeps how long layers take on this machine; what is found there is not timed again (a "
+        "file in the user's folder for caches, which all models share).",
+        on="prune",
+        panel=CALIBRATION,
+        metavar="FILE.jsonl",
+        kind=PLACE,
+    )
     cast: str | None = setting(
         None,
         "Write half precision, which sparse kernels need; inputs and outputs keep their types.",

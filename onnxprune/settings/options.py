@@ -12,8 +12,8 @@ from onnxprune.settings.table import Bounds, Use, check_fields, setting, to_opti
 MOST_STEPS = 1000
 STEP = 0.84  # what a step leaves, where their number is left to us
 SCOPES = ("local", "global", "isomorphic")
-BUDGETS = ("macs", "params", "bytes")
-LIMITS = ("latency", "max_error", "min_agreement")
+BUDGETS = ("macs", "params", "bytes", "latency")
+LIMITS = ("max_error", "min_agreement")
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 MEASURED = ("sensitivity", "search", "netadapt")  # they need calibration data
 SCHEDULES = ("linear", "cubic", "agp", "geometric")
@@ -33,16 +33,15 @@ class Options:
     """What a user may ask of a plan.
 
     `ratio` is the fraction to remove: of each group's channels (local), of all channels ranked together (global), or of
-    the channels of groups of one shape (isomorphic). `macs`, `params` or `bytes` instead is the fraction of those to keep;
-    how much each group loses is then found, the way that `allocation` says (see `budget.py`, `search.py`). `max_ratio`
-    caps what one group loses. `round_to` keeps counts at multiples of N. Globs match group names and the names of the
-    initializers and nodes of a group.
+    the channels of groups of one shape (isomorphic). `macs`, `params`, `bytes` or `latency` instead is the fraction of those to
+    keep, `latency` of the time that a run takes here; how much each group loses is then found, the way that `allocation` says
+    (see `budget.py`, `search.py`). `max_ratio` caps what one group loses. `round_to` keeps counts at multiples of N. Globs
+    match group names and the names of the initializers and nodes of a group.
 
-    Instead of those, `latency` is the fraction of the time that may be taken, `max_error` how far outputs may move
-    (relative L2) and `min_agreement` how often the same class must be preferred: the largest model that is so fast, or the
-    smallest that is so good, is found by bisection on the multiply-accumulates. With `steps` channels are removed bit by bit,
-    and those that are left are scored again each time; `schedule` says how much is gone after which step. `repair` is the
-    method (see `repair.repair`) by which the layers that stay take over from the removed channels.
+    Instead of those, `max_error` is how far outputs may move (relative L2) and `min_agreement` how often the same class must be
+    preferred: the smallest model that is so good is found by bisection on the multiply-accumulates. With `steps` channels are
+    removed bit by bit, and those that are left are scored again each time; `schedule` says how much is gone after which step.
+    `repair` is the method (see `repair.repair`) by which the layers that stay take over from the removed channels.
 
     A None depends on whether there are calibration data: `resolved` says how.
     """
@@ -69,7 +68,8 @@ class Options:
     )
     latency: float | None = setting(
         None,
-        "Instead of a ratio: the largest model that takes at most this fraction of the time here.",
+        "Instead of a ratio: keep the time of a run on this machine at this fraction, of one sample on one thread. It is predicted "
+        "from layers that are timed once.",
         panel=AMOUNT,
         metavar="F",
         bounds=KEPT,

@@ -45,6 +45,7 @@ The 95 % interval had the truth in 80 to 100 % of them: it stops where it happen
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
@@ -54,10 +55,12 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.data import Batches
+from onnxprune.calibration.kernels import describe_machine
 from onnxprune.calibration.run import Feeds, Source, count, open_session, prepare_run, run, serialized
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import full_proto
+from onnxprune.plans import Plan, fingerprint
 from onnxprune.report.types import Latency
 
 SECONDS = 60.0  # the longest that a measurement goes on, unless the environment says otherwise
@@ -274,6 +277,14 @@ class Stopwatch:
     def __init__(self, original: Model, batches: Batches) -> None:
         self.original = full_proto(original)
         self.feeds = one_sample(open_session(self.original, "original"), batches)
+        self.about = (
+            f"{describe_machine(1)}/{fingerprint(original)}/{sorted((n, x.shape) for n, x in self.feeds.items())}"
+        )
+
+    def key(self, plan: Plan) -> str:
+        """What the ratio of a plan's model depends on."""
+        kept = sorted((name, len(choice.keep)) for name, choice in plan.groups.items())
+        return "ratio " + hashlib.sha256(f"{self.about}/{kept}".encode()).hexdigest()[:24]
 
     def ratio(self, model: Model) -> float:
         """The time that `model` takes as a fraction of the original's."""

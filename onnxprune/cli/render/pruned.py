@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnxprune.cli.console import Facts, count, facts, more, percent, plural, table, text
+from onnxprune.cli.console import Facts, count, duration, facts, more, percent, plural, table, text
 from onnxprune.cli.render.compared import render_error, render_machine, render_outputs, render_sizes, warn_degraded
 from onnxprune.cli.render.layers import explain_none, render_layer_facts, render_layer_table
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
 from onnxprune.report.stages import STAGES, compare_stages
-from onnxprune.report.types import FrozenAxis, PrunedGroup, PruneReport, QuantizationReport, RepairReport
+from onnxprune.report.types import FrozenAxis, PrunedGroup, PruneReport, QuantizationReport, RepairReport, TimingReport
 
 RenderedReport = tuple[Group, str]  # the report for people, and a warning ('': there is none)
 FEW_GROUPS = 24
@@ -46,6 +46,8 @@ def _render_outcome(report: PruneReport, rows: Facts) -> list[RenderableType]:
         rows += render_stand_ins(report.judged_by)
     if report.repair:
         rows.append(("repaired", _describe_repair(report.repair)))
+    if report.timing:
+        rows.append(("time", _describe_timing(report.timing)))
     if report.quantization:
         rows.append(("quantized", _describe_quantization(report.quantization)))
     outputs: list[RenderableType] = []
@@ -53,6 +55,14 @@ def _render_outcome(report: PruneReport, rows: Facts) -> list[RenderableType]:
         rows += [*render_error(report.error), *render_machine(report)]
         outputs = render_outputs(report.error)
     return [render_sizes(report), "", facts(rows), *outputs, *_render_stages(report), "", _describe_files(report)]
+
+
+def _describe_timing(timing: TimingReport) -> str:
+    left = timing.predicted / timing.before
+    return (
+        f"{left:.1%} predicted ({duration(timing.before)} → {duration(timing.predicted)}; such predictions are off by "
+        f"{timing.error:.1%}, the median), {timing.measured:.1%} measured"
+    )
 
 
 def _render_stages(report: PruneReport) -> list[RenderableType]:

@@ -27,11 +27,11 @@ from onnxprune.report.types.pruning import (
     RepairReport,
     SensitivityPoint,
     SensitivityReport,
+    TimingReport,
     WeightReport,
 )
 from onnxprune.report.types.sparse import (
     CheckedLayer,
-    CompressedSize,
     LayerFacts,
     PatternReport,
     PermutedGroup,
@@ -40,10 +40,10 @@ from onnxprune.report.types.sparse import (
 )
 
 __all__ = [
-    "FORMAT", "CalibrationReport", "CheckedLayer", "CompressedSize", "Counts", "ErrorNumbers", "ErrorReport", "FedInput",
-    "FrozenAxis", "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError", "LayerFacts",
-    "LayerRepair", "Measures", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch",
-    "OutputReport", "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport",
-    "Reconstruction", "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow",
-    "Settings", "Shares", "SparseLayerReport", "SparsityReport", "Stop", "ValidateReport", "WeightReport",
+    "FORMAT", "CalibrationReport", "CheckedLayer", "Counts", "ErrorNumbers", "ErrorReport", "FedInput", "FrozenAxis",
+    "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError", "LayerFacts", "LayerRepair",
+    "Measures", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch", "OutputReport",
+    "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport", "Reconstruction",
+    "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow", "Settings", "Shares",
+    "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "ValidateReport", "WeightReport",
 ]  # fmt: skip

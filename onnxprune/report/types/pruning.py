@@ -112,6 +112,22 @@ class QuantizationReport:
 
 
 @dataclass(frozen=True)
+class TimingReport:
+    """How long a run was predicted to take with a budget of `latency`: one sample, `threads` threads, in seconds.
+
+    `error` is the relative error of a prediction, the median over plans that it was not learned from; `table` a hash of the timings
+    that it was made with; `measured` the time after / before that the clock then found.
+    """
+
+    before: float
+    predicted: float
+    error: float
+    threads: int
+    table: str
+    measured: float
+
+
+@dataclass(frozen=True)
 class PruneReport(Report):
     """What `prune` or `sparsify` did; None stands for what was not asked for, or could not be measured.
 
@@ -144,6 +160,7 @@ class PruneReport(Report):
     seconds: dict[str, float]
     not_compared: str | None  # why, where the models are too large to compare here
     quantization: QuantizationReport | None = added()  # noqa: RUF009
+    timing: TimingReport | None = added()  # noqa: RUF009
 
     @property
     def removes_nothing(self) -> bool:

@@ -1,0 +1,102 @@
+"""Which kernels of ONNX Runtime's optimized graph do the work of which nodes of the model.
+
+A kernel may do the work of several nodes (a convolution with its norm, activation and sum), and a plan may change what is fused
+with what. So nodes that share a kernel under any plan make one layer. What ONNX Runtime adds (a tensor laid out anew) counts for
+the layer whose tensor it reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from onnx import NodeProto
+
+from onnxprune.calibration.kernels import Kernel
+from onnxprune.graph.view import makers
+
+# How ONNX Runtime names nodes that it makes: by the output, as a blocked tensor; a copy by a number.
+COPY = re.compile(r"_token_\d+$")
+NAMES = (re.compile(r"<(.*)>"), re.compile(r"(.*)_nchwc"))
+UNKNOWN = -1  # the layer of kernels that belong to no node
+
+
+class LayerFinder:
+    """Joins nodes into layers, as the kernels of one plan after another tell."""
+
+    def __init__(self, nodes: Sequence[NodeProto]) -> None:
+        self.nodes = nodes
+        self.made: Mapping[str, int] = makers(nodes)
+        self.parent = list(range(len(nodes)))
+
+    def layer_of(self, node: int) -> int:
+        """The layer of a node, by one of its nodes."""
+        while node != UNKNOWN and self.parent[node] != node:
+            self.parent[node] = node = self.parent[self.parent[node]]
+        return node
+
+    def members(self) -> dict[int, list[int]]:
+        """The nodes of each layer."""
+        found = defaultdict(list)
+        for i in range(len(self.nodes)):
+            found[self.layer_of(i)].append(i)
+        return dict(found)
+
+    def add(self, kernels: Sequence[Kernel]) -> list[int]:
+        """The node that each kernel works for, UNKNOWN where none is known; nodes that share a kernel are joined."""
+        makes = [self._tensors(k) for k in kernels]
+        there = {t for tensors in makes for t in tensors}
+        own = [self.made[tensors[0]] if tensors else UNKNOWN for tensors in makes]
+        for tensors in makes:
+            for t in tensors:
+                self._join(self.made[t], self.made[tensors[0]])
+                self._absorb(t, there)
+        by_output = {o: i for i, k in enumerate(kernels) for o in k.outputs if o}
+        readers = defaultdict(list)
+        for i, k in enumerate(kernels):
+            for name in k.inputs:
+                readers[name].append(i)
+        return [self._owner(i, kernels, own, by_output, readers) for i in range(len(kernels))]
+
+    def _tensors(self, kernel: Kernel) -> list[str]:
+        """The model's tensors that a kernel makes, as its outputs and its name tell."""
+        name = COPY.sub("", kernel.name)
+        named = [m[1] for pattern in NAMES if (m := pattern.fullmatch(name))]
+        return [t for t in (*kernel.outputs, *named) if t in self.made]
+
+    def _join(self, a: int, b: int) -> None:
+        self.parent[self.layer_of(a)] = self.layer_of(b)
+
+    def _absorb(self, tensor: str, there: set[str]) -> None:
+        """Join the nodes before a tensor whose own outputs no kernel makes: they are part of its kernel."""
+        todo, seen = [self.made[tensor]], set[int]()
+        while todo:
+            i = todo.pop()
+            if i in seen:
+                continue
+            seen.add(i)
+            for name in self.nodes[i].input:
+                if name in self.made and name not in there:
+                    self._join(self.made[name], self.made[tensor])
+                    todo.append(self.made[name])
+
+    def _owner(
+        self,
+        i: int,
+        kernels: Sequence[Kernel],
+        own: Sequence[int],
+        by_output: Mapping[str, int],
+        readers: Mapping[str, Iterable[int]],
+    ) -> int:
+        """The node of a kernel, else that of what it reads, else that of what reads it."""
+        todo, seen = [i], set[int]()
+        while todo:
+            at = todo.pop()
+            if own[at] != UNKNOWN:
+                return own[at]
+            if at not in seen:
+                seen.add(at)
+                todo.extend(by_output[n] for n in reversed(kernels[at].inputs) if n in by_output)
+        after = (own[r] for o in kernels[i].outputs for r in readers.get(o, ()))
+        return next((node for node in after if node != UNKNOWN), UNKNOWN)

@@ -1,0 +1,230 @@
+"""The time of a plan: kernels are found, layers are fitted, tables are kept, and budgets of time are met."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+from test_cli import call, fails
+
+import onnxprune
+from onnxprune import OnnxPruneError, Plan
+from onnxprune.allocate.poly import Compiled, Poly
+from onnxprune.allocate.timing import TimingTable, table
+from onnxprune.allocate.timing.fit import Terms, fit_layers, fit_nonnegative
+from onnxprune.allocate.timing.layers import UNKNOWN, LayerFinder
+from onnxprune.calibration import random_batches
+from onnxprune.calibration.kernels import Kernel, KernelTimer, quickest
+from onnxprune.errors import DataError
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import full_proto
+from onnxprune.settings import Options
+from onnxprune.surgery import apply_plan
+from onnxprune.validation.latency import Stopwatch
+
+MODELS = Path(__file__).parents[1] / "models"
+CNN, RESNET, VIT = (MODELS / f"digits_{name}.onnx" for name in ("cnn", "resnet", "vit"))
+
+
+# kernels and layers
+
+
+def test_the_kernels_of_a_model_are_timed() -> None:
+    model = onnxprune.load(RESNET)
+    feeds = random_batches(model, 0, 1).limit(1).first()
+    timer = KernelTimer(full_proto(model), feeds, 1, lambda: 0.0)
+    kernels = timer.find_kernels()
+    assert any("Conv/" in k.layer and "float" in k.layer for k in kernels)
+    seconds, whole = timer.time()
+    assert {k.name for k in kernels} <= seconds.keys() and all(s > 0 for s in seconds.values()) and whole == 0.0
+    nodes = onnxprune.analyze(RESNET).flat.proto.graph.node
+    finder = LayerFinder(nodes)
+    owners = finder.add(kernels)
+    assert UNKNOWN not in owners
+    convolutions = {i for i, n in enumerate(nodes) if n.op_type == "Conv"}
+    layers = {finder.layer_of(i) for i in owners}
+    assert {finder.layer_of(i) for i in convolutions} <= layers, "each convolution has a kernel of its own"
+
+
+def kernel(name: str, ins: str, outs: str) -> Kernel:
+    return Kernel(name, tuple(ins.split()), tuple(outs.split()), name)
+
+
+def test_what_is_fused_under_any_plan_is_one_layer() -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Relu", ["a"], ["b"]),
+             helper.make_node("MaxPool", ["b"], ["c"]), helper.make_node("Conv", ["c", "v"], ["y"])]  # fmt: skip
+    finder = LayerFinder(nodes)
+    fused = [kernel("b_nchwc", "x w2", "r"), kernel("<c>_token_7", "r", "r2"), kernel("y_nchwc", "r2 v2", "r3"),
+             kernel("ReorderOutput", "r3", "y")]  # fmt: skip
+    assert finder.add(fused) == [1, 2, 3, 3]
+    plain = [kernel("<a>", "x w", "a"), kernel("<b>", "a", "b"), kernel("ReorderInput", "b", "r"),
+             kernel("<c>", "r", "c"), kernel("<y>", "c v", "y"), kernel("Stray", "z", "q")]  # fmt: skip
+    assert finder.add(plain) == [0, 1, 1, 2, 3, UNKNOWN]
+    assert finder.layer_of(0) == finder.layer_of(1) and len(finder.members()) == 3
+
+
+# fits
+
+
+def test_weights_are_not_negative() -> None:
+    random = np.random.default_rng(0)
+    terms = random.random((30, 3))
+    assert fit_nonnegative(terms, terms @ [1.0, 0.0, 2.0], np.ones(30)) == pytest.approx([1, 0, 2], abs=1e-6)
+    weights = fit_nonnegative(terms, terms @ [1.0, -3.0, 2.0], np.ones(30))
+    assert (weights >= 0).all() and weights[1] == 0
+    assert not fit_nonnegative(-np.ones((4, 1)), np.ones(4), np.ones(4)).any()
+
+
+@pytest.mark.parametrize("block", [1, 16])
+def test_a_layer_is_learned_from_samples(block: int) -> None:
+    """The time of a blocked convolution, as a function of both its widths, at counts that were not among the samples."""
+    sizes = np.array([64, 128])
+    random = np.random.default_rng(0)
+    terms = Terms(*(Compiled(Poly({m: 1}), 2) for m in ((0, 1), (0,), (1,))), (0, 1))
+
+    def true(x: np.ndarray) -> np.ndarray:
+        whole = np.ceil(x / block) * block
+        return np.asarray(1e-9 * (whole[:, 0] * whole[:, 1] + 20 * whole[:, 1] + 300), np.float64)
+
+    seen, new = (np.stack([random.integers(8, n + 1, 40) for n in sizes], 1).astype(np.float64) for _ in range(2))
+    fit = fit_layers([(terms, true(seen))], seen, sizes)
+    assert fit.block == block
+    assert fit.at(terms, new, sizes) == pytest.approx(true(new), rel=0.02)
+
+
+def test_the_quickest_third_counts() -> None:
+    assert quickest([1.0, 9.0, 2.0, 8.0, 3.0, 7.0]) == 1.5 and quickest([4.0]) == 4.0
+
+
+# tables
+
+
+def test_a_table_keeps_what_was_measured_first(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "t.jsonl"
+    first = TimingTable(path)
+    first.add({"a": 1.23456789, "b": 2.0})
+    first.add({"a": 9.0})
+    path.write_text(path.read_text() + '{"key": "c", "sec')  # cut short
+    again = TimingTable(path)
+    assert again.known == first.known == {"a": 1.23457, "b": 2.0}
+    assert again.get_or_measure("b", lambda: 7.0) == 2.0
+    digest = again.digest
+    assert again.get("a") and again.digest != digest, "the hash is that of all entries that were used"
+
+
+def test_tables_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "other.jsonl").write_text('{"error": 1}\n')
+    with pytest.raises(DataError, match=r"other.jsonl' is no table of timings; name another file"):
+        TimingTable(tmp_path / "other.jsonl")
+    with pytest.raises(DataError, match="name a file"):
+        TimingTable(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="name a file that can be written"):
+        TimingTable(tmp_path / "file" / "t.jsonl").add({"a": 1.0})
+
+
+def test_the_table_lies_where_the_system_keeps_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(table.sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert table.default_path() == tmp_path / "onnxprune" / "timings.jsonl"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert table.default_path() == Path.home() / ".cache" / "onnxprune" / "timings.jsonl"
+
+
+# budgets of time
+
+
+def cost_of_kernel(k: Kernel) -> float:
+    """Seconds on a machine that only multiplies: a weight's elements times the positions of the picture that it meets."""
+    shapes = [[int(n) for n in s.removeprefix("float").split("x")] for s in k.layer.split("/")[-1].split() if "x" in s]
+    if "Conv" in k.layer and len(shapes) > 1:
+        return 1e-9 * float(np.prod(shapes[1]) * np.prod(shapes[0][2:]))
+    return 1e-9 * float(np.prod(shapes[0])) if shapes else 1e-9
+
+
+def seconds_of(model: Model) -> float:
+    feeds = random_batches(model, 0, 1).limit(1).first()
+    return sum(map(cost_of_kernel, KernelTimer(full_proto(model), feeds, 1, lambda: 0.0).find_kernels()))
+
+
+@pytest.fixture
+def ideal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of that machine."""
+
+    def time(self: KernelTimer) -> tuple[dict[str, float], float]:
+        found = {k.name: cost_of_kernel(k) for k in self.find_kernels()}
+        return found, sum(found.values())
+
+    monkeypatch.setattr(KernelTimer, "time", time)
+    monkeypatch.setattr(
+        Stopwatch, "ratio", lambda self, model: seconds_of(model) / seconds_of(onnxprune.load(self.original))
+    )
+
+
+@pytest.mark.usefixtures("ideal")
+@pytest.mark.parametrize(("model", "more"), [(CNN, {}), (RESNET, {}), (RESNET, {"steps": 2, "allocation": "global"})])
+def test_a_budget_of_time_is_met(model: Path, more: dict[str, object]) -> None:
+    a = onnxprune.analyze(model)
+    plan = onnxprune.plan(a, latency=0.6, **more)
+    left = seconds_of(apply_plan(a, plan)) / seconds_of(a.model)
+    assert 0.4 < left <= 0.612, "blocks of 16 channels are coarse steps of so small a model"
+    assert len(plan.timings) == 16 and Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.usefixtures("ideal")
+def test_with_one_table_one_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = (
+        "prune",
+        CNN,
+        "-o",
+        tmp_path / "o.onnx",
+        "--latency",
+        0.6,
+        "--timings",
+        tmp_path / "t.jsonl",
+        "--no-validate",
+    )
+    first = call(*args, "--plan-out", tmp_path / "1.json")
+    assert "predicted" in first.stdout + first.stderr and first.exit_code == 0
+
+    def no_time(self: KernelTimer) -> tuple[dict[str, float], float]:
+        raise AssertionError("all of it is in the table")
+
+    monkeypatch.setattr(KernelTimer, "time", no_time)
+    monkeypatch.setattr(Stopwatch, "ratio", no_time)
+    call(*args, "--plan-out", tmp_path / "2.json")
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+
+
+@pytest.mark.usefixtures("ideal")
+def test_the_least_that_can_be_is_told() -> None:
+    with pytest.raises(
+        OnnxPruneError, match=r"--latency 0.001: 0\.\d+ of the time stay even where every group keeps as little"
+    ):
+        onnxprune.plan(CNN, latency=0.001)
+
+
+def test_a_clock_that_says_otherwise_moves_the_budget(ideal: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a plan takes a tenth more than predicted, the next is made with a smaller budget."""
+    wrong = Stopwatch.ratio
+    monkeypatch.setattr(Stopwatch, "ratio", lambda self, model: 1.1 * wrong(self, model))
+    a = onnxprune.analyze(RESNET)
+    plan = onnxprune.plan(a, latency=0.6)
+    assert 0.4 < 1.1 * seconds_of(apply_plan(a, plan)) / seconds_of(a.model) <= 0.612
+
+
+def test_real_time_is_predicted() -> None:
+    """On a real clock: the whole model's time is the sum of its layers' within a factor that no noise reaches."""
+    from onnxprune.allocate.evaluator import Evaluator
+    from onnxprune.allocate.planning import make_plan
+
+    evaluator = Evaluator(onnxprune.analyze(VIT))
+    make_plan(evaluator.original, Options(latency=0.9), evaluator)
+    timing = evaluator.timing
+    assert timing and 0 < timing.predicted <= timing.before * 1.1 and timing.error < 1 and timing.threads == 1
+
+
+def test_bad_tables_are_told_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("[1]\n")
+    run = call("prune", CNN, "-o", tmp_path / "o.onnx", "--latency", 0.6, "--timings", tmp_path / "t.jsonl")
+    fails(run, "is no table of timings")

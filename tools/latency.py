@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""How well is the time of a plan predicted? Predicted and measured times of plans of one model.
+
+    python tools/latency.py model.onnx ..                 a fresh table of timings, in memory
+    python tools/latency.py model.onnx --table FILE       a table that is kept
+
+For each model: the rank correlation (Spearman) and the median relative error over plans of all sizes, and over plans with
+multiply-accumulates within 3 % of each other; the plans are random, within the counts that the target allows, and are not
+among those that the prediction was learned from. Times are of one thread, one sample, interleaved, in sessions of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+from onnxprune.allocate.cost import cost_of  # noqa: E402
+from onnxprune.allocate.selection import Candidates, candidates  # noqa: E402
+from onnxprune.allocate.timing import TimingTable, time_cost  # noqa: E402
+from onnxprune.calibration import random_batches  # noqa: E402
+from onnxprune.calibration.kernels import quickest  # noqa: E402
+from onnxprune.calibration.run import open_session, prepare_run  # noqa: E402
+from onnxprune.graph.io import load  # noqa: E402
+from onnxprune.graph.save import full_proto  # noqa: E402
+from onnxprune.groups import analyze  # noqa: E402
+from onnxprune.settings import Options  # noqa: E402
+from onnxprune.surgery import apply_plan  # noqa: E402
+from onnxprune.validation.latency import one_sample  # noqa: E402
+
+Counts = dict[str, int]
+TRIES, ROUNDS, SECONDS = 20000, 3, 0.2
+
+
+def rank(x: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(x))
+
+
+def correlate(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation."""
+    return float(np.corrcoef(rank(a), rank(b))[0, 1])
+
+
+def of_all_sizes(c: Candidates, n: int, random: np.random.Generator) -> list[Counts]:
+    """Plans from nearly all to a fifth of the channels, whose groups differ too."""
+    found = []
+    for _ in range(n):
+        share = random.uniform(0.2, 1)
+        kept = {g.name: max(1, round(g.size * min(1, share * random.uniform(0.6, 1.5)))) for g in c.groups}
+        found.append(c.settled(kept))
+    return found
+
+
+def of_equal_macs(c: Candidates, n: int, random: np.random.Generator, at: float) -> list[Counts]:
+    """Different plans that leave `at` of the multiply-accumulates, within 1.5 % of that."""
+    macs, found = cost_of(c.analysis, "macs"), list[Counts]()
+    assert macs is not None
+    for _ in range(TRIES):
+        scale = random.uniform(0.3, 1.2)
+        counts = c.settled({g.name: max(1, round(g.size * min(1, random.uniform(0.3, 1.2) * scale))) for g in c.groups})
+        if abs(macs.of(c.keeps(counts)) / macs.whole / at - 1) < 0.015 and counts not in found:
+            found.append(counts)
+        if len(found) == n:
+            break
+    return found
+
+
+def measure(c: Candidates, plans: list[Counts], feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """Seconds of a run of each plan, in turns."""
+    models = [full_proto(apply_plan(c.analysis, c.plan(p, lambda g: ""))).SerializeToString() for p in plans]
+    taken: list[list[float]] = [[] for _ in plans]
+    for _ in range(ROUNDS):
+        for at in np.random.default_rng(0).permutation(len(plans)):
+            go = prepare_run(open_session(models[at], "a plan", 1), feeds)
+            go()
+            go()
+            end = time.perf_counter() + SECONDS
+            while time.perf_counter() < end:
+                start = time.thread_time()
+                go()
+                taken[at].append(time.thread_time() - start)
+    return np.array([quickest(t) for t in taken])
+
+
+def report(name: str, predicted: np.ndarray, measured: np.ndarray) -> None:
+    error = np.abs(predicted / measured - 1)
+    print(f"  {name:<12} {len(predicted):2} plans  rank {correlate(predicted, measured):.3f}  median error {np.median(error):.1%}"
+          f"  most {error.max():.1%}  spread of times {measured.std() / measured.mean():.1%}", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--target", default="cpu")
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--plans", type=int, default=20)
+    parser.add_argument("--macs", type=float, default=0.45, help="of the plans with equal MACs")
+    asked = parser.parse_args()
+    for path in asked.models:
+        model = load(path)
+        c = candidates(analyze(model), Options(target=asked.target, criterion="l2"))
+        batches = random_batches(model, 0, 1)
+        feeds = dict(one_sample(open_session(full_proto(model), "original"), batches))
+        start = time.perf_counter()
+        cost = time_cost(c, feeds, TimingTable(asked.table), 1, 0, lambda done, of: None)
+        taken = time.perf_counter() - start
+        print(f"{path.name}: {len(c.groups)} groups, {1e3 * cost.whole:.2f} ms, learned in {taken:.0f} s, "
+              f"cross-validated error {cost.error:.1%}", flush=True)  # fmt: skip
+        random = np.random.default_rng(1)
+        for name, plans in (
+            ("all sizes", of_all_sizes(c, asked.plans, random)),
+            ("equal MACs", of_equal_macs(c, asked.plans, random, asked.macs)),
+        ):
+            if len(plans) > 2:
+                report(name, np.array([cost.of(c.keeps(p)) for p in plans]), measure(c, plans, feeds))
+
+
+if __name__ == "__main__":
+    main()
