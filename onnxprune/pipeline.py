@@ -27,10 +27,11 @@ from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
 from onnxprune.quantize import Quantized, check_quantization, quantize, refuse_quantized
 from onnxprune.report.result import prune_report
-from onnxprune.report.types import QuantizationReport, Reconstruction, RepairReport
+from onnxprune.report.types import CompressedSize, QuantizationReport, Reconstruction, RepairReport
 from onnxprune.result import PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity
 from onnxprune.sparsity import Sparsified, sparsify
+from onnxprune.sparsity.compressed import measure_compressed
 from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import NofM
 from onnxprune.surgery import apply_plan
@@ -249,10 +250,14 @@ def _compare_and_report(
         with clock.time("tally"):
             made.sparse.measure()
     after = analyze(made.in_float, analysis.data)
+    compressed: CompressedSize | None = None
+    if made.sparse and size is not None:
+        with clock.time("compress"):
+            compressed = measure_compressed(analysis.model, files, made.sparse, after, size)
     options = None if work.plan else work.options
     report = prune_report(
         analysis, plan, after, files, size, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
-        too_large or None, _report_quantization(made, before, work),
+        too_large or None, _report_quantization(made, before, work), compressed,
     )  # fmt: skip
     done = PruneResult(report, plan, files, made.model, type(source))
     if failure:

@@ -124,6 +124,11 @@ def saved_bytes(model: Model) -> int:
     return _layout(model, None).size
 
 
+def write_bytes(model: Model, sink: files.Sink) -> None:
+    """Write to a sink what a file of the model would have, weights in it whatever their size."""
+    _layout(model, None).write_model(sink)
+
+
 def _layout(model: Model, data_name: str | None) -> wire.Layout:
     """Decide where every byte goes; with a `data_name`, initializers of 1 KiB and more go to that file."""
     parts: list[wire.FilePart] = []

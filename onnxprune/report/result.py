@@ -22,6 +22,7 @@ from onnxprune.report.sensitivity import measured_groups
 from onnxprune.report.sparsity import sparsity_report
 from onnxprune.report.types import (
     CalibrationReport,
+    CompressedSize,
     Counts,
     FrozenAxis,
     GroupReport,
@@ -144,6 +145,7 @@ def prune_report(
     sparse: Sparsified | None = None,
     not_compared: str | None = None,
     quantization: QuantizationReport | None = None,
+    compressed: CompressedSize | None = None,
 ) -> PruneReport:
     """The report of `prune`. `error` is None where validation was left out; no `files`: nothing was written.
 
@@ -164,7 +166,7 @@ def prune_report(
         groups=[_planned(g, plan) for g in before.groups],
         weights=_weights(before),
         frozen=_frozen(before),
-        sparsity=sparsity_report(sparse) if sparse else None,
+        sparsity=sparsity_report(sparse, compressed) if sparse else None,
         sensitivity=measured_groups(evaluator.tables) if evaluator and evaluator.tables else None,
         repair=repaired,
         error=result.error if result else None,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from onnxprune.report.plain import to_json
 from onnxprune.report.types import (
     CheckedLayer,
+    CompressedSize,
     LayerFacts,
     PatternReport,
     PermutedGroup,
@@ -17,7 +18,7 @@ from onnxprune.report.types import (
 from onnxprune.sparsity import Checked, SparseLayer, Sparsified
 
 
-def sparsity_report(s: Sparsified) -> SparsityReport:
+def sparsity_report(s: Sparsified, compressed: CompressedSize | None = None) -> SparsityReport:
     """The part `sparsity` of a report."""
     return SparsityReport(
         pattern=s.pattern.name,
@@ -25,6 +26,7 @@ def sparsity_report(s: Sparsified) -> SparsityReport:
         options=to_json(asdict(s.options)),
         layers=[_layer(x) for x in s.layers],
         permuted=[PermutedGroup(g, before, after) for g, (before, after) in s.gains.items()],
+        compressed=compressed,
     )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 
-from onnxprune.cli.console import Facts, facts, more, percent, plural, table, text
+from onnxprune.cli.console import Facts, count, facts, more, percent, plural, table, text
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
-from onnxprune.report.types import CheckedLayer, PatternReport, SparseLayerReport, SparsityReport
+from onnxprune.report.types import CheckedLayer, CompressedSize, PatternReport, SparseLayerReport, SparsityReport
 
 FEW_LAYERS = 24
 
@@ -44,12 +44,23 @@ def render_layer_facts(sparse: SparsityReport, verbose: bool = False) -> Facts:
     if left:
         rows.append(("left dense", f"{plural(left.total(), 'layer')}: {join_reasons(left, say_where(verbose))}"))
     rows += [("note", note) for note in dict.fromkeys(x.note for x in chosen if x.note)]
+    if sparse.compressed:
+        rows.append(("compressed", _describe_compressed(sparse.compressed, sparse.pattern)))
     if sparse.permuted:
         gains = [x.after - x.before for x in sparse.permuted]
         rows.append(
             ("permuted", f"{plural(len(gains), 'group')}, whose readers keep up to {100 * max(gains):.1f} points more")
         )
     return rows
+
+
+def _describe_compressed(found: CompressedSize, pattern: str) -> str:
+    """What the file takes where something compresses it; itself it has the same size for every pattern."""
+    about = ", estimated" if found.estimated else ""
+    packed = (
+        f"; {count(found.in_pattern, 'B')} with the layers in {pattern} form" if found.in_pattern is not None else ""
+    )
+    return f"{count(found.before, 'B')} -> {count(found.after, 'B')} by gzip -1{about}{packed}"
 
 
 def render_layer_table(layers: Sequence[SparseLayerReport], verbose: bool) -> list[RenderableType]:
@@ -90,11 +101,11 @@ def render_pattern(report: PatternReport, verbose: bool) -> Group:
     )
     if len(wrong) > len(shown):
         parts += [more(len(wrong) - len(shown), "layers that break the pattern"), ""]
-    count = sum(x.checked for x in layers)
+    checked = sum(x.checked for x in layers)
     others = sum(bool(x.holds) for x in layers if not x.checked)
-    said = f"{report.pattern} holds in {count - len(wrong)} of {plural(count, 'layer')} that were checked"
+    said = f"{report.pattern} holds in {checked - len(wrong)} of {plural(checked, 'layer')} that were checked"
     if others:
-        said += f", and in {others} of {len(layers) - count} others"
+        said += f", and in {others} of {len(layers) - checked} others"
     return Group(*parts, facts([("pattern", said)]))
 
 

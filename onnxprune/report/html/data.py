@@ -133,6 +133,8 @@ def facts(job: JobLike, report: PruneReport) -> list[tuple[str, str]]:
     if seen := report.calibration:
         said.append(("calibrated on", f"{seen.samples:,} samples, {PurePath(seen.data).name}"))
     said += [("repaired", _repaired(report.repair))] if report.repair else []
+    if report.sparsity and (packed := report.sparsity.compressed):
+        said.append(("by gzip -1", f"{packed.before:,} → {packed.after:,} bytes"))
     said += _compared(report.error) if report.error else [("compared", "no")]
     said += [("layers left out", t) for t in _left_out(report)]
     if job.output:

@@ -32,6 +32,7 @@ from onnxprune.report.types.pruning import (
 )
 from onnxprune.report.types.sparse import (
     CheckedLayer,
+    CompressedSize,
     LayerFacts,
     PatternReport,
     PermutedGroup,
@@ -40,10 +41,10 @@ from onnxprune.report.types.sparse import (
 )
 
 __all__ = [
-    "FORMAT", "CalibrationReport", "CheckedLayer", "Counts", "ErrorNumbers", "ErrorReport", "FedInput", "FrozenAxis",
-    "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError", "LayerFacts", "LayerRepair",
-    "Measures", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch", "OutputReport",
-    "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport", "Reconstruction",
-    "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow", "Settings", "Shares",
-    "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "ValidateReport", "WeightReport",
+    "FORMAT", "CalibrationReport", "CheckedLayer", "CompressedSize", "Counts", "ErrorNumbers", "ErrorReport", "FedInput",
+    "FrozenAxis", "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError", "LayerFacts",
+    "LayerRepair", "Measures", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch",
+    "OutputReport", "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport",
+    "Reconstruction", "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow",
+    "Settings", "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "ValidateReport", "WeightReport",
 ]  # fmt: skip
