@@ -20,7 +20,7 @@ from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import full_proto, save, saved_bytes
+from onnxprune.graph.save import fits_message, full_proto, save, saved_bytes
 from onnxprune.groups import Analysis, analyze
 from onnxprune.machine import memory_bytes
 from onnxprune.plans import Plan
@@ -160,7 +160,7 @@ def run(
             layer.verdict = layer.verdict and replace(layer.verdict, note="")
     if work.run.then_quantize is not None and calibration is not None and not work.dry_run:
         with clock.time("quantize"):
-            made.pruned = _in_memory(made.model)
+            made.pruned = _in_memory(made.model) if fits_message(made.model) else made.model
             made.quantized = quantize(made.pruned, calibration, target.symmetric)
             made.model = made.quantized.model
     files: list[Path] = []
@@ -240,7 +240,7 @@ def _compare_and_report(
                 result = compare(*pair, data=seen, seed=work.seed, timed=True, profile=work.run.profile)
                 of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
                 layers = layer_errors(of, made.in_float, seen, moved) if seen else None
-                if made.pruned:
+                if made.pruned and fits_message(made.pruned):
                     before = compare(pair[0], runnable(made.pruned), data=seen, seed=work.seed, timed=True)
                 for model in (analysis.model, made.model):  # ONNX Runtime has opened them by their paths
                     model.check_unchanged()

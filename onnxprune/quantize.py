@@ -175,7 +175,10 @@ def _run_quantizer(source: Path, out: Path, batches: Batches, symmetric: bool, l
         activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         use_external_data_format=large,
-        extra_options={"ActivationSymmetric": symmetric},
+        extra_options={
+            "ActivationSymmetric": symmetric,
+            "QuantizeBias": not symmetric,
+        },  # TensorRT takes biases in float
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from runs import HOSTILE, Job, jobs
 from onnxprune.report import PruneReport, from_json, to_json
 from onnxprune.report.html import page
 from onnxprune.report.rows import rows
+from onnxprune.report.types import QuantizationReport
 
 TABLE = to_json(rows(jobs()))
 MEASURED = [r for r in TABLE if r["relative_l2"] is not None]
@@ -300,6 +302,20 @@ def test_sparsity_is_there_where_it_was_looked_at(opened: Browser) -> None:
     assert "1 input channel is no multiple of 4" in opened.texts("#sparsity td")
     at(opened, "#/model/digits_cnn/0")
     assert opened.texts("#sparsity") == []
+
+
+def test_int8_stands_beside_what_it_was_made_of(browser: Browser, tmp_path: Path) -> None:
+    whole = jobs()[0].report
+    assert whole and whole.error and whole.latency
+    noisy = replace(whole.latency, verdict="noisy")
+    of = QuantizationReport("int8", False, 5, 0, 4321, replace(whole.error, relative_l2=0.125), noisy)
+    path = tmp_path / "int8.html"
+    path.write_text(page([Job("1", "m", report=replace(whole, quantization=of))], "m"), encoding="utf-8")
+    browser.open(path)
+    assert browser.texts("#stages thead th") == ["", "original", "pruned", "pruned + int8"]
+    rows_of = dict(zip(browser.texts("#stages tbody th"), browser.texts("#stages td:nth-of-type(2)"), strict=True))
+    assert rows_of["file"] == "4.32 kB" and rows_of["relative L2"] == "0.125" and rows_of["speed-up"] == "too noisy"
+    assert browser.complaints() == []
 
 
 def test_a_failure_says_what_happened(opened: Browser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from onnxprune.quantize import quantize
 from onnxprune.report import from_json, to_json
 from onnxprune.report.html.data import models
 from onnxprune.report.rows import Single
-from onnxprune.report.stages import compare_stages
+from onnxprune.report.stages import compare_stages, explain_slow
 from onnxprune.report.types import PruneReport
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -77,7 +78,8 @@ def test_all_three_models_are_compared(tmp_path: Path) -> None:
     report = tmp_path / "r.json"
     args = ("--macs", 0.5, "--calib", CALIB, "--samples", 64, "--then-quantize", "int8", "--data", TEST)
     result = call("prune", CNN, "-o", out, *args, "--report", report)
-    assert result.exit_code == 0 and result.stderr == ""
+    assert result.exit_code == 0
+    assert all(line.startswith("warning: int8 is slower here") for line in result.stderr.splitlines())
     assert "target cpu-int8" in result.stdout and "5 layers in int8, activations uint8" in result.stdout
     table = result.stdout.split("pruned + int8\n")[1].splitlines()
     assert [line.split("  ")[0] for line in table[:5]] == ["file", "accuracy", "same class", "relative L2", "speed-up"]
@@ -152,6 +154,13 @@ def test_nothing_is_left_behind_or_said(tmp_path: Path, capfd: pytest.CaptureFix
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_model_that_no_message_holds_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = load_data(feeds(), input_specs(network()))
+    small = full_proto(quantize(load(network()), batches).model)
+    monkeypatch.setattr("onnxprune.quantize.fits_message", lambda model: False)
+    assert full_proto(quantize(load(network()), batches).model) == small
+
+
 def test_activations_may_be_symmetric() -> None:
     batches = load_data(feeds(), input_specs(network()))
     made = full_proto(quantize(load(network()), batches, symmetric=True).model)
@@ -202,6 +211,24 @@ def test_a_prediction_and_a_result_that_is_not_compared(tmp_path: Path) -> None:
     found = onnxprune.prune(CNN, ratio=0.5, check=False, **INT8).report.quantization
     assert found and found.pruned_error is None and found.pruned_latency is None and found.layers == 5
     assert to_json(found)["pruned_bytes"] == found.pruned_bytes
+
+
+def test_a_slower_int8_model_is_told() -> None:
+    found = onnxprune.prune(CNN, ratio=0.5, **INT8).report
+    of = found.quantization
+    assert of and of.pruned_latency and found.latency
+
+    def said(before: float, after: float, verdict: str = "faster") -> str:
+        pruned = replace(of.pruned_latency, ratio=before, verdict=verdict)
+        latency = replace(found.latency, ratio=after, verdict="faster")
+        return explain_slow(replace(found, latency=latency, quantization=replace(of, pruned_latency=pruned)))
+
+    assert (
+        said(2.0, 1.5)
+        == "int8 is slower here than the pruned model in float (1.50x against 2.00x); drop --then-quantize"
+    )
+    assert not said(2.0, 1.97) and not said(2.0, 2.5) and not said(2.0, 1.5, "noisy")
+    assert explain_slow(replace(found, quantization=None)) == ""
 
 
 def test_recipes_have_it(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from onnxprune.report.degraded import get_agreement
 from onnxprune.report.types import Latency, PruneReport
 
 Unit = Literal["bytes", "share", "number", "times"]
+EQUAL = 0.03  # of two ratios: nearer to each other they are no difference
 STAGES = ("original", "pruned", "pruned + int8")
 
 
@@ -38,6 +39,17 @@ def compare_stages(report: PruneReport) -> list[StageRow]:
     if found.pruned_latency and report.latency:
         rows.append(StageRow("speed-up", "times", 1.0, _ratio(found.pruned_latency), _ratio(report.latency)))
     return [row for row in rows if row.pruned is not None or row.quantized is not None]
+
+
+def explain_slow(report: PruneReport) -> str:
+    """In words, that the quantized model is slower here than the pruned one in float; empty where it is not, or nobody knows."""
+    found = report.quantization
+    before = _ratio(found.pruned_latency) if found and found.pruned_latency else None
+    after = _ratio(report.latency) if report.latency else None
+    if found is None or before is None or after is None or after > before * (1 - EQUAL):
+        return ""
+    name = found.element_type
+    return f"{name} is slower here than the pruned model in float ({after:.2f}x against {before:.2f}x); drop --then-quantize"
 
 
 def _ratio(latency: Latency) -> float | None:

@@ -12,7 +12,7 @@ from onnxprune.cli.console import Facts, count, duration, facts, more, percent, 
 from onnxprune.cli.render.compared import render_error, render_machine, render_outputs, render_sizes, warn_degraded
 from onnxprune.cli.render.layers import explain_none, render_layer_facts, render_layer_table
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
-from onnxprune.report.stages import STAGES, compare_stages
+from onnxprune.report.stages import STAGES, compare_stages, explain_slow
 from onnxprune.report.types import FrozenAxis, PrunedGroup, PruneReport, QuantizationReport, RepairReport, TimingReport
 
 RenderedReport = tuple[Group, str]  # the report for people, and a warning ('': there is none)
@@ -26,7 +26,7 @@ def render_pruned(report: PruneReport, how: str, verbose: bool) -> RenderedRepor
     sparse = render_layer_facts(report.sparsity, verbose) if report.sparsity else []
     rows = [("channels", _count_channels(report.groups)), ("chosen by", how), *_render_notes(report, verbose), *sparse]
     unexpected = (explain_nothing(report, verbose), explain_none(report.sparsity, verbose))
-    warnings = (*unexpected, report.not_compared, warn_degraded(report.error))
+    warnings = (*unexpected, report.not_compared, warn_degraded(report.error), explain_slow(report))
     return Group(*parts, *_render_outcome(report, rows)), "; ".join(filter(None, warnings))
 
 
