@@ -130,7 +130,10 @@ def sensitivity(
         OnnxPruneError: the model, the data or the options are not what they should be.
         TypeError: there is no such setting.
     """
-    options = _override(options or Options(), changes).resolved(True)
+    options = _override(options or Options(), changes)
+    options = replace(options, target=options.target or "none").resolved(
+        True
+    )  # counts at the ratios that are asked for
     analysis = source if isinstance(source, Analysis) else analyze(source)
     run = RunSettings(calib, samples, preprocess=preprocess, cache=cache)
     batches = calibration_batches(run, analysis.model)

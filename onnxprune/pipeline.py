@@ -35,7 +35,7 @@ from onnxprune.sparsity.compressed import measure_compressed
 from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import NofM
 from onnxprune.surgery import apply_plan
-from onnxprune.targets import choose_for_int8
+from onnxprune.targets import choose_target
 from onnxprune.validation import Result, layer_errors
 from onnxprune.validation import validate as compare
 
@@ -135,13 +135,12 @@ def run(
             model = gemms(model)
         batches = as_batches(work.run.data, model, work.run.preprocess) if work.run.check else None
         calibration = calibration_batches(work.run, model)
-    options = (work.options or Options(seed=work.seed, repair="none")).resolved(calibration is not None)
+    options = work.options or Options(seed=work.seed, repair="none")
+    target = choose_target(options.target, work.sparsity is not None, work.run.then_quantize is not None)
+    options = replace(options, target=target.name).resolved(calibration is not None)
     sparsity = work.sparsity
     if sparsity is not None:
         options, sparsity = _fit_together(options, sparsity, work, calibration is not None)
-    target = choose_for_int8(options.target)
-    if work.run.then_quantize is not None:
-        options = replace(options, target=target.name)
     if work.options is not None:
         work = replace(work, options=options)
     with clock.time("analyze"):
@@ -199,6 +198,8 @@ def _fit_together(options: Options, sparsity: Sparsity, work: Work, calibrated: 
         raise OnnxPruneError(
             "repair merge moves weights of channels, not single ones; choose another --repair beside a pattern"
         )
+    if work.options is not None and work.options.target is not None and sparsity.target is None:
+        sparsity = replace(sparsity, target=work.options.target)
     if work.options is not None and sparsity.repair is None and sparsity.scope == "local":
         sparsity = replace(sparsity, repair=options.repair if calibrated else None)
     return options, resolve_sparsity(sparsity, calibrated)

@@ -135,7 +135,9 @@ def test_the_smallest_model_within_an_error_or_an_agreement() -> None:
     for allocation in ("uniform", "search"):
         sizes = []
         for limit in (0.1, 0.5):
-            plan = onnxprune.plan(analysis, max_error=limit, allocation=allocation, calib=comparer.feeds, repair="none")
+            plan = onnxprune.plan(
+                analysis, max_error=limit, allocation=allocation, calib=comparer.feeds, repair="none", target="none"
+            )
             error = moved(analysis, plan, comparer).relative_l2
             assert error is not None and 0 < error <= limit
             sizes.append(sum(len(c.keep) for c in plan.groups.values()))
@@ -175,7 +177,9 @@ def conv_only() -> onnx.ModelProto:
 def test_steps_reach_what_one_step_would(schedule: str) -> None:
     analysis = onnxprune.analyze(MODELS / "digits_resnet.onnx")
     for scope in ("local", "global"):
-        options = Options(ratio=0.5, scope=scope, group_ratio={"last.0": 0.25}, exclude=["stem.0"], max_ratio=0.7)
+        options = Options(
+            ratio=0.5, scope=scope, group_ratio={"last.0": 0.25}, exclude=["stem.0"], max_ratio=0.7, target="none"
+        )
         once = onnxprune.plan(analysis, options)
         twice = onnxprune.plan(analysis, replace(options, steps=3, schedule=schedule))
         kept = [[len(p.groups[g.name].keep) for g in analysis.groups] for p in (once, twice)]
@@ -194,7 +198,7 @@ def test_steps_end_within_the_budget(kind: str) -> None:
 
 def test_a_group_that_is_down_to_one_channel_stays_there() -> None:
     analysis = onnxprune.analyze(CNN)
-    plan = onnxprune.plan(analysis, ratio=0.999, steps=3, max_ratio=0.999)
+    plan = onnxprune.plan(analysis, ratio=0.999, steps=3, max_ratio=0.999, target="none")
     assert all(len(c.keep) == 1 for c in plan.groups.values())
 
 

@@ -78,7 +78,7 @@ def mlp(path: Path, op: str = "Relu", domain: str = "", first: str = "w1") -> Pa
 
 def test_prune_writes_a_smaller_model_and_says_what_it_did(tmp_path: Path) -> None:
     out = tmp_path / "small.onnx"
-    result = call("prune", CNN, "-o", out, "--ratio", 0.3, "--data", TEST)
+    result = call("prune", CNN, "-o", out, "--ratio", 0.3, "--target", "none", "--data", TEST)
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith("warning: the result is degraded: the relative L2 error of 0.7"), (
         "a third of the classes changed"
@@ -177,7 +177,20 @@ def test_options_reach_the_plan(tmp_path: Path) -> None:
     assert kept("--exclude", "conv[12]") == {"conv1": 32, "conv2": 64, "conv3": 32, "conv4": 64}
     assert kept("--group-ratio", "conv4=0.75")["conv4"] == 32
     assert kept("--round-to", 16, "--ratio", 0.3) == {"conv1": 32, "conv2": 48, "conv3": 48, "conv4": 96}
-    pooled = kept("--scope", "global", "--max-ratio", 0.6, "--normalize", "max", "--reduce", "max", "--criterion", "l1")
+    pooled = kept(
+        "--target",
+        "none",
+        "--scope",
+        "global",
+        "--max-ratio",
+        0.6,
+        "--normalize",
+        "max",
+        "--reduce",
+        "max",
+        "--criterion",
+        "l1",
+    )
     assert sum(pooled.values()) == 144 and pooled["conv4"] >= 52
 
 

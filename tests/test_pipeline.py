@@ -54,7 +54,9 @@ def test_without_data_nothing_is_repaired_unless_asked_for() -> None:
     o = Options(macs=0.5).resolved(True)
     assert (o.criterion, o.repair, o.allocation, o.schedule, o.steps) == ("obs", "lstsq", "search", "geometric", 4)
     assert Options(ratio=0.5).resolved(True).allocation is None
-    kept = Options(macs=0.5, criterion="l1", repair="bias", allocation="uniform", steps=3, schedule="agp")
+    kept = Options(
+        macs=0.5, criterion="l1", repair="bias", allocation="uniform", steps=3, schedule="agp", target="none"
+    )
     assert kept.resolved(True) == kept
 
 

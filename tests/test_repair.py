@@ -310,7 +310,7 @@ def repaired(
     proto: ModelProto, ratio: float, feeds: Sequence[Mapping[str, Array]], **more: Any
 ) -> tuple[ModelProto, RepairReport]:
     analysis = onnxprune.analyze(proto)
-    plan = onnxprune.plan(analysis, ratio=ratio)
+    plan = onnxprune.plan(analysis, ratio=ratio, target="none")
     model, report = repair(analysis, plan, feeds, threads=1, **more)
     small = full_proto(model)
     onnx.checker.check_model(small, full_check=True)

@@ -78,13 +78,13 @@ def test_the_command_line_still_has_its_dry_run(tmp_path: Path) -> None:
 
 
 def test_a_result_says_what_it_is_in_a_line(tmp_path: Path) -> None:
-    made = onnxprune.prune(CNN, tmp_path / "smaller.onnx", ratio=0.3)
+    made = onnxprune.prune(CNN, tmp_path / "smaller.onnx", ratio=0.3, target="none")
     assert isinstance(made, PruneResult)
     macs, params = (f"{100 * p.after / p.before:.1f}%" for p in (made.report.macs, made.report.params))
     error = f"{made.report.error.relative_l2:.3g}"
     said = f"{macs} of the MACs, {params} of the parameters, relative L2 {error}, degraded"
     assert repr(made) == f"PruneResult(digits_cnn.onnx -> smaller.onnx, {said})"
-    dry = onnxprune.prune(onnx.load(CNN), ratio=0.3, dry_run=True)
+    dry = onnxprune.prune(onnx.load(CNN), ratio=0.3, dry_run=True, target="none")
     assert repr(dry).endswith(f" -> in memory, {macs} of the MACs, {params} of the parameters)")
 
 

@@ -130,7 +130,7 @@ def test_what_lists_print_is_in_the_schema(name: str) -> None:
 def test_what_batch_and_report_print_is_in_the_schema(tmp_path: Path) -> None:
     broken, out = tmp_path / "broken.onnx", tmp_path / "out"
     broken.write_bytes(b"no model")
-    models = (CNN, broken, "--ratio", 0.3)
+    models = (CNN, broken, "--ratio", 0.6)
     jobs = printed("batch", *models, "--dry-run", "--json")
     assert len(jobs) == 2
     assert_schema("jobs", jobs)

@@ -474,7 +474,7 @@ def test_a_comparison_and_a_check_are_one_json(tmp_path: Path) -> None:
         (("--sparsity", 1.5, "--pattern", "4x4"), "sparsity 1.5"),
         (("--layers", "some"), "unknown layers 'some'"),
         (("--all", "--layers", "likely"), "contradict"),
-        (("--pattern", "4:8", "--layers", "likely"), "asks a target, and there is none for 4:8"),
+        (("--pattern", "4:8", "--layers", "likely"), "asks a target that has kernels for 4:8, and there is none"),
         (("--sparsity", 0.9), "says itself how much becomes zero"),
         (("--repair", "lstsq"), "give inputs with --calib"),
         (("--pattern", "unstructured", "--scope", "global", "--repair", "lstsq", "--calib", CALIB), "are not repaired"),

@@ -9,7 +9,7 @@ from test_cli import call
 from tiny import model, tensor
 
 import onnxprune
-from onnxprune import Analysis, OnnxPruneError, Plan
+from onnxprune import Analysis, OnnxPruneError, Plan, Sparsity
 from onnxprune.allocate import cost_of
 from onnxprune.allocate.align import find_multiples
 from onnxprune.settings.options import TARGETS as NAMES
@@ -87,9 +87,10 @@ def depthwise(width: int, quantized: bool) -> onnxprune.Analysis:
 @pytest.mark.parametrize(
     ("width", "quantized", "target", "by"),
     [
-        (32, False, "cpu", 8),
-        (32, True, "cpu", 16),  # int8 depthwise kernels take whole sixteens
-        (32, False, "cpu-int8", 16),  # it will be int8
+        (24, False, "cpu", 8),
+        (32, False, "cpu", 16),  # a step of 16 is no more than half
+        (24, True, "cpu", 16),  # int8 depthwise kernels take whole sixteens
+        (24, False, "cpu-int8", 16),  # it will be int8
         (8, True, "cpu", 8),  # there is no sixteen to keep, but the other convolutions' eight
         (32, True, "none", None),
     ],
@@ -164,3 +165,44 @@ def test_a_calibrated_budget_keeps_fast_counts() -> None:
     plan = onnxprune.plan(a, macs=0.5, target="cpu", calib=MODELS / "digits_calib.npz", samples=32)
     kept = counts(plan)
     assert all(n % 8 == 0 for n in kept.values()) and 0.4 < macs_after(a, kept) <= 0.5
+
+
+def test_the_cpu_is_the_default_and_never_refuses_what_can_be_done() -> None:
+    a = onnxprune.analyze(CNN)
+    plan = onnxprune.plan(a, macs=0.5)
+    assert plan == onnxprune.plan(a, macs=0.5, target="cpu") != onnxprune.plan(a, macs=0.5, target="none")
+    by = find_multiples(a, TARGETS["cpu"])
+    assert by and all(len(plan.groups[g].keep) % n == 0 for g, n in by.items())
+    assert onnxprune.plan(a, macs=0.5, round_to=4) == onnxprune.plan(a, macs=0.5, round_to=4, target="none")
+    narrow = convolutions(8)
+    assert len(onnxprune.plan(narrow, macs=0.5).groups["a"].keep) == 4, "it has one block, which is freed"
+
+
+def test_a_wide_group_is_halved_before_it_is_freed() -> None:
+    a = convolutions(32)
+    assert len(onnxprune.plan(a, macs=0.5).groups["a"].keep) == 16
+    choice = onnxprune.plan(a, macs=0.3).groups["a"]
+    assert len(choice.keep) == 8 and choice.reason.startswith(
+        "the budget leaves no room for target cpu (multiples of 16)"
+    )
+
+
+def test_a_budget_that_is_left_over_names_the_count_that_does_not_fit() -> None:
+    a = convolutions(48)
+    choice = onnxprune.plan(a, macs=0.6).groups["a"]
+    assert len(choice.keep) == 16 and choice.reason == "its next count, 32, would leave 0.667 of the MACs"
+
+
+def test_sparse_models_are_for_tensorrt_unless_another_target_is_named() -> None:
+    for target, used in ((None, "tensorrt"), ("cpu", "cpu")):
+        said = onnxprune.prune(CNN, macs=0.5, target=target, sparsity=Sparsity("2:4"), dry_run=True).report
+        assert said.options and said.options["target"] == used
+        assert said.sparsity and said.sparsity.options["target"] == used
+        assert all(g.kept % 4 == 0 for g in said.groups)
+
+
+@pytest.mark.parametrize("target", NAMES)
+def test_sparsify_takes_every_target(target: str) -> None:
+    said = onnxprune.sparsify(CNN, "2:4", target=target, check=False).report.sparsity
+    assert said and said.options["target"] == target
+    assert all((layer.likely is not None) == bool(TARGETS[target].sparse) for layer in said.layers)

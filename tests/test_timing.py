@@ -26,6 +26,12 @@ MODELS = Path(__file__).parents[1] / "models"
 CNN, RESNET, VIT = (MODELS / f"digits_{name}.onnx" for name in ("cnn", "resnet", "vit"))
 
 
+@pytest.fixture(autouse=True)
+def own_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test finds what another has measured."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 # kernels and layers
 
 

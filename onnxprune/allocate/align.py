@@ -48,7 +48,7 @@ def _layers(a: Analysis, m: Member, read_by: Readers) -> Iterator[Layer]:
         operand = a.coupling.operands.get((index, slot))
         groups = operand.groups if operand else 1
         if product is not None:
-            yield Layer(product.kind, dtype, depthwise=1 < groups == max(weight.shape))
+            yield Layer(product.kind, dtype, depthwise=1 < groups == max(weight.shape), channels=weight.shape[m.axis])
 
 
 def _products(a: Analysis, sites: Iterable[Site], read_by: Readers) -> Iterator[Site]:

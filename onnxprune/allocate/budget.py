@@ -15,6 +15,8 @@ from onnxprune.plans import Plan
 
 Family = Callable[[float], Counts]  # counts at a ratio from 0 (all stays) to 1 (the least that can)
 HALVINGS = 40
+MUCH = 0.03  # of the original, that is left over of a budget
+LEAST_BLOCK = 8  # of channels, that any target is fast with
 WORDS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "latency": "time"}
 
 
@@ -88,32 +90,59 @@ def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
 
 
 def relax(c: Candidates, budget: Budget) -> Candidates:
-    """The same with counts free in as many groups, the smallest first, as it takes for the budget to be within reach."""
+    """The same with counts less aligned, the smallest groups first, as far as it takes for the budget to be within reach.
+
+    A group may first keep multiples of half of what it should, while that is a block, and then any count.
+    """
     aligned, relaxed = dict(c.aligned), dict[str, int]()
-    for g in sorted(c.groups, key=lambda g: g.size):
-        least = c.keeps(c.settled({g.name: c.least(g) for g in c.groups}))
-        if budget.fits(least):
-            break
-        if g.name in aligned:
-            relaxed[g.name] = aligned.pop(g.name)
-            c = replace(c, aligned=dict(aligned), relaxed=dict(relaxed))
+    for g in sorted((g for g in c.groups if g.name in aligned), key=lambda g: g.size):
+        relaxed[g.name] = by = aligned.pop(g.name)
+        for less in (by // 2, 1):
+            if budget.fits(c.keeps(c.settled({g.name: c.least(g) for g in c.groups}))):
+                return c
+            more = {g.name: less} if less >= LEAST_BLOCK else {}
+            c = replace(c, aligned=aligned | more, relaxed=dict(relaxed))
     return c
 
 
 def _top_up(c: Candidates, counts: Mapping[str, int], more: Counts, budget: Budget) -> dict[str, int]:
     """Give groups their next aligned count, those that lost most first, until none fits into the budget any more.
 
-    None gets more than a step above what the next larger plan gives it: else cheap groups would stay whole, and others pay.
+    None gets more than a step above what the next larger plan gives it, else cheap groups would stay whole, and others pay; unless
+    much of the budget would be left over.
     """
-    found, grown = dict(counts), True
-    most = {g.name: c.settle(g, min(g.size, more[g.name] + 1))[0] for g in c.groups}
-    while grown:
-        grown = False
-        for g in sorted(c.groups, key=lambda g: found[g.name] / g.size):
-            wanted = found | {g.name: c.settle(g, min(most[g.name], found[g.name] + 1))[0]}
-            if wanted != found and budget.fits(c.keeps(wanted)):
-                found, grown = wanted, True
+    found = dict(counts)
+    step = {g.name: c.settle(g, min(g.size, more[g.name] + 1))[0] for g in c.groups}
+    for most, share in ((step, 0.0), (c.full, MUCH)):
+        grown = True
+        while grown and is_left_over(budget, c.keeps(found), share):
+            grown = False
+            for g in sorted(c.groups, key=lambda g: found[g.name] / g.size):
+                wanted = found | {g.name: c.settle(g, min(most[g.name], found[g.name] + 1, g.size))[0]}
+                if wanted != found and budget.fits(c.keeps(wanted)):
+                    found, grown = wanted, True
     return found
+
+
+def is_left_over(budget: Budget, keeps: Keeps, share: float = 0.0) -> bool:
+    """Is more than a share of the original's cost left of what may stay?"""
+    return budget.of(keeps) < budget.allowed - share * budget.whole
+
+
+def explain_rest(c: Candidates, counts: Counts, budget: Budget) -> dict[str, str]:
+    """Where much of a budget is left over: the group whose next count would be the least too much, and why it is not taken."""
+    keeps = c.keeps(c.settled(counts))
+    if not is_left_over(budget, keeps, MUCH):
+        return {}
+    larger = {g.name: c.settle(g, min(g.size, len(keeps[g.name]) + 1))[0] for g in c.groups}
+    shares = {
+        name: budget.of(c.keeps({n: len(k) for n, k in keeps.items()} | {name: count})) / budget.whole
+        for name, count in larger.items()
+        if count > len(keeps[name])
+    }
+    name = min(shares, key=lambda n: shares[n], default="")
+    why = f"its next count, {larger.get(name)}, would leave {shares.get(name, 0):.3f} of the {WORDS[budget.kind]}"
+    return {name: why} if name else {}
 
 
 def _filled(c: Candidates, counts: dict[str, int], more: Counts, budget: Budget) -> Counts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, of_smaller, relax
+from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, explain_rest, of_smaller, relax
 from onnxprune.allocate.cost import cost_of
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.ratios import counts_at
@@ -87,7 +87,8 @@ class _Stage:
 
     def within(self, budget: Budget, last: bool) -> Plan:
         why = f"{self.c.options.asked.removeprefix('--')} leaves it whole"
-        return self.sharing.plan(self.sharing.counts(budget, last), lambda g: why)
+        counts = self.sharing.counts(budget, last)
+        return self.sharing.plan(counts, lambda g: why, explain_rest(self.c, counts, budget) if last else {})
 
 
 def _in_steps(first: _Stage, rest: float, plan_of: Callable[[_Stage, float], Plan]) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -65,15 +66,16 @@ class Candidates:
     def multiple(self, g: Group) -> tuple[int, str]:
         """The number that a group's count is a multiple of, and the option that asks for it."""
         by, aligned = self.options.round_to, self.aligned.get(g.name, 1)
-        if by > 1 or aligned == 1:
+        if aligned == 1:
             return by, f"round-to {by}"
-        return aligned, f"target {self.options.target} (multiples of {aligned})"
+        both = math.lcm(by, aligned)
+        return both, f"target {self.options.target} (multiples of {both})"
 
     def settled(self, counts: Counts) -> dict[str, int]:
         return {g.name: self.settle(g, counts[g.name])[0] for g in self.groups}
 
-    def plan(self, counts: Counts, why_whole: Callable[[Group], str]) -> Plan:
-        """The best channels of each group; `why_whole` says why a group that could lose some keeps all."""
+    def plan(self, counts: Counts, why_whole: Callable[[Group], str], notes: Mapping[str, str] | None = None) -> Plan:
+        """The best channels of each group; `why_whole` says why a group that could lose some keeps all, `notes` more of some."""
         choices = {}
         for g in self.analysis.groups:
             if g.name in self.why_not:
@@ -82,7 +84,9 @@ class Candidates:
                 count, note = self.settle(g, counts[g.name])
                 if count % self.relaxed.get(g.name, 1):
                     note = f"the budget leaves no room for target {self.options.target} (multiples of {self.relaxed[g.name]})"
-                choices[g.name] = Choice(g.size, self.keep(g, count), note or (why_whole(g) if count == g.size else ""))
+                note = note or (why_whole(g) if count == g.size else "")
+                note = "; ".join(filter(None, (note, (notes or {}).get(g.name, ""))))
+                choices[g.name] = Choice(g.size, self.keep(g, count), note)
         return Plan(fingerprint(self.analysis.model), choices)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -82,9 +82,9 @@ class Sharing:
             m.tables.update(tables)
         return curves(tables, self.base)
 
-    def plan(self, counts: Counts, why_whole: Callable[[Group], str]) -> Plan:
-        """The plan for the original; `why_whole` says why a group keeps all its channels."""
-        plan = self.c.plan(counts, why_whole)
+    def plan(self, counts: Counts, why_whole: Callable[[Group], str], notes: Mapping[str, str] | None = None) -> Plan:
+        """The plan for the original; `why_whole` says why a group keeps all its channels, `notes` more of some groups."""
+        plan = self.c.plan(counts, why_whole, notes)
         return plan if self.done is None else composed(self.done, plan)
 
     def _error(self, counts: Counts) -> float:

@@ -68,7 +68,7 @@ def prune(
     from onnxprune.cli.render import render_pruned
     from onnxprune.cli.reports import RunFiles, run_pipeline
     from onnxprune.plain import check_all, make_arguments
-    from onnxprune.targets import choose_for_int8
+    from onnxprune.targets import choose_target
 
     files = RunFiles(model, out, recipe, plan, plan_out, report, html, dry_run, json)
     if recipe is not None:
@@ -77,9 +77,9 @@ def prune(
     files.check("smaller", settings)
     check_all(settings)
     taken = make_arguments(settings, files.base)
-    options = taken["options"].resolved("calib" in settings)
-    if "then_quantize" in settings:
-        options = replace(options, target=choose_for_int8(options.target).name)
+    options = taken["options"]
+    target = choose_target(options.target, "then_sparsify" in settings, "then_quantize" in settings)
+    options = replace(options, target=target.name).resolved("calib" in settings)
     how = _describe(options, plan)
     run_pipeline(onnxprune.prune, files, settings, taken, lambda r: render_pruned(r, how, verbose))
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from onnxprune.allocate import Evaluator
+from onnxprune.allocate.align import find_multiples
 from onnxprune.explain import Route, explain
 from onnxprune.graph.view import opsets
 from onnxprune.graph.weights import dtype_of, is_float
@@ -42,6 +43,7 @@ from onnxprune.report.types import (
 )
 from onnxprune.settings import Options
 from onnxprune.sparsity import Sparsified
+from onnxprune.targets import TARGETS
 from onnxprune.validation import Result
 
 
@@ -163,7 +165,7 @@ def prune_report(
         params=Counts(before.params(), after.params()),
         macs=Counts(before.macs(), after.macs()),
         bytes=Counts(before.model.size_bytes, size),
-        groups=[_planned(g, plan) for g in before.groups],
+        groups=_planned(before, plan, options),
         weights=_weights(before),
         frozen=_frozen(before),
         sparsity=sparsity_report(sparse, compressed) if sparse else None,
@@ -244,8 +246,13 @@ def _less(before: int | None, after: int | None) -> float | None:
     return 1 - after / before if before and after is not None else None
 
 
-def _planned(g: Group, plan: Plan) -> PrunedGroup:
-    choice = plan.groups.get(g.name)
-    kept = len(choice.keep) if choice else g.size
-    reason = choice.reason if choice else "not in the plan"
-    return PrunedGroup(g.name, g.kind, g.size, kept, g.exact, reason or None)
+def _planned(a: Analysis, plan: Plan, options: Options | None) -> list[PrunedGroup]:
+    multiples = find_multiples(a, TARGETS[options.target or "none"]) if options else {}
+    found = []
+    for g in a.groups:
+        choice = plan.groups.get(g.name)
+        kept = len(choice.keep) if choice else g.size
+        reason = choice.reason if choice else "not in the plan"
+        by = multiples.get(g.name, 1)
+        found.append(PrunedGroup(g.name, g.kind, g.size, kept, g.exact, reason or None, multiple=by))
+    return found

@@ -136,7 +136,8 @@ class Options:
     )
     target: str | None = setting(
         None,
-        "Where the model is to run: channel counts are kept at multiples that are fast there (none unless given).",
+        "Where the model is to run: channel counts are kept at multiples that are fast there (cpu, or tensorrt with "
+        "--then-sparsify; none with --round-to N).",
         metavar="NAME",
         choices=TARGETS,
     )
@@ -212,6 +213,7 @@ class Options:
         steps = self.steps or (steps_for(self.budget[1]) if searched and self.budget else 1)
         return replace(
             self,
+            target="none" if self.round_to > 1 else self.target or "cpu",
             criterion=self.criterion or ("obs" if calibrated else "l2"),
             repair=repair,
             allocation=allocation,

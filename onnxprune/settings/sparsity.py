@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxprune.settings.options import REPAIRS, SEED
+from onnxprune.settings.options import REPAIRS, SEED, TARGETS
 from onnxprune.settings.table import Use, setting
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 LAYERS = ("likely", "eligible", "all")  # from few to all
-TARGETS = ("tensorrt", "none")
 SCOPES = ("local", "global")
 FITTED = tuple(r for r in REPAIRS if r != "merge")  # which moves weights of whole channels
 
@@ -73,7 +72,7 @@ class Sparsity:
     )
     target: str | None = setting(
         None,
-        "Who is to run it (tensorrt for 2:4, else nobody in particular).",
+        "Where the model is to run (tensorrt for 2:4, else nowhere in particular): the TensorRT targets have kernels for 2:4.",
         on=HERE,
         panel=ZEROS,
         choices=TARGETS,

@@ -8,6 +8,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.settings import Sparsity
 from onnxprune.settings.table import check_fields
 from onnxprune.sparsity.patterns import NofM, Pattern, Units, parse
+from onnxprune.targets import TARGETS
 
 
 def check_sparsity(s: Sparsity) -> Pattern:
@@ -30,13 +31,15 @@ def check_sparsity(s: Sparsity) -> Pattern:
 def resolve_sparsity(s: Sparsity, calibrated: bool) -> Sparsity:
     """The same with every None replaced."""
     pattern = check_sparsity(s)
-    trt = isinstance(pattern, NofM) and (pattern.n, pattern.m) == (2, 4)
-    target = s.target or ("tensorrt" if trt else "none")
-    if target == "tensorrt" and not trt:
-        raise OnnxPruneError(f"TensorRT has kernels for 2:4 only, not for {pattern.name}; use --target none")
-    if target == "none" and s.layers in ("likely", "eligible"):
+    target = TARGETS[s.target or ("tensorrt" if pattern.name in TARGETS["tensorrt"].sparse else "none")]
+    runs = pattern.name in target.sparse
+    if target.sparse and not runs:
         raise OnnxPruneError(
-            f"--layers {s.layers} asks a target, and there is none for {pattern.name}; use --layers all"
+            f"{target.name} has kernels for {', '.join(sorted(target.sparse))} only, not for {pattern.name}; use --target none"
+        )
+    if not runs and s.layers in ("likely", "eligible"):
+        raise OnnxPruneError(
+            f"--layers {s.layers} asks a target that has kernels for {pattern.name}, and there is none; use --layers all"
         )
     method = s.method or ("sparsegpt" if calibrated and s.scope == "local" else "magnitude")
     if method != "magnitude" and not calibrated:
@@ -47,6 +50,6 @@ def resolve_sparsity(s: Sparsity, calibrated: bool) -> Sparsity:
         s,
         method=method,
         repair=s.repair or ("lstsq" if calibrated and s.scope == "local" else "none"),
-        target=target,
-        layers=s.layers or ("all" if target == "none" else "likely"),
+        target=target.name,
+        layers=s.layers or ("likely" if runs else "all"),
     )

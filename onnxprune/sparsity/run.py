@@ -29,6 +29,7 @@ from onnxprune.sparsity.permutation import permuted
 from onnxprune.sparsity.tensorrt import Verdict, judge
 from onnxprune.sparsity.threshold import threshold
 from onnxprune.surgery import apply_plan
+from onnxprune.targets import TARGETS
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 
@@ -161,7 +162,7 @@ def _matches(m: ConstantMatrix, glob: str) -> bool:
 
 
 def _decided(m: ConstantMatrix, pattern: Pattern, options: Sparsity) -> SparseLayer:
-    verdict = judge(m) if options.target == "tensorrt" and not m.left else None
+    verdict = judge(m) if TARGETS[options.target or "none"].sparse and not m.left else None
     why = m.left or pattern.unfit(m.shape)
     if not why and (
         any(_matches(m, g) for g in options.exclude)

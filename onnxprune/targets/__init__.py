@@ -14,10 +14,13 @@ NONE = Target("none", lambda layer: 1, "every count is as good as another")
 TARGETS = {t.name: t for t in (CPU, CPU_AVX512, CPU_INT8, TENSORRT, TENSORRT_INT8, OPENVINO, NONE)}
 
 
-def choose_for_int8(name: str | None) -> Target:
-    """The target with the rules of `name` (the CPU where none was chosen) for a model that will be int8."""
-    chosen = TARGETS[name or CPU.name]
-    return TARGETS[chosen.int8] if chosen.int8 else chosen
+def choose_target(name: str | None, sparse: bool = False, int8: bool = False) -> Target:
+    """The target with the rules of `name`; unless one is named TensorRT for a model that will be sparse, else the CPU.
+
+    `int8`: the model will be quantized.
+    """
+    chosen = TARGETS[name or (TENSORRT if sparse else CPU).name]
+    return TARGETS[chosen.int8] if int8 and chosen.int8 else chosen
 
 
-__all__ = ["TARGETS", "Layer", "Target", "choose_for_int8"]
+__all__ = ["TARGETS", "Layer", "Target", "choose_target"]

@@ -19,11 +19,13 @@ class Layer:
     """What of a product decides which counts are fast: its kind (`Product.kind` in ops/records.py), and more.
 
     `dtype` is the element type of its weights, as NumPy names it; `depthwise`: each output reads one input.
+    `channels`: how many there are along the axis in question before pruning.
     """
 
     kind: str
     dtype: str
     depthwise: bool = False
+    channels: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Target:
 
     `multiple` is the number that the channels of a layer want to be a multiple of, 1 where it does not care. `evidence` says how
     that is known: a measurement, or the vendor's page. `int8` names the target that has the rules for the same place where all
-    weights will be int8; empty: this one has them. `symmetric`: it wants activations in int8 around 0.
+    weights will be int8; empty: this one has them. `symmetric`: it wants activations in int8 around 0. `sparse` has the patterns of
+    zeros that its kernels skip.
     """
 
     name: str
@@ -40,3 +43,4 @@ class Target:
     evidence: str
     int8: str = ""
     symmetric: bool = False
+    sparse: frozenset[str] = frozenset()

@@ -2,17 +2,20 @@
 
 Its float convolutions are fast in blocks of channels (NCHWc): of 8 with AVX2, of 16 with AVX-512. Where the channels of a
 convolution are no multiple of the block, it and its neighbors take the plain path, with the tensor laid out anew in between;
-depthwise ones too. Products of matrices care little.
+depthwise ones too. Products of matrices care little. Multiples of 16 are fast on both, but coarse; so they are asked of axes of 32
+channels and more, and of narrower ones multiples of 8.
 
-Time after / time before, one thread, interleaved, lower decile of the runs, beside other work, at half of the
-multiply-accumulates without data (`prune --macs 0.5 --target none` and `cpu`):
+Time after / time before at half of the multiply-accumulates without data (`tools/results.py`, a Xeon with AVX-512, one thread,
+ONNX Runtime 1.31, beside other work): counts as they come, all multiples of 8, all of 16, those of 16 from 64 channels on, and
+from 32 on, which `cpu` has:
 
-    model               none    cpu
-    mobilenet_v2        1.29    .51
-    mobilenet_v1_050    1.07    .32
-    ResNet-20            .90    .63
-    squeezenet           .73    .57
-    style_mosaic         .68    .58
+    model               none     8    16    64   cpu
+    mobilenet_v2        1.48   .59   .55   .58   .55
+    mobilenet_v1_050    1.48   .65   .60   .63   .61
+    squeezenet           .83   .78   .55   .62   .60
+    ultraface            .68   .66   .63   .68   .65
+    style_mosaic         .72   .63   .72   .56   .55
+    ResNet-20           1.06   .71   .76   .71   .71
 
 int8 convolutions lie with channels last, and have kernels of their own (MlasConvSym): ordinary ones take inputs in multiples of
 4 and outputs in multiples of 4 or 8, by instruction set; depthwise ones take multiples of 16, and all other counts go a path
@@ -77,12 +80,15 @@ from onnxprune.targets.base import CONVOLUTIONS, INTEGERS, Layer, Target
 MEASURED = "measured, see onnxprune/targets/cpu.py"
 
 
-def _avx2(layer: Layer) -> int:
+WIDE = 32  # channels, of which a step of 16 is no more than a quarter
+
+
+def _any_cpu(layer: Layer) -> int:
     if layer.kind not in CONVOLUTIONS:
         return 1
-    return 16 if layer.depthwise and layer.dtype in INTEGERS else 8
+    return 16 if layer.channels >= WIDE or (layer.depthwise and layer.dtype in INTEGERS) else 8
 
 
-CPU = Target("cpu", _avx2, MEASURED, int8="cpu-int8")
+CPU = Target("cpu", _any_cpu, MEASURED, int8="cpu-int8")
 CPU_AVX512 = Target("cpu-avx512", lambda layer: 16 if layer.kind in CONVOLUTIONS else 1, MEASURED)
-CPU_INT8 = Target("cpu-int8", lambda layer: _avx2(replace(layer, dtype="int8")), MEASURED)
+CPU_INT8 = Target("cpu-int8", lambda layer: _any_cpu(replace(layer, dtype="int8")), MEASURED)

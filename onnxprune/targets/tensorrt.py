@@ -21,5 +21,6 @@ def _int8_cores(layer: Layer) -> int:
     return 16 if layer.kind in CONVOLUTIONS | MATRICES else 1
 
 
-TENSORRT = Target("tensorrt", _tensor_cores, EVIDENCE, int8="tensorrt-int8")
-TENSORRT_INT8 = Target("tensorrt-int8", _int8_cores, EVIDENCE, symmetric=True)
+SPARSE = frozenset({"2:4"})
+TENSORRT = Target("tensorrt", _tensor_cores, EVIDENCE, int8="tensorrt-int8", sparse=SPARSE)
+TENSORRT_INT8 = Target("tensorrt-int8", _int8_cores, EVIDENCE, symmetric=True, sparse=SPARSE)

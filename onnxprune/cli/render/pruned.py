@@ -26,7 +26,13 @@ def render_pruned(report: PruneReport, how: str, verbose: bool) -> RenderedRepor
     sparse = render_layer_facts(report.sparsity, verbose) if report.sparsity else []
     rows = [("channels", _count_channels(report.groups)), ("chosen by", how), *_render_notes(report, verbose), *sparse]
     unexpected = (explain_nothing(report, verbose), explain_none(report.sparsity, verbose))
-    warnings = (*unexpected, report.not_compared, warn_degraded(report.error), explain_slow(report))
+    warnings = (
+        *unexpected,
+        report.not_compared,
+        warn_degraded(report.error),
+        explain_slow(report),
+        warn_no_faster(report),
+    )
     return Group(*parts, *_render_outcome(report, rows)), "; ".join(filter(None, warnings))
 
 
@@ -158,6 +164,23 @@ def _render_notes(report: PruneReport, verbose: bool) -> Facts:
 
 def _count_frozen(axes: Sequence[FrozenAxis]) -> Counter[str]:
     return Counter(f.reason for f in axes if not f.structural)
+
+
+def warn_no_faster(report: PruneReport) -> str:
+    """Where pruning did not pay, or may not where the model is to run: why, and what to type."""
+    time, target = report.latency, (report.options or {}).get("target")
+    slow = [g for g in report.groups if g.unaligned and g.kept < g.size]
+    if report.removes_nothing or report.quantization or not (slow or (time and time.verdict in ("slower", "same"))):
+        return ""
+    aligned = f"{plural(len(slow), 'group keeps', 'groups keep')} a count that is slow on {target}"
+    if slow and (not time or time.verdict not in ("slower", "same")):
+        return f"{aligned}, since the budget leaves no room; keep more, or --exclude {slow[0].name!r}"
+    took = "is no faster here" if time and time.verdict == "same" else "is slower here than the original"
+    if slow:
+        return f"the result {took}: {aligned}; keep more, or --exclude {slow[0].name!r}"
+    if target in (None, "none"):
+        return f"the result {took}: channel counts are as they come; --target cpu keeps those that are fast"
+    return f"the result {took}: what was removed takes little of the time; --latency F budgets the time itself"
 
 
 def explain_nothing(report: PruneReport, verbose: bool = False) -> str:

@@ -20,7 +20,10 @@ class CalibrationReport:
 
 @dataclass(frozen=True)
 class PrunedGroup:
-    """How many channels of a group stay; `reason` where something was left or changed."""
+    """How many channels of a group stay; `reason` where something was left or changed.
+
+    The target wants `kept` to be a multiple of `multiple` (1: of any number).
+    """
 
     name: str
     kind: str
@@ -28,6 +31,12 @@ class PrunedGroup:
     kept: int
     exact: bool
     reason: str | None
+    multiple: int | None = added()
+
+    @property
+    def unaligned(self) -> bool:
+        """Is it slow where the model is to run?"""
+        return self.kept % (self.multiple or 1) != 0
 
 
 @dataclass(frozen=True)
