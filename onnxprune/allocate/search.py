@@ -49,7 +49,26 @@ def cheapest(
         if better is None or better == found:
             break
         found = better
-    return found
+    return found and _use_up(curves, choices, budget, c, found)
+
+
+def _use_up(
+    curves: Mapping[str, Array],
+    choices: Mapping[str, Sequence[int]],
+    budget: Budget,
+    c: Candidates,
+    counts: dict[str, int],
+) -> dict[str, int]:
+    """Give groups their next count while one fits, the one that takes most error away first: prices are only nearly true."""
+    while True:
+        larger = {n: next((k for k in choices[n] if k > counts[n]), counts[n]) for n in choices}
+        gains = {n: curves[n][counts[n]] - curves[n][k] for n, k in larger.items() if k > counts[n]}
+        order = sorted(gains, key=lambda n: -gains[n])
+        fits = (counts | {n: larger[n]} for n in order if budget.fits(c.keeps(counts | {n: larger[n]})))
+        more = next(fits, None)
+        if more is None:
+            return counts
+        counts = more
 
 
 def allowed(c: Candidates, g: Group) -> list[int]:

@@ -16,6 +16,7 @@ from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.progress import Progress
 from onnxprune.scoring import score_group
 from onnxprune.settings import Options
+from onnxprune.settings.options import MEASURED
 from onnxprune.signals import StatisticKey
 from onnxprune.targets import TARGETS
 
@@ -114,7 +115,8 @@ def candidates(
     full = first.full if first else {g.name: g.size for g in a.groups}
     if first:
         return Candidates(a, options, chosen, why_not, scores, own, full, first.aligned, first.relaxed)
-    aligned = find_multiples(a, TARGETS[options.target]) if options.target else {}
+    measured = options.allocation in MEASURED  # where it is known what a channel is worth, finer steps are
+    aligned = find_multiples(a, TARGETS[options.target], fine=measured) if options.target else {}
     return Candidates(a, options, chosen, why_not, scores, own, full, aligned)
 
 

@@ -42,6 +42,7 @@ from onnxprune.report.types import (
     WeightReport,
 )
 from onnxprune.settings import Options
+from onnxprune.settings.options import MEASURED
 from onnxprune.sparsity import Sparsified
 from onnxprune.targets import TARGETS
 from onnxprune.validation import Result
@@ -247,7 +248,8 @@ def _less(before: int | None, after: int | None) -> float | None:
 
 
 def _planned(a: Analysis, plan: Plan, options: Options | None) -> list[PrunedGroup]:
-    multiples = find_multiples(a, TARGETS[options.target or "none"]) if options else {}
+    fine = options is not None and options.allocation in MEASURED
+    multiples = find_multiples(a, TARGETS[options.target or "none"], fine) if options else {}
     found = []
     for g in a.groups:
         choice = plan.groups.get(g.name)
