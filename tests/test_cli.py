@@ -529,10 +529,10 @@ def test_help_version_and_no_command() -> None:
 
 
 def test_a_process_keeps_stdout_for_results_and_is_silent_in_a_pipe(tmp_path: Path) -> None:
-    done = shell("prune", CNN, "-o", tmp_path / "o.onnx", "--data", TEST, "--ratio", 0.1, "--json")
+    done = shell("prune", CNN, "-o", tmp_path / "o.onnx", "--data", TEST, "--ratio", 0.25, "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout)["output"] == str(tmp_path / "o.onnx")
-    text = shell("prune", CNN, "-o", tmp_path / "o.onnx", "--ratio", 0.1)
+    text = shell("prune", CNN, "-o", tmp_path / "o.onnx", "--ratio", 0.25)
     assert (text.returncode, text.stderr.decode().splitlines()) == (0, [UNKNOWN]) and b"\x1b" not in text.stdout
     failed = shell("prune", tmp_path / "nope.onnx", "-o", tmp_path / "p.onnx")
     assert (failed.returncode, failed.stdout) == (2, b"") and failed.stderr.count(b"\n") == 1

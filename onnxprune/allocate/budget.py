@@ -112,13 +112,13 @@ def _top_up(c: Candidates, counts: Mapping[str, int], more: Counts, budget: Budg
     much of the budget would be left over.
     """
     found = dict(counts)
-    step = {g.name: c.settle(g, min(g.size, more[g.name] + 1))[0] for g in c.groups}
+    step = {g.name: c.larger(g, more[g.name]) for g in c.groups}
     for most, share in ((step, 0.0), (c.full, MUCH)):
         grown = True
         while grown and is_left_over(budget, c.keeps(found), share):
             grown = False
             for g in sorted(c.groups, key=lambda g: found[g.name] / g.size):
-                wanted = found | {g.name: c.settle(g, min(most[g.name], found[g.name] + 1, g.size))[0]}
+                wanted = found | {g.name: min(most[g.name], c.larger(g, found[g.name]))}
                 if wanted != found and budget.fits(c.keeps(wanted)):
                     found, grown = wanted, True
     return found
@@ -134,7 +134,7 @@ def explain_rest(c: Candidates, counts: Counts, budget: Budget) -> dict[str, str
     keeps = c.keeps(c.settled(counts))
     if not is_left_over(budget, keeps, MUCH):
         return {}
-    larger = {g.name: c.settle(g, min(g.size, len(keeps[g.name]) + 1))[0] for g in c.groups}
+    larger = {g.name: c.larger(g, len(keeps[g.name])) for g in c.groups}
     shares = {
         name: budget.of(c.keeps({n: len(k) for n, k in keeps.items()} | {name: count})) / budget.whole
         for name, count in larger.items()

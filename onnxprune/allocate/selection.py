@@ -16,7 +16,6 @@ from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.progress import Progress
 from onnxprune.scoring import score_group
 from onnxprune.settings import Options
-from onnxprune.settings.options import MEASURED
 from onnxprune.signals import StatisticKey
 from onnxprune.targets import TARGETS
 
@@ -59,10 +58,17 @@ class Candidates:
             notes.append(most if self.least(g) > 1 else "")
             count = self.least(g)
         by, why = self.multiple(g)
-        rounded = min(g.size, -(-count // by) * by)
+        up = -(-count // by) * by
+        near = max(by, (2 * count + by) // (2 * by) * by) if g.name in self.aligned else up
+        rounded = min(g.size, near if near >= self.least(g) else up)
         if rounded != count:
             notes.append(f"{why} keeps {rounded} instead of {count}")
         return rounded, "; ".join(filter(None, notes))
+
+    def larger(self, g: Group, count: int) -> int:
+        """The next count that a group may keep; the same where it is whole."""
+        step = self.multiple(g)[0] if g.name in self.aligned else 1
+        return self.settle(g, min(g.size, count + step))[0]
 
     def multiple(self, g: Group) -> tuple[int, str]:
         """The number that a group's count is a multiple of, and the option that asks for it."""
@@ -115,8 +121,9 @@ def candidates(
     full = first.full if first else {g.name: g.size for g in a.groups}
     if first:
         return Candidates(a, options, chosen, why_not, scores, own, full, first.aligned, first.relaxed)
-    measured = options.allocation in MEASURED  # where it is known what a channel is worth, finer steps are
-    aligned = find_multiples(a, TARGETS[options.target], fine=measured) if options.target else {}
+    aligned = find_multiples(a, TARGETS[options.target], options.finely) if options.target else {}
+    if options.budget is None and options.limit is None:  # a group of one block has a ratio to meet all the same
+        aligned = {name: by for name, by in aligned.items() if 2 * by <= full[name]}
     return Candidates(a, options, chosen, why_not, scores, own, full, aligned)
 
 

@@ -42,7 +42,6 @@ from onnxprune.report.types import (
     WeightReport,
 )
 from onnxprune.settings import Options
-from onnxprune.settings.options import MEASURED
 from onnxprune.sparsity import Sparsified
 from onnxprune.targets import TARGETS
 from onnxprune.validation import Result
@@ -248,8 +247,7 @@ def _less(before: int | None, after: int | None) -> float | None:
 
 
 def _planned(a: Analysis, plan: Plan, options: Options | None) -> list[PrunedGroup]:
-    fine = options is not None and options.allocation in MEASURED
-    multiples = find_multiples(a, TARGETS[options.target or "none"], fine) if options else {}
+    multiples = find_multiples(a, TARGETS[options.target or "none"], options.finely) if options else {}
     found = []
     for g in a.groups:
         choice = plan.groups.get(g.name)

@@ -205,6 +205,11 @@ class Options:
         """Does the allocation measure errors where it has calibration data?"""
         return (self.budget or self.limit) is not None and self.allocation in (None, *MEASURED)
 
+    @property
+    def finely(self) -> bool:
+        """May wide groups have finer steps than are fastest: are errors measured, or does each group have a ratio to meet?"""
+        return self.budget is None or self.allocation in MEASURED
+
     def resolved(self, calibrated: bool) -> Options:
         """The same with all that was left open settled: with calibration data, the best combination known."""
         repair = self.repair or ("lstsq" if calibrated else "none")

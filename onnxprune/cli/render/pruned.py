@@ -174,7 +174,7 @@ def warn_no_faster(report: PruneReport) -> str:
         return ""
     aligned = f"{plural(len(slow), 'group keeps', 'groups keep')} a count that is slow on {target}"
     if slow and (not time or time.verdict not in ("slower", "same")):
-        return f"{aligned}, since the budget leaves no room; keep more, or --exclude {slow[0].name!r}"
+        return f"{aligned}; keep more, or --exclude {slow[0].name!r}"
     took = "is no faster here" if time and time.verdict == "same" else "is slower here than the original"
     if slow:
         return f"the result {took}: {aligned}; keep more, or --exclude {slow[0].name!r}"
