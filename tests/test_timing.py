@@ -120,7 +120,7 @@ def test_a_table_keeps_what_was_measured_first(tmp_path: Path) -> None:
 
 def test_tables_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "other.jsonl").write_text('{"error": 1}\n')
-    with pytest.raises(DataError, match=r"other.jsonl' is no table of timings; name another file"):
+    with pytest.raises(DataError, match=r"other.jsonl' is no file of timings; name another one"):
         TimingTable(tmp_path / "other.jsonl")
     with pytest.raises(DataError, match="name a file"):
         TimingTable(tmp_path)
@@ -233,4 +233,4 @@ def test_real_time_is_predicted() -> None:
 def test_bad_tables_are_told_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("[1]\n")
     run = call("prune", CNN, "-o", tmp_path / "o.onnx", "--latency", 0.6, "--timings", tmp_path / "t.jsonl")
-    fails(run, "is no table of timings")
+    fails(run, "is no file of timings")

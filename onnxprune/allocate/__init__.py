@@ -6,6 +6,7 @@ timing/       how long a plan takes, predicted from layers that were timed
 ratios.py     a ratio becomes counts: of each group, or of all channels ranked together
 budget.py     the counts that keep most within a budget
 error.py      how far a smaller model's outputs are from the original's on calibration data
+kept.py       measurements that are kept in a file
 tables.py     the error of each group pruned alone, at several ratios
 search.py     counts from such tables: dynamic programming, or one tolerance for all
 netadapt.py   counts from true errors, a small step at a time

@@ -7,18 +7,18 @@ interrupted goes on where it stopped. What was measured is known by its contents
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from onnxprune.allocate.error import OutputComparer, OutputShift, model_key
+from onnxprune.allocate.kept import append_entries, read_entries
 from onnxprune.allocate.selection import Candidates
 from onnxprune.calibration.statistics import Statistics
-from onnxprune.errors import DataError
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 from onnxprune.plans import Choice, Plan, fingerprint
@@ -73,21 +73,9 @@ class Cache:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.known: dict[str, OutputShift] = {}
-        if path is None or not path.exists():
-            return
-        try:
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._read(line)
-        except OSError as e:
-            raise DataError(f"cache '{path}': {e.strerror}; name a file, which is written to") from None
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
-            raise DataError(f"'{path}' is no file of measurements; name another one, it is written to") from None
+        read_entries(path, "cache", "measurements", self._take)
 
-    def _read(self, line: str) -> None:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            return  # a line that was cut short
+    def _take(self, entry: Any) -> None:
         known = OutputShift(float(entry["error"]), entry["relative_l2"], entry["agreement"])
         if not all(x is None or isinstance(x, int | float) for x in (known.relative_l2, known.agreement)):
             raise TypeError
@@ -96,17 +84,8 @@ class Cache:
     def get(self, key: str, measure: Callable[[], OutputShift]) -> OutputShift:
         if key not in self.known:
             moved = self.known[key] = measure()
-            if self.path is not None:
-                self._append(self.path, {"key": key, **asdict(moved)})
+            append_entries(self.path, "cache", [{"key": key, **asdict(moved)}])
         return self.known[key]
-
-    @staticmethod
-    def _append(path: Path, entry: dict[str, object]) -> None:
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-        except OSError as e:
-            raise DataError(f"cache '{path}': {e.strerror}; name a file that can be written") from None
 
 
 def levels(c: Candidates, g: Group, ratios: Sequence[float]) -> list[int]:

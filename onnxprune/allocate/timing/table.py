@@ -12,8 +12,9 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from onnxprune.errors import DataError
+from onnxprune.allocate.kept import append_entries, read_entries
 
 FILE = "timings.jsonl"
 
@@ -36,21 +37,9 @@ class TimingTable:
         self.path = path
         self.known: dict[str, float] = {}
         self.used: dict[str, float] = {}
-        if path is None or not path.exists():
-            return
-        try:
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._read(line)
-        except OSError as e:
-            raise DataError(f"timings '{path}': {e.strerror}; name a file, which is written to") from None
-        except (KeyError, TypeError, ValueError, RecursionError):
-            raise DataError(f"'{path}' is no table of timings; name another file, it is written to") from None
+        read_entries(path, "timings", "timings", self._take)
 
-    def _read(self, line: str) -> None:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            return  # a line that was cut short
+    def _take(self, entry: Any) -> None:
         self.known.setdefault(str(entry["key"]), float(entry["seconds"]))
 
     def has(self, key: str) -> bool:
@@ -64,15 +53,8 @@ class TimingTable:
         """Keep what is new."""
         new = {k: float(f"{s:.6g}") for k, s in measured.items() if k not in self.known}  # as the file has it
         self.known |= new
-        if self.path is None or not new:
-            return
-        lines = "".join(json.dumps({"key": k, "seconds": s}) + "\n" for k, s in new.items())
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(lines)
-        except OSError as e:
-            raise DataError(f"timings '{self.path}': {e.strerror}; name a file that can be written") from None
+        if new:
+            append_entries(self.path, "timings", ({"key": k, "seconds": s} for k, s in new.items()))
 
     def get_or_measure(self, key: str, measure: Callable[[], float]) -> float:
         if key not in self.known:
