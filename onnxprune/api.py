@@ -131,9 +131,8 @@ def sensitivity(
         TypeError: there is no such setting.
     """
     options = _override(options or Options(), changes)
-    options = replace(options, target=options.target or "none").resolved(
-        True
-    )  # counts at the ratios that are asked for
+    # Each group is measured at the ratios that are asked for, not at the nearest count that is fast.
+    options = replace(options, target=options.target or "none").resolved(True)
     analysis = source if isinstance(source, Analysis) else analyze(source)
     run = RunSettings(calib, samples, preprocess=preprocess, cache=cache)
     batches = calibration_batches(run, analysis.model)

@@ -136,7 +136,8 @@ def run(
         batches = as_batches(work.run.data, model, work.run.preprocess) if work.run.check else None
         calibration = calibration_batches(work.run, model)
     options = work.options or Options(seed=work.seed, repair="none")
-    target = choose_target(options.target, work.sparsity is not None, work.run.then_quantize is not None)
+    in_rows = work.sparsity is not None and isinstance(check_sparsity(work.sparsity), NofM)
+    target = choose_target(options.target, in_rows, work.run.then_quantize is not None)
     options = replace(options, target=target.name).resolved(calibration is not None)
     sparsity = work.sparsity
     if sparsity is not None:

@@ -44,6 +44,19 @@ def convolutions(width: int, after: int = 16) -> onnxprune.Analysis:
     return onnxprune.analyze(made)
 
 
+def chain(*widths: int) -> onnxprune.Analysis:
+    """Three convolutions, groups `a`, `b` and `c`, and a last one."""
+    rng, sizes = np.random.default_rng(0), (3, *widths, 10)
+    weights = {
+        name: rng.normal(size=(n, m, 3, 3)).astype(np.float32)
+        for name, m, n in zip("abcd", sizes, sizes[1:], strict=False)
+    }
+    values = "xpqry"
+    nodes = [helper.make_node("Conv", [values[i], w], [values[i + 1]], w) for i, w in enumerate(weights)]
+    made = model(nodes, [tensor("x", ["N", 3, 12, 12])], [tensor("y", ["N", 10, 4, 4])], weights)
+    return onnxprune.analyze(made)
+
+
 def test_every_name_is_a_target_and_says_how_it_is_known() -> None:
     assert set(NAMES) == set(TARGETS) and all(name == t.name for name, t in TARGETS.items())
     for t in TARGETS.values():
@@ -193,16 +206,60 @@ def test_a_budget_that_is_left_over_names_the_count_that_does_not_fit() -> None:
     assert len(choice.keep) == 16 and choice.reason == "its next count, 32, would leave 0.667 of the MACs"
 
 
+def test_what_is_left_over_goes_to_a_group_and_the_others_pay() -> None:
+    """16 of each keep .41 of the MACs; where the second group keeps 32, and the first 8, half of them stay."""
+    a = chain(16, 32, 32)
+    kept = counts(onnxprune.plan(a, macs=0.5))
+    assert all(kept[g] % n == 0 for g, n in find_multiples(a, TARGETS["cpu"]).items())
+    assert 0.47 <= macs_after(a, kept) <= 0.5
+
+
+def test_several_groups_of_one_block_share_what_a_budget_takes() -> None:
+    plan = onnxprune.plan(chain(8, 8, 8), macs=0.5)
+    assert counts(plan) == {"a": 4, "b": 4, "c": 8}, "freeing the first alone would leave one channel of it"
+    assert any("leaves no room for target cpu" in c.reason for c in plan.groups.values())
+
+
+@pytest.mark.parametrize("width", [8, 24, 40])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_budget_is_met_from_below_or_says_why(width: int, share: float) -> None:
+    a = chain(8, width, 32)
+    plan = onnxprune.plan(a, macs=share)
+    used = macs_after(a, counts(plan))
+    assert used <= share
+    assert used >= share - 0.03 or any("its next count" in c.reason for c in plan.groups.values())
+
+
+def test_a_small_model_loses_what_a_ratio_asks_for() -> None:
+    """Groups of less than two blocks have no fast count to choose among."""
+    assert counts(onnxprune.plan(chain(6, 8, 12), ratio=0.5)) == {"a": 3, "b": 4, "c": 6}
+
+
+def test_a_limit_may_go_below_a_block() -> None:
+    a = chain(8, 8, 8)
+    x = np.random.default_rng(1).normal(size=(8, 3, 12, 12)).astype(np.float32)
+    assert min(counts(onnxprune.plan(a, max_error=0.9, calib=[x], repair="none")).values()) < 8
+
+
 def test_sparse_models_are_for_tensorrt_unless_another_target_is_named() -> None:
     for target, used in ((None, "tensorrt"), ("cpu", "cpu")):
         said = onnxprune.prune(CNN, macs=0.5, target=target, sparsity=Sparsity("2:4"), dry_run=True).report
         assert said.options and said.options["target"] == used
         assert said.sparsity and said.sparsity.options["target"] == used
         assert all(g.kept % 4 == 0 for g in said.groups)
+    said = onnxprune.prune(CNN, macs=0.5, sparsity=Sparsity("unstructured"), dry_run=True).report
+    assert said.options and said.options["target"] == "cpu", "TensorRT has no kernels for that"
 
 
 @pytest.mark.parametrize("target", NAMES)
 def test_sparsify_takes_every_target(target: str) -> None:
-    said = onnxprune.sparsify(CNN, "2:4", target=target, check=False).report.sparsity
+    said = onnxprune.sparsify(CNN, pattern="2:4", target=target, check=False).report.sparsity
     assert said and said.options["target"] == target
     assert all((layer.likely is not None) == bool(TARGETS[target].sparse) for layer in said.layers)
+
+
+@pytest.mark.parametrize(("target", "slow"), [("cpu", True), ("openvino", True), ("tensorrt", False), ("none", False)])
+def test_sparsify_says_where_zeros_are_not_skipped(target: str, slow: bool) -> None:
+    result = call("sparsify", CNN, "--dry-run", "--target", target)
+    assert result.exit_code == 0
+    assert (f"target {target} has no kernels for 2:4: the zeros make nothing faster there" in result.stdout) == slow

@@ -17,6 +17,7 @@ Family = Callable[[float], Counts]  # counts at a ratio from 0 (all stays) to 1 
 HALVINGS = 40
 MUCH = 0.03  # of the original, that is left over of a budget
 LEAST_BLOCK = 8  # of channels, that any target is fast with
+PINNED = 12  # groups that get their next count first where much is left over
 WORDS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "latency": "time"}
 
 
@@ -70,8 +71,30 @@ def of_smaller(budget: Budget, analysis: Analysis, done: Plan) -> Budget:
 def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
     """The counts of the family that keep most and are within the budget, filled up where a step of it is coarse.
 
+    Where much is left over all the same, one aligned group gets its next count first, and the others share the rest, unless one of
+    them would be left with half of the share that the hardest hit one has without.
+
     Raises OnnxPruneError where even the smallest plan is beyond the budget.
     """
+    counts = _fit_or_none(c, family, budget)
+    if counts is None:
+        raise out_of_reach(c, budget)
+    found = [counts]
+    for name, count in [(n, k) for n, k in _next_counts(c, counts, budget) if n in c.aligned][:PINNED]:
+        if not is_left_over(budget, c.keeps(found[-1]), MUCH):
+            break
+        other = _fit_or_none(c, lambda ratio, own=(name, count): {**family(ratio), own[0]: own[1]}, budget)  # type: ignore[misc]
+        found += [other] if other and _least_share(c, other) > _least_share(c, counts) / 2 else []
+    return max(found, key=lambda counts: budget.of(c.keeps(counts)))
+
+
+def _least_share(c: Candidates, counts: Counts) -> float:
+    """What the group that loses most keeps of its channels."""
+    return min(counts[g.name] / g.size for g in c.groups)
+
+
+def _fit_or_none(c: Candidates, family: Family, budget: Budget) -> Counts | None:
+    """As `fit`, of one family; None where even its smallest plan is beyond the budget."""
 
     def at(ratio: float) -> dict[str, int]:
         return c.settled(family(ratio))
@@ -80,7 +103,7 @@ def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
         return at(0.0)
     low, high = 0.0, 1.0
     if not budget.fits(c.keeps(at(high))):
-        raise out_of_reach(c, budget)
+        return None
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if budget.fits(c.keeps(at(middle))) else (middle, high)
@@ -92,17 +115,25 @@ def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
 def relax(c: Candidates, budget: Budget) -> Candidates:
     """The same with counts less aligned, the smallest groups first, as far as it takes for the budget to be within reach.
 
-    A group may first keep multiples of half of what it should, while that is a block, and then any count.
+    A group may first keep multiples of half of what it should, while that is a block, and then any count. Groups are relaxed
+    until none that may have any count has to lose more than its part: else the first one would be left with next to nothing.
     """
+    if budget.fits(c.keeps(c.settled({g.name: c.least(g) for g in c.groups}))):
+        return c
     aligned, relaxed = dict(c.aligned), dict[str, int]()
     for g in sorted((g for g in c.groups if g.name in aligned), key=lambda g: g.size):
         relaxed[g.name] = by = aligned.pop(g.name)
         for less in (by // 2, 1):
-            if budget.fits(c.keeps(c.settled({g.name: c.least(g) for g in c.groups}))):
-                return c
             more = {g.name: less} if less >= LEAST_BLOCK else {}
             c = replace(c, aligned=aligned | more, relaxed=dict(relaxed))
+            if budget.fits(c.keeps(c.settled(_least_fair(c, budget.fraction)))):
+                return c
     return c
+
+
+def _least_fair(c: Candidates, fraction: float) -> Counts:
+    """What groups keep at least where those that may have any count lose no more than their part."""
+    return {g.name: max(c.least(g), 1 if g.name in c.aligned else int(fraction * g.size)) for g in c.groups}
 
 
 def _top_up(c: Candidates, counts: Mapping[str, int], more: Counts, budget: Budget) -> dict[str, int]:
@@ -131,18 +162,20 @@ def is_left_over(budget: Budget, keeps: Keeps, share: float = 0.0) -> bool:
 
 def explain_rest(c: Candidates, counts: Counts, budget: Budget) -> dict[str, str]:
     """Where much of a budget is left over: the group whose next count would be the least too much, and why it is not taken."""
-    keeps = c.keeps(c.settled(counts))
-    if not is_left_over(budget, keeps, MUCH):
+    settled = c.settled(counts)
+    larger = _next_counts(c, settled, budget)
+    if not larger or not is_left_over(budget, c.keeps(settled), MUCH):
         return {}
-    larger = {g.name: c.larger(g, len(keeps[g.name])) for g in c.groups}
-    shares = {
-        name: budget.of(c.keeps({n: len(k) for n, k in keeps.items()} | {name: count})) / budget.whole
-        for name, count in larger.items()
-        if count > len(keeps[name])
-    }
-    name = min(shares, key=lambda n: shares[n], default="")
-    why = f"its next count, {larger.get(name)}, would leave {shares.get(name, 0):.3f} of the {WORDS[budget.kind]}"
-    return {name: why} if name else {}
+    name, count = larger[0]
+    share = budget.of(c.keeps(settled | {name: count})) / budget.whole
+    return {name: f"its next count, {count}, would leave {share:.3f} of the {WORDS[budget.kind]}"}
+
+
+def _next_counts(c: Candidates, counts: Counts, budget: Budget) -> list[tuple[str, int]]:
+    """The next count of each group that is not whole, the cheapest first."""
+    larger = {g.name: c.larger(g, counts[g.name]) for g in c.groups}
+    costs = {n: budget.of(c.keeps({**counts, n: k})) for n, k in larger.items() if k > counts[n]}
+    return [(n, larger[n]) for n in sorted(costs, key=lambda n: costs[n])]
 
 
 def _filled(c: Candidates, counts: dict[str, int], more: Counts, budget: Budget) -> Counts:

@@ -46,7 +46,7 @@ def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None)
     if options.latency is not None:
         return _within_latency(first, options.latency)
     budget = budget_of(a, *options.budget)
-    return _within(first.relax(budget), budget)
+    return _within(first, budget)
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,13 @@ def _within(first: _Stage, budget: Budget, final: bool = True) -> Plan:
         mine = budget if done is None else of_smaller(budget, stage.c.analysis, done)
         return stage.within(replace(mine, fraction=1 - (1 - budget.fraction) * share), final and share == 1)
 
-    plan = _in_steps(first, budget.fraction, step)
+    plan = _in_steps(first.relax(budget), budget.fraction, step)
     for _ in range(TRIES if budget.kind == "bytes" else 0):
         over = saved_bytes(apply_plan(first.c.analysis, plan)) - budget.allowed
         if over <= 0:
             break
         budget = replace(budget, spare=budget.spare + int(over) + 1)
-        plan = _in_steps(first, budget.fraction, step)
+        plan = _in_steps(first.relax(budget), budget.fraction, step)
     return plan
 
 
@@ -132,7 +132,7 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
     tried = list[tuple[float, Plan, TimingReport]]()
     for _ in range(TRIES):
         budget = budget_of_time(cost, asked)
-        plan = _within(first.relax(budget), budget)
+        plan = _within(first, budget)
         seconds = cost.of_plan(plan)
         took = table.get_or_measure(watch.key(plan), lambda plan=plan: watch.ratio(apply_plan(first.c.analysis, plan)))  # type: ignore[misc]
         report = TimingReport(cost.whole, seconds, cost.error, THREADS, table.digest, took)
@@ -170,7 +170,8 @@ def _as_far_as(first: _Stage, within: Callable[[Model], bool]) -> Plan:
     """The smallest plan whose outputs are still good: by bisection on another budget."""
     a = first.c.analysis
     budget = budget_of(a, "macs" if cost_of(a, "macs") else "params", 1.0)
-    smallest = {g.name: range(first.c.settle(g, 1)[0]) for g in first.c.groups}
+    free = replace(first.c, aligned={})  # what is aligned is relaxed where the limit leaves room for less
+    smallest = {g.name: range(free.settle(g, 1)[0]) for g in free.groups}
     low, high = budget.of(smallest) / budget.whole, 1.0
     best = first.c.plan({g.name: g.size for g in first.c.groups}, lambda g: "the limit leaves it whole")
     for at in range(HALVINGS):

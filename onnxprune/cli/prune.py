@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +22,9 @@ from onnxprune.cli.options import (
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings.options import BUDGETS, LIMITS, Options
 from onnxprune.settings.table import settings_in, to_option
+
+if TYPE_CHECKING:
+    from onnxprune.report import PruneReport
 
 BESIDE_PLAN = ("repair", "seed")  # of the options, those that say what happens to the rest
 
@@ -68,7 +70,6 @@ def prune(
     from onnxprune.cli.render import render_pruned
     from onnxprune.cli.reports import RunFiles, run_pipeline
     from onnxprune.plain import check_all, make_arguments
-    from onnxprune.targets import choose_target
 
     files = RunFiles(model, out, recipe, plan, plan_out, report, html, dry_run, json)
     if recipe is not None:
@@ -77,11 +78,7 @@ def prune(
     files.check("smaller", settings)
     check_all(settings)
     taken = make_arguments(settings, files.base)
-    options = taken["options"]
-    target = choose_target(options.target, "then_sparsify" in settings, "then_quantize" in settings)
-    options = replace(options, target=target.name).resolved("calib" in settings)
-    how = _describe(options, plan)
-    run_pipeline(onnxprune.prune, files, settings, taken, lambda r: render_pruned(r, how, verbose))
+    run_pipeline(onnxprune.prune, files, settings, taken, lambda r: render_pruned(r, _describe(r, plan), verbose))
 
 
 def _read_recipe(recipe: Path, model: Path, typed: Sequence[str]) -> dict[str, Any]:
@@ -112,15 +109,19 @@ def _refuse(names: Sequence[str], why: str) -> None:
         raise OnnxPruneError(f"{why}, so --{to_option(name)} has no place beside it; drop one")
 
 
-def _describe(o: Options, plan: Path | None) -> str:
+def _describe(report: PruneReport, plan: Path | None) -> str:
+    """What decided which channels stay, and what was done to the rest."""
+    if report.options is None:
+        return ", ".join([f"plan {plan}"] + ([f"repair {report.repair.method}"] if report.repair else []))
+    o = Options(**report.options)
     said = [f"criterion {o.criterion}", _goal(o)]
     said += [f"{o.allocation} allocation"] if o.allocation else [f"{o.scope} scope"]
     said += [f"{o.steps} steps, {o.schedule}"] if o.steps != 1 else []
     said += [f"reduce {o.reduce}"] if o.reduce else []
     said += [f"normalize {o.normalize}"] if (o.allocation or o.scope) in ("global", "isomorphic") else []
     said += [f"at most {o.max_ratio:g} of a group"] if o.max_ratio < 1 else []
-    said += [f"multiples of {o.round_to}"] if o.round_to > 1 else [f"target {o.target}"] if o.target else []
-    said = [f"plan {plan}"] if plan else said
+    said += [f"multiples of {o.round_to}"] if o.round_to > 1 else []
+    said += [f"target {o.target}"] if o.target != "none" or o.round_to == 1 else []
     return ", ".join([*said, f"repair {o.repair}"] if o.repair != "none" else said)
 
 

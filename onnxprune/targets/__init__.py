@@ -15,7 +15,7 @@ TARGETS = {t.name: t for t in (CPU, CPU_AVX512, CPU_INT8, TENSORRT, TENSORRT_INT
 
 
 def choose_target(name: str | None, sparse: bool = False, int8: bool = False) -> Target:
-    """The target with the rules of `name`; unless one is named TensorRT for a model that will be sparse, else the CPU.
+    """The target with the rules of `name`; unless one is named TensorRT for a model that will be sparse in N:M, else the CPU.
 
     `int8`: the model will be quantized.
     """

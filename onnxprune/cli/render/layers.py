@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from onnxprune.cli.console import Facts, count, facts, more, percent, plural, table, text
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
 from onnxprune.report.types import CheckedLayer, CompressedSize, PatternReport, SparseLayerReport, SparsityReport
+from onnxprune.targets import TARGETS
 
 FEW_LAYERS = 24
 
@@ -35,7 +36,7 @@ def render_layer_facts(sparse: SparsityReport, verbose: bool = False) -> Facts:
     said = f"{sparse.pattern} in {len(chosen)} of {plural(len(layers), 'layer')} ({weights:,} weights)"
     methods = Counter(x.method or "" for x in chosen)
     how = ", ".join(f"{m} ({n})" if len(methods) > 1 else m for m, n in methods.most_common())
-    rows: Facts = [("pattern", said), ("runs on", sparse.runs_on)]
+    rows: Facts = [("pattern", said), ("runs on", sparse.runs_on), *_note_slow(sparse)]
     if chosen:
         fitted = options["repair"] != "none" and any(x.error_before_repair is not None for x in chosen)
         repaired = f", repair {options['repair']}" if fitted else ""
@@ -52,6 +53,14 @@ def render_layer_facts(sparse: SparsityReport, verbose: bool = False) -> Facts:
             ("permuted", f"{plural(len(gains), 'group')}, whose readers keep up to {100 * max(gains):.1f} points more")
         )
     return rows
+
+
+def _note_slow(sparse: SparsityReport) -> Facts:
+    """A line where the model is to run somewhere that does not skip the zeros of an N:M pattern."""
+    target = TARGETS[sparse.options["target"]]
+    if ":" not in sparse.pattern or target.name == "none" or sparse.pattern in target.sparse:
+        return []
+    return [("note", f"target {target.name} has no kernels for {sparse.pattern}: the zeros make nothing faster there")]
 
 
 def _describe_compressed(found: CompressedSize, pattern: str) -> str:
