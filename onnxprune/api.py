@@ -95,7 +95,12 @@ def plan(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     run = RunSettings(calib, samples, cache=cache, timings=timings)
     batches = calibration_batches(run, analysis.model)
-    return make_plan(analysis, options, make_evaluator(analysis, options, batches, run, None))
+    options.check()
+    return make_plan(
+        analysis,
+        options.resolved(batches is not None),
+        make_evaluator(analysis, options, batches, run, None),
+    )
 
 
 def sensitivity(

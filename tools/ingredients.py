@@ -20,7 +20,7 @@ import onnxprune
 from onnxprune.calibration import Preprocess, read_preprocess
 from onnxprune.report.types import ErrorReport
 
-PLAIN: dict[str, Any] = {"criterion": "l2", "allocation": "uniform", "repair": "none"}
+PLAIN: dict[str, Any] = {"criterion": "l2", "allocation": "uniform", "repair": "none", "target": "none"}
 REPAIRED = PLAIN | {"repair": "lstsq"}
 SELECTED = REPAIRED | {"criterion": "obs"}
 SHARED = SELECTED | {"allocation": "search", "steps": 1}
@@ -30,7 +30,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "+ least squares": REPAIRED,
     "+ second-order selection": SELECTED,
     "+ ratios by search": SHARED,
-    "+ steps with repair between (the default)": {},
+    "+ steps with repair between": {"target": "none"},
+    "+ counts that are fast (the default)": {},
     "the default without repair": {"repair": "none"},
 }
 SAMPLES = (250, 1000)

@@ -109,7 +109,7 @@ def _fit_or_none(c: Candidates, family: Family, budget: Budget) -> Counts | None
         low, high = (low, middle) if budget.fits(c.keeps(at(middle))) else (middle, high)
     more = at(low)
     filled = _filled(c, at(high), more, budget)
-    return _top_up(c, filled, more, budget) if c.aligned else filled
+    return _top_up(c, filled, more, budget) if c.aligned or c.options.round_to > 1 else filled
 
 
 def relax(c: Candidates, budget: Budget) -> Candidates:
@@ -167,6 +167,8 @@ def explain_rest(c: Candidates, counts: Counts, budget: Budget) -> dict[str, str
     if not larger or not is_left_over(budget, c.keeps(settled), MUCH):
         return {}
     name, count = larger[0]
+    if budget.fits(c.keeps(settled | {name: count})):
+        return {}
     share = budget.of(c.keeps(settled | {name: count})) / budget.whole
     return {name: f"its next count, {count}, would leave {share:.3f} of the {WORDS[budget.kind]}"}
 

@@ -31,13 +31,12 @@ FASTER, SLOWER = 0.94, 1.02  # of the time that --latency asks for, what the clo
 
 
 def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None) -> Plan:
-    """Score the chosen groups, share out what is to go among them, and say what stays of each.
+    """Score the chosen groups, share out what is to go among them, and say what stays of each; `options` are resolved.
 
     Raises OnnxPruneError for options that cannot be, and for a budget that is out of reach.
     """
     options.check()
     evaluator = evaluator or Evaluator(a)
-    options = options.resolved(evaluator.batches is not None)
     first = _Stage.of(a, options, evaluator)
     if options.limit is not None:
         return _as_far_as(first, _limit(first))
