@@ -59,7 +59,9 @@ class Candidates:
             count = self.least(g)
         by, why = self.multiple(g)
         up = -(-count // by) * by
-        near = max(by, (2 * count + by) // (2 * by) * by) if g.name in self.aligned else up
+        # A ratio says of each group what to keep; a budget finds it, and cheap groups would gain where narrow ones lose half.
+        nearest = g.name in self.aligned and self.options.budget is None
+        near = max(by, (2 * count + by) // (2 * by) * by) if nearest else up
         rounded = min(g.size, near if near >= self.least(g) else up)
         if rounded != count:
             notes.append(f"{why} keeps {rounded} instead of {count}")
