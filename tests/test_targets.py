@@ -1,5 +1,7 @@
 """Targets: which counts are fast where, and budgets that are met with such counts alone."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ import onnxprune
 from onnxprune import Analysis, OnnxPruneError, Plan, Sparsity
 from onnxprune.allocate import cost_of
 from onnxprune.allocate.align import find_multiples
+from onnxprune.cli.render.pruned import warn_no_faster
+from onnxprune.report.types import Latency
 from onnxprune.settings.options import TARGETS as NAMES
 from onnxprune.targets import TARGETS, Layer
 from onnxprune.targets.base import CONVOLUTIONS, MATRICES
@@ -171,6 +175,29 @@ def test_the_command_line_has_it(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "target cpu" in result.stdout
     wrong = call("prune", CNN, "-o", tmp_path / "o.onnx", "--target", "gpu")
     assert wrong.exit_code == 2 and "unknown target 'gpu'; choose one of cpu, cpu-avx512" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "used"),
+    [("", "cpu"), ('target = "none"', "none"), ("round_to = 4", "none"), ('then_sparsify = "2:4"', "tensorrt")],
+)
+def test_recipes_have_it(tmp_path: Path, more: str, used: str) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f"models = ['{CNN.as_posix()}']\n[settings]\nmacs = 0.5\n{more}\n")
+    result = call("prune", CNN, "--recipe", recipe, "--dry-run", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["options"]["target"] == used
+
+
+def test_where_pruning_does_not_pay_a_warning_says_what_to_type() -> None:
+    said = onnxprune.prune(CNN, macs=0.5, target="none", check=False).report
+    clock = Latency(2e-3, 3e-3, 10, 1, ratio=2 / 3, low=0.6, high=0.7, verdict="slower", threads=1)
+    slower, faster = (warn_no_faster(replace(said, latency=replace(clock, verdict=v))) for v in ("slower", "faster"))
+    assert slower.endswith("channel counts are as they come; --target cpu keeps those that are fast") and not faster
+    aligned = onnxprune.prune(CNN, macs=0.5, check=False).report
+    assert "--latency F" in warn_no_faster(replace(aligned, latency=clock)) and not warn_no_faster(aligned)
+    tight = onnxprune.prune(CNN, macs=0.01, dry_run=True).report
+    assert "a count that is slow on cpu; keep more, or --exclude" in warn_no_faster(tight)
 
 
 def test_a_calibrated_budget_keeps_fast_counts() -> None:

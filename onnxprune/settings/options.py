@@ -137,7 +137,7 @@ class Options:
     target: str | None = setting(
         None,
         "Where the model is to run: channel counts are kept at multiples that are fast there (cpu, or tensorrt with "
-        "--then-sparsify; none with --round-to N).",
+        "--then-sparsify N:M; none with --round-to N).",
         metavar="NAME",
         choices=TARGETS,
     )
