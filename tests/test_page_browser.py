@@ -307,10 +307,12 @@ def test_sparsity_is_there_where_it_was_looked_at(opened: Browser) -> None:
 def test_int8_stands_beside_what_it_was_made_of(browser: Browser, tmp_path: Path) -> None:
     whole = jobs()[0].report
     assert whole and whole.error and whole.latency
-    noisy = replace(whole.latency, verdict="noisy")
+    faster, noisy = (replace(whole.latency, verdict=v) for v in ("faster", "noisy"))
     of = QuantizationReport("int8", False, 5, 0, 4321, replace(whole.error, relative_l2=0.125), noisy)
     path = tmp_path / "int8.html"
-    path.write_text(page([Job("1", "m", report=replace(whole, quantization=of))], "m"), encoding="utf-8")
+    path.write_text(
+        page([Job("1", "m", report=replace(whole, quantization=of, latency=faster))], "m"), encoding="utf-8"
+    )
     browser.open(path)
     assert browser.texts("#stages thead th") == ["", "original", "pruned", "pruned + int8"]
     rows_of = dict(zip(browser.texts("#stages tbody th"), browser.texts("#stages td:nth-of-type(2)"), strict=True))
