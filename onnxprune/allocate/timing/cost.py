@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from onnxprune.progress import Progress
 
 FOLDS = 4
 MOST_KNOWN = 1 << 18  # times of layers that are kept
+Alike = Sequence[Mapping[int, Terms]]  # the layers of each class, by one of their nodes
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ class TimeCost:
     whole: float  # seconds of the original, measured
     error: float  # of a prediction, relative: the median over samples that it was not learned from
 
-    @property
+    @cached_property
     def sizes(self) -> Ints:
         return np.array([g.size for g in self.analysis.groups], np.int64)
 
-    @property
+    @cached_property
     def at_of(self) -> dict[str, int]:
         return {g.name: i for i, g in enumerate(self.analysis.groups)}
 
@@ -82,10 +83,9 @@ class TimeCost:
         """Seconds where the groups keep `counts [.., groups]` channels, [..]."""
         points = counts.reshape(-1, counts.shape[-1])
         full = np.tile(self.start.astype(np.float64), (len(points), 1))
-        place = {name: i for i, name in enumerate(self.names)}
-        for at, g in enumerate(self.analysis.groups):
-            if g.name in place:
-                full[:, place[g.name]] = points[:, at]
+        for at, name in enumerate(self.names):
+            if name in self.at_of:
+                full[:, at] = points[:, self.at_of[name]]
         return self.prediction.at(full).reshape(counts.shape[:-1])
 
     def of(self, keeps: Keeps) -> float:
@@ -125,28 +125,30 @@ def time_cost(c: Candidates, feeds: Feeds, table: TimingTable, threads: int, see
     shapes, every = Sizes(c.analysis), range(len(c.analysis.flat.proto.graph.node))
     terms = {layer: _terms_of(shapes, every if layer == UNKNOWN else nodes) for layer, nodes in samples.members.items()}
     sizes = np.array([g.size for g in c.analysis.groups], np.int64)
+    classes: dict[object, list[int]] = defaultdict(list)
+    for layer, t in terms.items():
+        classes[_class_of(c.analysis, samples.members[layer], t, sizes)].append(layer)
+    alike = [{layer: terms[layer] for layer in layers} for layers in classes.values()]
     names = [g.name for g in c.analysis.groups]
-    prediction, error = _predict(c.analysis, samples, terms, sizes), _cross_validate(c.analysis, samples, terms, sizes)
+    prediction, error = _predict(samples, alike, sizes), _cross_validate(samples, alike, sizes)
     return TimeCost(c.analysis, prediction, names, sizes, float(samples.whole[0]), error)
 
 
-def _cross_validate(a: Analysis, samples: Samples, terms: Mapping[int, Terms], sizes: Ints) -> float:
+def _cross_validate(samples: Samples, alike: Alike, sizes: Ints) -> float:
+    """The median relative error over samples, each predicted from others."""
     errors = list[float]()
     for fold in range(FOLDS):
         out = np.arange(len(samples.whole)) % FOLDS == fold
-        guess = _predict(a, samples.only(~out), terms, sizes).at(samples.counts[out])
+        guess = _predict(samples.only(~out), alike, sizes).at(samples.counts[out])
         errors.extend(np.abs(guess / samples.whole[out] - 1).tolist())
     return float(np.median(errors))
 
 
-def _predict(a: Analysis, samples: Samples, terms: Mapping[int, Terms], sizes: Ints) -> _Prediction:
-    classes = defaultdict(list)
-    for layer, t in terms.items():
-        classes[_class_of(a, samples.members[layer], t, sizes)].append(layer)
+def _predict(samples: Samples, alike: Alike, sizes: Ints) -> _Prediction:
     layers = list[tuple[Terms, LayerFit]]()
-    for alike in classes.values():
-        fit = fit_layers([(terms[layer], samples.layers[layer]) for layer in alike], samples.counts, sizes)
-        layers.extend((terms[layer], fit) for layer in alike)
+    for terms in alike:
+        fit = fit_layers([(t, samples.layers[layer]) for layer, t in terms.items()], samples.counts, sizes)
+        layers.extend((t, fit) for t in terms.values())
     raw = _Prediction(sizes, layers, 1.0, 0.0)
     columns = np.stack([raw.at(samples.counts), np.ones(len(samples.whole))], 1)
     slope, offset = fit_nonnegative(columns, samples.whole, 1 / samples.whole)
@@ -165,7 +167,7 @@ def _class_of(a: Analysis, nodes: Sequence[int], terms: Terms, sizes: Ints) -> t
     """What layers that are alike have in common: operators, and sizes before and after pruning each of their groups."""
     probes = np.tile(sizes, (len(terms.groups) + 1, 1))
     for row, g in enumerate(terms.groups):
-        probes[row + 1, g] = math.floor(probes[0, g] / 2)
+        probes[row + 1, g] //= 2
     seen = [tuple(f(probes).tolist()) for f in (terms.macs, terms.read, terms.written)]
     operators = tuple(a.flat.proto.graph.node[i].op_type for i in nodes)
     return operators, tuple(int(sizes[g]) for g in terms.groups), *seen
