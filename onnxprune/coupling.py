@@ -150,18 +150,18 @@ def _couple_fitting(model: Model, source: Model, data: Mapping[str, int]) -> _Dr
     """
     first = first_sizes(model.proto, model.weights)
     couple = partial(_couple, model, source)
-    best = couple(first)
+    best, one_batch = couple(first), False
     if best.trace.clashes and sum(map(is_batch, first.values())) > 1:
         one = first_sizes(model.proto, model.weights, one_batch=True)
         shared = couple(one)
-        best, first = min((best, first), (shared, one), key=lambda c: _clashes(c[0]))
+        if _clashes(shared) < _clashes(best):
+            best, first, one_batch = shared, one, True
     if all(map(is_batch, first.values())):
         return best
     measured = list(data_sizes(model.proto, model.weights, first, data))
     if best.trace.short:
         return _couple_larger(couple, best, measured)
     if best.trace.clashes:
-        one_batch = first == first_sizes(model.proto, model.weights, one_batch=True)
         small = first_sizes(model.proto, model.weights, small=True, one_batch=one_batch)
         tried = (couple(sizes) for sizes in (small, *measured))
         return min(best, *tried, key=_clashes)

@@ -7,7 +7,8 @@ from hypothesis import settings
 
 os.environ["ONNXPRUNE_GUARD"] = "0"  # for what runs in processes of its own, too
 os.environ["ONNXPRUNE_CLOCK_SECONDS"] = "0.2"  # no test asks how fast a model is
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="onnxprune-")  # nor leaves timings behind
+CACHES = tempfile.TemporaryDirectory(prefix="onnxprune-")  # it goes when the tests end
+os.environ["XDG_CACHE_HOME"] = CACHES.name  # nor does one leave timings behind
 
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -163,13 +163,13 @@ def is_left_over(budget: Budget, keeps: Keeps, share: float = 0.0) -> bool:
 def explain_rest(c: Candidates, counts: Counts, budget: Budget) -> dict[str, str]:
     """Where much of a budget is left over: the group whose next count would be the least too much, and why it is not taken."""
     settled = c.settled(counts)
-    larger = _next_counts(c, settled, budget)
-    if not larger or not is_left_over(budget, c.keeps(settled), MUCH):
+    if not is_left_over(budget, c.keeps(settled), MUCH):
         return {}
-    name, count = larger[0]
-    if budget.fits(c.keeps(settled | {name: count})):
+    name, count = next(iter(_next_counts(c, settled, budget)), ("", 0))
+    more = c.keeps(settled | {name: count}) if name else {}
+    if not name or budget.fits(more):
         return {}
-    share = budget.of(c.keeps(settled | {name: count})) / budget.whole
+    share = budget.of(more) / budget.whole
     return {name: f"its next count, {count}, would leave {share:.3f} of the {WORDS[budget.kind]}"}
 
 

@@ -206,7 +206,7 @@ class Options:
         return (self.budget or self.limit) is not None and self.allocation in (None, *MEASURED)
 
     @property
-    def finely(self) -> bool:
+    def has_fine_steps(self) -> bool:
         """May wide groups have finer steps than are fastest: are errors measured, or does each group have a ratio to meet?"""
         return self.budget is None or self.allocation in MEASURED
 

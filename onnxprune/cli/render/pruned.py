@@ -66,7 +66,7 @@ def _render_outcome(report: PruneReport, rows: Facts) -> list[RenderableType]:
 def _describe_timing(timing: TimingReport) -> str:
     left = timing.predicted / timing.before
     return (
-        f"{left:.1%} predicted ({duration(timing.before)} → {duration(timing.predicted)}; such predictions are off by "
+        f"{left:.1%} predicted ({duration(timing.before)} -> {duration(timing.predicted)}; such predictions are off by "
         f"{timing.error:.1%}, the median), {timing.measured:.1%} measured"
     )
 
@@ -170,17 +170,16 @@ def warn_no_faster(report: PruneReport) -> str:
     """Where pruning did not pay, or may not where the model is to run: why, and what to type."""
     time, target = report.latency, (report.options or {}).get("target")
     slow = [g for g in report.groups if g.unaligned and g.kept < g.size]
-    if report.removes_nothing or report.quantization or not (slow or (time and time.verdict in ("slower", "same"))):
+    took = {"same": "the result is no faster here: ", "slower": "the result is slower here than the original: "}
+    said = took.get(time.verdict or "", "") if time else ""
+    if report.removes_nothing or report.quantization or not (slow or said):
         return ""
-    aligned = f"{plural(len(slow), 'group keeps', 'groups keep')} a count that is slow on {target}"
-    if slow and (not time or time.verdict not in ("slower", "same")):
-        return f"{aligned}; keep more, or --exclude {slow[0].name!r}"
-    took = "is no faster here" if time and time.verdict == "same" else "is slower here than the original"
     if slow:
-        return f"the result {took}: {aligned}; keep more, or --exclude {slow[0].name!r}"
+        why = f"{plural(len(slow), 'group keeps', 'groups keep')} a count that is slow on {target}"
+        return f"{said}{why}; keep more, or --exclude {slow[0].name!r}"
     if target in (None, "none"):
-        return f"the result {took}: channel counts are as they come; --target cpu keeps those that are fast"
-    return f"the result {took}: what was removed takes little of the time; --latency F budgets the time itself"
+        return f"{said}channel counts are as they come; --target cpu keeps those that are fast"
+    return f"{said}what was removed takes little of the time; --latency F budgets the time itself"
 
 
 def explain_nothing(report: PruneReport, verbose: bool = False) -> str:
