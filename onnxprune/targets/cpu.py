@@ -4,12 +4,12 @@ Its float convolutions are fast in blocks of channels (NCHWc): of 8 with AVX2, o
 convolution are no multiple of the block, it and its neighbors take the plain path, with the tensor laid out anew in between;
 depthwise ones too. Products of matrices care little. Multiples of 16 are fast on both, but coarse; so they are asked of axes of 32
 channels and more, and of narrower ones multiples of 8; of all multiples of 8 where errors are measured, since coarse steps
-cost more there than they gain (ResNet-20 at half of the MACs, calibrated: 83.6 % of the test pictures right at .73 of the time,
-and 86.3 % at .75 with multiples of 8).
+cost more there than they gain (ResNet-20 at half of the MACs, calibrated, one run each: 83.6 % of the test pictures right at .73
+of the time, and 86.3 % at .75 with multiples of 8).
 
-Time after / time before at half of the multiply-accumulates without data (`tools/results.py`, a Xeon with AVX-512, one thread,
-ONNX Runtime 1.31, beside other work): counts as they come, all multiples of 8, all of 16, those of 16 from 64 channels on, and
-from 32 on, which `cpu` has:
+Time after / time before at half of the multiply-accumulates without data (`prune --macs 0.5`, a Xeon with AVX-512, one thread, ONNX
+Runtime 1.31, one run each, beside other work, before budgets were used up to the end): counts as they come, all multiples of 8,
+all of 16, those of 16 from 64 channels on, and from 32 on, which `cpu` has; what it does now is in docs/results.md:
 
     model               none     8    16    64   cpu
     mobilenet_v2        1.48   .59   .55   .58   .55
@@ -44,8 +44,10 @@ GMAC/s of a 3x3, a depthwise 3x3 and a 1x1 convolution from as many channels to 
 Float falls back behind each multiple of 16 there (and gains nothing up to the next one), int8 only where 4 does not divide, and
 in depthwise convolutions where 16 does not.
 
+The tables below are of an earlier `cpu`, with multiples of 8 in all float and ordinary int8 convolutions, whatever their width.
+
 Quantized models, time after / time before at half of the multiply-accumulates without data (the same machine, `prune --macs 0.5`,
-the clock of `validation/latency.py`), as they come, at multiples of 8, and with `cpu`:
+the clock of `validation/latency.py`), as they come, at multiples of 8, and with that `cpu`:
 
     model                      none     8   cpu
     mobilenet_v2_100_224        .77   .65   .64
@@ -54,7 +56,7 @@ the clock of `validation/latency.py`), as they come, at multiples of 8, and with
     mlc_resnet_large            .61   .63   .62
 
 Float models that became int8 (`--then-quantize int8`), time / time of the original in float, at half of the multiply-accumulates
-without data: the original in int8, then pruned + int8 with counts as they come, at multiples of 8, of 16, and with `cpu-int8`:
+without data: the original in int8, then pruned + int8 with counts as they come, at multiples of 8, of 16, and with that `cpu-int8`:
 
     model               whole   none     8    16   cpu-int8
     mobilenet_v2          .56    .90   .46   .39   .41
@@ -65,8 +67,8 @@ without data: the original in int8, then pruned + int8 with counts as they come,
     ResNet-56             .47    .59   .42         .42
     mlc_resnet            .69    .93   .67         .67
 
-Ordinary convolutions to fewer than 16 channels miss their kernel too, but whole sixteens are not asked of them: of the residual
-networks, whose first layers have 16, little could be pruned then, and what was pruned instead cost 4 points of ResNet-20's
+Ordinary convolutions to fewer than 16 channels miss their kernel too, but whole sixteens are not asked of narrow ones: of the
+residual networks, whose first layers have 16, little could be pruned then, and what was pruned instead cost 4 points of ResNet-20's
 accuracy.
 
 What keeps the small quantized ones from more: of 294 microseconds of mlc_vww 88 are the first convolution, whose output is float,
@@ -82,7 +84,7 @@ from onnxprune.targets.base import CONVOLUTIONS, INTEGERS, Layer, Target
 MEASURED = "measured, see onnxprune/targets/cpu.py"
 
 
-WIDE = 32  # channels, of which a step of 16 is no more than a quarter
+WIDE = 32  # channels, of which a step of 16 is no more than half
 
 
 def _any_cpu(layer: Layer) -> int:
