@@ -19,7 +19,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from onnxprune.axes import Axis, Keep, Layout, Reason, Size
 from onnxprune.errors import ModelError, is_guarded
-from onnxprune.graph.facts import Facts, Varying
+from onnxprune.graph.facts import FLOATS, Facts, Varying
 from onnxprune.graph.flat import flat_id, flatten
 from onnxprune.graph.model import Model
 from onnxprune.graph.samples import Sizes, data_sizes, first_sizes, grown_sizes, is_batch
@@ -361,13 +361,18 @@ def _leave_unread(c: _Draft, graph: GraphProto) -> None:
 
 
 def _freeze_returned_sizes(c: _Draft, graph: GraphProto) -> None:
-    """A size that the graph returns keeps its value, so what it counts stays."""
+    """A size that the graph returns keeps its value, so what it counts stays. Where a size becomes a float, surgery restores it."""
     made_by = {name: c.live[i] for name, i in makers(c.live).items()}
     todo = [v.name for v in graph.output]
     while todo:
         name = todo.pop()
         node = made_by.pop(name, None)
-        if node is None or name not in c.trace.from_shapes or c.trace.values(name) is None:
+        if (
+            node is None
+            or name not in c.trace.from_shapes
+            or c.trace.values(name) is None
+            or c.trace.dtype(name) in FLOATS
+        ):
             continue
         if record_of(node).traits.reads_sizes:
             weights = [axes for use, axes in c.uses.items() if use[0] == node.input[0]]

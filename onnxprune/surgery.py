@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
 from onnxprune.axes import Dynamic, Keep, Layout, Size
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
-from onnxprune.graph.facts import Facts
+from onnxprune.graph.facts import FLOATS, Facts
 from onnxprune.graph.flat import FLAT, flat_id, nest, take_branches
 from onnxprune.graph.model import Model
 from onnxprune.graph.view import IN_BODY, Site, attribute, readers
@@ -27,8 +27,6 @@ from onnxprune.groups import Analysis
 from onnxprune.ops.records import Values, record_of
 from onnxprune.ops.registry import Edits
 from onnxprune.plans import Plan, keep_of
-
-FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
 def apply_plan(analysis: Analysis, plan: Plan) -> Model:
@@ -248,13 +246,13 @@ class _Surgery(Visitor):
 def _is_edge(node: NodeProto, old: Facts) -> bool:
     """Does the node use small values rather than compute one more?
 
-    A size becomes a number where it is cast to float, and where a dynamic one is divided: what an integer division drops
-    cannot be brought back behind it.
+    A size becomes a number where integers make floats, as in Cast and Expand, and where a dynamic one is divided: what an
+    integer division drops cannot be brought back behind it.
     """
     if flat_id(node) is not None:
         return node.domain == FLAT
     traits = record_of(node).traits
-    if traits.changes_type and old.dtype(node.output[0]) in FLOATS:
+    if old.dtype(node.output[0]) in FLOATS and any(i and old.dtype(i) not in FLOATS for i in node.input):
         return True
     if traits.rounds and old.values(node.input[0]) is not None and old.value(node.input[0]) is None:
         return True

@@ -202,6 +202,23 @@ def a_size_that_is_returned() -> Case:
     return proto, feeds((1, 6), (2, 6))
 
 
+def a_constant_as_wide_as_a_layer() -> Case:
+    """The graph returns a constant, whose rows a layer counts: no size is returned, whatever the layer keeps."""
+    nodes = [
+        op("Relu", ["x"], ["y"]),
+        op("MatMul", ["table", "w1"], ["a"]),
+        op("Shape", ["a"], ["s"], start=1),
+        op("Concat", ["s", "three", "four"], ["t"], axis=0),
+        op("Expand", ["row", "t"], ["rows"]),
+        op("Reshape", ["rows", "flat"], ["b"]),
+        op("MatMul", ["b", "w2"], ["z"]),
+    ]
+    inits = [w("table", 2, 5), w("w1", 5, 6), ints("three", 3), ints("four", 4), w("row", 1, 1, 4), w("w2", 12, 3)]
+    proto = model(nodes, ["n", 6], [*inits, ints("flat", 0, 12)])
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [6, 3]))
+    return proto, feeds((1, 6), (2, 6))
+
+
 def a_constant_computed_from_channels() -> Case:
     """A row of the table through the second layer: no activation, but it changes with the channels all the same."""
     nodes = [
@@ -522,7 +539,7 @@ def time_first_and_a_batch_behind_it() -> Case:
 
 CUT: list[Callable[[], Case]] = [
     groups_that_interleave, heads_that_a_gather_cuts_apart, channels_of_a_grid, rows_that_a_plan_makes_whole,
-    rows_across_rows, half_of_a_permuted_width,
+    rows_across_rows, half_of_a_permuted_width, a_constant_as_wide_as_a_layer,
 ]  # fmt: skip
 CASES: list[Callable[[], Case]] = [
     a_guess_cut_by_a_reshape, two_inputs_of_one_gate, time_first_and_a_batch_behind_it,

@@ -14,6 +14,7 @@ from onnxprune.axes import Size, size_of
 from onnxprune.graph.samples import Sizes
 from onnxprune.ops.records import Values
 
+FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 DIVISIBLE = 5040  # a guessed size may be divided by what it likes
 Varying = Mapping[str, set[int] | None]  # axes of a value that a loop carries whose size changes (None: all)
 
