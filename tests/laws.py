@@ -20,6 +20,7 @@ from contrib_ops import CONTRIB
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from rounding import measure_noise
 
 import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
@@ -105,6 +106,8 @@ class Checker:
     tolerance: float | None = None
     seed: int = 0
     max_groups: int | None = None
+    forgives_rounding: bool = False  # where the compared model's own noise explains a difference
+    rounded: int = 0  # comparisons that were forgiven
     analysis: Analysis = field(init=False)
     reference: list[list[Array]] = field(init=False)
 
@@ -154,10 +157,9 @@ class Checker:
         free = [g for g in self.groups if not g.ordered]
         for g in free:
             with _law("permutation", self.where(g)):
-                got = self.run(self.prune({g.name: self.shuffled(g)}), self.feeds)
-                self._equal(self.reference, got)
+                self._equal(self.reference, self.prune({g.name: self.shuffled(g)}))
         with _law("permutation", "all groups at once"):
-            self._equal(self.reference, self.run(self.prune({g.name: self.shuffled(g) for g in free}), self.feeds))
+            self._equal(self.reference, self.prune({g.name: self.shuffled(g) for g in free}))
 
     def removal(self) -> None:
         """Removing channels of an exact group is zeroing them in every weight that consumes them.
@@ -170,7 +172,7 @@ class Checker:
             with _law("removal", self.where(g)):
                 keep = self.some(g.size, 0.5)
                 want = self.run(self._zeroed(g, keep), self.feeds)
-                self._equal(want, self.run(self.prune({g.name: keep}), self.feeds))
+                self._equal(want, self.prune({g.name: keep}))
 
     def _zeroed(self, group: Group, keep: Sequence[int]) -> ModelProto:
         """The original, with nothing in the removed channels of the weights that sum over them.
@@ -267,7 +269,7 @@ class Checker:
                 both[name] = [kept[i] for i in second[name]]
             twice = full_proto(onnxprune.apply(small, plan_of(small, second)))
             once = self.prune(both)
-            self._equal(self.run(once, self.feeds), self.run(twice, self.feeds))
+            self._equal(self.run(once, self.feeds), twice)
             for vectors in (True, False):
                 assert _float_shapes(once, vectors) == _float_shapes(twice, vectors), "weights of other shapes"
 
@@ -297,13 +299,23 @@ class Checker:
             other = full_proto(onnxprune.apply(again, plan_of(again, keeps)))
             assert self.prune(keeps).SerializeToString() == other.SerializeToString(), "other bytes"
 
-    def _equal(self, want: list[list[Array]], got: list[list[Array]]) -> None:
+    def _equal(self, want: list[list[Array]], small: ModelProto) -> None:
+        """Does a model compute what it should?"""
         assert self.tolerance is not None
         names = [o.name for o in self.proto.graph.output]
-        for i, (a, b) in enumerate(zip(want, got, strict=True)):
-            for name, x, y in zip(names, a, b, strict=True):
-                error = difference(x, y)
-                assert error <= self.tolerance, f"output '{name}' at size {i} differs by {error:.3g} relative"
+        got = self.run(small, self.feeds)
+        worst = [
+            (difference(x, y), name, i)
+            for i, (a, b) in enumerate(zip(want, got, strict=True))
+            for name, x, y in zip(names, a, b, strict=True)
+        ]
+        error, name, i = max(worst, default=(0.0, "", 0))
+        if error <= self.tolerance:
+            return
+        if self.forgives_rounding and error <= measure_noise(small, self.feeds, self.run, difference, self.seed):
+            self.rounded += 1
+            return
+        raise AssertionError(f"output '{name}' at size {i} differs by {error:.3g} relative")
 
 
 def check(
