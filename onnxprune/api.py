@@ -235,7 +235,7 @@ def prune(
         source: a path, a ModelProto or a Model; it is not changed.
         out: where the pruned model is written; None writes no file, the result has the model all the same.
         options: what to remove; `settings` that are fields of `Options` stand over it.
-        plan: the channels that stay, decided before; of the options only `repair` and `seed` count then.
+        plan: the channels that stay, decided before; of the options only `repair`, `seed` and `target` count then.
         plan_out: where the plan is written, as soon as it is made.
         sparsity: what becomes zero of what stays, as `sparsify` does it.
         dry_run: only predict: nothing is repaired, written or compared, but for the plan.

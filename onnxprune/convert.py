@@ -1,4 +1,5 @@
-"""Change how a model computes, not what: half precision, and matrix products in the form that sparse kernels are picked for."""
+"""Change how a model computes, not what: half precision, zeros for subnormal numbers, and matrix products in the form that sparse
+kernels are picked for."""
 
 from __future__ import annotations
 
@@ -23,6 +24,17 @@ LEAST, MOST = 2.0**-24, 65504.0  # the magnitudes of float16's smallest and larg
 PART = 1 << 20  # elements that are converted at once
 
 
+class FlushedWeight(DerivedWeight):
+    """A float32 weight with zeros in place of its subnormal numbers."""
+
+    def __init__(self, base: Weight) -> None:
+        self.base, self.data_type, self.shape = base, base.data_type, base.shape
+
+    def parts(self) -> Iterator[Array]:
+        for part in _parts_of(self.base):
+            yield np.where(np.abs(part) < np.finfo(np.float32).tiny, np.float32(0), part)
+
+
 class HalfWeight(DerivedWeight):
     """A float32 weight in half precision. No number becomes zero, or infinite, that was not."""
 
@@ -30,16 +42,27 @@ class HalfWeight(DerivedWeight):
         self.base, self.data_type, self.shape = base, TensorProto.FLOAT16, base.shape
 
     def parts(self) -> Iterator[Array]:
-        source = self.base.parts() if isinstance(self.base, DerivedWeight) else _parts(self.base.array())
-        for part in source:
+        for part in _parts_of(self.base):
             size = np.clip(np.abs(part), LEAST, MOST, where=(part != 0) & np.isfinite(part), out=np.abs(part))
             yield np.copysign(size, part).astype(np.float16)
 
 
-def _parts(x: Array) -> Iterator[Array]:
-    flat = x.reshape(-1)
+def _parts_of(weight: Weight) -> Iterator[Array]:
+    if isinstance(weight, DerivedWeight):
+        yield from weight.parts()
+        return
+    flat = weight.array().reshape(-1)
     for at in range(0, flat.size, PART):
         yield flat[at : at + PART]
+
+
+def flush_subnormals(model: Model) -> Model:
+    """The model with zeros in place of weights below 1.2e-38, with which processors compute many times slower.
+
+    A single number stays, since it may be there to keep others from zero, as the 1e-45 of a logarithm's Max is.
+    """
+    slow = {n: w for n, w in model.weights.items() if w.data_type == TensorProto.FLOAT and math.prod(w.shape) > 1}
+    return replace(model, weights=model.weights | {n: FlushedWeight(w) for n, w in slow.items()})
 
 
 def cast(model: Model, to: str) -> Model:

@@ -16,7 +16,7 @@ import onnx
 from onnxprune.allocate import Cache, Evaluator, make_plan
 from onnxprune.allocate.timing.table import TimingTable, default_path
 from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, read_preprocess
-from onnxprune.convert import cast, gemms
+from onnxprune.convert import cast, flush_subnormals, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
@@ -154,6 +154,8 @@ def run(
         if work.plan_out is not None:
             used.save(Path(work.plan_out))
     made = _make(analysis, used, evaluator, sparsity, clock, work.dry_run)
+    if target.slow_subnormals and used.groups:
+        made.model = flush_subnormals(made.model)
     if work.run.cast is not None:
         made.model = cast(made.model, work.run.cast)
         for layer in made.sparse.layers if made.sparse else ():

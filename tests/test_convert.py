@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import laws
 import numpy as np
 import onnx
 import pytest
@@ -80,6 +81,23 @@ def test_what_the_converter_to_half_precision_does_not_take_is_one_line() -> Non
     source = model([node], [tensor("x", ["N", 8]), tensor("c", [], TensorProto.BOOL)], [tensor("y", ["N", 8])])
     with pytest.raises(OnnxPruneError, match="does not take the model"):
         cast(onnxprune.load(source), "fp16")
+
+
+@pytest.mark.parametrize(("target", "left"), [("cpu", [0, 0]), ("cpu-avx512", [0, 0]), ("none", [1e-39, -1e-45])])
+def test_subnormal_weights_become_zeros_where_they_are_slow(target: str, left: list[float]) -> None:
+    """But not the least number that a Max lets through, nor the least normal one."""
+    w2 = draw(8, 6) + 1
+    w2[0, :3] = np.array([1e-39, -1e-45, np.finfo(np.float32).tiny], np.float32)
+    nodes = [("MatMul", "x w1 a"), ("Max", "a least b"), ("MatMul", "b w2 y")]
+    proto = model(
+        [helper.make_node(op, names.split()[:2], names.split()[2:]) for op, names in nodes],
+        [tensor("x", ["N", 6])], [tensor("y", ["N", 6])], {"w1": draw(6, 8), "least": np.array(1e-45, np.float32), "w2": w2},
+    )  # fmt: skip
+    plan = laws.plan_of(onnxprune.analyze(proto), {"w1": range(7)})
+    made = onnxprune.prune(proto, plan=plan, target=target, check=False).model
+    got = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    assert got["w2"][0, :2].tolist() == np.array(left, np.float32).tolist() and got["least"] > 0
+    assert np.array_equal(got["w2"].ravel()[2:], w2[:7].ravel()[2:])
 
 
 def test_no_number_becomes_zero_in_half_precision() -> None:

@@ -93,6 +93,6 @@ def _any_cpu(layer: Layer) -> int:
     return 16 if layer.channels >= WIDE or (layer.depthwise and layer.dtype in INTEGERS) else 8
 
 
-CPU = Target("cpu", _any_cpu, MEASURED, int8="cpu-int8")
-CPU_AVX512 = Target("cpu-avx512", lambda layer: 16 if layer.kind in CONVOLUTIONS else 1, MEASURED)
-CPU_INT8 = Target("cpu-int8", lambda layer: _any_cpu(replace(layer, dtype="int8")), MEASURED)
+CPU = Target("cpu", _any_cpu, MEASURED, int8="cpu-int8", slow_subnormals=True)
+CPU_AVX512 = replace(CPU, name="cpu-avx512", multiple=lambda layer: 16 if layer.kind in CONVOLUTIONS else 1, int8="")
+CPU_INT8 = replace(CPU, name="cpu-int8", multiple=lambda layer: _any_cpu(replace(layer, dtype="int8")), int8="")
