@@ -5,7 +5,7 @@ Each operator's record says how it multiplies (`Product.macs` in ops/records.py)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,17 +59,25 @@ def total_macs(nodes: Iterable[NodeProto], trace: Facts) -> int | None:
 
 def count_macs(nodes: Iterable[NodeProto], of_input: InputShape, of_output: OutputShape) -> Any:
     """The same where shapes come from elsewhere: of a node's input slot, of an output's name."""
-    total: Any = 0
+    found = list[Any]()
     for node in nodes:
         product = record_of(node).product
         if product is None:
             continue
         try:
-            total += product.macs(Shapes(node, of_input, of_output))
+            found.append(product.macs(Shapes(node, of_input, of_output)))
         except (UnknownShape, IndexError, ArithmeticError):  # unknown, or not what the operator asks for
             return None
         except Exception:
             if not is_guarded():
                 raise
             return None
-    return total
+    return add_up(found)
+
+
+def add_up(numbers: Sequence[Any]) -> Any:
+    """The sum, of halves first: polynomials that grow one by one would be copied each time."""
+    if len(numbers) < 3:
+        return sum(numbers)
+    middle = len(numbers) // 2
+    return add_up(numbers[:middle]) + add_up(numbers[middle:])

@@ -17,6 +17,7 @@ Family = Callable[[float], Counts]  # counts at a ratio from 0 (all stays) to 1 
 HALVINGS = 40
 MUCH = 0.03  # of the original, that is left over of a budget
 LEAST_BLOCK = 8  # of channels, that any target is fast with
+SKIPS = 24  # groups that are too large for what is left of a budget, until no more are tried
 PINNED = 12  # groups that get their next count first where much is left over
 WORDS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "latency": "time"}
 
@@ -80,6 +81,8 @@ def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
     if counts is None:
         raise out_of_reach(c, budget)
     found = [counts]
+    if not is_left_over(budget, c.keeps(counts), MUCH):
+        return counts
     for name, count in [(n, k) for n, k in _next_counts(c, counts, budget) if n in c.aligned][:PINNED]:
         if not is_left_over(budget, c.keeps(found[-1]), MUCH):
             break
@@ -108,7 +111,8 @@ def _fit_or_none(c: Candidates, family: Family, budget: Budget) -> Counts | None
         middle = (low + high) / 2
         low, high = (low, middle) if budget.fits(c.keeps(at(middle))) else (middle, high)
     more = at(low)
-    filled = _filled(c, at(high), more, budget)
+    few = at(high)
+    filled = _grow(c, few, {n: max(few[n], more[n]) for n in few}, budget)
     return _top_up(c, filled, more, budget) if c.aligned or c.options.round_to > 1 else filled
 
 
@@ -147,11 +151,10 @@ def _top_up(c: Candidates, counts: Mapping[str, int], more: Counts, budget: Budg
     for most, share in ((step, 0.0), (c.full, MUCH)):
         grown = True
         while grown and is_left_over(budget, c.keeps(found), share):
-            grown = False
-            for g in sorted(c.groups, key=lambda g: found[g.name] / g.size):
-                wanted = found | {g.name: min(most[g.name], c.larger(g, found[g.name]))}
-                if wanted != found and budget.fits(c.keeps(wanted)):
-                    found, grown = wanted, True
+            before = found
+            wanted = {g.name: min(most[g.name], c.larger(g, found[g.name])) for g in c.groups}
+            found = _grow(c, found, wanted, budget)
+            grown = found != before
     return found
 
 
@@ -180,13 +183,25 @@ def _next_counts(c: Candidates, counts: Counts, budget: Budget) -> list[tuple[st
     return [(n, larger[n]) for n in sorted(costs, key=lambda n: costs[n])]
 
 
-def _filled(c: Candidates, counts: dict[str, int], more: Counts, budget: Budget) -> Counts:
-    """Let one group after another have what the next larger plan gives it, as long as all stays within the budget."""
-    for g in sorted(c.groups, key=lambda g: counts[g.name] / g.size):
-        wanted = counts | {g.name: max(counts[g.name], more[g.name])}
-        if budget.fits(c.keeps(wanted)):
-            counts = wanted
-    return counts
+def _grow(c: Candidates, counts: Mapping[str, int], wanted: Counts, budget: Budget) -> dict[str, int]:
+    """Let one group after another have what is wanted, those that lost most first, as long as all stays within the budget.
+
+    A group that does not fit is passed over, up to SKIPS of them.
+    """
+    found = dict(counts)
+    order = sorted(c.groups, key=lambda g: counts[g.name] / g.size)
+    left = [g.name for g in order if wanted[g.name] > counts[g.name]]
+    for _ in range(SKIPS):
+        low, high = 0, len(left)  # the longest start of the list that fits
+        while low < high:
+            middle = (low + high + 1) // 2
+            more = found | {n: wanted[n] for n in left[:middle]}
+            low, high = (middle, high) if budget.fits(c.keeps(more)) else (low, middle - 1)
+        found |= {n: wanted[n] for n in left[:low]}
+        left = left[low + 1 :]
+        if not left:
+            break
+    return found
 
 
 def out_of_reach(c: Candidates, budget: Budget) -> OnnxPruneError:

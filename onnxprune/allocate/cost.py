@@ -23,7 +23,7 @@ from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.view import makers
 from onnxprune.graph.weights import BITS, dtype_of
 from onnxprune.groups import Analysis
-from onnxprune.macs import count_macs
+from onnxprune.macs import add_up, count_macs
 from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, vars_of
 
@@ -166,7 +166,7 @@ class Sizes:
 
     def stored(self, in_bytes: bool) -> Cost:
         """Elements (of parameters) or bytes (of running statistics too) of all weights of the types that count."""
-        total: Number = 0
+        whole = list[Number]()
         packed: list[tuple[Number, int]] = []
         parted: list[tuple[list[Layout], int]] = []
         for name, bits, layouts in self._weights(in_bytes):
@@ -178,9 +178,9 @@ class Sizes:
             if bits % 8:
                 packed.append((elements, bits))
             else:
-                total = elements * (bits // 8) + total
+                whole.append(elements * (bits // 8))
         n = len(self.analysis.groups)
-        return Cost(self.analysis, Compiled(total, n), [(Compiled(p, n), bits) for p, bits in packed], parted)
+        return Cost(self.analysis, Compiled(add_up(whole), n), [(Compiled(p, n), bits) for p, bits in packed], parted)
 
     def _weights(self, in_bytes: bool) -> Iterator[tuple[str, int, list[Layout]]]:
         """Each weight that counts, the bits of an element (8 where elements are counted), and its different layouts."""

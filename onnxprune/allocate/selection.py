@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import overload
 
 import numpy as np
 
@@ -42,8 +43,8 @@ class Candidates:
         order = np.lexsort((np.arange(g.size), -self.scores[g.name]))
         return tuple(int(i) for i in np.sort(order[:count]))
 
-    def keeps(self, counts: Counts) -> dict[str, tuple[int, ...]]:
-        return {g.name: self.keep(g, counts[g.name]) for g in self.groups}
+    def keeps(self, counts: Counts) -> dict[str, Kept]:
+        return {g.name: Kept(self, g, counts[g.name]) for g in self.groups}
 
     def least(self, g: Group) -> int:
         """How many channels a group keeps whatever is asked of it."""
@@ -97,6 +98,28 @@ class Candidates:
                 note = "; ".join(filter(None, (note, (notes or {}).get(g.name, ""))))
                 choices[g.name] = Choice(g.size, self.keep(g, count), note)
         return Plan(fingerprint(self.analysis.model), choices)
+
+
+class Kept(Sequence[int]):
+    """The channels that a group keeps at a count. Most costs ask for their number alone, so they are ranked when they are read."""
+
+    __slots__ = ("_c", "_group", "_indices", "_size")
+
+    def __init__(self, c: Candidates, group: Group, size: int) -> None:
+        self._c, self._group, self._size = c, group, size
+        self._indices: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
+    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
+        if self._indices is None:
+            self._indices = self._c.keep(self._group, self._size)
+        return self._indices[index]
 
 
 def candidates(
