@@ -52,6 +52,7 @@ class Convolution(Spatial):
             bias = np.zeros(self.outputs)
         if bias is not None:
             self.b = bias.astype(np.float64).reshape(self.groups, -1)
+        self.mixes = self.groups == 1 or self.w.shape[1] > math.prod(self.kernel)
         self.look_inside()
 
     def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:

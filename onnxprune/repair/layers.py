@@ -163,6 +163,7 @@ class FitLayer:
     scale = 1.0  # the weights are multiplied by
     w: Array
     b: Array | None = None  # None: there is none, and none can be added
+    mixes = True  # does an output read several channels?
     hidden = False
     inside: Bounds = OPEN
     adds: str = ""

@@ -21,10 +21,15 @@ Draw = Callable[[int, int], Array]
 
 
 def gather(
-    task: FitTask, net: Network, pairs: Iterable[tuple[Feeds, Feeds]], batches: int, rng: np.random.Generator
+    task: FitTask,
+    net: Network,
+    pairs: Iterable[tuple[Feeds, Feeds]],
+    batches: int,
+    rng: np.random.Generator,
+    share: float = 1.0,
 ) -> FitRows:
-    """About as many rows as the layer needs, at places drawn for each batch anew."""
-    want = _wanted(task.layer) / batches
+    """About as many rows as the layer needs, or a share of them, at places drawn for each batch anew."""
+    want = _wanted(task.layer, share) / batches
 
     def draw(count: int, each: int) -> Array:
         return np.sort(rng.permutation(count)[: max(1, round(want / each))])
@@ -36,10 +41,10 @@ def gather(
     return FitRows(x, target, others)
 
 
-def _wanted(layer: FitLayer) -> int:
+def _wanted(layer: FitLayer, share: float) -> int:
     groups, inputs, outputs = layer.w.shape
     most = ROWS_BYTES // (4 * groups * (inputs + outputs))
-    want = max(min(max(ROWS_PER_INPUT * inputs, LEAST_ROWS), ENOUGH_ROWS), LEAST_PER_INPUT * inputs)
+    want = max(min(max(ROWS_PER_INPUT * inputs, LEAST_ROWS), ENOUGH_ROWS) * share, LEAST_PER_INPUT * inputs)
     return int(min(want, most))
 
 

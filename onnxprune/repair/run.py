@@ -48,6 +48,7 @@ def repair(
     threads: int | None = None,
     progress: Progress | None = None,
     thin: SparsityRequest | None = None,
+    share: float = 1.0,
 ) -> tuple[Model, RepairReport]:
     """Apply a plan, and let the layers that stay take over what the removed channels did.
 
@@ -60,7 +61,8 @@ def repair(
     obs     least squares on the original's inputs: Optimal Brain Surgeon's update, blockwise (Hassibi and Stork 1993; Kurtic et al.
             2022, arXiv 2203.07259, eq. 5)
 
-    `thin` makes layers sparse on the way, each as soon as what it reads is as it will be.
+    A `share` of the rows that a layer needs is taken, where the result is only a step on the way. `thin` makes layers sparse on the
+    way, each as soon as what it reads is as it will be.
 
     `batches` can be iterated more than once; `samples` takes the first batches only, until there are so many. The error of the
     outputs on them is never raised: where all layers would raise it, fewer of the first ones are changed.
@@ -69,7 +71,7 @@ def repair(
     if method not in METHODS:
         raise OnnxPruneError(f"repair '{method}' is unknown; there are {', '.join(METHODS)}")
     start = time.perf_counter()
-    with _Repair(analysis, plan, batches, method, samples, threads, thin or SparsityRequest()) as r:
+    with _Repair(analysis, plan, batches, method, samples, threads, thin or SparsityRequest(), share) as r:
         r.lockstep(np.random.default_rng(seed), progress or (lambda *_: None))
         model = r.result()
     r.report.seconds = time.perf_counter() - start
@@ -96,6 +98,7 @@ class _Repair:
     samples: int | None
     threads: int | None
     thin: SparsityRequest
+    share: float
     changes: list[list[Change]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -138,7 +141,7 @@ class _Repair:
             if at == len(self.tasks):
                 self._compare(pairs)
                 return
-            rows = gather(self.tasks[at], self.net, pairs, batches, rng)
+            rows = gather(self.tasks[at], self.net, pairs, batches, rng, self.share)
             self.changes.append(self._fit(self.tasks[at], rows, began))
             self.net.apply(self.changes[-1])
 

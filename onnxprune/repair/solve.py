@@ -70,11 +70,10 @@ def _gram(x: Array) -> Array:
 class Ridge:
     """z = X W for many z, damped towards W0. With fewer rows than inputs, the matrix to invert is of the rows."""
 
-    def __init__(self, x: Array, w0: Array, damping: float) -> None:
+    def __init__(self, x: Array, w0: Array, damping: float, gram: Array | None = None) -> None:
         self.x, self.w0, self.damping = x, w0, damping
         self.d = damping * _spread(x)
-        matrix = _gram(x)
-        matrix += self.d * np.eye(matrix.shape[1])
+        matrix = _damped(_gram(x) if gram is None else gram, self.d)
         self.inverse = np.linalg.inv(matrix)
         norms = [np.abs(m).sum(axis=1).max(axis=1) for m in (matrix, self.inverse)]
         self.condition = float((norms[0] * norms[1]).max())
@@ -100,14 +99,21 @@ class Sparse:
         return fit_on(self.keep, self.gram, products(self.x, z) + self.d * self.w, self.w)
 
 
-def ridges(x: Array, z: Array, w0: Array, dampings: Iterable[float]) -> Iterator[Array]:
-    """What `Ridge` finds for one z at several dampings."""
-    values, vectors = np.linalg.eigh(_gram(x))
+def ridges(x: Array, z: Array, w0: Array, gram: Array, dampings: Iterable[float]) -> Iterator[Array]:
+    """What `Ridge` finds for one z at several dampings; `gram` as `_gram` makes it."""
     left, unit = z - x @ w0.astype(np.float32), _spread(x)
-    back = vectors if x.shape[1] >= x.shape[2] else x.transpose(0, 2, 1) @ vectors
-    found = back.transpose(0, 2, 1) @ products(x, left) if back is vectors else vectors.transpose(0, 2, 1) @ left
+    many = x.shape[1] >= x.shape[2]
+    right = products(x, left) if many else left
     for damping in dampings:
-        yield w0 + back @ (found / (np.maximum(values, 0.0)[:, :, None] + damping * unit))
+        found = np.linalg.solve(_damped(gram, damping * unit), right)
+        yield w0 + (found if many else x.transpose(0, 2, 1) @ found)
+
+
+def _damped(gram: Array, d: Array) -> Array:
+    """The matrix with d [g, 1, 1] added to its diagonal."""
+    out = gram.copy()
+    np.einsum("gkk->gk", out)[...] += d[:, :, 0]
+    return out
 
 
 class CenteredRows:
@@ -136,17 +142,27 @@ class CenteredRows:
         c = z.mean(axis=1, keepdims=True, dtype=np.float64) * self.has_bias
         return z - c.astype(np.float32), c
 
-    def damping(self) -> float:
-        """The one of DAMPINGS that is best on blocks of rows that were not fitted; neighbors are often of one sample."""
+    def ridge(self) -> Ridge:
+        """Least squares with the damping that is best on blocks of rows that were not fitted; neighbors are often of one sample.
+
+        Dampings are tried from the least on, until the error has risen.
+        """
         rows = self.x.shape[1]
         held = np.arange(rows) * BLOCKS // rows % HELD == HELD - 1
         if not held.any() or not np.isfinite(self.mean).all():
-            return float(DAMPINGS[-1])
-        z, c = self.wanted(self.target)
-        want, errors = self.tail.act(self.target[:, held]), []
-        for w in ridges(self.x[:, ~held], z[:, ~held], self.w0, DAMPINGS):
-            errors.append(np.square(self.tail.act(self.made(w, c, held)) - want, dtype=np.float64).sum())
-        return float(DAMPINGS[int(np.argmax(errors <= (1 + SLACK) * np.min(errors)))])
+            return Ridge(self.x, self.w0, float(DAMPINGS[-1]))
+        (z, c), x = self.wanted(self.target), self.x[:, ~held]
+        want, gram = self.tail.act(self.target[:, held]), _gram(x)
+        errors = list[float]()
+        for w in ridges(x, z[:, ~held], self.w0, gram, DAMPINGS):
+            error = np.square(self.tail.act(self.made(w, c, held)) - want, dtype=np.float64).sum()
+            errors.append(float(error) if np.isfinite(error) else np.inf)
+            if errors[-1] > (1 + SLACK) * min(errors):
+                break
+        best = int(np.argmax(np.array(errors) <= (1 + SLACK) * min(errors)))
+        if x.shape[1] >= x.shape[2]:
+            gram += products(self.x[:, held], self.x[:, held])
+        return Ridge(self.x, self.w0, float(DAMPINGS[best]), gram if x.shape[1] >= x.shape[2] else None)
 
     def made(self, w: Array, c: Array, rows: Array | slice = slice(None)) -> Array:
         """What the network has before the activation, with these weights."""
@@ -189,7 +205,7 @@ def solve(
     classifier of images keeps to least squares: on a ResNet-20 its probabilities were fitted no better (one run each).
     """
     f = CenteredRows(rows, w0, b0, tail)
-    ridge = Ridge(f.x, w0, f.damping())
+    ridge = f.ridge()
     w, c = _stepped(f, ridge)
     if choose is not None:
         sparse = Sparse(f.x, w, ridge.damping, choose)

@@ -70,6 +70,8 @@ def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[FitTask]:
             f for f in found if (f[0], f[2].slot) in net.thinned or (net.moves(f[2].x) and f[2].site.record.product)
         ]
         return [_task(net, f, nothing(f[2]), True) for f in found]
+    if method == "lstsq":  # a depthwise convolution can take over nothing, and gains next to nothing
+        found = [f for f in found if f[2].mixes or (f[0], f[2].slot) in net.thinned]
     passed = {i for _, _, layer in found for i in follow(layer, net, lambda _: False).passed}
     found = [f for f in found if f[0] not in passed]
     last = last_layers(net, {index: at for at, (index, _, _) in enumerate(found)})
