@@ -10,7 +10,17 @@ import numpy as np
 from onnxprune.criteria import Signal, Slice, resolve, score, score_signals
 from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import Analysis, Group, Member
-from onnxprune.signals import READ, StatisticKey, by_channel, by_statistic, channel_order, fitting, named, wants
+from onnxprune.signals import (
+    READ,
+    StatisticKey,
+    by_channel,
+    by_statistic,
+    channel_order,
+    fitting,
+    named,
+    samples_of,
+    wants,
+)
 
 
 def score_group(
@@ -38,6 +48,12 @@ def score_group(
     return score(slices(a, group), criterion, reduce=reduce, seed=mixed)
 
 
+def is_cumulative(a: Analysis, group: Group, criterion: str) -> bool:
+    """Is a group's score of a channel the error of removing it together with all channels that score less?"""
+    c, _ = resolve(criterion)
+    return c.cumulative and bool(fitting(a, group, c.statistics))
+
+
 def needed(a: Analysis, groups: Iterable[Group], criterion: str) -> list[StatisticKey]:
     """What has to be gathered to score the groups: nothing for a criterion of weights."""
     c, _ = resolve(criterion)
@@ -50,10 +66,12 @@ def signals(
     """The group's activations, with the statistics `names` by channel, and the weights that read them."""
     out = []
     for tap in fitting(a, group, names):
-        values = {n: by_statistic(group, tap, n, statistics[w]) for n, w in named(a, tap, names).items()}
+        wanted = named(a, tap, names)
+        values = {n: by_statistic(group, tap, n, statistics[w]) for n, w in wanted.items()}
+        samples = [int(statistics[samples_of(w)]) for w in wanted.values() if samples_of(w) in statistics]
         read = tap.role == READ and a.coupling.has_parameters(tap.member.tensor)
         weights = _rows(a, group, tap.member, True) if read else np.empty((group.size, 0), np.float32)
-        out.append(Signal(tap.tensor, tap.role, values, weights))
+        out.append(Signal(tap.tensor, tap.role, values, weights, min(samples, default=0)))
     return out
 
 
@@ -93,4 +111,4 @@ def _float(a: Analysis, name: str) -> np.ndarray:
     return q.numbers(array, scale, weights[q.zero].array() if q.zero else None)
 
 
-__all__ = ["needed", "score_group", "signals", "slices"]
+__all__ = ["is_cumulative", "needed", "score_group", "signals", "slices"]

@@ -73,6 +73,12 @@ def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, Statist
     return found | {n: (_scores(a), 1, "pooled") for n in statistics if n == "classes"}
 
 
+def samples_of(want: StatisticKey) -> StatisticKey:
+    """The statistic that says of how many samples a Gram matrix is; the places of one sample are much alike."""
+    tensor, axis, statistic = want
+    return tensor, axis, f"{statistic}_samples"
+
+
 def _has_patches(a: Analysis, tap: Tap) -> bool:
     """Is the tap read by a convolution without groups, in patches that are not too large?"""
     node = a.flat.proto.graph.node[tap.node]

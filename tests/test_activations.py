@@ -178,6 +178,8 @@ def obs_error(acts: Array, weights: Array, channels: list[int]) -> float:
     """What a reader loses without some channels, over the energy of its results."""
     n, k = acts.shape[2:]
     cov, w = np.cov(acts.reshape(-1, n * k).T, bias=True).reshape(n * k, n * k), weights.reshape(n * k, -1)
+    share = n * k / (len(acts) + n * k)  # of what is beside the diagonal that few samples leave out
+    cov = cov * (1 - share) + np.diag(np.diag(cov)) * share
     h = cov + np.eye(n * k) * 1e-3 * np.trace(cov) / (n * k)
     r = [c * k + j for c in channels for j in range(k)]
     s = [i for i in range(n * k) if i not in r]
@@ -221,7 +223,7 @@ def activations(seed: int, n: int, k: int, samples: int = 9, positions: int = 4)
 
 def signal(acts: Array, weights: Array, classes: Array) -> Signal:
     n = acts.shape[2]
-    return Signal("t", "read", moments(acts, classes), weights.reshape(n, -1))
+    return Signal("t", "read", moments(acts, classes), weights.reshape(n, -1), len(acts))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -421,7 +423,7 @@ def test_second_order_selection_knows_what_least_squares_would_lose() -> None:
     nodes = [helper.make_node("Conv", ["x", "w1"], ["h"]), helper.make_node("Relu", ["h"], ["a"])]
     nodes.append(helper.make_node("Conv", ["a", "w2"], ["y"]))
     m = model(nodes, [tensor("x", ("N", 3, 5, 5))], [tensor("y", ("N", 4, 3, 3))], {"w1": w1, "w2": w2})
-    x = rng.standard_normal((400, 3, 5, 5)).astype(np.float32)
+    x = rng.standard_normal((8000, 3, 5, 5)).astype(np.float32)
     a = onnxprune.analyze(m)
     (group,) = a.groups
     statistics = gather(a, load_data({"x": x}, input_specs(m)), needed(a, a.groups, "obs"))
@@ -437,4 +439,4 @@ def test_second_order_selection_knows_what_least_squares_would_lose() -> None:
         left = np.delete(rows, c, 1).reshape(len(rows), -1)
         lost.append(float(np.square(y - left @ np.linalg.lstsq(left, y)[0]).sum() / np.square(y).sum()))
     assert got.argmin() == np.argmin(lost)
-    assert got.min() == pytest.approx(min(lost), rel=0.05)
+    assert got.min() == pytest.approx(min(lost), rel=0.1)  # of 8,000 samples' covariance a little shrinks

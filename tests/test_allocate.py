@@ -17,7 +17,7 @@ from onnxprune.allocate import Cache, OutputComparer, OutputShift, Table, candid
 from onnxprune.allocate.budget import budget_of
 from onnxprune.allocate.error import _Sum, kl
 from onnxprune.allocate.search import cheapest, dynamic
-from onnxprune.allocate.tables import curves
+from onnxprune.allocate.tables import Heights, ratios_for
 from onnxprune.calibration import input_specs, load_data
 
 RESNET, CALIB = MODELS / "digits_resnet.onnx", MODELS / "digits_calib.npz"
@@ -178,7 +178,31 @@ def test_a_budget_out_of_reach() -> None:
 
 
 def test_curves_take_the_base_off() -> None:
-    assert curves({"g": table([8], [0.5])}, 0.5)["g"][8] < 1e-6
+    assert table([8], [0.5]).curve(0.5)[8] < 1e-6
+
+
+def test_cumulative_scores_are_a_curve_of_a_height() -> None:
+    scores = np.array([4.0, 1.0, 2.0, 0.0])
+    curve = Heights.of(scores, table([2], [0.5], 4)).curve(scores)
+    assert curve[0] == np.inf and curve[4] == 0
+    np.testing.assert_allclose(curve[1:4], [1.0, 0.5, 1e-12])
+    assert Heights.of(scores, table([], [], 4)).curve(scores)[1] == 0
+
+
+def test_a_curve_goes_through_what_was_measured() -> None:
+    scores, measured = np.arange(16.0), table([12, 8, 4], [0.1, 0.4, 3.0], 16)
+    curve = Heights.of(scores, measured).curve(scores)
+    np.testing.assert_allclose(curve[[12, 8, 4]], [0.1, 0.4, 3.0])
+    assert (np.diff(curve[1:]) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("groups", "samples", "counts"),
+    [(1, 8, 6), (12, 100, 2), (12, 2000, 6), (30, 2000, 4), (30, 100, 1), (5000, 10**5, 1)],
+)
+def test_many_groups_and_few_samples_take_few_measurements(groups: int, samples: int, counts: int) -> None:
+    ratios = ratios_for(groups, samples)
+    assert len(ratios) == counts and all(0 < r < 1 for r in ratios)
 
 
 # the command line

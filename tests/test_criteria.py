@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnxprune.criteria import (
     NORMALIZERS,
     REDUCES,
+    Signal,
     Slice,
     TableRow,
     criterion,
@@ -24,6 +25,7 @@ from onnxprune.criteria import (
     normalize,
     note,
     pairwise,
+    reconstruction,
     registry,
     score,
     table,
@@ -538,3 +540,13 @@ def test_normalize_keeps_the_order_of_negative_scores() -> None:
     s = np.array([-3.0, -1.0, -2.0])
     for how in set(NORMALIZERS) - {"lamp"}:
         assert np.argsort(normalize({"g": s}, how)["g"]).tolist() == [0, 2, 1], how
+
+
+def test_few_rows_say_little_of_what_could_replace_a_channel() -> None:
+    """20 rows of 256 independent numbers can be made from any 20 of them, which says nothing of other rows."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((20, 256)), rng.standard_normal((256, 8))
+    known = {"patch_mean": x.mean(axis=0)[:, None], "patch_gram": x.T @ x / len(x)}
+    sure, careful = (np.sort(reconstruction.obs([Signal("x", "read", known, w, rows)])) for rows in (0, 20))
+    assert sure[127] < 0.01, "half of the channels seem to be for free"
+    assert careful[127] > 0.2 * careful[-1]

@@ -20,7 +20,7 @@ from onnxprune.scoring import needed
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet", "digits_vit"])
 def test_a_cut_is_about_as_good_as_fitting_on_the_data(name: str) -> None:
     analysis = onnxprune.analyze(MODELS / f"{name}.onnx")
-    batches = load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto)).limit(128)
+    batches = load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto))
     statistics = gather(analysis, batches, needed(analysis, analysis.groups, "obs"))
     comparer, errors = OutputComparer(analysis, batches), []
     for group in analysis.groups[::3]:
@@ -32,12 +32,12 @@ def test_a_cut_is_about_as_good_as_fitting_on_the_data(name: str) -> None:
         )
         errors.append([comparer.of(m).error for m in models])
     plain, fitted, best = np.sum(errors, axis=0)
-    assert fitted < 0.5 * plain and fitted < 3 * best
+    assert fitted < 0.25 * plain and fitted < 5 * best  # it trusts the covariance of few samples less
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("op_type", ["Gemm", "MatMul", "Conv1", "Conv3"])
-def test_channels_that_others_span_cost_nothing(op_type: str, bias: bool) -> None:
+def test_channels_that_others_span_cost_next_to_nothing(op_type: str, bias: bool) -> None:
     """A reader of six channels of which the last three are sums of the first three, and a constant where there is a bias."""
     mix = np.float32([[1, 0, 2], [0, 1, 1], [1, -1, 0]])
     w, b = normal(3, 3), normal(3)
@@ -55,7 +55,7 @@ def test_channels_that_others_span_cost_nothing(op_type: str, bias: bool) -> Non
             made = [op("MatMul", ["h", "w"], ["m" if bias else "y"]), *([op("Add", ["m", "c"], ["y"])] if bias else [])]
         nodes = [op("Gemm", ["x", "v", "d"], ["h"]), *made]
     proto = build(nodes, weights, ["n", 3, 7, 7] if conv else ["n", 3])
-    x = {"x": normal(64, 3, 7, 7) if conv else normal(64, 3)}
+    x = {"x": normal(4000, 3, 7, 7) if conv else normal(4000, 3)}
     analysis = onnxprune.analyze(proto)
     statistics = gather(analysis, load_data([x], input_specs(proto)), needed(analysis, analysis.groups, "obs"))
     plan = onnxprune.plan(analysis, ratio=0.5)
@@ -63,7 +63,7 @@ def test_channels_that_others_span_cost_nothing(op_type: str, bias: bool) -> Non
     plan.groups[name] = type(plan.groups[name])(6, (0, 1, 2))
     want, got = outputs(proto, x)[0], outputs(full_proto(cut(analysis, plan, statistics)), x)[0]
     plain = outputs(full_proto(onnxprune.apply(analysis, plan)), x)[0]
-    assert np.abs(got - want).max() < 0.03 * np.abs(plain - want).max()
+    assert np.abs(got - want).max() < 0.08 * np.abs(plain - want).max()
 
 
 def test_without_statistics_a_cut_is_the_plan() -> None:

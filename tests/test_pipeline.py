@@ -52,7 +52,7 @@ def test_a_plan_from_before_can_be_repaired(tmp_path: Path) -> None:
 def test_without_data_nothing_is_repaired_unless_asked_for() -> None:
     assert Options().resolved(False).repair == "none" and Options().resolved(False).criterion == "l2"
     o = Options(macs=0.5).resolved(True)
-    assert (o.criterion, o.repair, o.allocation, o.schedule, o.steps) == ("obs", "lstsq", "search", "geometric", 4)
+    assert (o.criterion, o.repair, o.allocation, o.schedule, o.steps) == ("obs", "lstsq", "search", "linear", 1)
     assert Options(ratio=0.5).resolved(True).allocation is None
     kept = Options(
         macs=0.5, criterion="l1", repair="bias", allocation="uniform", steps=3, schedule="agp", target="none"

@@ -23,15 +23,15 @@ from onnxprune.report.types import ErrorReport
 PLAIN: dict[str, Any] = {"criterion": "l2", "allocation": "uniform", "repair": "none", "target": "none"}
 REPAIRED = PLAIN | {"repair": "lstsq"}
 SELECTED = REPAIRED | {"criterion": "obs"}
-SHARED = SELECTED | {"allocation": "search", "steps": 1}
+SHARED = SELECTED | {"allocation": "search"}
 ROWS: dict[str, dict[str, Any]] = {
     "L2 norms, one ratio, no repair": PLAIN,
     "+ means into biases": PLAIN | {"repair": "bias"},
     "+ least squares": REPAIRED,
     "+ second-order selection": SELECTED,
     "+ ratios by search": SHARED,
-    "+ steps with repair between": {"target": "none"},
     "+ counts that are fast (the default)": {},
+    "the default in three steps": {"steps": 3},
     "the default without repair": {"repair": "none"},
 }
 SAMPLES = (250, 1000)

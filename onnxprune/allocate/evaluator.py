@@ -22,7 +22,10 @@ from onnxprune.settings import Options
 from onnxprune.surgery import apply_plan
 
 COMPARISON_SAMPLES = 256  # samples that an error is measured on
-TRIAL_SAMPLES = 1024  # samples that a plan is repaired on while others are still tried
+QUICK_SAMPLES = 64  # the same, where one of many is
+TRIAL_SAMPLES = 256  # samples that a plan is repaired on while channels are still removed
+TRIAL_ROWS = 0.25  # the share of a layer's rows that it is fitted on then
+WATCHED_SAMPLES = 512  # samples whose activations are watched
 
 
 @dataclass
@@ -48,20 +51,28 @@ class Evaluator:
         wanted = needed(a, a.groups, options.criterion or "")
         if not wanted:
             return None
-        return gather(a, self.data, wanted, progress=self.stage_progress("calibrate"))
+        return gather(a, self.data.limit(WATCHED_SAMPLES), wanted, progress=self.stage_progress("calibrate"))
 
     @cached_property
     def comparer(self) -> OutputComparer:
         """Raises OnnxPruneError without calibration data."""
+        return self._comparer(self.comparison_samples)
+
+    @cached_property
+    def quick_comparer(self) -> OutputComparer:
+        """The same on fewer samples."""
+        return self._comparer(QUICK_SAMPLES)
+
+    def _comparer(self, samples: int) -> OutputComparer:
         if self.batches is None:
             raise OnnxPruneError("errors are measured on calibration data; give some with --calib")
-        return OutputComparer(self.original, self.batches.limit(self.comparison_samples))
+        return OutputComparer(self.original, self.batches.limit(samples))
 
     def make(self, plan: Plan) -> Model:
         """The model that comes of a plan for the original, repaired on some of the data."""
         if self.repair == "none":
             return apply_plan(self.original, plan)
-        return self._repaired(plan, self.data.limit(TRIAL_SAMPLES), "try")[0]
+        return self._repaired(plan, self.data.limit(TRIAL_SAMPLES), "try", TRIAL_ROWS)[0]
 
     def finish(self, plan: Plan) -> tuple[Model, RepairReport]:
         """The same, repaired on all of the data."""
@@ -77,5 +88,7 @@ class Evaluator:
         """The data, where somebody asked for them."""
         return self.batches or vars(self).get("data")
 
-    def _repaired(self, plan: Plan, batches: Batches, stage: str) -> tuple[Model, RepairReport]:
-        return repair(self.original, plan, batches, self.repair, seed=self.seed, progress=self.stage_progress(stage))
+    def _repaired(self, plan: Plan, batches: Batches, stage: str, share: float = 1.0) -> tuple[Model, RepairReport]:
+        return repair(
+            self.original, plan, batches, self.repair, seed=self.seed, progress=self.stage_progress(stage), share=share
+        )

@@ -63,7 +63,8 @@ class _Stage:
         c = candidates(a, options, statistics, evaluator.stage_progress("plan"), first.c if first else None)
         measured = done is not None and options.measures and options.allocation in MEASURED
         base = evaluator.comparer.of(a.model).error if measured else 0.0
-        return _Stage(c, Sharing(c, evaluator, base, done, statistics if evaluator.repair != "none" else None))
+        fitted = statistics if evaluator.repair != "none" else None
+        return _Stage(c, Sharing(c, evaluator, base, done, fitted, first.sharing.heights if first else {}))
 
     def relax(self, budget: Budget) -> _Stage:
         """The same with fewer aligned groups, where the budget asks for it."""

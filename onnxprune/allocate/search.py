@@ -7,7 +7,7 @@ the last round found, and the nominal budget is moved until the exact count fits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,12 +15,10 @@ from onnxprune.allocate.budget import Budget, Family
 from onnxprune.allocate.selection import Candidates, Counts
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
-from onnxprune.progress import Progress
 
 ROUNDS = 4  # of prices; they settle in two or three
 HALVINGS = 14
 UNITS = 1500  # that the nominal budget is divided into
-STEP = 12  # a refining step is this part of a group
 CHOICES = 64  # different counts that are considered for a group
 
 
@@ -77,30 +75,6 @@ def allowed(c: Candidates, g: Group) -> list[int]:
     if len(counts) <= CHOICES:
         return counts
     return [counts[i] for i in np.unique(np.linspace(0, len(counts) - 1, CHOICES).round().astype(int))]
-
-
-def refine(
-    c: Candidates,
-    curves: Mapping[str, Array],
-    budget: Budget,
-    counts: dict[str, int],
-    fixed: Counts,
-    error: Callable[[Counts], float],
-    progress: Progress,
-) -> dict[str, int]:
-    """Try to give each group more or less than the sum of curves would, the others adapting; keep what the true error likes."""
-    best, pinned = error(counts), dict(fixed)
-    free = [g for g in c.groups if g.name not in fixed]
-    tries = [(g, way) for g in sorted(free, key=lambda g: -curves[g.name][counts[g.name]]) for way in (1, -1)]
-    for done, (g, way) in enumerate(tries):
-        steps = allowed(c, g)
-        at = next((i for i, n in enumerate(steps) if n >= counts[g.name]), len(steps) - 1)
-        to = at + way * max(1, len(steps) // STEP)
-        wanted = cheapest(c, curves, budget, pinned | {g.name: steps[to]}) if 0 <= to < len(steps) else None
-        if wanted is not None and wanted != counts and (e := error(wanted)) < best:
-            best, counts, pinned = e, wanted, pinned | {g.name: steps[to]}
-        progress(done + 1, len(tries))
-    return counts
 
 
 def _prices(c: Candidates, budget: Budget, found: Counts | None) -> dict[str, float]:

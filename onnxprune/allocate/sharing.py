@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from onnxprune.allocate.budget import Budget, fit, out_of_reach
+from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.netadapt import netadapt
 from onnxprune.allocate.ratios import counts_at
-from onnxprune.allocate.search import cheapest, refine, tolerant
+from onnxprune.allocate.search import cheapest, tolerant
 from onnxprune.allocate.selection import Candidates, Counts
 from onnxprune.allocate.steps import composed
-from onnxprune.allocate.tables import curves, measure
+from onnxprune.allocate.tables import RATIOS, Heights, Table, measure, ratios_for
 from onnxprune.calibration.statistics import Statistics
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 from onnxprune.plans import Plan
 from onnxprune.repair import cut
+from onnxprune.scoring import is_cumulative
 
 SCOPE = {"uniform": "local", "global": "global"}
 
@@ -28,6 +30,7 @@ class Sharing:
     """The allocation that the options ask for. Whatever it measures beforehand is measured once.
 
     `done` is the plan for the original that earlier steps made; the candidates are of what it left, and `base` is its error.
+    `heights` are what the first step measured of each group.
     """
 
     c: Candidates
@@ -35,6 +38,7 @@ class Sharing:
     base: float = 0.0
     done: Plan | None = None
     statistics: Statistics | None = None
+    heights: dict[str, Heights] = field(default_factory=dict)
 
     def counts(self, budget: Budget, last: bool = True) -> Counts:
         """Counts within the budget. Raises OnnxPruneError where it is out of reach, or data are missing."""
@@ -49,9 +53,9 @@ class Sharing:
         return fit(self.c, lambda ratio: counts_at(self.c, ratio, scope), budget)
 
     def _searched(self, budget: Budget, last: bool) -> Counts:
-        """The least sum of errors; at the last step refined, and of two plans the one whose true error, repaired, is less.
+        """The least sum of errors; at the last step, of two plans the one whose true error is less.
 
-        The width of a residual stream is left whole for as long as the rest can pay: alone its tables look cheap, but every
+        The width of a residual stream is left whole for as long as the rest can pay: alone its errors look small, but every
         layer reads it, and errors of several streams do not add.
         """
         whole = {g.name: g.size for g in self.c.groups if g.kind == "width"}
@@ -59,36 +63,45 @@ class Sharing:
         found = [counts for counts in plans if counts is not None]
         if not found:
             raise out_of_reach(self.c, budget)
-        if not last:
+        if not last or len(found) == 1 or found[0] == found[1]:
             return found[0]
-        if len(found) > 1 and found[0] == found[1]:
-            found.pop()
-        best = [self._refined(budget, counts, whole if counts is plans[0] else {}) for counts in found]
-        return min(best, key=self._error) if len(best) > 1 else best[0]
-
-    def _refined(self, budget: Budget, counts: dict[str, int], fixed: Counts) -> Counts:
-        """Counts tried against the error of cutting all groups at once."""
-        return refine(
-            self.c, self.curves, budget, counts, fixed, self._error_of_cut, self.evaluator.stage_progress("search")
-        )
+        return min(found, key=self._error_of_cut)
 
     @cached_property
     def curves(self) -> dict[str, Array]:
+        """How large an error each count of a group makes.
+
+        Cumulative scores know it but for a factor, which is measured once, before the first step. The errors of other groups are
+        measured at several counts, and at each step again.
+        """
+        a, o = self.c.analysis, self.c.options
+        scored = [g for g in self.c.groups if o.reduce is None and is_cumulative(a, g, o.criterion or "")]
+        others = [g for g in self.c.groups if g not in scored]
+        if self.done is None:
+            ratios = ratios_for(len(scored), self.evaluator.data.samples or 0)
+            for name, table in self._measure(scored, ratios, self.evaluator.quick_comparer).items():
+                self.heights[name] = Heights.of(self.c.scores[name], table)
+        found = {name: table.curve(self.base) for name, table in self._measure(others).items()}
+        return found | {g.name: self.heights[g.name].curve(self.c.scores[g.name]) for g in scored}
+
+    def _measure(
+        self, groups: Sequence[Group], ratios: Sequence[float] = RATIOS, comparer: OutputComparer | None = None
+    ) -> dict[str, Table]:
+        """The error tables of some groups; the report gets those of the original's."""
         m = self.evaluator
+        if not groups:
+            return {}
         tables = measure(
-            self.c, m.comparer, cache=m.cache, statistics=self.statistics, progress=m.stage_progress("measure")
+            self.c, comparer or m.comparer, ratios, m.cache, self.statistics, m.stage_progress("measure"), groups
         )
         if self.done is None:
             m.tables.update(tables)
-        return curves(tables, self.base)
+        return tables
 
     def plan(self, counts: Counts, why_whole: Callable[[Group], str], notes: Mapping[str, str] | None = None) -> Plan:
         """The plan for the original; `why_whole` says why a group keeps all its channels, `notes` more of some groups."""
         plan = self.c.plan(counts, why_whole, notes)
         return plan if self.done is None else composed(self.done, plan)
-
-    def _error(self, counts: Counts) -> float:
-        return self.evaluator.comparer.of(self.evaluator.make(self.plan(counts, lambda g: ""))).error
 
     def _error_of_cut(self, counts: Counts) -> float:
         plan = self.c.plan(counts, lambda g: "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxprune.allocate.error import OutputComparer, OutputShift, model_key
 from onnxprune.allocate.kept import append_entries, read_entries
+from onnxprune.allocate.search import allowed
 from onnxprune.allocate.selection import Candidates
 from onnxprune.calibration.statistics import Statistics
 from onnxprune.graph.weights import Array
@@ -25,6 +26,11 @@ from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.repair import cut
 
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
+LEAST_TRIES, MOST_COUNTS = 24, 6  # measurements for the heights of all groups, and counts of each group
+SAMPLES_PER_TRY = (
+    16  # of all that there are: a measurement takes 64, so all of them cost as much as four runs of the data
+)
+LEAST = 1e-12  # an error
 HUGE = 1e6  # in place of an infinite error
 STEEP = 8.0  # the same where nothing was measured any more: what is unknown is not for free
 SQUARE = 2.0  # what an error grows with, where nothing else is known: twice the change, four times the error
@@ -47,7 +53,7 @@ class Table:
         """
         gone = np.array([self.size - n for n in self.counts], np.float64)
         added = np.array([min(max(m.error - base, 0.0), HUGE) for m in self.moved])
-        added = np.maximum.accumulate(np.maximum(added, 1e-12))
+        added = np.maximum.accumulate(np.maximum(added, LEAST))
         out = np.zeros(self.size + 1)
         x = np.arange(1, self.size, dtype=np.float64)
         out[1:-1] = np.exp(_log_line(np.log(x), np.log(gone), np.log(added)))[::-1] if len(gone) else 0.0
@@ -65,6 +71,42 @@ def _log_line(x: Array, at: Array, values: Array) -> Array:
     slope = max((values[-1] - values[-2]) / (at[-1] - at[-2]), STEEP) if len(at) > 1 else STEEP
     line: Array = np.where(x > at[-1], values[-1] + slope * (x - at[-1]), y)
     return line
+
+
+@dataclass(frozen=True)
+class Heights:
+    """What the cumulative scores of a group (see `Criterion`) are to be multiplied by to be errors.
+
+    Factors were measured at some shares of the channels removed, and are powers of the share in between.
+    """
+
+    shares: Array
+    factors: Array
+
+    @staticmethod
+    def of(scores: Array, table: Table) -> Heights:
+        """Those of a table, where the group had these scores."""
+        gone = np.array([table.size - n for n in table.counts], np.int64)
+        errors = np.array([min(m.error, HUGE) for m in table.moved])
+        return Heights(gone / table.size, np.maximum(errors, LEAST) / np.maximum(np.sort(scores)[gone - 1], LEAST))
+
+    def curve(self, scores: Array) -> Array:
+        """The error of each count, [size + 1], never less for fewer channels."""
+        out = np.zeros(len(scores) + 1)
+        out[0] = math.inf
+        gone = np.arange(1, len(scores))
+        if len(self.shares) and len(gone):
+            factors = np.exp(np.interp(np.log(gone / len(scores)), np.log(self.shares), np.log(self.factors)))
+            errors = np.maximum(factors * np.sort(scores)[:-1], LEAST)
+            out[1:-1] = np.maximum.accumulate(errors)[::-1]
+        return out
+
+
+def ratios_for(groups: int, samples: int) -> Sequence[float]:
+    """The shares of a group's channels to measure the heights at, where there are so many groups and samples."""
+    tries = max(samples // SAMPLES_PER_TRY, LEAST_TRIES)
+    n = min(max(tries // max(groups, 1), 1), MOST_COUNTS)
+    return [(i + 1) / (n + 1) for i in range(n)]
 
 
 class Cache:
@@ -89,9 +131,9 @@ class Cache:
 
 
 def levels(c: Candidates, g: Group, ratios: Sequence[float]) -> list[int]:
-    """The counts to measure a group at, falling: allowed ones, each once, fewer than all."""
-    counts = {c.settle(g, g.size - max(1, round(g.size * r)))[0] for r in ratios}
-    return sorted(counts - {g.size}, reverse=True)
+    """The counts to measure a group at, falling: allowed ones, each once, fewer than all; at least one where there is one."""
+    counts = {c.settle(g, g.size - max(1, round(g.size * r)))[0] for r in ratios} - {g.size}
+    return sorted(counts, reverse=True) or sorted({n for n in allowed(c, g) if n < g.size})[-1:]
 
 
 def measure(
@@ -101,8 +143,9 @@ def measure(
     cache: Cache | None = None,
     statistics: Statistics | None = None,
     progress: Callable[[int, int], None] | None = None,
+    groups: Sequence[Group] | None = None,
 ) -> dict[str, Table]:
-    """The tables of all candidates, by group.
+    """The tables of all candidates, or of some `groups` of them, by group.
 
     Where there are `statistics`, the layers that read a group are fitted after its cut, as far as these tell.
     """
@@ -110,7 +153,7 @@ def measure(
     mine = fingerprint(c.analysis.model)
     fitted = f"{statistics.samples} of {statistics.source}" if statistics else ""
     about = f"{fitted}/{model_key(c.analysis)}/{comparer.key()}"
-    asked = [(g, levels(c, g, ratios)) for g in c.groups]
+    asked = [(g, levels(c, g, ratios)) for g in (c.groups if groups is None else groups)]
     done, of = 0, sum(len(counts) for _, counts in asked)
     tables = {}
     for g, counts in asked:
@@ -124,7 +167,3 @@ def measure(
                 progress(done, of)
         tables[g.name] = Table(g.name, g.kind, g.size, counts, moved)
     return tables
-
-
-def curves(tables: Mapping[str, Table], base: float = 0.0) -> dict[str, Array]:
-    return {name: t.curve(base) for name, t in tables.items()}

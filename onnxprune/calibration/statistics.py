@@ -23,7 +23,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.progress import Progress
-from onnxprune.signals import StatisticKey
+from onnxprune.signals import StatisticKey, samples_of
 
 MEMORY_BYTES = 1 << 30  # of activations that one pass may keep from being freed
 
@@ -210,7 +210,9 @@ def _one_pass(
             folds[want].add(_rows(outputs[name], want))
         samples += count(feeds)
         progress(samples, batches.samples or 0)
-    return {want: fold.result() for want, fold in folds.items()}, samples
+    found = {want: fold.result() for want, fold in folds.items()}
+    counted = {samples_of(want): np.array(fold.rows) for want, fold in folds.items() if isinstance(fold, Summed)}
+    return found | counted, samples
 
 
 def _rows(x: Array, want: StatisticKey) -> Array:

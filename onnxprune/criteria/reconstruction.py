@@ -17,11 +17,11 @@ from onnxprune.criteria.registry import Array, Scores, Signal, activation_criter
 
 NEEDS = ("patch_mean", "patch_gram")
 DAMPING = 1e-3  # of the mean variance
-STEPS = 128  # of a greedy elimination, at most: channels go together where there are more
+STEPS = 32  # of a greedy elimination, at most: channels go together where there are more
 LAMBDAS, LEAST_LAMBDA, SWEEPS = 40, 1e-4, 8
 
 
-@activation_criterion("thinet", statistics=NEEDS, reduce="sum")
+@activation_criterion("thinet", statistics=NEEDS, reduce="sum", cumulative=True)
 def thinet(s: Signal) -> Scores:
     """s_c = |sum of what the channels gone so far and c contribute|^2 when c goes, greedily the least first
 
@@ -66,11 +66,12 @@ def lasso(s: Signal) -> Scores:
     return score + LEAST_LAMBDA * np.minimum(np.abs(beta), 1.0) * (score > 0)  # of those that came in together
 
 
-@activation_criterion("obs", statistics=NEEDS, reduce="sum", joint=True)
+@activation_criterion("obs", statistics=NEEDS, reduce="sum", joint=True, cumulative=True)
 def obs(signals: Sequence[Signal]) -> Scores:
     """s_c = sum of tr(W_c^T [H^-1]_cc^-1 W_c) over the channels gone so far and c, greedily the least first
 
-    H = C + damping; after each step the other weights take over what they can, W -= H^-1_:c [H^-1]_cc^-1 W_c. It is the
+    H = C + damping, C of few samples shrunk (see `shrink`); after each step the other weights take over what they can,
+    W -= H^-1_:c [H^-1]_cc^-1 W_c. It is the
     error that least squares over the channels that stay would leave, relative to the energy of the results, summed over all
     that read the channels: what is gone is gone for all of them.
     Source: Kurtic et al. 2023, ZipLM, arXiv 2302.04089, eq. 3; Hassibi and Stork 1993, Optimal Brain Surgeon
@@ -79,10 +80,10 @@ def obs(signals: Sequence[Signal]) -> Scores:
     n = len(signals[0]["patch_mean"])
     score, total, left = np.empty(n), 0.0, np.arange(n)
     while len(left):
-        cost = np.sum([r.saliency(left) for r in readers], axis=0)
-        out = np.argsort(cost, kind="stable")[: max(1, n // STEPS)]
+        cost = np.sum([r.saliency() for r in readers], axis=0)
+        out = np.argsort(cost, kind="stable")[: -(-n // STEPS)]
         score[left[out]] = total + np.cumsum(cost[out])
-        total += math.fsum(r.remove(left[out]) for r in readers)
+        total += math.fsum(r.remove(out) for r in readers)
         left = np.delete(left, out)
     return np.asarray(np.maximum(score, 0.0))
 
@@ -91,27 +92,34 @@ class _ReaderMatrix:
     """H^-1 and W W^T of one consumer, while channels of k positions go; all over the energy of its results."""
 
     def __init__(self, s: Signal) -> None:
-        covariance, products, self.k = _covariance(s), _products(s), s["patch_mean"].shape[1]
+        covariance, products, self.k = shrink(_covariance(s), s.samples), _products(s), s["patch_mean"].shape[1]
         size = len(covariance)
         self.products = products / (float(np.sum(covariance * products)) or 1.0)
         damping = DAMPING * np.trace(covariance) / size or 1.0
         self.inverse = np.asarray(np.linalg.inv(covariance + damping * np.eye(size)), np.float64)
 
-    def saliency(self, channels: Array) -> Scores:
-        """tr([H^-1]_cc^-1 W_c W_c^T) for each of the channels."""
-        rows = channels[:, None] * self.k + np.arange(self.k)
-        blocks, mine = (a[rows[:, :, None], rows[:, None, :]] for a in (self.inverse, self.products))
+    def saliency(self) -> Scores:
+        """tr([H^-1]_cc^-1 W_c W_c^T) for each of the channels that are left."""
+        blocks, mine = (self._diagonal(a) for a in (self.inverse, self.products))
         return np.asarray(np.sum(np.linalg.inv(blocks) * mine, axis=(1, 2)))
+
+    def _diagonal(self, a: Array) -> Array:
+        """The blocks [n, k, k] on the diagonal."""
+        n = len(a) // self.k
+        return np.asarray(np.moveaxis(np.diagonal(a.reshape(n, self.k, n, self.k), axis1=0, axis2=2), -1, 0))
 
     def remove(self, channels: Array) -> float:
         """The others take over; what is lost with these channels."""
-        gone = (channels[:, None] * self.k + np.arange(self.k)).ravel()
+        rows = (channels[:, None] * self.k + np.arange(self.k)).ravel()
+        gone = np.isin(np.arange(len(self.inverse)), rows)
         block = np.linalg.inv(self.inverse[np.ix_(gone, gone)])
         lost = float(np.sum(block * self.products[np.ix_(gone, gone)]))
-        spread = self.inverse[:, gone] @ block  # what W loses for each w that goes
-        self.inverse -= spread @ self.inverse[gone]
-        self.products -= spread @ self.products[gone]
-        self.products -= self.products[:, gone] @ spread.T
+        spread = self.inverse[np.ix_(~gone, gone)] @ block  # what W loses for each w that goes
+        mixed = spread @ self.products[np.ix_(gone, ~gone)]
+        inner = spread @ self.products[np.ix_(gone, gone)] @ spread.T
+        left = np.ix_(~gone, ~gone)
+        self.inverse = self.inverse[left] - spread @ self.inverse[np.ix_(gone, ~gone)]
+        self.products = self.products[left] - mixed - mixed.T + inner
         return lost
 
 
@@ -121,6 +129,18 @@ def _covariance(s: Signal) -> Scores:
     dead = np.diag(covariance) < 1e-6 * np.diag(gram)  # constant: what is left of it is rounding
     covariance[dead] = covariance[:, dead] = 0.0
     return np.asarray(covariance)
+
+
+def shrink(covariance: Array, samples: int) -> Array:
+    """The covariance of few samples, with less of what may be chance: numbers beside the diagonal shrink by p / (samples + p).
+
+    With fewer rows than positions p any activation seems to be made of the others. That a sample has many rows helps little: with
+    their number in place of the samples' a MobileNetV2 pruned on 100 images agreed with the original on 69 % of others, not 79 %.
+    Source: Ledoit and Wolf 2004, A well-conditioned estimator for large-dimensional covariance matrices (the form; its weight is
+    estimated there)
+    """
+    share = len(covariance) / (samples + len(covariance)) if samples else 0.0
+    return np.asarray(covariance * (1 - share) + np.diag(np.diag(covariance) * share))
 
 
 def _products(s: Signal) -> Scores:

@@ -56,13 +56,15 @@ class Signal:
     `name` is the tensor, `role` whether a consumer reads it or a producer made it. `values` has what was gathered, [n, k]:
     row c holds the k positions of channel c on the tensor's axis; `pooled` is [samples, n, k], `gram` [n * k, n * k], and
     `classes` the network's own scores, [samples, classes]. For those of patches, k counts kernel positions too.
-    `weights` [n, k * m] are the consumer's, in the order of the positions; empty, [n, 0], for what a producer made.
+    `weights` [n, k * m] are the consumer's, in the order of the positions; empty, [n, 0], for what a producer made. The Gram matrix
+    is of so many `samples`; 0 where that is not known.
     """
 
     name: str
     role: str
     values: Mapping[str, Array]
     weights: Array
+    samples: int = 0
 
     def __getitem__(self, statistic: str) -> Scores:
         return np.asarray(self.values[statistic], np.float64)
@@ -88,7 +90,7 @@ class Criterion:
     """A registered criterion: its function, the roles it looks at, its default reduce, and its fallback.
 
     One of activations has no roles, but `statistics`: what has to be gathered for it; `joint` says that it takes all of a
-    group's activations at once.
+    group's activations at once. `cumulative`: a score is the error that the channel makes together with all that score less.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Criterion:
     short: str | None
     statistics: tuple[str, ...] = ()
     joint: bool = False
+    cumulative: bool = False
 
     @property
     def formula(self) -> str:
@@ -149,7 +152,7 @@ def criterion(
 
 
 def activation_criterion(
-    name: str, *, statistics: Sequence[str], reduce: str = "mean", joint: bool = False
+    name: str, *, statistics: Sequence[str], reduce: str = "mean", joint: bool = False, cumulative: bool = False
 ) -> Callable[[Watcher], Watcher]:
     """Register a criterion of one activation: scores [n] from the `statistics` of a Signal, docstring as for `criterion`.
 
@@ -159,7 +162,7 @@ def activation_criterion(
     """
 
     def register(function: Watcher) -> Watcher:
-        _register(Criterion(name, function, (), reduce, "l2", None, tuple(statistics), joint))
+        _register(Criterion(name, function, (), reduce, "l2", None, tuple(statistics), joint, cumulative))
         return function
 
     return register

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from onnxprune.criteria.reconstruction import shrink
 from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
@@ -22,10 +23,10 @@ from onnxprune.repair.network import Network, called
 from onnxprune.repair.products import MatrixProduct
 from onnxprune.repair.store import Array
 from onnxprune.repair.tasks import parts_of, tasks
-from onnxprune.signals import StatisticKey
+from onnxprune.signals import PATCH, StatisticKey, samples_of
 from onnxprune.surgery import apply_flat
 
-Moments = tuple[Array, Array]
+Moments = tuple[Array, Array, int]
 DAMPING = 1e-3  # of the mean of the Gram matrix's diagonal
 
 
@@ -51,9 +52,10 @@ def _fitted(net: Network, layer: FitLayer, statistics: Mapping[StatisticKey, Arr
     known = _moments(net, layer, whole, statistics)
     if known is None or not np.isfinite(known[0]).all():
         return []
-    gram, mean = known
+    gram, mean, samples = known
     if layer.b is not None:
         gram = gram - np.outer(mean, mean)
+    gram = shrink(gram, samples)
     (part,) = parts_of(net, layer, whole)
     rows, w = part.rows, whole.w[0][:, part.columns]
     matrix = gram[np.ix_(rows, rows)]
@@ -66,14 +68,18 @@ def _fitted(net: Network, layer: FitLayer, statistics: Mapping[StatisticKey, Arr
 def _moments(
     net: Network, layer: FitLayer, whole: FitLayer, statistics: Mapping[StatisticKey, Array]
 ) -> Moments | None:
-    """Gram matrix and mean of the rows that the original's layer reads, in its order: kernel positions before channels."""
+    """Gram matrix and mean of the rows that the original's layer reads, in its order (kernel positions before channels), and the
+    number of samples.
+    """
     kernel = math.prod(layer.kernel) if isinstance(layer, Convolution) else 1
     if kernel == 1:
         axis = layer.x_axis % max(len(net.analysis.coupling.layouts.get(layer.x) or ()), 1)
-        gram, mean = (statistics.get((layer.x, axis, name)) for name in ("gram", "mean"))
-        return None if gram is None or mean is None else (gram, mean)
-    gram, mean = (statistics.get((whole.y, 1, f"patch_{name}")) for name in ("gram", "mean"))
+        key, name = (layer.x, axis), ""
+    else:
+        key, name = (whole.y, 1), PATCH
+    gram, mean = (statistics.get((*key, f"{name}{kind}")) for kind in ("gram", "mean"))
     if gram is None or mean is None:
         return None
+    samples = int(statistics.get(samples_of((*key, f"{name}gram")), 0))
     order = np.arange(len(mean)).reshape(-1, kernel).T.ravel()
-    return gram[np.ix_(order, order)], mean[order]
+    return gram[np.ix_(order, order)], mean[order], samples

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,6 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.settings.table import Bounds, Use, check_fields, setting, to_option
 
 MOST_STEPS = 1000
-STEP = 0.84  # what a step leaves, where their number is left to us
 SCOPES = ("local", "global", "isomorphic")
 BUDGETS = ("macs", "params", "bytes", "latency")
 LIMITS = ("max_error", "min_agreement")
@@ -98,8 +96,7 @@ class Options:
     )
     steps: int | None = setting(
         None,
-        "Remove channels in so many steps, and score the rest again after each (1; with --calib and a budget as many as it "
-        "takes to leave about 84 % each time).",
+        "Remove channels in so many steps, and score the rest, repaired, again after each (1).",
         panel=AMOUNT,
         metavar="N",
         bounds=Bounds(f"pruning takes 1 to {MOST_STEPS:,}", 1, MOST_STEPS),
@@ -214,16 +211,14 @@ class Options:
         """The same with all that was left open settled: with calibration data, the best combination known."""
         repair = self.repair or ("lstsq" if calibrated else "none")
         allocation = self.allocation or ("search" if calibrated and self.measures else None)
-        searched = allocation == "search" and self.budget is not None and repair != "none"
-        steps = self.steps or (steps_for(self.budget[1]) if searched and self.budget else 1)
         return replace(
             self,
             target="none" if self.round_to > 1 else self.target or "cpu",
             criterion=self.criterion or ("obs" if calibrated else "l2"),
             repair=repair,
             allocation=allocation,
-            steps=steps,
-            schedule=self.schedule or ("geometric" if searched and self.steps is None else "linear"),
+            steps=self.steps or 1,
+            schedule=self.schedule or "linear",
         )
 
     def check(self) -> None:
@@ -238,8 +233,3 @@ class Options:
             raise OnnxPruneError(
                 f"allocation '{self.allocation}' shares out a budget; give one of {', '.join(BUDGETS)}, or a limit"
             )
-
-
-def steps_for(rest: float) -> int:
-    """How many steps are worth while where the rest is repaired after each."""
-    return max(1, round(math.log(max(rest, 0.01)) / math.log(STEP)))
