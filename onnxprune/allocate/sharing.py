@@ -76,7 +76,10 @@ class Sharing:
         """
         a, o = self.c.analysis, self.c.options
         scored = [g for g in self.c.groups if o.reduce is None and is_cumulative(a, g, o.criterion or "")]
-        others = [g for g in self.c.groups if g not in scored]
+        if self.done is not None:
+            scored = [g for g in scored if g.name in self.heights]
+        named = {g.name for g in scored}
+        others = [g for g in self.c.groups if g.name not in named]
         if self.done is None:
             ratios = ratios_for(len(scored), self.evaluator.data.samples or 0)
             for name, table in self._measure(scored, ratios, self.evaluator.quick_comparer).items():

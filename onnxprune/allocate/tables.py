@@ -27,9 +27,7 @@ from onnxprune.repair import cut
 
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
 LEAST_TRIES, MOST_COUNTS = 24, 6  # measurements for the heights of all groups, and counts of each group
-SAMPLES_PER_TRY = (
-    16  # of all that there are: a measurement takes 64, so all of them cost as much as four runs of the data
-)
+SAMPLES_PER_TRY = 16  # a measurement takes 64, so all of them cost as much as four runs of the data
 LEAST = 1e-12  # an error
 HUGE = 1e6  # in place of an infinite error
 STEEP = 8.0  # the same where nothing was measured any more: what is unknown is not for free
@@ -87,7 +85,7 @@ class Heights:
     def of(scores: Array, table: Table) -> Heights:
         """Those of a table, where the group had these scores."""
         gone = np.array([table.size - n for n in table.counts], np.int64)
-        errors = np.array([min(m.error, HUGE) for m in table.moved])
+        errors = np.nan_to_num([min(m.error, HUGE) for m in table.moved], nan=HUGE)
         return Heights(gone / table.size, np.maximum(errors, LEAST) / np.maximum(np.sort(scores)[gone - 1], LEAST))
 
     def curve(self, scores: Array) -> Array:
