@@ -15,7 +15,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import sort_nodes
 from onnxprune.graph.view import Names, bodies, domain_of, readers, value_names
-from onnxprune.graph.weights import Array, ArrayWeight, DerivedWeight, Weight
+from onnxprune.graph.weights import Array, ArrayWeight, DerivedWeight, FileWeight, Weight
 from onnxprune.groups import analyze
 from onnxprune.ops.records import record_of
 
@@ -51,13 +51,20 @@ def _parts_of(weight: Weight) -> Iterator[Array]:
     if isinstance(weight, DerivedWeight):
         yield from weight.parts()
         return
+    if (
+        isinstance(weight, FileWeight) and math.prod(weight.shape) > PART
+    ):  # some rows at a time: it may be larger than memory
+        rows = max(1, PART * weight.shape[0] // math.prod(weight.shape))
+        for at in range(0, weight.shape[0], rows):
+            yield weight.rows(at, min(at + rows, weight.shape[0]))
+        return
     flat = weight.array().reshape(-1)
     for at in range(0, flat.size, PART):
         yield flat[at : at + PART]
 
 
 def flush_subnormals(model: Model) -> Model:
-    """The model with zeros in place of weights below 1.2e-38, with which processors compute many times slower.
+    """The model with zeros in place of weights below 1.2e-38, with which some processors are slow (docs/results.md).
 
     A single number stays, since it may be there to keep others from zero, as the 1e-45 of a logarithm's Max is.
     """

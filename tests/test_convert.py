@@ -15,6 +15,7 @@ from sparse_checker import operands, violations
 from tiny import linear, model, saved, tensor
 
 import onnxprune
+from onnxprune import convert
 from onnxprune.convert import cast, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.save import full_proto
@@ -98,6 +99,19 @@ def test_subnormal_weights_become_zeros_where_they_are_slow(target: str, left: l
     got = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
     assert got["w2"][0, :2].tolist() == np.array(left, np.float32).tolist() and got["least"] > 0
     assert np.array_equal(got["w2"].ravel()[2:], w2[:7].ravel()[2:])
+
+
+def test_a_weight_in_a_file_is_read_some_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = draw(50, 7)
+    w[3, 2] = 1e-40
+    onnx.save(linear(w), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    monkeypatch.setattr(convert, "PART", 30)
+    flushed = convert.flush_subnormals(onnxprune.load(tmp_path / "m.onnx")).weights["w"]
+    assert isinstance(flushed, convert.FlushedWeight)
+    sizes = [part.shape for part in flushed.parts()]
+    assert sizes == [(4, 7)] * 12 + [(2, 7)]
+    w[3, 2] = 0
+    assert np.array_equal(flushed.array(), w)
 
 
 def test_no_number_becomes_zero_in_half_precision() -> None:
