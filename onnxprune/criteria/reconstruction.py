@@ -135,7 +135,8 @@ def shrink(covariance: Array, samples: int) -> Array:
     """The covariance of few samples, with less of what may be chance: numbers beside the diagonal shrink by p / (samples + p).
 
     With fewer rows than positions p any activation seems to be made of the others. That a sample has many rows helps little: with
-    their number in place of the samples' a MobileNetV2 pruned on 100 images agreed with the original on 69 % of others, not 79 %.
+    up to 16 rows of each counted, and nothing shrunk from 4 p on, a MobileNetV2 pruned on 100 images agreed with the original on
+    69 % of 60 others, and not on 79 % (one run each).
     Source: Ledoit and Wolf 2004, A well-conditioned estimator for large-dimensional covariance matrices (the form; its weight is
     estimated there)
     """

@@ -160,9 +160,10 @@ class CenteredRows:
             if errors[-1] > (1 + SLACK) * min(errors):
                 break
         best = int(np.argmax(np.array(errors) <= (1 + SLACK) * min(errors)))
-        if x.shape[1] >= x.shape[2]:
-            gram += products(self.x[:, held], self.x[:, held])
-        return Ridge(self.x, self.w0, float(DAMPINGS[best]), gram if x.shape[1] >= x.shape[2] else None)
+        if x.shape[1] < x.shape[2]:
+            return Ridge(self.x, self.w0, float(DAMPINGS[best]))
+        rest = self.x[:, held]
+        return Ridge(self.x, self.w0, float(DAMPINGS[best]), gram + products(rest, rest))
 
     def made(self, w: Array, c: Array, rows: Array | slice = slice(None)) -> Array:
         """What the network has before the activation, with these weights."""
