@@ -17,6 +17,7 @@ from typing import Protocol
 from onnxprune.errors import ModelError, OutputError
 
 WINDOW_BYTES = 1 << 16  # what is read at once where a few bytes are asked for
+BUFFER_BYTES = 1 << 16  # larger pieces are written without being copied first
 TICK_SECONDS = 0.01  # the clock of a file system: two changes within one tick have the same time
 DIGITS = 16  # of the hash in the name of a data file
 TEMPORARY = re.compile(r"\.?onnxprune-([0-9a-f]{8})-(\d+)-\w+(\.tmp)?")  # machine, process, something random
@@ -124,7 +125,7 @@ def drafts(target: Path) -> Iterator[Callable[[Writer], Path]]:
 
     def draft(write: Writer) -> Path:
         made.append(target.with_name(f".{_prefix()}{secrets.token_hex(8)}.tmp"))
-        with open(made[-1], "xb", buffering=1 << 20) as file:
+        with open(made[-1], "xb", buffering=BUFFER_BYTES) as file:
             write(file)
         return made[-1]
 

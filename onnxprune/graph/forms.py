@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,15 +74,16 @@ class Form:
         b, o, i, p = (tuple(f for a in some for f in axes[a]) for some in order)
         return Form((b, o, i, p), tuple(shape))
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int, int]:
         b, o, i, p = map(size, self.parts)
         return b, o, i, p
 
-    @property
+    @cached_property
     def _factors(self) -> list[Factor]:
         return [f for part in self.parts for f in part]
 
+    @cached_property
     def _order(self) -> list[int]:
         """Which factor of the product comes first, second, .. in the file."""
         strides = [s for _, s in self._factors]
@@ -89,18 +91,18 @@ class Form:
 
     def view(self, array: Array) -> Array:
         """w [B, O, I, P] of an array that has the file's shape; a view where that can be."""
-        order, extents = self._order(), [n for n, _ in self._factors]
+        order, extents = self._order, [n for n, _ in self._factors]
         split = array.reshape([extents[i] for i in order])
         return split.transpose(np.argsort(order)).reshape(self.shape)
 
     def back(self, w: Array) -> Array:
         """An array of the file's shape from w [B, O, I, P]."""
         split = w.reshape([n for n, _ in self._factors])
-        return split.transpose(self._order()).reshape(self.file_shape)
+        return split.transpose(self._order).reshape(self.file_shape)
 
     def step(self, group: int) -> int:
         """How many rows of the file's outermost factor may be taken apart, if `group` inputs in a row belong together; 0: none."""
-        order, factors = self._order(), self._factors
+        order, factors = self._order, self._factors
         if not order:
             return 0
         first, inputs = factors[order[0]], self.parts[2]
@@ -110,11 +112,11 @@ class Form:
 
     def rows(self, count: int) -> Form:
         """The form of so many rows of the file's outermost factor."""
-        first = self._factors[self._order()[0]]
+        first = self._factors[self._order[0]]
         b, o, i, p = (tuple((count, f[1]) if f == first else f for f in part) for part in self.parts)
         return replace(self, parts=(b, o, i, p), file_shape=(count * first[1],))
 
     @property
     def outermost(self) -> Factor:
         """The extent and the stride of the file's outermost factor."""
-        return self._factors[self._order()[0]]
+        return self._factors[self._order[0]]

@@ -5,8 +5,8 @@ specification does for `TensorProto.raw_data`: little-endian, 2- and 4-bit eleme
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Protocol
 
@@ -63,11 +63,13 @@ class Weight(Protocol):
         """The `raw_data` form; strings have none (ValueError)."""
 
 
+@cache  # numpy makes up the names of types each time that they are asked for
 def dtype_of(data_type: int) -> np.dtype[Any]:
     """The numpy or ml_dtypes type of a TensorProto.DataType; KeyError where onnx has none."""
     return np.dtype(helper.tensor_dtype_to_np_dtype(data_type))
 
 
+@cache
 def is_float(dtype: np.dtype[Any]) -> bool:
     """Whether `dtype` is a float of any width, bfloat16 and the 8 and 4 bit floats included."""
     return dtype.name.startswith(("float", "bfloat"))  # ml_dtypes' types are no subtypes of np.floating
@@ -122,6 +124,12 @@ class FileWeight:
         row = self.nbytes // self.shape[0]
         data = self.file.read(self.offset + start * row, (stop - start) * row)
         return _unpack(data, self.data_type, (stop - start, *self.shape[1:]))
+
+    def elements(self, start: int, stop: int) -> Array:
+        """`array().reshape(-1)[start:stop]` of a type without narrow elements; the rest is not read."""
+        width = dtype_of(self.data_type).itemsize
+        data = self.file.read(self.offset + start * width, (stop - start) * width)
+        return _unpack(data, self.data_type, (stop - start,))
 
     def pieces(self) -> Iterator[bytes]:
         """The `raw_data` form, block by block."""
@@ -301,6 +309,14 @@ def keep_memory() -> None:
     it, blocks of a megabyte take three times as long. Elsewhere this does nothing.
     """
     np.empty(LARGEST, np.uint8)
+
+
+def flat_source(weight: Weight) -> Callable[[int, int], Array]:
+    """What reads the elements from `start` to `stop` of a weight as one row; of one in a file, no others are read."""
+    if isinstance(weight, FileWeight) and weight.data_type not in BITS:
+        return weight.elements
+    flat = weight.array().reshape(-1)
+    return lambda start, stop: flat[start:stop]
 
 
 def pieces(weight: Weight) -> Iterator[bytes | memoryview]:

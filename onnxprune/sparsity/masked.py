@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ import numpy.typing as npt
 
 from onnxprune.graph.forms import Form
 from onnxprune.graph.integers import packed, unpacked
-from onnxprune.graph.weights import DerivedWeight, Weight, dtype_of, is_float, keep_memory
+from onnxprune.graph.weights import DerivedWeight, Weight, dtype_of, flat_source, is_float, keep_memory
 
 Array = npt.NDArray[Any]
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+HALF_INFINITY = 0x7C00  # the bits of a float16 that is infinite; those of NaN are more
 WIDE = {1: np.int16, 2: np.int32, 4: np.int64, 8: np.int64}  # differences of integers of so many bytes
 BLOCK_BYTES = 1 << 20  # what is masked at once: it stays in a core's cache
+ROW = 1024  # numbers that are summed up in one row
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,13 @@ class Numbers:
 
     def floats(self, sizes: Array, dtype: np.dtype[Any]) -> Array:
         """The magnitudes that the sizes of numbers of a type are."""
+        if dtype == np.float16 and sizes.max(initial=0) < HALF_INFINITY:
+            # The exponent's bias is 127, not 15. numpy's own conversion takes ten times as long.
+            return (sizes.astype(np.uint32) << np.uint32(13)).view(np.float32) * np.float32(2.0**112)
+        if dtype.name == "bfloat16":
+            return (sizes.astype(np.uint32) << np.uint32(16)).view(np.float32)
         numbers = sizes.view(dtype) if is_float(dtype) else sizes
-        return numbers.astype(np.float64 if dtype.name == "float64" else np.float32, copy=False)
+        return numbers.astype(np.float64 if dtype == np.float64 else np.float32, copy=False)
 
     def there(self, x: Array) -> Array:
         """Which numbers of a tensor of the file are not zero."""
@@ -68,9 +76,9 @@ class Numbers:
         """`x` with the number zero where `keep` is False."""
         if is_float(x.dtype):
             bits = x.view(UNSIGNED[x.dtype.itemsize])
-            return np.asarray(
-                (bits * keep.view(np.uint8).astype(bits.dtype)).view(x.dtype)
-            )  # np.where takes ten times as long
+            factors = keep.view(np.uint8).astype(bits.dtype)  # np.where takes ten times as long
+            factors *= bits
+            return factors.view(x.dtype)
         return np.where(keep, x, self._offset(x))
 
     def _offset(self, x: Array) -> Array:
@@ -78,6 +86,7 @@ class Numbers:
         return np.asarray(0 if self.zero is None else self.zero).astype(x.dtype)
 
 
+@cache
 def _bits(dtype: np.dtype[Any]) -> int:
     """Bits of an element that its byte or bytes hold; ml_dtypes has a byte for each narrow float."""
     return int(dtype.name[5]) if dtype.name[:5] == "float" and dtype.name[5:7] in ("4_", "6_") else dtype.itemsize * 8
@@ -94,7 +103,13 @@ class Tally:
     kept_magnitude: float = 0.0
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Tally(
+            self.weights + other.weights,
+            self.nonzero_before + other.nonzero_before,
+            self.nonzero + other.nonzero,
+            self.magnitude + other.magnitude,
+            self.kept_magnitude + other.kept_magnitude,
+        )
 
     @property
     def share(self) -> float | None:
@@ -119,11 +134,12 @@ class MaskedWeight(DerivedWeight):
 
     def parts(self) -> Iterator[Array]:
         self.tally = Tally()
-        x = self.base.array().reshape(-1)
+        source = flat_source(self.base)
         shared = 8 // self.numbers.bits
         keep_memory()
         for at, form in blocks(self.form, self.group if self._apart else 0, dtype_of(self.data_type).itemsize):
-            entries = self.numbers.entries(x[at // shared : (at + math.prod(form.file_shape)) // shared])
+            stop = at + math.prod(form.file_shape)
+            entries = self.numbers.entries(source(at // shared, stop // shared))
             part, tally = self._masked(entries.reshape(form.file_shape), form)
             self.tally += tally
             yield self.numbers.stored(part)
@@ -138,16 +154,20 @@ class MaskedWeight(DerivedWeight):
         sizes = self.numbers.sizes(x)
         size = self.numbers.floats(sizes, x.dtype)
         keep = form.back(self.keep(form.view(sizes if self.group else size)))
+        before, magnitude = int(np.count_nonzero(sizes)), _sum(size)
+        del sizes, size  # the next ones take their place in the cache
         left = self.numbers.cleared(x, keep)
         left_sizes = self.numbers.sizes(left)
-        before, after = (int(np.count_nonzero(s)) for s in (sizes, left_sizes))
-        return left, Tally(x.size, before, after, _sum(size), _sum(self.numbers.floats(left_sizes, x.dtype)))
+        after = int(np.count_nonzero(left_sizes))
+        return left, Tally(x.size, before, after, magnitude, _sum(self.numbers.floats(left_sizes, x.dtype)))
 
 
 def _sum(x: Array) -> float:
-    """The sum of a block; BLAS takes half of numpy's time for it."""
+    """The sum of a block; BLAS takes less than half of numpy's time for it."""
     flat = x.reshape(-1)
-    return float(flat @ np.ones(flat.size, x.dtype))
+    whole = flat.size - flat.size % ROW
+    rows = flat[:whole].reshape(-1, ROW) @ np.ones(ROW, x.dtype)
+    return float(rows.sum(dtype=np.float64) + flat[whole:].sum(dtype=np.float64))
 
 
 def blocks(form: Form, group: int, itemsize: int) -> Iterator[tuple[int, Form]]:
@@ -158,5 +178,6 @@ def blocks(form: Form, group: int, itemsize: int) -> Iterator[tuple[int, Form]]:
         return
     extent, stride = form.outermost
     rows = max(1, BLOCK_BYTES // (itemsize * stride * step)) * step
+    whole = form.rows(rows)
     for at in range(0, extent, rows):
-        yield at * stride, form.rows(min(rows, extent - at))
+        yield at * stride, whole if at + rows <= extent else form.rows(extent - at)

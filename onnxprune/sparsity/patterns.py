@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.errors import OnnxPruneError
+from onnxprune.sparsity.ranks import mark_largest
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, int, int, int]
@@ -91,7 +92,6 @@ class NofM:
 
     def _top(self, scores: Array, width: int, out: Array) -> None:
         """The n largest of every `width` inputs, the first ones where they are equal."""
-        groups = [scores[:, :, i::width] for i in range(width)]
         if width > FEW:
             b, o, i, p = scores.shape
             split = scores.reshape(b, o, i // width, width, p)
@@ -101,15 +101,8 @@ class NofM:
             np.put_along_axis(found, order[:, :, :, : self.n], True, axis=3)
             out[...] = found.reshape(scores.shape)
             return
-        beaten = [np.full_like(g, width - 1 - i, np.uint8) for i, g in enumerate(groups)]  # by all that come later
-        wins = np.empty_like(groups[0], bool)
-        for i in range(width):
-            for j in range(i + 1, width):
-                np.greater_equal(groups[i], groups[j], out=wins)
-                beaten[j] += wins.view(np.uint8)
-                beaten[i] -= wins.view(np.uint8)
-        for i in range(width):
-            np.less(beaten[i], self.n, out=out[:, :, i::width])
+        groups, kept = ([x[:, :, i::width] for i in range(width)] for x in (scores, out))
+        mark_largest(groups, self.n, kept)
 
     def broken(self, there: Array) -> int:
         b, o, i, p = there.shape
