@@ -13,12 +13,13 @@ from test_cli import CNN, MODELS, call, fails, mlp
 
 import onnxprune
 from onnxprune import OnnxPruneError, Options
-from onnxprune.allocate import Cache, OutputComparer, OutputShift, Table, candidates, measure
+from onnxprune.allocate import Cache, OutputComparer, Table, candidates, measure
 from onnxprune.allocate.budget import budget_of
-from onnxprune.allocate.error import _Sum, kl
 from onnxprune.allocate.search import cheapest, dynamic
 from onnxprune.allocate.tables import Heights, ratios_for
 from onnxprune.calibration import input_specs, load_data
+from onnxprune.measure import OutputShift
+from onnxprune.measure.shift import OutputError, kl
 
 RESNET, CALIB = MODELS / "digits_resnet.onnx", MODELS / "digits_calib.npz"
 
@@ -43,11 +44,11 @@ def test_divergence_of_class_scores() -> None:
 
 
 def test_divergence_of_tokens_is_what_the_loss_rises_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.allocate.error.BLOCK", 14)  # two rows at a time
+    monkeypatch.setattr("onnxprune.measure.shift.BLOCK", 14)  # two rows at a time
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 3, 5, 7)).astype(np.float32)
     p, q = (np.exp(x.astype(np.float64)) / np.exp(x.astype(np.float64)).sum(-1, keepdims=True) for x in (a, b))
-    of_tokens, of_others = _Sum(7), _Sum(8)
+    of_tokens, of_others = OutputError(7), OutputError(8)
     of_tokens.add(a, b)
     of_others.add(a, b)
     assert of_tokens.value() == pytest.approx(float((p * np.log(p / q)).sum()) / 15)
@@ -55,7 +56,7 @@ def test_divergence_of_tokens_is_what_the_loss_rises_by(monkeypatch: pytest.Monk
 
 
 def test_the_original_is_where_it_was() -> None:
-    assert make_comparer().of(onnxprune.load(CNN)) == OutputShift(0.0, 0.0, 1.0)
+    assert make_comparer().of(onnxprune.load(CNN)) == OutputShift(0.0, 0.0, 1.0, 32)
 
 
 def test_other_outputs_and_broken_ones(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from test_cost import two_layers
 
 import onnxprune
 from onnxprune import Analysis, Choice, OnnxPruneError, Options, Plan
-from onnxprune.allocate import COSTS, SCHEDULES, OutputComparer, OutputShift
+from onnxprune.allocate import COSTS, SCHEDULES, OutputComparer
 from onnxprune.allocate.steps import composed, shares
 from onnxprune.calibration import input_specs, load_data, random_batches
 from onnxprune.graph.save import saved_bytes
+from onnxprune.measure import OutputShift
 from onnxprune.validation.latency import Stopwatch
 
 MODELS = Path(__file__).parents[1] / "models"

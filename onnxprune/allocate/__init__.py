@@ -5,7 +5,7 @@ cost.py       what a plan leaves (multiply-accumulates, parameters, bytes), coun
 timing/       how long a plan takes, predicted from layers that were timed
 ratios.py     a ratio becomes counts: of each group, or of all channels ranked together
 budget.py     the counts that keep most within a budget
-error.py      how far a smaller model's outputs are from the original's on calibration data
+error.py      what smaller models make of calibration data, next to the original
 kept.py       measurements that are kept in a file
 tables.py     the error of each group pruned alone, at several ratios
 search.py     counts from such tables: dynamic programming, or one tolerance for all
@@ -16,7 +16,7 @@ planning.py   all of it together
 from __future__ import annotations
 
 from onnxprune.allocate.cost import COSTS, Cost, cost_of
-from onnxprune.allocate.error import OutputComparer, OutputShift
+from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.evaluator import COMPARISON_SAMPLES, Evaluator
 from onnxprune.allocate.planning import make_plan
 from onnxprune.allocate.ratios import shape_of
@@ -26,5 +26,5 @@ from onnxprune.allocate.tables import RATIOS, Cache, Table, measure
 
 __all__ = [
     "COSTS", "COMPARISON_SAMPLES", "RATIOS", "SCHEDULES", "Cache", "Cost",
-    "OutputComparer", "Evaluator", "OutputShift", "Table", "candidates", "cost_of", "make_plan", "measure", "shape_of",
+    "OutputComparer", "Evaluator", "Table", "candidates", "cost_of", "make_plan", "measure", "shape_of",
 ]  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.tables import Cache, Table
@@ -12,11 +14,14 @@ from onnxprune.calibration import Batches, random_batches
 from onnxprune.calibration.statistics import Statistics, gather
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
+from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.groups import Analysis
+from onnxprune.measure import ShiftSums
 from onnxprune.plans import Plan
 from onnxprune.progress import Progress, StageProgress
 from onnxprune.repair import RepairReport, repair
-from onnxprune.report.types import TimingReport
+from onnxprune.repair.solve import FITS
+from onnxprune.report.types import HeldOutReport, TimingReport
 from onnxprune.scoring import needed
 from onnxprune.settings import Options
 from onnxprune.surgery import apply_plan
@@ -26,6 +31,21 @@ QUICK_SAMPLES = 64  # the same, where one of many is
 TRIAL_SAMPLES = 256  # samples that a plan is repaired on while channels are still removed
 TRIAL_ROWS = 0.25  # the share of a layer's rows that it is fitted on then
 WATCHED_SAMPLES = 512  # samples whose activations are watched
+FOLDS = 5  # parts of the data, each of which is held out once
+NO_DATA = "errors are measured on calibration data; give some with --calib"
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """Samples that are held out, and the rest of them; None: they are not held out."""
+
+    original: Analysis
+    rest: Batches | None
+    samples: Batches
+
+    @cached_property
+    def held_out(self) -> OutputComparer:
+        return OutputComparer(self.original, self.samples)
 
 
 @dataclass
@@ -42,6 +62,7 @@ class Evaluator:
     comparison_samples: int = COMPARISON_SAMPLES
     tables: dict[str, Table] = field(default_factory=dict)  # what was measured of the original's groups, for the report
     timing: TimingReport | None = None  # what was predicted and measured of the plan's time, for the report
+    _judged: dict[tuple[Any, ...], HeldOutReport] = field(default_factory=dict)
 
     def stage_progress(self, stage: str) -> Progress:
         return lambda done, of: self.progress(stage, done, of)
@@ -65,14 +86,49 @@ class Evaluator:
 
     def _comparer(self, samples: int) -> OutputComparer:
         if self.batches is None:
-            raise OnnxPruneError("errors are measured on calibration data; give some with --calib")
+            raise OnnxPruneError(NO_DATA)
         return OutputComparer(self.original, self.batches.limit(samples))
 
     def make(self, plan: Plan) -> Model:
         """The model that comes of a plan for the original, repaired on some of the data."""
         if self.repair == "none":
             return apply_plan(self.original, plan)
-        return self._repaired(plan, self.data.limit(TRIAL_SAMPLES), "try", TRIAL_ROWS)[0]
+        return self._try(plan, self.data)
+
+    def _try(self, plan: Plan, data: Batches) -> Model:
+        return self._repaired(plan, data.limit(TRIAL_SAMPLES), "try", TRIAL_ROWS)[0]
+
+    def judge(self, plan: Plan, held_out: int = 1) -> HeldOutReport:
+        """How far the outputs move on samples that the repair has not seen.
+
+        Of FOLDS parts of the data so many are held out in turn, while the others repair the plan.
+
+        Raises OnnxPruneError without calibration data.
+        """
+        key = held_out, *((name, choice.keep) for name, choice in plan.groups.items())
+        if key not in self._judged:
+            self._judged[key] = self._judge(plan, self._folds[:held_out])
+        return self._judged[key]
+
+    def _judge(self, plan: Plan, folds: Sequence[_Fold]) -> HeldOutReport:
+        sums = ShiftSums(vocabulary(self.original.flat.proto))
+        for fold in folds:
+            made = self.make(plan) if fold.rest is None else self._try(plan, fold.rest)
+            fold.held_out.add(made, sums)
+        shift, seen = sums.value(), sum(fold.held_out.samples for fold in folds)
+        least = shift.least_agreement if shift.rows == seen else None
+        return HeldOutReport(
+            len(self._folds), len(folds), seen, shift.error, shift.relative_l2, shift.agreement, shift.rows, least
+        )
+
+    @cached_property
+    def _folds(self) -> list[_Fold]:
+        """A single one that holds out nothing where nothing is fitted, or there is a single batch."""
+        if self.batches is None:
+            raise OnnxPruneError(NO_DATA)
+        number = self.batches.count_parts(FOLDS) if self.repair in FITS else 1
+        pairs = [self.batches.hold_out(k, number) for k in range(number)] if number > 1 else [(None, self.batches)]
+        return [_Fold(self.original, *pair) for pair in pairs]
 
     def finish(self, plan: Plan) -> tuple[Model, RepairReport]:
         """The same, repaired on all of the data."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, explain_rest, of_smaller, relax
 from onnxprune.allocate.cost import cost_of
-from onnxprune.allocate.evaluator import Evaluator
+from onnxprune.allocate.evaluator import FOLDS, Evaluator
 from onnxprune.allocate.ratios import counts_at
 from onnxprune.allocate.selection import Candidates, candidates
 from onnxprune.allocate.sharing import Sharing
@@ -15,7 +16,6 @@ from onnxprune.allocate.steps import shares
 from onnxprune.allocate.timing.cost import time_cost
 from onnxprune.calibration import random_batches
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.model import Model
 from onnxprune.graph.save import saved_bytes
 from onnxprune.groups import Analysis, analyze
 from onnxprune.plans import Plan
@@ -27,6 +27,7 @@ from onnxprune.validation.latency import Stopwatch
 TRIES = 4  # a file may be some bytes larger than its weights say: names and shapes of copies
 HALVINGS = 7
 THREADS = 1  # that time is measured with
+LUCK = 0.5  # standard errors of a share that are left: the smallest of several good plans is often one that was lucky
 FASTER, SLOWER = 0.94, 1.02  # of the time that --latency asks for, what the clock may say
 
 
@@ -39,7 +40,7 @@ def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None)
     evaluator = evaluator or Evaluator(a)
     first = _Stage.of(a, options, evaluator)
     if options.limit is not None:
-        return _as_far_as(first, _limit(first))
+        return _as_far_as_limit(first)
     if options.budget is None:
         return _in_steps(first, 1 - options.ratio, lambda stage, share: stage.by_ratio(share))
     if options.latency is not None:
@@ -149,24 +150,19 @@ def _miss(took: float, asked: float) -> float:
     return max(took / asked - SLOWER, FASTER - took / asked, 0.0)
 
 
-def _limit(first: _Stage) -> Callable[[Model], bool]:
-    """Is a model what --max-error or --min-agreement asks for?"""
+def _is_within_limit(first: _Stage, plan: Plan) -> bool:
+    """Is a plan as good on held-out samples as --max-error or --min-agreement asks? All samples are held out, part after part."""
     o, evaluator = first.c.options, first.sharing.evaluator
-    comparer = evaluator.comparer
+    judged = evaluator.judge(plan, FOLDS)
     if o.max_error is not None:
-        worst = o.max_error
-        return lambda smaller: (comparer.of(smaller).relative_l2 or 0.0) <= worst
-    least = o.min_agreement or 0.0
-    return lambda smaller: _agreement(comparer.of(smaller).agreement) >= least
-
-
-def _agreement(share: float | None) -> float:
-    if share is None:
+        return judged.relative_l2 is not None and judged.relative_l2 <= o.max_error
+    if judged.agreement is None:
         raise OnnxPruneError("--min-agreement: no output looks like class scores [N, C]; use --max-error")
-    return share
+    luck = LUCK * math.sqrt(judged.agreement * (1 - judged.agreement) / max(judged.rows or 1, 1))
+    return judged.agreement - luck >= (o.min_agreement or 0.0)
 
 
-def _as_far_as(first: _Stage, within: Callable[[Model], bool]) -> Plan:
+def _as_far_as_limit(first: _Stage) -> Plan:
     """The smallest plan whose outputs are still good: by bisection on another budget."""
     a = first.c.analysis
     budget = budget_of(a, "macs" if cost_of(a, "macs") else "params", 1.0)
@@ -178,7 +174,7 @@ def _as_far_as(first: _Stage, within: Callable[[Model], bool]) -> Plan:
         first.sharing.evaluator.progress("limit", at + 1, HALVINGS)
         middle = (low + high) / 2
         plan = _within(first, replace(budget, fraction=middle), final=False)
-        good = within(first.sharing.evaluator.make(plan))
+        good = _is_within_limit(first, plan)
         best = plan if good else best
         low, high = (low, middle) if good else (middle, high)
     return best

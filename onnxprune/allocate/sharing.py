@@ -53,7 +53,7 @@ class Sharing:
         return fit(self.c, lambda ratio: counts_at(self.c, ratio, scope), budget)
 
     def _searched(self, budget: Budget, last: bool) -> Counts:
-        """The least sum of errors; at the last step, of two plans the one whose true error is less.
+        """The least sum of errors; at the last step, of two plans the one whose error on samples held out is less.
 
         The width of a residual stream is left whole for as long as the rest can pay: alone its errors look small, but every
         layer reads it, and errors of several streams do not add.
@@ -65,7 +65,7 @@ class Sharing:
             raise out_of_reach(self.c, budget)
         if not last or len(found) == 1 or found[0] == found[1]:
             return found[0]
-        return min(found, key=self._error_of_cut)
+        return min(found, key=self._error_held_out)
 
     @cached_property
     def curves(self) -> dict[str, Array]:
@@ -105,6 +105,9 @@ class Sharing:
         """The plan for the original; `why_whole` says why a group keeps all its channels, `notes` more of some groups."""
         plan = self.c.plan(counts, why_whole, notes)
         return plan if self.done is None else composed(self.done, plan)
+
+    def _error_held_out(self, counts: Counts) -> float:
+        return self.evaluator.judge(self.plan(counts, lambda g: "")).error
 
     def _error_of_cut(self, counts: Counts) -> float:
         plan = self.c.plan(counts, lambda g: "")

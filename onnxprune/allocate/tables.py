@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.allocate.error import OutputComparer, OutputShift, model_key
+from onnxprune.allocate.error import OutputComparer, model_key
 from onnxprune.allocate.kept import append_entries, read_entries
 from onnxprune.allocate.search import allowed
 from onnxprune.allocate.selection import Candidates
 from onnxprune.calibration.statistics import Statistics
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
+from onnxprune.measure import OutputShift
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.repair import cut
 
@@ -116,8 +117,8 @@ class Cache:
         read_entries(path, "cache", "measurements", self._take)
 
     def _take(self, entry: Any) -> None:
-        known = OutputShift(float(entry["error"]), entry["relative_l2"], entry["agreement"])
-        if not all(x is None or isinstance(x, int | float) for x in (known.relative_l2, known.agreement)):
+        known = OutputShift(float(entry["error"]), entry["relative_l2"], entry["agreement"], entry["rows"])
+        if not all(x is None or isinstance(x, int | float) for x in (known.relative_l2, known.agreement, known.rows)):
             raise TypeError
         self.known[entry["key"]] = known
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,14 @@ class Batches:
         """
         raise NotImplementedError
 
+    def hold_out(self, fold: int, folds: int) -> tuple[Batches, Batches]:
+        """All samples but those of one of the folds, and these: of data in any order every so many samples, else batches."""
+        raise NotImplementedError
+
+    def count_parts(self, most: int) -> int:
+        """Into how many parts the samples can be divided, up to so many."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stored(Batches):
@@ -78,6 +87,15 @@ class Stored(Batches):
     def head(self, samples: int) -> Stored:
         """The first samples."""
         return self._at(np.arange(min(len(self.rows), self._whole(samples))))
+
+    def hold_out(self, fold: int, folds: int) -> tuple[Stored, Stored]:
+        mine = np.arange(len(self.rows)) // (self.step if self.static else 1) % folds == fold
+        return self._at(np.flatnonzero(~mine)), self._at(np.flatnonzero(mine))
+
+    def count_parts(self, most: int) -> int:
+        if all(a is None for a in self.axes.values()):
+            return 1
+        return min(most, len(self.rows) // (self.step if self.static else 1))
 
     def _whole(self, samples: int) -> int:
         if samples < (self.step if self.static else 1):
@@ -120,6 +138,16 @@ class Streamed(Batches):
                 batches = batches.head(left)
             left = None if left is None else left - len(batches.rows)
             yield from batches
+
+    def hold_out(self, fold: int, folds: int) -> tuple[Streamed, Streamed]:
+        def pick(inside: bool) -> Streamed:
+            chosen = lambda: (feeds for at, feeds in enumerate(self) if (at % folds == fold) == inside)  # noqa: E731
+            return replace(self, start=chosen, most=None, samples=None)
+
+        return pick(False), pick(True)
+
+    def count_parts(self, most: int) -> int:
+        return sum(1 for _ in islice(self, most))
 
     def measure_sizes(self) -> Mapping[str, int]:
         feeds = {} if self.sizes else self.first()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from onnxprune.measure.metrics import ErrorSums, agreed, agreement, aligned, class_scores, predictions
+from onnxprune.measure.shift import OutputShift, ShiftSums
 from onnxprune.measure.watched import judged, showing, stand_ins, watched
 
 __all__ = [
     "ErrorSums",
+    "OutputShift",
+    "ShiftSums",
     "agreed",
     "agreement",
     "aligned",

@@ -20,6 +20,7 @@ from onnxprune.report.types.model import FrozenAxis, GroupReport, GuardedNode, I
 from onnxprune.report.types.pruning import (
     CalibrationReport,
     GroupSensitivity,
+    HeldOutReport,
     LayerRepair,
     PrunedGroup,
     PruneReport,
@@ -43,7 +44,7 @@ from onnxprune.report.types.sparse import (
 __all__ = [
     "FORMAT", "CalibrationReport", "CheckedLayer", "CompressedSize", "Counts", "ErrorNumbers", "ErrorReport", "FedInput",
     "FrozenAxis", "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError", "LayerFacts",
-    "LayerRepair", "Measures", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch",
+    "HeldOutReport", "LayerRepair", "Measures", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch",
     "OutputReport", "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport",
     "Reconstruction", "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow",
     "Settings", "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "ValidateReport", "WeightReport",

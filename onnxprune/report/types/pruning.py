@@ -86,6 +86,26 @@ class LayerRepair:
     slot: int = 1  # which of its inputs has the weights
 
 
+@dataclass(frozen=True)
+class HeldOutReport:
+    """How far the outputs are from the original's on calibration samples that the repair has not seen.
+
+    Of `folds` parts of the samples `held_out` were held out in turn, `samples` in all: each ran through a model whose weights were
+    fitted on the other parts. The channels were chosen with all of them.
+    `error` is what the search makes small (see `measure.shift`). Both models prefer the same class in the share `agreement` of
+    `rows`, and with 95 % confidence in `least_agreement` of all there are, where each row is a sample.
+    """
+
+    folds: int
+    held_out: int
+    samples: int
+    error: float
+    relative_l2: float | None
+    agreement: float | None
+    rows: int | None
+    least_agreement: float | None
+
+
 @dataclass
 class RepairReport:
     """`error_before` and `error_after` are of the network's outputs on the calibration data, |pruned - original| / |original|.
@@ -170,6 +190,7 @@ class PruneReport(Report):
     not_compared: str | None  # why, where the models are too large to compare here
     quantization: QuantizationReport | None = added()  # noqa: RUF009
     timing: TimingReport | None = added()  # noqa: RUF009
+    held_out: HeldOutReport | None = added()  # noqa: RUF009
 
     @property
     def removes_nothing(self) -> bool:
