@@ -15,6 +15,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.save import save
 from onnxprune.groups import Analysis
 from onnxprune.groups import analyze as _analyze
+from onnxprune.measure import load_metric
 from onnxprune.pipeline import (
     Data,
     NotCompared,
@@ -70,6 +71,7 @@ def plan(
     samples: int | None = None,
     cache: str | PathLike[str] | None = None,
     timings: str | PathLike[str] | None = None,
+    metric: Any = None,
     **changes: Any,
 ) -> Plan:
     """Score and rank the channels of each group: `plan(model, ratio=0.3)`.
@@ -82,6 +84,7 @@ def plan(
         samples: at most so many of `calib`.
         cache: a file that keeps what was measured.
         timings: for a budget of `latency`, the file that keeps how long layers take on this machine.
+        metric: your own measure, a function of outputs and labels, higher is better; or the text "FILE.py:function".
         changes: fields of `Options`.
 
     Returns:
@@ -93,7 +96,7 @@ def plan(
     """
     options = _override(options or Options(), changes)
     analysis = source if isinstance(source, Analysis) else analyze(source)
-    run = RunSettings(calib, samples, cache=cache, timings=timings)
+    run = RunSettings(calib, samples, cache=cache, timings=timings, metric=metric)
     batches = calibration_batches(run, analysis.model)
     options.check()
     return make_plan(
@@ -190,6 +193,7 @@ def validate(
     threads: int | None = None,
     timed: bool = False,
     profile: bool = False,
+    metric: Any = None,
 ) -> Result:
     """Run both models on the same inputs in ONNX Runtime and measure how far the outputs moved.
 
@@ -202,6 +206,7 @@ def validate(
         threads: of ONNX Runtime; None leaves it to ONNX Runtime.
         timed: measure latency too.
         profile: measure peak memory too; each model runs once in a process of its own.
+        metric: your own measure, a function of outputs and labels, higher is better; or the text "FILE.py:function".
 
     Returns:
         The errors, and what else was measured.
@@ -211,7 +216,9 @@ def validate(
     """
     a, b = runnable(original), runnable(candidate)
     batches = None if data is None else as_batches(data, _load_model(original), preprocess)
-    return _validate(a, b, data=batches, seed=seed, threads=threads, timed=timed, profile=profile)
+    return _validate(
+        a, b, data=batches, seed=seed, threads=threads, timed=timed, profile=profile, metric=load_metric(metric)
+    )
 
 
 def prune(

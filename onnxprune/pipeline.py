@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 
 from onnxprune.allocate import Cache, Evaluator, make_plan
+from onnxprune.allocate.evaluator import FOLDS
 from onnxprune.allocate.timing.table import TimingTable, default_path
 from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, read_preprocess
 from onnxprune.convert import cast, flush_subnormals, gemms
@@ -23,11 +24,12 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.save import fits_message, full_proto, save, saved_bytes
 from onnxprune.groups import Analysis, analyze
 from onnxprune.machine import memory_bytes
+from onnxprune.measure import ACCURACY, load_metric
 from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
 from onnxprune.quantize import Quantized, check_quantization, quantize, refuse_quantized
 from onnxprune.report.result import prune_report
-from onnxprune.report.types import CompressedSize, QuantizationReport, Reconstruction, RepairReport
+from onnxprune.report.types import CompressedSize, HeldOutReport, QuantizationReport, Reconstruction, RepairReport
 from onnxprune.result import PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity
 from onnxprune.sparsity import Sparsified, sparsify
@@ -189,7 +191,10 @@ def make_evaluator(
     method = options.resolved(batches is not None).repair or "none"
     kept = Cache(None if run.cache is None else Path(run.cache))
     timed = TimingTable(Path(run.timings or default_path()) if options.latency is not None else None)
-    return Evaluator(analysis, batches, method, kept, timed, progress or (lambda *_: None), options.seed)
+    metric = load_metric(run.metric)
+    if metric is None and options.max_drop is not None and batches is not None and batches.labels is not None:
+        metric = ACCURACY
+    return Evaluator(analysis, batches, method, kept, timed, progress or (lambda *_: None), options.seed, metric)
 
 
 def _fit_together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool) -> tuple[Options, Sparsity]:
@@ -241,7 +246,14 @@ def _compare_and_report(
             try:
                 seen = batches or evaluator.batches
                 pair = runnable(source), runnable(files[0] if files else made.model)
-                result = compare(*pair, data=seen, seed=work.seed, timed=True, profile=work.run.profile)
+                result = compare(
+                    *pair,
+                    data=seen,
+                    seed=work.seed,
+                    timed=True,
+                    profile=work.run.profile,
+                    metric=load_metric(work.run.metric),
+                )
                 of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
                 layers = layer_errors(of, made.in_float, seen, moved) if seen else None
                 if made.pruned and fits_message(made.pruned):
@@ -250,6 +262,7 @@ def _compare_and_report(
                     model.check_unchanged()
             except OnnxPruneError as e:
                 failure = e
+    held_out = _judge_held_out(work, evaluator, plan, made, clock)
     if made.sparse:
         with clock.time("tally"):
             made.sparse.measure()
@@ -261,12 +274,23 @@ def _compare_and_report(
     options = None if work.plan else work.options
     report = prune_report(
         analysis, plan, after, files, size, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
-        too_large or None, _report_quantization(made, before, work), compressed,
+        too_large or None, _report_quantization(made, before, work), compressed, held_out,
     )  # fmt: skip
     done = PruneResult(report, plan, files, made.model, type(source))
     if failure:
         raise NotCompared(str(failure), done) from failure
     return done
+
+
+def _judge_held_out(work: Work, evaluator: Evaluator, plan: Plan, made: _Made, clock: Clock) -> HeldOutReport | None:
+    """How good the repaired plan is on calibration samples that a repair has not seen, where no other data say it."""
+    options = work.options
+    if options is None or evaluator.batches is None or made.sparse or work.dry_run or evaluator.repair == "none":
+        return None
+    if options.limit is None and (work.run.data is not None or not work.run.check):
+        return None
+    with clock.time("hold out"):
+        return evaluator.judge(plan, FOLDS if options.limit else 1)
 
 
 def _report_quantization(made: _Made, before: Result | None, work: Work) -> QuantizationReport | None:

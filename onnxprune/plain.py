@@ -15,7 +15,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.quantize import check_quantization
 from onnxprune.settings import HOMES, Options, RunSettings, Sparsity, settings_of
 from onnxprune.settings.options import BUDGETS, LIMITS
-from onnxprune.settings.table import INPUTS, PLACE, show_value, to_option
+from onnxprune.settings.table import FUNCTION, INPUTS, PLACE, show_value, to_option
 from onnxprune.sparsity.options import resolve_sparsity
 
 Settings = Mapping[str, Any]
@@ -85,7 +85,7 @@ def make_arguments(settings: Settings, base: Path, command: str = COMMAND) -> di
     """What `onnxprune.prune` (or `sparsify`) is to be called with; relative paths start at `base`."""
     located = dict(settings)
     for name, known in settings_of(command).items():
-        if known.kind in (INPUTS, PLACE) and name in located:
+        if known.kind in (INPUTS, PLACE, FUNCTION) and isinstance(located.get(name), str | Path):
             located[name] = base / located[name]
     if located.get("preprocess"):
         located["preprocess"] = read_preprocess(_locate(located["preprocess"], base))
@@ -105,13 +105,14 @@ def list_input_paths(settings: Settings) -> Iterator[tuple[str, str]]:
     """The settings whose value is a path and whose meaning is what lies there: name and path."""
     table = settings_of(COMMAND)
     yield from ((name, settings[name]) for name, s in table.items() if s.kind is INPUTS and name in settings)
+    yield from ((n, settings[n].rpartition(":")[0]) for n, s in table.items() if s.kind is FUNCTION and n in settings)
     yield from (("preprocess", p) for p in settings.get("preprocess", ()) if p.endswith(".toml"))
 
 
 def drop_paths(settings: Settings) -> dict[str, Any]:
     """The settings that say what to do, in the order of the table; without those that are paths."""
     table = settings_of(COMMAND)
-    return {k: settings[k] for k, s in table.items() if k in settings and s.kind not in (INPUTS, PLACE)}
+    return {k: settings[k] for k, s in table.items() if k in settings and s.kind not in (INPUTS, PLACE, FUNCTION)}
 
 
 def describe(settings: Settings) -> str:

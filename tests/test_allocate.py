@@ -65,6 +65,7 @@ def test_other_outputs_and_broken_ones(tmp_path: Path) -> None:
     feeds = [{"x": np.ones((2, 4), np.float32)}, {"x": np.zeros((1, 4), np.float32)}]
     j = OutputComparer(analysis, feeds)
     j.reference = [{"y": np.full((2, 3, 2), 2.0, np.float32), "n": np.array([1, 2])} for _ in feeds]
+    j.names = ["y", "n"]
 
     def outputs(y: float) -> list[dict[str, np.ndarray]]:
         return [{"y": np.full((2, 3, 2), y, np.float32), "n": np.array([1, 3])} for _ in feeds]

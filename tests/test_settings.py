@@ -144,6 +144,7 @@ def sample(s: Any) -> Any:
         "calib": str(ROOT / "models" / "digits_calib.npz"),
         "cache": "c.jsonl",
         "timings": "t.jsonl",
+        "metric": "metrics.py:top1",
     }
     made["data"] = made["calib"]
     if s.field in made:

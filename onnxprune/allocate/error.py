@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import full_proto
 from onnxprune.graph.vocabulary import vocabulary
+from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis
 from onnxprune.measure import OutputShift, ShiftSums, judged, showing
 from onnxprune.measure.shift import Feeds
@@ -28,8 +29,9 @@ class OutputComparer:
         *,
         samples: int | None = None,
         threads: int | None = None,
+        shown: Sequence[str] = (),
     ) -> None:
-        """`samples` takes the first so many.
+        """`samples` takes the first so many; `shown` are outputs that somebody wants to see whole.
 
         Raises OnnxPruneError where there is no batch, or the original does not run on one.
         """
@@ -39,10 +41,11 @@ class OutputComparer:
             raise OnnxPruneError("calibration: there is no batch of inputs; give some")
         self.tokens = vocabulary(original.flat.proto)
         self.names = judged(original)
-        session = open_session(showing(full_proto(original.model), self.names), "original", threads)
+        self.shown = shown
+        session = open_session(showing(full_proto(original.model), [*self.names, *shown]), "original", threads)
         made = (run(session, feeds) for feeds in self.feeds)
         self.samples = sum(map(count, self.feeds))
-        self.reference = [{name: outputs[name] for name in self.names} for outputs in made]
+        self.reference = [{name: outputs[name] for name in (*self.names, *shown)} for outputs in made]
 
     def key(self) -> str:
         """A hash of the inputs, and of what the original makes of them."""
@@ -58,11 +61,15 @@ class OutputComparer:
         self.add(model, sums)
         return sums.value()
 
-    def add(self, model: Model, sums: ShiftSums) -> None:
-        """The same, to be summed up with what other samples show."""
-        session = open_session(showing(full_proto(model), self.names), "candidate", self.threads)
+    def add(self, model: Model, sums: ShiftSums) -> list[dict[str, Array]]:
+        """The same, to be summed up with what other samples show; the outputs to see, batch by batch."""
+        session = open_session(showing(full_proto(model), [*self.names, *self.shown]), "candidate", self.threads)
+        seen = []
         for feeds, before in zip(self.feeds, self.reference, strict=True):
-            sums.add(before, run(session, feeds))
+            after = run(session, feeds)
+            sums.add({name: before[name] for name in self.names}, after)
+            seen.append({name: after[name] for name in self.shown})
+        return seen
 
 
 def model_key(analysis: Analysis) -> str:

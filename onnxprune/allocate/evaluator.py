@@ -10,18 +10,19 @@ from typing import Any
 from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.tables import Cache, Table
 from onnxprune.allocate.timing.table import TimingTable
-from onnxprune.calibration import Batches, random_batches
+from onnxprune.calibration import Batches, random_batches, reunite
 from onnxprune.calibration.statistics import Statistics, gather
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.groups import Analysis
-from onnxprune.measure import ShiftSums
+from onnxprune.measure import Metric, ShiftSums
+from onnxprune.measure.shift import Feeds
 from onnxprune.plans import Plan
 from onnxprune.progress import Progress, StageProgress
 from onnxprune.repair import RepairReport, repair
 from onnxprune.repair.solve import FITS
-from onnxprune.report.types import HeldOutReport, TimingReport
+from onnxprune.report.types import HeldOutReport, MetricReport, TimingReport
 from onnxprune.scoring import needed
 from onnxprune.settings import Options
 from onnxprune.surgery import apply_plan
@@ -42,10 +43,11 @@ class _Fold:
     original: Analysis
     rest: Batches | None
     samples: Batches
+    shown: Sequence[str]
 
     @cached_property
     def held_out(self) -> OutputComparer:
-        return OutputComparer(self.original, self.samples)
+        return OutputComparer(self.original, self.samples, shown=self.shown)
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Evaluator:
     timings: TimingTable = field(default_factory=TimingTable)
     progress: StageProgress = lambda stage, done, of: None
     seed: int = 0
+    metric: Metric | None = None
     comparison_samples: int = COMPARISON_SAMPLES
     tables: dict[str, Table] = field(default_factory=dict)  # what was measured of the original's groups, for the report
     timing: TimingReport | None = None  # what was predicted and measured of the plan's time, for the report
@@ -111,15 +114,37 @@ class Evaluator:
         return self._judged[key]
 
     def _judge(self, plan: Plan, folds: Sequence[_Fold]) -> HeldOutReport:
-        sums = ShiftSums(vocabulary(self.original.flat.proto))
+        sums, outputs = ShiftSums(vocabulary(self.original.flat.proto)), []
         for fold in folds:
             made = self.make(plan) if fold.rest is None else self._try(plan, fold.rest)
-            fold.held_out.add(made, sums)
+            outputs.append(fold.held_out.add(made, sums))
         shift, seen = sums.value(), sum(fold.held_out.samples for fold in folds)
         least = shift.least_agreement if shift.rows == seen else None
+        measured = self._measure(folds, outputs) if self.metric else None
         return HeldOutReport(
-            len(self._folds), len(folds), seen, shift.error, shift.relative_l2, shift.agreement, shift.rows, least
+            len(self._folds),
+            len(folds),
+            seen,
+            shift.error,
+            shift.relative_l2,
+            shift.agreement,
+            shift.rows,
+            least,
+            measured,
         )
+
+    def _measure(self, folds: Sequence[_Fold], outputs: Sequence[Sequence[Feeds]]) -> MetricReport:
+        """The metric of the original and of what the folds made, on all samples that were held out."""
+        assert self.metric is not None
+        parts = [fold.samples for fold in folds]
+        known = [part.labels for part in parts if part.labels is not None]
+        labels = reunite(parts, [[x] for x in known]) if len(known) == len(parts) else None
+
+        def measure(batches: Sequence[Sequence[Feeds]]) -> float:
+            whole = {n: reunite(parts, [[x[n] for x in part] for part in batches]) for n in folds[0].shown}
+            return self.metric.measure(whole, labels)  # type: ignore[union-attr]
+
+        return MetricReport(self.metric.name, measure([f.held_out.reference for f in folds]), measure(outputs))
 
     @cached_property
     def _folds(self) -> list[_Fold]:
@@ -127,8 +152,10 @@ class Evaluator:
         if self.batches is None:
             raise OnnxPruneError(NO_DATA)
         number = self.batches.count_parts(FOLDS) if self.repair in FITS else 1
-        pairs = [self.batches.hold_out(k, number) for k in range(number)] if number > 1 else [(None, self.batches)]
-        return [_Fold(self.original, *pair) for pair in pairs]
+        shown = [v.name for v in self.original.model.proto.graph.output] if self.metric else []
+        if number < 2:
+            return [_Fold(self.original, None, self.batches, shown)]
+        return [_Fold(self.original, *self.batches.hold_out(k, number), shown) for k in range(number)]
 
     def finish(self, plan: Plan) -> tuple[Model, RepairReport]:
         """The same, repaired on all of the data."""

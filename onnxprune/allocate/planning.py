@@ -151,11 +151,17 @@ def _miss(took: float, asked: float) -> float:
 
 
 def _is_within_limit(first: _Stage, plan: Plan) -> bool:
-    """Is a plan as good on held-out samples as --max-error or --min-agreement asks? All samples are held out, part after part."""
+    """Is a plan as good on held-out samples as the limit asks? All samples are held out, part after part."""
     o, evaluator = first.c.options, first.sharing.evaluator
     judged = evaluator.judge(plan, FOLDS)
     if o.max_error is not None:
         return judged.relative_l2 is not None and judged.relative_l2 <= o.max_error
+    if o.max_drop is not None:
+        if judged.metric is None:
+            raise OnnxPruneError(
+                "--max-drop: there are no labels beside --calib to measure accuracy with; give --metric"
+            )
+        return judged.metric.before - judged.metric.after <= o.max_drop
     if judged.agreement is None:
         raise OnnxPruneError("--min-agreement: no output looks like class scores [N, C]; use --max-error")
     luck = LUCK * math.sqrt(judged.agreement * (1 - judged.agreement) / max(judged.rows or 1, 1))

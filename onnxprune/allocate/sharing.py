@@ -65,7 +65,7 @@ class Sharing:
             raise out_of_reach(self.c, budget)
         if not last or len(found) == 1 or found[0] == found[1]:
             return found[0]
-        return min(found, key=self._error_held_out)
+        return min(found, key=self._loss_held_out)
 
     @cached_property
     def curves(self) -> dict[str, Array]:
@@ -106,8 +106,8 @@ class Sharing:
         plan = self.c.plan(counts, why_whole, notes)
         return plan if self.done is None else composed(self.done, plan)
 
-    def _error_held_out(self, counts: Counts) -> float:
-        return self.evaluator.judge(self.plan(counts, lambda g: "")).error
+    def _loss_held_out(self, counts: Counts) -> float:
+        return self.evaluator.judge(self.plan(counts, lambda g: "")).loss
 
     def _error_of_cut(self, counts: Counts) -> float:
         plan = self.c.plan(counts, lambda g: "")

@@ -6,7 +6,7 @@ what the network does with the inputs, channel by channel.
 
 from __future__ import annotations
 
-from onnxprune.calibration.data import Batches, load_data, random_batches, random_data
+from onnxprune.calibration.data import Batches, load_data, random_batches, random_data, reunite
 from onnxprune.calibration.inputs import InputSpec, input_specs, random_inputs
 from onnxprune.calibration.pictures import Preprocess, read_preprocess
 
@@ -20,4 +20,5 @@ __all__ = [
     "random_data",
     "random_inputs",
     "read_preprocess",
+    "reunite",
 ]

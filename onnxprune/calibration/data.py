@@ -33,7 +33,7 @@ class Batches:
     samples: int | None = None  # None: not known before the data were read
     sizes: Mapping[str, int] = field(default_factory=dict)  # of the dynamic axes, in a full batch
     dropped: int = 0  # samples left over by a static batch axis
-    labels: Array | None = None  # [samples], int64
+    labels: Array | None = None  # [samples, ..], of classes int64
 
     def __iter__(self) -> Iterator[Feeds]:
         raise NotImplementedError
@@ -283,8 +283,6 @@ def _stored(columns: Mapping[str, Column], specs: Sequence[InputSpec], step: int
     axes = _batch_axes(specs, arrays)
     total, step, dropped = _steps(specs, arrays, axes, step, source)
     sizes |= {label(s, a): min(step, total) for s, a in dynamic_axes(specs) if a == axes[s.name]}
-    if labels is not None and (labels.size != total or labels.dtype.kind not in "iu"):
-        raise _bad(source, f"labels are {labels.dtype.name} {list(labels.shape)}; give {total} integers, one a sample")
     kept = total - dropped
     static = all(a is None or isinstance(s.shape[a], int) for s in specs for a in [axes[s.name]])
     return Stored(
@@ -292,13 +290,33 @@ def _stored(columns: Mapping[str, Column], specs: Sequence[InputSpec], step: int
         samples=kept,
         sizes=sizes,
         dropped=dropped,
-        labels=None if labels is None else labels[...].reshape(total)[:kept].astype(np.int64),
+        labels=None if labels is None else _labels(labels[...], total, source)[:kept],
         columns=arrays,
         axes=axes,
         rows=np.arange(kept),
         step=step,
         static=static,
     )
+
+
+def _labels(labels: Array, total: int, source: str) -> Array:
+    """Classes as [samples]; others, which a metric may take, as they are."""
+    if labels.size == total and labels.dtype.kind in "iu":
+        return labels.reshape(total).astype(np.int64)
+    if labels.ndim < 1 or len(labels) != total:
+        raise _bad(source, f"labels are {labels.dtype.name} {list(labels.shape)}; give {total} of them, one a sample")
+    return labels
+
+
+def reunite(parts: Sequence[Batches], outputs: Sequence[Sequence[Array]]) -> Array:
+    """What was made of the batches of each part (see `Batches.hold_out`), in the order of the data."""
+    stored = [p for p in parts if isinstance(p, Stored)]
+    if len(stored) == len(parts):
+        order = np.argsort(np.concatenate([p.rows for p in stored]), kind="stable")
+        made: Array = np.concatenate([x for part in outputs for x in part])[order]
+        return made
+    turns = (part[at] for at in range(max(map(len, outputs))) for part in outputs if at < len(part))
+    return np.concatenate([*turns])
 
 
 def _bad(source: str, why: str) -> DataError:

@@ -131,5 +131,7 @@ def _goal(o: Options) -> str:
         return f"relative L2 error at most {o.max_error:g}"
     if o.min_agreement is not None:
         return f"the same class for at least {o.min_agreement:g}"
+    if o.max_drop is not None:
+        return f"a drop of the metric of at most {o.max_drop:g}"
     kind, fraction = o.budget or o.limit or ("ratio", o.ratio)
     return f"at most {fraction:g} of the {kind}" if kind != "ratio" else f"ratio {o.ratio:g}"

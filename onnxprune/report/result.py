@@ -28,6 +28,7 @@ from onnxprune.report.types import (
     FrozenAxis,
     GroupReport,
     GuardedNode,
+    HeldOutReport,
     InspectReport,
     Latency,
     Measures,
@@ -148,6 +149,7 @@ def prune_report(
     not_compared: str | None = None,
     quantization: QuantizationReport | None = None,
     compressed: CompressedSize | None = None,
+    held_out: HeldOutReport | None = None,
 ) -> PruneReport:
     """The report of `prune`. `error` is None where validation was left out; no `files`: nothing was written.
 
@@ -180,6 +182,7 @@ def prune_report(
         not_compared=not_compared,
         quantization=quantization,
         timing=evaluator.timing if evaluator and options else None,
+        held_out=held_out,
     )
 
 

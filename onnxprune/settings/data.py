@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.settings.table import FLAG, INPUTS, PLACE, TEXT, TEXTS, Bounds, Use, check_fields, setting
+from onnxprune.settings.table import FLAG, FUNCTION, INPUTS, PLACE, TEXT, TEXTS, Bounds, Use, check_fields, setting
 
 CASTS = ("fp16",)
 INTEGERS = ("int8",)
@@ -18,14 +18,15 @@ class RunSettings:
     """Data, checks and the form of the file: the settings of a run that say neither what to remove nor what becomes zero.
 
     `calib` and `data` are whatever `calibration.load_data` takes: in a recipe a path or an address, in Python arrays too.
-    `preprocess` is for pictures among them: a Preprocess, or the parts of one as text.
+    `preprocess` is for pictures among them: a Preprocess, or the parts of one as text. `metric` is a function, or a file
+    and its name.
     """
 
     calib: Any = setting(
         None,
         "Inputs to watch the network on: an .npz with one array an input, a folder of .npy, or a folder of pictures. The "
-        "channels to remove are then chosen by what the network does with them, and the rest is repaired. Labels are never "
-        "used.",
+        "channels to remove are then chosen by what the network does with them, and the rest is repaired. Labels are used by "
+        "--metric and --max-drop alone.",
         on={"prune": Use(), "sparsify": Use(), "sensitivity": Use(help="Inputs to measure on; labels are not needed.")},
         metavar="FILE.npz|FOLDER",
         kind=INPUTS,
@@ -57,6 +58,15 @@ class RunSettings:
         panel=CALIBRATION,
         metavar="imagenet|FILE.toml|NAME=VALUE",
         kind=TEXTS,
+    )
+    metric: Any = setting(
+        None,
+        "Your own measure: a function of the outputs (a dict of arrays by name) and the labels that returns a number, higher is "
+        "better. It is reported, chooses between plans, and is what --max-drop looks at (accuracy, unless given).",
+        on={"prune": Use(), "validate": Use(help="Your own measure: a function of outputs and labels.", panel="")},
+        panel=CALIBRATION,
+        metavar="FILE.py:FUNCTION",
+        kind=FUNCTION,
     )
     cache: Any = setting(
         None,
@@ -116,4 +126,4 @@ class RunSettings:
 
     def check_values(self) -> None:
         """Raise OnnxPruneError for what cannot be; data may be anything that `load_data` takes."""
-        check_fields(self, (INPUTS, PLACE, TEXTS))
+        check_fields(self, (INPUTS, PLACE, TEXTS, FUNCTION))

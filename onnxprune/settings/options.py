@@ -11,7 +11,7 @@ from onnxprune.settings.table import Bounds, Use, check_fields, setting, to_opti
 MOST_STEPS = 1000
 SCOPES = ("local", "global", "isomorphic")
 BUDGETS = ("macs", "params", "bytes", "latency")
-LIMITS = ("max_error", "min_agreement")
+LIMITS = ("max_error", "min_agreement", "max_drop")
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 MEASURED = ("sensitivity", "search", "netadapt")  # they need calibration data
 SCHEDULES = ("linear", "cubic", "agp", "geometric")
@@ -36,8 +36,9 @@ class Options:
     (see `budget.py`, `search.py`). `max_ratio` caps what one group loses. `round_to` keeps counts at multiples of N. Globs
     match group names and the names of the initializers and nodes of a group.
 
-    Instead of those, `max_error` is how far outputs may move (relative L2) and `min_agreement` how often the same class must be
-    preferred: the smallest model that is so good is found by bisection on the multiply-accumulates. With `steps` channels are
+    Instead of those, `max_error` is how far outputs may move (relative L2), `min_agreement` how often the same class must be
+    preferred, and `max_drop` how much a metric may lose: the smallest model that is so good on samples that its repair has not seen
+    is found by bisection on the multiply-accumulates. With `steps` channels are
     removed bit by bit, and those that are left are scored again each time; `schedule` says how much is gone after which step.
     `repair` is the method (see `repair.repair`) by which the layers that stay take over from the removed channels.
 
@@ -74,17 +75,25 @@ class Options:
     )
     max_error: float | None = setting(
         None,
-        "Instead of a ratio: the smallest model whose relative L2 error on --calib is at most E.",
+        "Instead of a ratio: the smallest model whose relative L2 error is at most E on those of --calib that are held out.",
         panel=AMOUNT,
         metavar="E",
         bounds=Bounds("it is a relative L2 error, 0 or more", 0.0),
     )
     min_agreement: float | None = setting(
         None,
-        "Instead of a ratio: the smallest model that prefers the original's class for this fraction of --calib.",
+        "Instead of a ratio: the smallest model that prefers the original's class for this fraction of --calib, held out.",
         panel=AMOUNT,
         metavar="A",
         bounds=Bounds("it is the fraction of samples with the same class, above 0 and up to 1", 0.0, 1.0, above=True),
+    )
+    max_drop: float | None = setting(
+        None,
+        "Instead of a ratio: the smallest model that loses at most D of the --metric (of the accuracy, without one) on --calib, "
+        "held out.",
+        panel=AMOUNT,
+        metavar="D",
+        bounds=Bounds("it is how much less the metric may be, 0 or more", 0.0),
     )
     allocation: str | None = setting(
         None,

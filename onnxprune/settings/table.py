@@ -68,6 +68,7 @@ RATIOS = Kind(
 )
 INPUTS = Kind("the path or address of an .npz file or a folder of data", _is_path, _TEXT)
 PLACE = Kind("the path of a file", _is_path, _TEXT)
+FUNCTION = Kind('a Python file and a function in it, as in "metrics.py:top1"', _is_path, _TEXT)
 
 _OF_TYPE = {
     float: NUMBER, float | None: NUMBER, int: INTEGER, int | None: INTEGER, str: TEXT, str | None: TEXT, bool: FLAG,

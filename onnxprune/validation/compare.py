@@ -14,13 +14,14 @@ from onnxprune.calibration.run import Feeds, Source, count, open_session, proto_
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array, is_float
-from onnxprune.measure import ErrorSums, agreement, class_scores, predictions
+from onnxprune.measure import ErrorSums, Metric, agreement, class_scores, predictions
 from onnxprune.report.degraded import explain_degraded
 from onnxprune.report.types import (
     Counts,
     ErrorReport,
     FedInput,
     Latency,
+    MetricReport,
     NonFinite,
     NotComparable,
     OutputMismatch,
@@ -55,6 +56,7 @@ def validate(
     threads: int | None = None,
     timed: bool = False,
     profile: bool = False,
+    metric: Metric | None = None,
 ) -> Result:
     """Feed both models the same batches (`data`, or one random batch of `seed`) and compare each output.
 
@@ -62,6 +64,7 @@ def validate(
                      NotComparable where the two do not go together (shape, kind)
     overall          `metrics.compare` over the elements of all float outputs together
     top1_agreement   on `class_output`, the first output that looks like class scores (`metrics.class_scores`)
+    metric           the user's own measure of all outputs, with the labels
     accuracy         fraction of `data.labels` hit on `class_output`, before and after; None without labels;
                      `accuracy_drop` is the one less the other
     inputs           dtype and shape fed in the first batch; `dynamic_sizes` names the dynamic axes' sizes
@@ -80,7 +83,7 @@ def validate(
     after = open_session(candidate, "candidate", threads)
     _check_names(before, after)
     proto = proto_of(original, "original")
-    comparison = _Comparison(vocabulary(proto))
+    comparison = _Comparison(vocabulary(proto), metric)
     if data is None:
         specs = input_specs(proto)
         guess = runnable_inputs(before, specs, seed, sizes)
@@ -145,8 +148,9 @@ def _incomparable(r: Any, c: Any) -> str | None:
 class _Comparison:
     """What all outputs showed so far."""
 
-    def __init__(self, tokens: int | None) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: int | None, metric: Metric | None = None) -> None:
+        self.tokens, self.metric = tokens, metric
+        self.shown: tuple[list[dict[str, Any]], list[dict[str, Any]]] = [], []
         self.outputs: dict[str, _Output] = {}
         self.overall = ErrorSums()
         self.class_output: str | None = None
@@ -161,6 +165,9 @@ class _Comparison:
         names = [self.class_output] if self.outputs else list(reference)  # the first batch chooses
         for name, r in reference.items():
             self.outputs.setdefault(name, _Output()).add(r, candidate[name], self.overall)
+        if self.metric:
+            for seen, outputs in zip(self.shown, (reference, candidate), strict=True):
+                seen.append({name: outputs[name] for name in reference})
         t = self.tokens
         scored = ((n, class_scores(reference[n], t), class_scores(candidate[n], t)) for n in names if n is not None)
         same = ((n, r, c) for n, r, c in scored if r is not None and c is not None and r.shape == c.shape)
@@ -172,7 +179,7 @@ class _Comparison:
     def result(self, data: Batches) -> ErrorReport:
         scored = self.class_output is not None
         before, after = (np.concatenate(p) if scored else None for p in (self.before, self.after))
-        accuracy = _accuracy(before, after, data.labels)
+        accuracy = _accuracy(before, after, data.labels, self.metric is not None)
         overall = self.overall.result()
         found = ErrorReport(
             **vars(overall),
@@ -188,8 +195,15 @@ class _Comparison:
             dropped=data.dropped,
             data=data.source,
             nonfinite=NonFinite(overall.nonfinite_reference, overall.nonfinite_candidate),
+            metric=self._measure(data.labels),
         )
         return replace(found, degraded=bool(explain_degraded(found)))
+
+    def _measure(self, labels: Array | None) -> MetricReport | None:
+        if self.metric is None:
+            return None
+        wholes = ({n: np.concatenate([x[n] for x in seen]) for n in seen[0]} for seen in self.shown)
+        return MetricReport(self.metric.name, *(self.metric.measure(whole, labels) for whole in wholes))
 
 
 def _drop(accuracy: Shares | None) -> float | None:
@@ -198,14 +212,16 @@ def _drop(accuracy: Shares | None) -> float | None:
     return accuracy.before - accuracy.after
 
 
-def _accuracy(before: Array | None, after: Array | None, labels: Array | None) -> Shares | None:
-    if labels is None:
+def _accuracy(before: Array | None, after: Array | None, labels: Array | None, measured: bool) -> Shares | None:
+    """None without labels, and where they are of another kind, for a metric that has `measured` them."""
+    if labels is None or (measured and (before is None or before.shape != labels.shape)):
         return None
     if before is None or after is None or before.shape != labels.shape:
         rows = (
             "no output looks like class scores [N, C]" if before is None else f"there are {before.size} rows of scores"
         )
         raise OnnxPruneError(
-            f"the data hold {labels.size} labels, but {rows}; leave the labels out to compare outputs only"
+            f"the data hold {labels.size} labels, but {rows}; leave the labels out to compare outputs only, or give a "
+            "--metric that takes them"
         )
     return Shares(agreement(before, labels), agreement(after, labels))

@@ -11,6 +11,7 @@ from onnxprune.report.types import (
     ErrorReport,
     Latency,
     LayerError,
+    MetricReport,
     NotComparable,
     OutputMismatch,
     OutputReport,
@@ -57,15 +58,17 @@ def _left(name: str, before: str, after: str, left: str) -> tuple[object, ...]:
     return text(name, "bold"), before, after, text(left, "bold green")
 
 
-def render_error(error: ErrorReport) -> Facts:
-    """How far the outputs moved, in lines."""
+def render_error(error: ErrorReport, fitted: bool = False) -> Facts:
+    """How far the outputs moved, in lines; on data that weights were `fitted` to."""
     outputs = list(error.outputs.values())
-    rows: Facts = [("compared on", _measured(error))]
+    rows: Facts = [("compared on", _measured(error) + (", to which the repair was fitted" if fitted else ""))]
     rows.append(("error", _output(outputs[0]) if len(outputs) == 1 else _numbers(error)))
     if (agreement := get_agreement(error)) is not None:
         rows.append(("top-1", f"the same class for {percent(agreement)} of {plural(error.samples, 'sample')}"))
     if error.accuracy:
         rows.append(("accuracy", text(_accuracy(error.accuracy, error.accuracy_drop), "bold green")))
+    if error.metric:
+        rows.append((error.metric.name, text(describe_metric(error.metric), "bold green")))
     if why := explain_degraded(error):
         rows.append(("degraded", text(why, "bold red")))
     n = error.nonfinite
@@ -73,6 +76,13 @@ def render_error(error: ErrorReport) -> Facts:
         said = f"{n.candidate:,} NaN or infinite values, the original has {n.reference:,}"
         rows.append(("non-finite", text(said, "bold red")))
     return rows
+
+
+def describe_metric(metric: MetricReport) -> str:
+    drop = metric.before - metric.after
+    return f"{metric.before:.4g} -> {metric.after:.4g}" + (
+        f", {abs(drop):.3g} {'less' if drop > 0 else 'more'}" if drop else ""
+    )
 
 
 def warn_degraded(error: ErrorReport | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,11 +10,26 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from onnxprune.cli.console import Facts, count, duration, facts, more, percent, plural, table, text
-from onnxprune.cli.render.compared import render_error, render_machine, render_outputs, render_sizes, warn_degraded
+from onnxprune.cli.render.compared import (
+    describe_metric,
+    render_error,
+    render_machine,
+    render_outputs,
+    render_sizes,
+    warn_degraded,
+)
 from onnxprune.cli.render.layers import explain_none, render_layer_facts, render_layer_table
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
 from onnxprune.report.stages import STAGES, compare_stages, explain_slow
-from onnxprune.report.types import FrozenAxis, PrunedGroup, PruneReport, QuantizationReport, RepairReport, TimingReport
+from onnxprune.report.types import (
+    FrozenAxis,
+    HeldOutReport,
+    PrunedGroup,
+    PruneReport,
+    QuantizationReport,
+    RepairReport,
+    TimingReport,
+)
 
 RenderedReport = tuple[Group, str]  # the report for people, and a warning ('': there is none)
 FEW_GROUPS = 24
@@ -57,10 +73,32 @@ def _render_outcome(report: PruneReport, rows: Facts) -> list[RenderableType]:
     if report.quantization:
         rows.append(("quantized", _describe_quantization(report.quantization)))
     outputs: list[RenderableType] = []
+    if report.held_out:
+        rows += render_held_out(report.held_out)
     if report.error:
-        rows += [*render_error(report.error), *render_machine(report)]
+        rows += [*render_error(report.error, report.held_out is not None), *render_machine(report)]
         outputs = render_outputs(report.error)
     return [render_sizes(report), "", facts(rows), *outputs, *_render_stages(report), "", _describe_files(report)]
+
+
+def render_held_out(found: HeldOutReport) -> Facts:
+    """How good the result is on calibration samples that a repair has not seen, with how sure that is."""
+    seen = plural(found.samples, "sample")
+    l2 = "" if found.relative_l2 is None else f"relative L2 {found.relative_l2:.4g}, "
+    rest = (
+        f"; {plural(found.folds, 'part')}, {found.held_out} held out in turn" if found.folds > 1 else ", none held out"
+    )
+    rows: Facts = [("held out", f"{l2}{seen}{rest}")]
+    if found.agreement is not None and found.rows:
+        least = (
+            "" if found.least_agreement is None else f", at least {math.floor(100 * found.least_agreement)} % of all"
+        )
+        rows.append(
+            ("", text(f"the same class for {round(found.agreement * found.rows):,} of {found.rows:,}{least}", "bold"))
+        )
+    if found.metric:
+        rows.append(("", text(f"{found.metric.name} {describe_metric(found.metric)}", "bold green")))
+    return rows
 
 
 def _describe_timing(timing: TimingReport) -> str:

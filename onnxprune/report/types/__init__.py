@@ -8,6 +8,7 @@ from onnxprune.report.types.comparison import (
     Latency,
     LayerError,
     Measures,
+    MetricReport,
     NonFinite,
     NotComparable,
     OutputMismatch,
@@ -44,7 +45,8 @@ from onnxprune.report.types.sparse import (
 __all__ = [
     "FORMAT", "CalibrationReport", "CheckedLayer", "CompressedSize", "Counts", "ErrorNumbers", "ErrorReport", "FedInput",
     "FrozenAxis", "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError", "LayerFacts",
-    "HeldOutReport", "LayerRepair", "Measures", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch",
+    "HeldOutReport",
+    "LayerRepair", "Measures", "MetricReport", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch",
     "OutputReport", "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport",
     "Reconstruction", "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow",
     "Settings", "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "ValidateReport", "WeightReport",

@@ -54,6 +54,15 @@ class NonFinite:
 
 
 @dataclass(frozen=True)
+class MetricReport:
+    """The user's own measure of the original and of the candidate, higher is better."""
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class ErrorReport(ErrorNumbers):
     """How far the outputs moved: the numbers over all (also as `overall`), and those of each of the `outputs`.
 
@@ -74,6 +83,7 @@ class ErrorReport(ErrorNumbers):
     nonfinite: NonFinite
     _: KW_ONLY
     degraded: bool | None = added()
+    metric: MetricReport | None = added()  # noqa: RUF009
 
 
 @dataclass(frozen=True)

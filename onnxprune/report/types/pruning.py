@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from onnxprune.report.types.base import Counts, Report, Settings, added
-from onnxprune.report.types.comparison import ErrorReport, Latency, Measures, Reconstruction
+from onnxprune.report.types.comparison import ErrorReport, Latency, Measures, MetricReport, Reconstruction
 from onnxprune.report.types.model import FrozenAxis
 from onnxprune.report.types.sparse import SparsityReport
 
@@ -104,6 +104,12 @@ class HeldOutReport:
     agreement: float | None
     rows: int | None
     least_agreement: float | None
+    metric: MetricReport | None
+
+    @property
+    def loss(self) -> float:
+        """What is to be small when plans are compared."""
+        return self.error if self.metric is None else self.metric.before - self.metric.after
 
 
 @dataclass

@@ -1,0 +1,192 @@
+"""What is promised holds on samples that were not seen: folds, their bounds, and the user's own metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune.calibration import Batches, input_specs, load_data, reunite
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.weights import Array
+from onnxprune.measure import load_metric
+from onnxprune.measure.bound import lower_bound
+
+MODELS = Path(__file__).parents[1] / "models"
+CNN = MODELS / "digits_cnn.onnx"
+TEST = np.load(MODELS / "digits_test.npz")
+POOL = np.load(MODELS / "digits_calib.npz")["image"]
+
+
+def load_digits(source: Any) -> Batches:
+    return load_data(source, input_specs(onnxprune.load(CNN).proto))
+
+
+def stream() -> list[dict[str, Array]]:
+    return [{"image": POOL[at : min(at + 6, 40)]} for at in range(0, 40, 6)]
+
+
+def read(batches: Batches) -> list[Array]:
+    return [feeds["image"] for feeds in batches]
+
+
+@pytest.mark.parametrize(
+    ("hits", "of", "least"), [(98, 100, 0.93838), (100, 100, 0.05**0.01), (5, 10, 0.22244), (0, 7, 0.0), (1, 1, 0.05)]
+)
+def test_the_bound_is_that_of_clopper_and_pearson(hits: int, of: int, least: float) -> None:
+    """The figures are those of a beta distribution's 5 % quantile."""
+    assert lower_bound(hits, of) == pytest.approx(least, abs=1e-5)
+
+
+def test_the_bound_holds_for_nineteen_of_twenty_draws() -> None:
+    drawn = np.random.default_rng(0).binomial(80, 0.9, 2000)
+    assert np.mean([lower_bound(int(k), 80) <= 0.9 for k in drawn]) >= 0.95
+
+
+@pytest.mark.parametrize("source", [{"image": POOL[:40]}, stream], ids=["stored", "streamed"])
+def test_each_sample_is_held_out_once(source: Any) -> None:
+    data = load_digits(source)
+    assert data.count_parts(5) == 5
+    parts = [data.hold_out(k, 5) for k in range(5)]
+    for rest, mine in parts:
+        both = np.concatenate([*read(rest), *read(mine)])
+        assert sorted(map(np.ndarray.tobytes, both)) == sorted(map(np.ndarray.tobytes, POOL[:40]))
+    together = reunite([mine for _, mine in parts], [read(mine) for _, mine in parts])
+    np.testing.assert_array_equal(together, POOL[:40])
+
+
+def test_parts_can_be_limited() -> None:
+    for source in ({"image": POOL[:40]}, stream):
+        rest, _ = load_digits(source).hold_out(1, 5)
+        assert sum(map(len, read(rest.limit(8)))) == 8
+
+
+def test_one_batch_is_not_divided() -> None:
+    assert load_digits([{"image": POOL[:9]}]).count_parts(5) == 1
+    found = onnxprune.prune(CNN, macs=0.5, calib=[{"image": POOL[:9]}])
+    assert found.report.held_out is not None and found.report.held_out.folds == 1
+
+
+def draw(seed: int, samples: int = 100) -> tuple[Array, Array]:
+    """Samples to calibrate on, and others."""
+    order = np.random.default_rng(seed).permutation(len(POOL))
+    return POOL[order[:samples]], np.concatenate([TEST["image"], POOL[order[samples:]]])
+
+
+def measure_promise(seed: int) -> float:
+    """How often the smallest model that promises the same class for 98 of 100 samples keeps that on new ones."""
+    seen, new = draw(seed)
+    made = onnxprune.prune(CNN, min_agreement=0.98, calib={"image": seen}, check=False)
+    held_out = made.report.held_out
+    assert held_out is not None and held_out.samples == 100 and held_out.agreement is not None
+    assert held_out.agreement >= 0.98 > (held_out.least_agreement or 1.0)
+    found = onnxprune.validate(CNN, made.model, data={"image": new}).top1_agreement
+    assert found is not None
+    return found
+
+
+def test_a_promise_holds_on_new_samples() -> None:
+    assert measure_promise(0) >= 0.94
+
+
+@pytest.mark.slow
+def test_promises_hold_in_the_mean() -> None:
+    found = [measure_promise(seed) for seed in range(20)]
+    assert np.mean(found) >= 0.97 and min(found) >= 0.94
+
+
+def score(outputs: dict[str, Array], labels: Array | None) -> float:
+    assert labels is not None
+    return float((outputs["logits"].argmax(1) == labels).mean())
+
+
+def test_the_smallest_model_within_a_drop() -> None:
+    data = {"image": TEST["image"][:120], "labels": TEST["labels"][:120]}
+    left = []
+    for drop in (0.0, 0.2):
+        report = onnxprune.prune(CNN, max_drop=drop, metric=score, calib=data, check=False).report
+        assert report.held_out and report.held_out.metric and report.held_out.samples == 120
+        metric = report.held_out.metric
+        assert metric.name == "score" and metric.before - metric.after <= drop
+        left.append(report.macs.after or 0)
+    assert left[1] < left[0]
+
+
+def test_accuracy_is_the_metric_where_none_is_given() -> None:
+    data = {"image": TEST["image"][:60], "labels": TEST["labels"][:60]}
+    report = onnxprune.prune(CNN, max_drop=0.1, calib=data, check=False).report
+    assert report.held_out and report.held_out.metric and report.held_out.metric.name == "accuracy"
+    with pytest.raises(OnnxPruneError, match="no labels beside --calib"):
+        onnxprune.plan(CNN, max_drop=0.1, calib={"image": POOL[:20]})
+
+
+def test_a_metric_sees_outputs_and_labels_in_the_order_of_the_data() -> None:
+    seen = list[tuple[Array, Array | None]]()
+
+    def remember(outputs: dict[str, Array], labels: Array | None) -> float:
+        seen.append((outputs["logits"], labels))
+        return 1.0
+
+    order = np.arange(50, dtype=np.float32)[:, None]  # labels of any kind
+    onnxprune.prune(CNN, max_drop=1.0, metric=remember, calib={"image": POOL[:50], "labels": order}, check=False)
+    outputs, labels = seen[0]  # of the original
+    np.testing.assert_array_equal(labels, order)
+    want = np.concatenate([x["logits"] for x in run_original(POOL[:50])])
+    np.testing.assert_allclose(outputs, want, rtol=1e-4, atol=1e-4)
+
+
+def run_original(images: Array) -> list[dict[str, Array]]:
+    from onnxprune.calibration.run import open_session, run
+
+    return [run(open_session(CNN, "original"), {"image": images})]
+
+
+def test_a_metric_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def half(outputs, labels):\n    return 0.5\n\nnumber = 3\n")
+    metric = load_metric(f"{file}:half")
+    assert metric is not None and metric.name == "half" and metric.measure({}, None) == 0.5
+    report = onnxprune.prune(CNN, ratio=0.3, metric=f"{file}:half").report
+    assert report.error and report.error.metric and report.error.metric.after == 0.5
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("nothing.py:half", "there is no Python file"),
+        ("{0}:third", "has no function 'third'"),
+        ("{0}:number", "has no function 'number'"),
+        ("{0}", "expected FILE.py:function"),
+        ("{0}:half:", "expected FILE.py:function"),
+    ],
+)
+def test_what_is_no_metric(tmp_path: Path, source: str, words: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("number = 3\n")
+    with pytest.raises(OnnxPruneError, match=words):
+        load_metric(source.format(file))
+
+
+def fail(outputs: dict[str, Array], labels: Array | None) -> float:
+    raise ZeroDivisionError("no objects")
+
+
+def give_nan(outputs: dict[str, Array], labels: Array | None) -> float:
+    return float("nan")
+
+
+def give_text(outputs: dict[str, Array], labels: Array | None) -> Any:
+    return "good"
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [(fail, "ZeroDivisionError: no objects"), (give_nan, "finite number"), (give_text, "fails on logits float32")],
+)
+def test_a_metric_that_fails(function: Callable[[dict[str, Array], Array | None], Any], words: str) -> None:
+    with pytest.raises(OnnxPruneError, match=words):
+        onnxprune.plan(CNN, max_drop=0.1, metric=function, calib={"image": POOL[:20]})
