@@ -15,7 +15,18 @@ from onnxprune.version import __version__
 
 if TYPE_CHECKING:
     from onnxprune.allocate import Table
-    from onnxprune.api import PruneResult, analyze, apply, plan, prune, sensitivity, sparsify, validate
+    from onnxprune.api import (
+        CandidateResult,
+        PruneResult,
+        analyze,
+        apply,
+        plan,
+        prune,
+        repair_model,
+        sensitivity,
+        sparsify,
+        validate,
+    )
     from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError
     from onnxprune.graph.io import load
     from onnxprune.graph.model import Model
@@ -27,9 +38,9 @@ if TYPE_CHECKING:
     from onnxprune.validation import Result
 
 __all__ = [
-    "Analysis", "Choice", "DataError", "Group", "Model", "ModelError", "OnnxPruneError", "Options", "OutputError", "Plan",
-    "PlanError", "PruneResult", "Result", "RunSettings", "Sparsity", "Table", "__version__", "analyze", "apply", "load", "plan",
-    "prune", "run_pass", "save", "sensitivity", "sparsify", "validate",
+    "Analysis", "CandidateResult", "Choice", "DataError", "Group", "Model", "ModelError", "OnnxPruneError", "Options",
+    "OutputError", "Plan", "PlanError", "PruneResult", "Result", "RunSettings", "Sparsity", "Table", "__version__", "analyze",
+    "apply", "load", "plan", "prune", "repair_model", "run_pass", "save", "sensitivity", "sparsify", "validate",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Table, candidates, make_plan, measure
 from onnxprune.calibration import Preprocess
+from onnxprune.candidates import CandidateResult, run_repair
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import save
@@ -37,7 +38,8 @@ from onnxprune.validation import Result
 from onnxprune.validation import validate as _validate
 
 __all__ = [
-    "NotCompared", "PruneResult", "analyze", "apply", "load", "plan", "prune", "save", "sensitivity", "sparsify", "validate",
+    "CandidateResult", "NotCompared", "PruneResult", "analyze", "apply", "load", "plan", "prune", "repair_model", "save",
+    "sensitivity", "sparsify", "validate",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -300,6 +302,47 @@ def sparsify(
     chosen = _override(options or Sparsity(), settings, RunSettings)
     work = Work(None, plan, chosen, how, dry_run=dry_run)
     return run(source, out, work, progress)
+
+
+def repair_model(
+    original: Source,
+    candidate: Source,
+    out: str | PathLike[str] | None = None,
+    *,
+    calib: Data,
+    samples: int | None = None,
+    data: Data | None = None,
+    preprocess: Preprocess | Sequence[str] | None = None,
+    seed: int = 0,
+    check: bool = True,
+    progress: StageProgress | None = None,
+) -> CandidateResult:
+    """Fit the layers of a candidate to the original's, one after the other, by least squares and without labels.
+
+    The candidate may be pruned, masked (its zeros stay zero) or rewritten, by any tool, from the same original. Its layers are
+    found by names, or by what they read; which channels they still have, by how these move on the data. The result is
+    never worse on the data than the candidate: where nothing is better, its weights are the candidate's.
+
+    Args:
+        original: a path, a ModelProto or a Model; it is not changed.
+        candidate: the model to repair, of any of these kinds too; it is not changed.
+        out: where the repaired model is written; None writes no file.
+        calib: the inputs to fit on: whatever `calibration.load_data` takes.
+        samples: at most so many of `calib`.
+        data: the inputs to compare on, with labels if there are any; `calib` without.
+        preprocess: how pictures become inputs: a Preprocess, or the parts of one as text.
+        seed: of the places in feature maps that are fitted on.
+        check: compare the outputs before and after.
+        progress: called with the stage, the steps done and the steps in all.
+
+    Returns:
+        The repaired model, the report and the files.
+
+    Raises:
+        OnnxPruneError: the two are no versions of one model, one does not run, the data do not fit, or a file cannot be written.
+    """
+    settings = RunSettings(calib, samples, data, preprocess or (), check=check)
+    return run_repair(original, candidate, out, settings, seed, progress)
 
 
 def _take(home: type[T], settings: Mapping[str, Any]) -> tuple[T, dict[str, Any]]:

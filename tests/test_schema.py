@@ -13,6 +13,7 @@ import onnxprune
 from onnxprune.batch.results import JobResult, read
 from onnxprune.cli.schema import SCHEMAS
 from onnxprune.report import (
+    CandidateReport,
     InspectReport,
     PatternReport,
     PruneReport,
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
 CNN, CALIB, TEST = MODELS / "digits_cnn.onnx", MODELS / "digits_calib.npz", MODELS / "digits_test.npz"
 TYPES = {"inspect": InspectReport, "prune": PruneReport, "sparsify": PruneReport, "validate": ValidateReport,
-         "pattern": PatternReport, "sensitivity": SensitivityReport}  # fmt: skip
+         "pattern": PatternReport, "sensitivity": SensitivityReport, "repair": CandidateReport}  # fmt: skip
 KINDS = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 
 
@@ -118,6 +119,14 @@ def test_what_sparsify_and_a_check_print_is_in_the_schema(tmp_path: Path) -> Non
 
 def test_what_sensitivity_prints_is_in_the_schema() -> None:
     assert_schema("sensitivity", printed("sensitivity", CNN, "--calib", CALIB, "--samples", 16, "--json"))
+
+
+def test_what_repair_prints_is_in_the_schema(tmp_path: Path) -> None:
+    pruned, out = tmp_path / "pruned.onnx", tmp_path / "o.onnx"
+    onnxprune.prune(CNN, pruned, ratio=0.3, check=False)
+    args = ("repair", CNN, pruned, "-o", out, "--calib", CALIB, "--samples", 64, "--json")
+    assert_schema("repair", printed(*args, "--data", TEST))
+    assert_schema("repair", printed(*args, "--no-validate"))
 
 
 @pytest.mark.parametrize("name", ["ops", "criteria", "settings"])

@@ -27,7 +27,7 @@ JSON = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 
 def output(kind: str) -> Any:
-    """Where a command writes its model, which is smaller or sparse."""
+    """Where a command writes its model, which is smaller, sparse or repaired."""
     text = f"Where the {kind} model goes (its data file, if any: OUT.HASH.data)."
     return typer.Option("--output", "-o", metavar="OUT", help=text)
 

@@ -36,6 +36,7 @@ SCHEMAS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "inspect": ("inspect --json", _of("report.types", "InspectReport")),
     "prune": ("prune --json, and the files of --report", _of("report.types", "PruneReport")),
     "sparsify": ("sparsify --json, and the files of --report: as prune", _of("report.types", "PruneReport")),
+    "repair": ("repair --json", _of("report.types", "CandidateReport")),
     "validate": ("validate --json of two models", _of("report.types", "ValidateReport")),
     "pattern": ("validate --pattern --json of one model", _of("report.types", "PatternReport")),
     "sensitivity": ("sensitivity --json", _of("report.types", "SensitivityReport")),

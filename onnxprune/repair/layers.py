@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -163,6 +164,7 @@ class FitLayer:
     scale = 1.0  # the weights are multiplied by
     w: Array
     b: Array | None = None  # None: there is none, and none can be added
+    groups = 1
     mixes = True  # does an output read several channels?
     hidden = False
     inside: Bounds = OPEN
@@ -183,6 +185,12 @@ class FitLayer:
     def made(self, y: Array, at: Array, keep: Array | None = None) -> Array:
         """The output, or any tensor of its shape, at the places `at`: [g, n, O]; `keep` picks from more outputs."""
         raise NotImplementedError
+
+    def in_one(self) -> FitLayer:
+        """A layer that has the same places, and all outputs in one group: for `made`, of any number of channels."""
+        one = copy(self)
+        one.groups = 1
+        return one
 
     def product(self, rows: Array) -> Array:
         """What the layer makes of rows, float32 [g, n, O]."""

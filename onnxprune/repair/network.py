@@ -144,8 +144,12 @@ class Network:
         original: Model,
         pruned: Model,
         thinned: Collection[tuple[str, int]] = (),
+        changed: Iterable[str] = (),
     ) -> None:
-        """`thinned` are weights that are to become sparse: an output of the node, and which of its inputs."""
+        """`thinned` are weights that are to become sparse: an output of the node, and which of its inputs.
+
+        All that is made of the values `changed` is taken to differ from the original, too.
+        """
         self.analysis, self.keep, self.original = analysis, keep, original
         self.editor = Editor(pruned)
         self.model = self.editor.peek()
@@ -159,7 +163,7 @@ class Network:
         self.live = self._constants.live
         made_at = makers(self.nodes)
         self.thinned = {(made_at[o], slot) for o, slot in thinned if o in made_at}
-        moved = (n for n in self.live if self.moves(n))
+        moved = [*changed, *(n for n in self.live if self.moves(n))]
         self.touched = after(self.nodes, [*moved, *(o for i, _ in self.thinned for o in self.nodes[i].output if o)])
 
     @cached_property

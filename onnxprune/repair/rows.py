@@ -59,7 +59,8 @@ def _seen(task: FitTask, net: Network, original: Feeds, pruned: Feeds, draw: Dra
     at = draw(*layer.places(shape))
     read = picked(original[layer.x], net.stays(layer.x)) if task.taught else pruned[layer.x]
     others = [_float(layer.made(pruned[name], at)) for name in task.tail.others]
-    return _float(layer.rows(read, shape, at)), _float(layer.made(target, at, channels)), others
+    made = layer.in_one().made(target, at) if task.unmatched else layer.made(target, at, channels)
+    return _float(layer.rows(read, shape, at)), _float(made), others
 
 
 def _computed(

@@ -33,7 +33,8 @@ class FitTask:
     """A layer to fit, that of the node `index`, and what follows it.
 
     Its target is the original's value of `tail.target`; for a layer whose sums are no tensors, what `source`, the original's
-    layer, makes of the original's inputs. `taught`: it reads the original's inputs rather than the pruned network's.
+    layer, makes of the original's inputs. `taught`: it reads the original's inputs rather than the pruned network's. `unmatched`:
+    nobody knows yet which of the original's channels its outputs are, so that rows have them all, [1, n, channels].
     """
 
     index: int
@@ -44,6 +45,7 @@ class FitTask:
     taught: bool = False
     source: FitLayer | None = None
     parts: Sequence[SourcePart] = ()  # of the source, for each group
+    unmatched: bool = False
 
     def original_stop(self) -> set[str]:
         if self.source:
@@ -59,10 +61,7 @@ def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[FitTask]:
 
     `left_out` hears of those that cannot be fitted, and why.
     """
-    found = [f for index in range(len(net.nodes)) for f in _layers(net, index, left_out)]
-    if method != "obs":
-        left_out |= {name: SELECTED for _, name, layer in found if not net.unsettled.isdisjoint((layer.x, layer.y))}
-        found = [f for f in found if f[1] not in left_out]
+    found = find_layers(net, left_out, settled=method != "obs")
     if method == "none":
         return [_task(net, f, nothing(f[2])) for f in found if (f[0], f[2].slot) in net.thinned]
     if method == "obs":  # the inputs that stay take over from those that go, as the original has them
@@ -72,10 +71,27 @@ def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[FitTask]:
         return [_task(net, f, nothing(f[2]), True) for f in found]
     if method == "lstsq":  # a depthwise convolution can take over nothing, and gains next to nothing
         found = [f for f in found if f[2].mixes or (f[0], f[2].slot) in net.thinned]
+    return [_task(net, f, tail) for f, tail in with_tails(net, found)]
+
+
+def with_tails(net: Network, found: Sequence[Found]) -> list[tuple[Found, Tail]]:
+    """The layers that stand for themselves, each with what follows it; a scale behind another layer is part of that one."""
     passed = {i for _, _, layer in found for i in follow(layer, net, lambda _: False).passed}
     found = [f for f in found if f[0] not in passed]
     last = last_layers(net, {index: at for at, (index, _, _) in enumerate(found)})
-    return [_task(net, f, follow(f[2], net, lambda x, at=at: last[x] < at)) for at, f in enumerate(found)]  # type: ignore[misc]
+    return [(f, follow(f[2], net, lambda x, at=at: last[x] < at)) for at, f in enumerate(found)]  # type: ignore[misc]
+
+
+def find_layers(net: Network, left_out: dict[str, str], *, settled: bool) -> list[Found]:
+    """All layers whose inputs changed or whose weights are to become sparse.
+
+    `settled`: only those whose rows are the original's, as no data decide how many there are.
+    """
+    found = [f for index in range(len(net.nodes)) for f in _layers(net, index, left_out)]
+    if settled:
+        left_out |= {name: SELECTED for _, name, layer in found if not net.unsettled.isdisjoint((layer.x, layer.y))}
+        found = [f for f in found if f[1] not in left_out]
+    return found
 
 
 def _task(net: Network, found: Found, tail: Tail, taught: bool = False) -> FitTask:

@@ -1,9 +1,16 @@
 """Reports: their types, plain data from them and back, and the page. Importing it takes nothing but the standard library."""
 
 from onnxprune.report.plain import from_json, json_schema, json_text, to_json
-from onnxprune.report.types import InspectReport, PatternReport, PruneReport, SensitivityReport, ValidateReport
+from onnxprune.report.types import (
+    CandidateReport,
+    InspectReport,
+    PatternReport,
+    PruneReport,
+    SensitivityReport,
+    ValidateReport,
+)
 
 __all__ = [
-    "InspectReport", "PatternReport", "PruneReport", "SensitivityReport", "ValidateReport", "from_json", "json_schema",
-    "json_text", "to_json",
+    "CandidateReport", "InspectReport", "PatternReport", "PruneReport", "SensitivityReport", "ValidateReport", "from_json",
+    "json_schema", "json_text", "to_json",
 ]  # fmt: skip

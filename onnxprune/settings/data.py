@@ -27,7 +27,12 @@ class RunSettings:
         "Inputs to watch the network on: an .npz with one array an input, a folder of .npy, or a folder of pictures. The "
         "channels to remove are then chosen by what the network does with them, and the rest is repaired. Labels are used by "
         "--metric and --max-drop alone.",
-        on={"prune": Use(), "sparsify": Use(), "sensitivity": Use(help="Inputs to measure on; labels are not needed.")},
+        on={
+            "prune": Use(),
+            "sparsify": Use(),
+            "sensitivity": Use(help="Inputs to measure on; labels are not needed."),
+            "repair": Use(help="Inputs to fit the layers on, some hundred of them; labels are not needed."),
+        },
         metavar="FILE.npz|FOLDER",
         kind=INPUTS,
     )
@@ -37,6 +42,7 @@ class RunSettings:
         on={
             "prune": Use(),
             "sparsify": Use(),
+            "repair": Use(),
             "sensitivity": Use(help="Use so many of them, spread evenly.", default=256),
         },
         metavar="N",
@@ -46,7 +52,14 @@ class RunSettings:
         None,
         "Compare on these inputs: what --calib takes. With an array 'labels', accuracy is measured too. Without, the inputs "
         "are random.",
-        on="prune sparsify validate",
+        on={
+            "prune": Use(),
+            "sparsify": Use(),
+            "repair": Use(
+                help="Compare on these inputs rather than those of --calib. With an array 'labels', accuracy is measured too."
+            ),
+            "validate": Use(),
+        },
         metavar="FILE.npz|FOLDER",
         kind=INPUTS,
     )
@@ -54,7 +67,13 @@ class RunSettings:
         (),
         "How pictures, in --calib and --data, become inputs: a preset (imagenet, unit, raw), a TOML file, or one of resize, "
         "crop, scale, mean, std, color, layout, filter; repeatable, the later ones win.",
-        on={"prune": Use(), "sparsify": Use(), "sensitivity": Use(panel=""), "validate": Use(panel="")},
+        on={
+            "prune": Use(),
+            "sparsify": Use(),
+            "sensitivity": Use(panel=""),
+            "repair": Use(panel=""),
+            "validate": Use(panel=""),
+        },
         panel=CALIBRATION,
         metavar="imagenet|FILE.toml|NAME=VALUE",
         kind=TEXTS,
@@ -112,7 +131,8 @@ class RunSettings:
     check: bool = setting(
         True,
         "Compare the outputs of both models (--no-validate on the command line leaves that out).",
-        on={name: Use(help="Leave the comparison out.") for name in BOTH.split()},
+        on={name: Use(help="Leave the comparison out.") for name in BOTH.split()}
+        | {"repair": Use(help="Leave the comparison out.", panel="")},
         panel=CHECK,
         kind=FLAG,
         negative="no_validate",

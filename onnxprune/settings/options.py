@@ -184,7 +184,12 @@ class Options:
     seed: int = setting(
         0,
         "Seed of random inputs and criteria.",
-        on={"prune": Use(), "sensitivity": Use(panel=""), "validate": Use(help="Seed of the random inputs.", panel="")},
+        on={
+            "prune": Use(),
+            "sensitivity": Use(panel=""),
+            "repair": Use(help="Seed of the places in feature maps that are fitted on.", panel=""),
+            "validate": Use(help="Seed of the random inputs.", panel=""),
+        },
         panel=OTHER,
         metavar="N",
         bounds=SEED,

@@ -4,9 +4,10 @@ from onnxprune.cli.render.compared import render_comparison
 from onnxprune.cli.render.inspected import render_inspection
 from onnxprune.cli.render.layers import render_pattern
 from onnxprune.cli.render.pruned import RenderedReport, render_pruned, render_sparsified
+from onnxprune.cli.render.repaired import render_candidate
 from onnxprune.cli.render.sensitivity import render_sensitivities
 
 __all__ = [
-    "RenderedReport", "render_comparison", "render_inspection", "render_pattern", "render_pruned", "render_sensitivities",
-    "render_sparsified",
+    "RenderedReport", "render_candidate", "render_comparison", "render_inspection", "render_pattern", "render_pruned",
+    "render_sensitivities", "render_sparsified",
 ]  # fmt: skip

@@ -32,6 +32,7 @@ from onnxprune.report.types.pruning import (
     TimingReport,
     WeightReport,
 )
+from onnxprune.report.types.repaired import CandidateReport
 from onnxprune.report.types.sparse import (
     CheckedLayer,
     CompressedSize,
@@ -43,11 +44,11 @@ from onnxprune.report.types.sparse import (
 )
 
 __all__ = [
-    "FORMAT", "CalibrationReport", "CheckedLayer", "CompressedSize", "Counts", "ErrorNumbers", "ErrorReport", "FedInput",
-    "FrozenAxis", "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError", "LayerFacts",
-    "HeldOutReport",
+    "FORMAT", "CalibrationReport", "CandidateReport", "CheckedLayer", "CompressedSize", "Counts", "ErrorNumbers", "ErrorReport",
+    "FedInput", "FrozenAxis", "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError",
+    "LayerFacts", "HeldOutReport",
     "LayerRepair", "Measures", "MetricReport", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch",
     "OutputReport", "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport",
-    "Reconstruction", "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow",
-    "Settings", "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "ValidateReport", "WeightReport",
+    "Reconstruction", "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow", "Settings",
+    "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "ValidateReport", "WeightReport",
 ]  # fmt: skip

@@ -128,6 +128,12 @@ class RepairReport:
     kept: int = 0
     seconds: float = 0.0
 
+    @property
+    def improved(self) -> bool:
+        """Is the error less than without repair?"""
+        before, after = self.error_before, self.error_after
+        return before is not None and after is not None and after < before
+
 
 @dataclass(frozen=True)
 class QuantizationReport:

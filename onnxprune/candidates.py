@@ -1,0 +1,146 @@
+"""Repair a candidate that any tool has made of an original, from file to file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import onnx
+
+from onnxprune.calibration import Batches, InputSpec, input_specs
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.io import load
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import full_proto, save
+from onnxprune.groups import analyze
+from onnxprune.pipeline import Clock, as_batches, calibration_batches, runnable
+from onnxprune.progress import StageProgress
+from onnxprune.repair.candidate import repair_candidate
+from onnxprune.report.types import CalibrationReport, CandidateReport, ErrorReport
+from onnxprune.result import Source
+from onnxprune.settings import RunSettings
+from onnxprune.validation import validate as compare
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateResult:
+    """What `repair_model` made.
+
+    report     which layers were fitted, which were not and why, and the error of the outputs before and after
+    files      what was written: the model, and a data file beside it where it is large; empty where nothing was
+    repaired   the repaired model, its weights apart
+    """
+
+    report: CandidateReport
+    files: list[Path]
+    repaired: Model
+
+    @cached_property
+    def proto(self) -> onnx.ModelProto:
+        """The repaired model as one message, with its weights.
+
+        Raises:
+            OutputError: it is larger than a message (2 GiB).
+            ModelError: a file that it is read from is not there any more, or was changed.
+        """
+        return full_proto(self.repaired)
+
+
+def run_repair(
+    original: Source,
+    candidate: Source,
+    out: str | PathLike[str] | None,
+    settings: RunSettings,
+    seed: int = 0,
+    progress: StageProgress | None = None,
+) -> CandidateResult:
+    """Load, compare, repair, save, compare again; `out` None writes no file."""
+    settings.check_values()
+    clock = Clock(progress or (lambda *_: None))
+    with clock.time("load"):
+        models = [m if isinstance(m, Model) else load(m) for m in (original, candidate)]
+        told = _check_same_kind(*models)
+        calibration = calibration_batches(settings, told)
+        if calibration is None:
+            raise OnnxPruneError("repair fits layers on data, and there are none; give calib")
+        data = as_batches(settings.data, told, settings.preprocess) or calibration
+    before, after = None, None
+    if settings.check:
+        with clock.time("validate"):
+            before = _compare(original, candidate, data, seed)
+    with clock.time("analyze"):
+        whole, part = (analyze(m, calibration.measure_sizes()) for m in models)
+    with clock.time("repair"):
+        repaired, report = repair_candidate(
+            whole, part, calibration, seed=seed, progress=lambda done, of: clock.progress("repair", done, of)
+        )
+        repaired = replace(repaired, files=(*models[1].files, *models[0].files))  # neither is ever written over
+    with clock.time("save"):
+        files = [] if out is None else save(repaired, out)
+    if settings.check:
+        with clock.time("validate"):
+            after = _compare(original, files[0] if files else repaired, data, seed)
+    for model in models:  # ONNX Runtime has opened them by their paths
+        model.check_unchanged()
+    found = CandidateReport(
+        original=_name(models[0]),
+        candidate=_name(models[1]),
+        output=str(files[0]) if files else None,
+        files=[str(f) for f in files],
+        calibration=CalibrationReport(calibration.source, calibration.samples),
+        repair=report,
+        error_before=before,
+        error_after=after,
+        seconds={stage: round(seconds, 4) for stage, seconds in clock.seconds.items()},
+    )
+    return CandidateResult(found, files, repaired)
+
+
+def _name(model: Model) -> str:
+    return str(model.path) if model.path else model.proto.graph.name
+
+
+def _compare(original: Source, candidate: Source, data: Batches, seed: int) -> ErrorReport:
+    return compare(runnable(original), runnable(candidate), data=data, seed=seed).error
+
+
+def _check_same_kind(original: Model, candidate: Model) -> Model:
+    """The one whose inputs leave less open. Raises OnnxPruneError where inputs or outputs are not the same."""
+    its, mine = ({s.name: s for s in input_specs(m.proto)} for m in (original, candidate))
+    for name in its.keys() | mine.keys():
+        if name not in its or name not in mine:
+            raise OnnxPruneError(
+                f"candidate: its inputs are {sorted(mine)}, the original's {sorted(its)}; give two versions of one model"
+            )
+        if not _fit(its[name], mine[name]):
+            raise OnnxPruneError(
+                f"candidate: input '{name}' is {_say(mine[name])}, the original's {_say(its[name])}; "
+                "give two versions of one model"
+            )
+    outputs = [{v.name for v in m.proto.graph.output} for m in (original, candidate)]
+    if outputs[0] != outputs[1]:
+        raise OnnxPruneError(
+            f"candidate: its outputs are {sorted(outputs[1])}, the original's {sorted(outputs[0])}; "
+            "give two versions of one model"
+        )
+    return max((original, candidate), key=lambda m: _count_static(input_specs(m.proto)))
+
+
+def _fit(a: InputSpec, b: InputSpec) -> bool:
+    """Can both be fed the same?"""
+    return (
+        a.dtype == b.dtype
+        and len(a.shape) == len(b.shape)
+        and all(m == n for m, n in zip(a.shape, b.shape, strict=True) if isinstance(m, int) and isinstance(n, int))
+    )
+
+
+def _say(spec: InputSpec) -> str:
+    return f"{spec.dtype.name} [{', '.join('?' if n is None else str(n) for n in spec.shape)}]"
+
+
+def _count_static(specs: Sequence[InputSpec]) -> int:
+    return sum(isinstance(n, int) for s in specs for n in s.shape)

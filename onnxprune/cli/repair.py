@@ -1,0 +1,66 @@
+"""`onnxprune repair`: fit a candidate, pruned or masked by any tool, to its original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from onnxprune.cli.app import FAILED_CHECK, app
+from onnxprune.cli.options import JSON, REPORT, add_settings, output
+
+
+@app.command(
+    epilog="Examples:\n\nonnxprune repair model.onnx pruned.onnx -o repaired.onnx --calib pictures.npz\n\n"
+    "onnxprune repair model.onnx masked.onnx -o repaired.onnx --calib pictures/ --preprocess imagenet --data test.npz"
+)
+@add_settings("repair", required=("calib",))
+def repair(
+    ctx: typer.Context,
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model that the candidate was made of.")],
+    candidate: Annotated[
+        Path, typer.Argument(metavar="CANDIDATE", help="The model to repair, by any tool; it is never changed.")
+    ],
+    out: Annotated[Path, output("repaired")],
+    report: REPORT = None,
+    json: JSON = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every layer.")] = False,
+    *,
+    settings: dict[str, Any],
+) -> None:
+    """Fit the layers of a pruned, masked or rewritten model to its original, by least squares and without labels.
+
+    Layers are found by names, or by what they read; which channels they still have, by how these
+    move on the data. Zeros stay zero. The report says of each layer that was left why. Exit status 1
+    where the result is no better than the candidate: then its weights are the candidate's.
+    """
+    from onnxprune.cli.paths import check_outputs
+    from onnxprune.plain import make_arguments
+
+    data = [Path(settings[name]) for name in ("calib", "data") if name in settings]
+    check_outputs({"-o": out, "--report": report}, [original, candidate, *data])
+    taken = make_arguments(settings, Path(), "repair")
+    seed = taken.pop("options").seed
+
+    import onnxprune
+    from onnxprune.cli.console import emit, emit_json, warn
+    from onnxprune.cli.progress import show_progress
+    from onnxprune.cli.render import render_candidate
+    from onnxprune.graph.files import write_text
+    from onnxprune.report import json_text
+    from onnxprune.report.degraded import explain_degraded
+
+    with show_progress() as progress:
+        found = onnxprune.repair_model(original, candidate, out, seed=seed, progress=progress, **taken).report
+    if report:
+        write_text(report, json_text(found))
+    if json:
+        emit_json(found)
+    else:
+        emit(render_candidate(found, verbose))
+    if why := explain_degraded(found.error_after):
+        warn(f"the result is degraded: {why}")
+    if found.failed:
+        warn(f"nothing was repaired: {found.failed}; {out} has the candidate's weights")
+        raise typer.Exit(FAILED_CHECK)

@@ -1,0 +1,165 @@
+"""Original and candidate walk through the calibration samples in lockstep, and each layer is fitted on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.calibration.run import count, first
+from onnxprune.errors import DataError
+from onnxprune.graph.flat import nest
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import full_proto
+from onnxprune.measure import ErrorSums, showing
+from onnxprune.progress import Progress
+from onnxprune.repair.layers import Change
+from onnxprune.repair.network import Network
+from onnxprune.repair.rows import Feeds, gather
+from onnxprune.repair.segments import Walk, open_session, run
+from onnxprune.repair.solve import FITS, FitRows, chosen
+from onnxprune.repair.store import ArrayStore
+from onnxprune.repair.support import Choose
+from onnxprune.repair.tasks import FitTask
+from onnxprune.report.types import LayerRepair, RepairReport
+
+
+@dataclass
+class Lockstep:
+    """A network whose layers are fitted one after the other, and the original that it is compared with.
+
+    `changes` were made before, and stand over `flat`, the model that all of them are written into. `choose` says by the first
+    output of a node, and its input, how the weights are chosen that stay; `plain` is what the result is compared with, where
+    that is not the network as it begins. Unless `all_stay`, later changes are dropped where the error would rise. The
+    original calls a tensor by the name in `names`, or by the same.
+    """
+
+    net: Network
+    flat: Model
+    tasks: Sequence[FitTask]
+    judged: Sequence[str]
+    report: RepairReport
+    batches: Iterable[Feeds]
+    samples: int | None = None
+    threads: int | None = None
+    share: float = 1.0
+    choose: Mapping[tuple[str, int], Choose] = field(default_factory=dict)
+    plain: Model | None = None
+    all_stay: bool = False
+    changes: list[list[Change]] = field(default_factory=list)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._before, self._after, self._plain = ArrayStore(), ArrayStore(), ArrayStore()
+
+    def __enter__(self) -> Lockstep:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for store in (self._before, self._after, self._plain):
+            store.close()
+
+    def run(self, rng: np.random.Generator, progress: Progress) -> None:
+        """Fit each layer, then compare the outputs."""
+        inputs = self._read()
+        for some in self.changes:
+            self.net.apply(some)
+        batches = len(self._plain)
+        seen = [*(t.original_stop() for t in self.tasks), set(self.judged)]
+        original = Walk(self.net.original, [set(map(self._name, stop)) for stop in seen], inputs, batches)
+        pruned = Walk(self.net.model, [*(t.pruned_stop() for t in self.tasks), self.judged], inputs, batches)
+        for at in range(len(self.tasks) + 1):
+            progress(at, len(self.tasks) + 1)
+            began = time.perf_counter()
+            made = self._renamed(seen[at], original.run(at, self._before, self.threads))
+            pairs = zip(made, pruned.run(at, self._after, self.threads), strict=True)
+            if at == len(self.tasks):
+                self._compare(pairs)
+                return
+            rows = gather(self.tasks[at], self.net, pairs, batches, rng, self.share)
+            self.changes.append(self.fit(self.tasks[at], rows, began))
+            self.net.apply(self.changes[-1])
+
+    def _name(self, tensor: str) -> str:
+        """The original's name for a tensor."""
+        return self.names.get(tensor, tensor)
+
+    def _renamed(self, tensors: Iterable[str], found: Iterable[Feeds]) -> Iterator[Feeds]:
+        """What the original makes, under the network's names."""
+        for values in found:
+            yield {n: values[self._name(n)] for n in tensors if self._name(n) in values}
+
+    def _read(self) -> list[str]:
+        """Take the samples in, and run the pruned network as it is without repair; the inputs' names."""
+        plain = self.plain or self.net.model
+        session = open_session(showing(full_proto(plain), self.judged), "pruned", self.threads)
+        names: list[str] = []
+        for batch, feeds in enumerate(first(self.batches, self.samples)):
+            names = list(feeds)
+            self.report.samples += count(feeds)
+            for store in (self._before, self._after):
+                store.put_all(batch, feeds)
+            self._plain.put_all(batch, {n: x for n, x in run(session, feeds).items() if n in self.judged})
+        if not names:
+            raise DataError("there are no samples to repair the model with")
+        return names
+
+    def fit(self, task: FitTask, rows: FitRows, began: float) -> list[Change]:
+        """The changes that make a layer what the rows want; none where it cannot be fitted."""
+        layer = task.layer
+        index = task.index
+        output = self.net.output_of(index)
+        choose = self.choose.get((output, layer.slot))
+        if choose and not (np.isfinite(rows.x).all() and np.isfinite(rows.target).all()):
+            self.report.left_out[task.name] = "it reads or makes numbers that are not finite"
+            return []
+        if not rows.x.shape[1]:
+            self.report.left_out[task.name] = "no sample reaches it"
+            return []
+        fit = FITS.get(self.report.method, chosen)
+        found = fit(rows, layer.w, layer.b, task.tail, choose, self.net.nearest(layer))
+        self.report.layers.append(
+            LayerRepair(
+                task.name, task.op, found.before, found.after, rows.x.shape[1], found.damping, found.condition,
+                time.perf_counter() - began, output, layer.slot,
+            )
+        )  # fmt: skip
+        return layer.changes(found.w, found.b)
+
+    def _compare(self, pairs: Iterable[tuple[Feeds, Feeds]]) -> None:
+        errors = ErrorSums(), ErrorSums()
+        for batch, (original, repaired) in enumerate(pairs):
+            for name, want in original.items():
+                errors[0].add(want, self._plain.get(name, batch))
+                errors[1].add(want, repaired[name])
+        self.report.error_before, self.report.error_after = (e.value for e in errors)
+        self.report.kept = len(self.changes)
+
+    def result(self) -> Model:
+        """The model with as many of the changes as do not raise the error."""
+        report = self.report
+        assert report.error_before is not None and report.error_after is not None
+        while report.kept and not self.all_stay and not report.error_after <= report.error_before:
+            report.kept //= 2
+            report.error_after = self._error(full_proto(self._model()))
+        if not report.kept:
+            report.error_after = report.error_before
+        return self._model()
+
+    def _model(self) -> Model:
+        """The changes, which name nodes of the network that was walked, in the flat model."""
+        changes = [c for some in self.changes[: self.report.kept] for c in some]
+        return nest(self.net.written(self.flat, changes), self.net.analysis.model)
+
+    def _error(self, model: ModelProto) -> float:
+        pairs = (full_proto(self.net.original), [*map(self._name, self.judged)]), (model, self.judged)
+        sessions = [open_session(showing(m, names), "repaired", self.threads) for m, names in pairs]
+        error = ErrorSums()
+        for feeds in first(self.batches, self.samples):
+            want, got = (run(s, feeds) for s in sessions)
+            for name in self.judged:
+                error.add(want[self._name(name)], got[name])
+        return error.value
