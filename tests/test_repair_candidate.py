@@ -146,6 +146,22 @@ def test_trained_candidates_become_as_good_as_with_their_plan(path: Path) -> Non
     assert 0 < after < 1.05 * own < 0.5 * before
 
 
+def test_a_candidate_in_half_precision_is_matched_behind_its_casts(tmp_path: Path) -> None:
+    onnxprune.prune(CNN, tmp_path / "half.onnx", ratio=0.3, cast="fp16", check=False)
+    made = onnxprune.repair_model(CNN, tmp_path / "half.onnx", calib=CALIB, samples=128, check=False)
+    assert not made.report.repair.left_out and len(made.report.repair.layers) == 5
+    assert (made.report.repair.error_after or 1) < 0.5 * (made.report.repair.error_before or 0)
+    assert arrays(made.proto)["conv1.weight"].dtype == np.float16
+
+
+def test_a_candidate_of_integers_is_compared_in_floats(tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    onnxprune.prune(CNN, path, ratio=0.3, calib=CALIB, samples=128, repair="none", then_quantize="int8", check=False)
+    report = onnxprune.repair_model(CNN, path, calib=CALIB, samples=128).report
+    assert report.error_after is not None and report.repair.improved and len(report.repair.layers) == 5
+    assert report.repair.error_after == pytest.approx(report.error_after.relative_l2, rel=1e-3)
+
+
 def test_tuned_and_reordered_channels_are_found() -> None:
     """Weights that are not the original's any more, in another order: only what the channels do is known."""
     original, order = network(), np.random.default_rng(2).permutation(16)[:10]

@@ -78,7 +78,8 @@ def _prepare(original: Analysis, candidate: Analysis, batches: Iterable[Feeds]) 
 
 def _judged(original: Analysis, net: Network, pairing: Pairing, names: dict[str, str]) -> list[str]:
     """The tensors that the models are compared by, as the candidate calls them; `names` learns of them."""
-    its = {pairing.counterpart(n): n for n in (*net.outputs, *sorted(net.live))}
+    floats = (n for n in sorted(net.live) if pairing.mine.is_float(n))
+    its = {pairing.counterpart(n): n for n in (*floats, *net.outputs)}  # an output stands for itself
     wanted = judged(original)
     if not all(name in its for name in wanted):
         return list(net.outputs)

@@ -14,6 +14,7 @@ from onnx import NodeProto
 
 from onnxprune.axes import Size, pair
 from onnxprune.graph.view import domain_of, reads
+from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.ops.records import SAME, record_of
 from onnxprune.repair.layers import FitLayer
 from onnxprune.repair.network import Network
@@ -29,6 +30,7 @@ class Lines:
         self.start: dict[str, str] = {}  # the first value of the line that a value is in
         self.nodes: list[int] = []
         self._values: dict[str, list[str]] = {}
+        self._steps: dict[str, int] = {}  # how often a value was scaled or shifted on its line; copies do not count
         for index, node in enumerate(net.nodes):
             if record_of(node).traits.reads_sizes or self.live.isdisjoint(reads(node)):
                 continue
@@ -38,6 +40,7 @@ class Lines:
                 first = self.first(before)
                 self.start[node.output[0]] = first
                 self._values.setdefault(first, [first]).append(node.output[0])
+                self._steps[node.output[0]] = self.steps(before) + (record_of(node).traits.moves != SAME)
             else:
                 self.nodes.append(index)
 
@@ -47,6 +50,13 @@ class Lines:
     def values(self, first: str) -> list[str]:
         """The values of a line, in their order."""
         return self._values.get(first, [first])
+
+    def steps(self, name: str) -> int:
+        return self._steps.get(name, 0)
+
+    def is_float(self, name: str) -> bool:
+        elem = self.net.analysis.coupling.trace.dtype(name)
+        return bool(elem) and is_float(dtype_of(elem))
 
     def names(self, index: int) -> list[str]:
         """What a node may be known by: the values of the lines that it makes, the last ones first, and its own name."""
@@ -124,15 +134,20 @@ class Pairing:
         if first not in self._pairs:
             return None
         mine, its = self.mine.values(first), self.its.values(self._pairs[first])
-        if name == mine[-1]:
+        if len(mine) == len(its):
+            return its[mine.index(name)]
+        steps, last, its_last = self.mine.steps(name), self.mine.steps(mine[-1]), self.its.steps(its[-1])
+        if steps == last:
             return its[-1]
-        return its[mine.index(name)] if len(mine) == len(its) else None
+        return next(n for n in its if self.its.steps(n) == steps) if last == its_last else None
 
     def explain(self, name: str, layer: FitLayer) -> str:
         """Why a value cannot be what a layer is fitted to; empty where its counterpart differs in channels at most."""
         its = self.counterpart(name)
         if its is None:
             return "no node of the original has its name, or reads what it reads"
+        if self.mine.is_float(name) != self.its.is_float(its):
+            return f"only one of '{name}' and the original's '{its}' is of floats"
         sizes, wanted = self.mine.net.sizes(name), self.its.net.sizes(its)
         if sizes is None or wanted is None:
             return f"the shape of '{name}' is not known"
