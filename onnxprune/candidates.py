@@ -62,11 +62,7 @@ def run_repair(
     clock = Clock(progress or (lambda *_: None))
     with clock.time("load"):
         models = [m if isinstance(m, Model) else load(m) for m in (original, candidate)]
-        told = _check_same_kind(*models)
-        calibration = calibration_batches(settings, told)
-        if calibration is None:
-            raise OnnxPruneError("repair fits layers on data, and there are none; give calib")
-        data = as_batches(settings.data, told, settings.preprocess) or calibration
+        calibration, data = _read_data(settings, _check_same_kind(*models))
     before, after = None, None
     if settings.check:
         with clock.time("validate"):
@@ -97,6 +93,14 @@ def run_repair(
         seconds={stage: round(seconds, 4) for stage, seconds in clock.seconds.items()},
     )
     return CandidateResult(found, files, repaired)
+
+
+def _read_data(settings: RunSettings, model: Model) -> tuple[Batches, Batches]:
+    """What the layers are fitted on, and what the models are compared on."""
+    calibration = calibration_batches(settings, model)
+    if calibration is None:
+        raise OnnxPruneError("repair fits layers on data, and there are none; give calib")
+    return calibration, as_batches(settings.data, model, settings.preprocess) or calibration
 
 
 def _name(model: Model) -> str:
