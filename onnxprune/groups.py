@@ -12,6 +12,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.axes import Axis, Prod, Reason, Size, Var, pair
 from onnxprune.coupling import SHARED, Coupling, Use, couple_graph, linearize
@@ -87,6 +88,16 @@ class Analysis:
     @property
     def by_name(self) -> dict[str, Group]:
         return {g.name: g for g in self.groups}
+
+    @cached_property
+    def at_of(self) -> dict[str, int]:
+        """Where a group is in lists of all groups, by its name."""
+        return {g.name: i for i, g in enumerate(self.groups)}
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """How many channels each group has."""
+        return np.array([g.size for g in self.groups], np.int64)
 
     def layout(self, axis: Axis) -> str:
         """A layout in the letters of the groups; channels that no group holds are a number, as frozen ones are."""

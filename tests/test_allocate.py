@@ -154,9 +154,9 @@ def test_the_search_spares_what_is_sensitive() -> None:
     c = candidates(analysis, Options(macs=0.5, round_to=4))
     curve = {g.name: table([g.size // 2], [0.01], g.size).curve() for g in c.groups}
     curve["blocks.0.widen.0"] *= 1000
-    counts = cheapest(c, curve, budget_of(analysis, "macs", 0.5))
-    assert counts is not None and counts["blocks.0.widen.0"] > 90
-    assert all(n % 4 == 0 or n == analysis.by_name[g].size for g, n in counts.items())
+    counts = cheapest(c, curve, budget_of(c, "macs", 0.5))
+    assert counts is not None and counts[analysis.at_of["blocks.0.widen.0"]] > 90
+    assert ((counts % 4 == 0) | (counts == analysis.sizes)).all()
 
 
 @pytest.mark.parametrize("allocation", ["sensitivity", "search", "netadapt"])

@@ -14,9 +14,11 @@ from test_cost import two_layers
 
 import onnxprune
 from onnxprune import Analysis, Choice, OnnxPruneError, Options, Plan
-from onnxprune.allocate import COSTS, SCHEDULES, OutputComparer
+from onnxprune.allocate import COSTS, SCHEDULES, OutputComparer, candidates, shape_of
+from onnxprune.allocate.ratios import by_ratio
 from onnxprune.allocate.steps import composed, shares
 from onnxprune.calibration import input_specs, load_data, random_batches
+from onnxprune.criteria import normalize
 from onnxprune.graph.save import saved_bytes
 from onnxprune.measure import OutputShift
 from onnxprune.validation.latency import Stopwatch
@@ -121,6 +123,23 @@ def test_plans_grow_with_their_budgets() -> None:
         assert np.all(np.diff(totals) > 0), totals
 
 
+@pytest.mark.parametrize("scope", ["global", "isomorphic"])
+def test_channels_that_are_ranked_together_go_one_by_one_down_to_the_cap(scope: str) -> None:
+    options = Options(ratio=0.5, scope=scope, max_ratio=0.6, group_ratio={"last.0": 0.25})
+    c = candidates(onnxprune.analyze(MODELS / "digits_resnet.onnx"), options)
+    at_of, left = c.analysis.at_of, c.sizes.copy()
+    scores = normalize(dict(c.scores), options.normalize)
+    pools = {(g.name in c.own, shape_of(g) if scope == "isomorphic" else None) for g in c.groups}
+    for own, shape in pools:
+        pool = [g for g in c.groups if (g.name in c.own) is own and shape in (None, shape_of(g))]
+        due = int(sum(g.size for g in pool) * (0.25 if own else 0.5))
+        for _, name in sorted((s, g.name) for g in pool for s in scores[g.name]):
+            if due and left[at_of[name]] > c.least[at_of[name]]:
+                left[at_of[name]] -= 1
+                due -= 1
+    assert (left == c.least).any() and by_ratio(c, scope)(0.5).tolist() == left.tolist()
+
+
 # limits
 
 
@@ -206,8 +225,9 @@ def test_a_group_that_is_down_to_one_channel_stays_there() -> None:
 def test_groups_that_a_step_joins_stay_as_it_left_them() -> None:
     """With one head left, its features take the name of both."""
     analysis = onnxprune.analyze(MODELS / "digits_vit.onnx")
-    plan = onnxprune.plan(analysis, macs=0.02, steps=6, schedule="geometric", allocation="uniform")
-    assert set(plan.groups) == set(analysis.by_name) and left(analysis, plan, "macs") <= 0.02
+    for macs, target in ((0.02, "cpu"), (0.05, "tensorrt")):  # the second one with a multiple for the features
+        plan = onnxprune.plan(analysis, macs=macs, steps=6, schedule="geometric", allocation="uniform", target=target)
+        assert set(plan.groups) == set(analysis.by_name) and left(analysis, plan, "macs") <= macs
 
 
 def test_schedules() -> None:

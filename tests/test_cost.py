@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from test_zoo import SAMPLE, every_model, load, needs_zoo
 
 import onnxprune
-from onnxprune import Analysis
-from onnxprune.allocate import COSTS, cost_of
+from onnxprune import Analysis, Options
+from onnxprune.allocate import COSTS, candidates, cost_of
 from onnxprune.allocate.poly import Compiled, Poly
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -93,6 +93,15 @@ def test_a_vector_that_layers_share_counts_once_for_each_of_its_contents() -> No
     assert cost.of({"w1": [0, 1], "w2": [0, 1]}) == 8 + 4 + 6 + 2
     assert cost.of({"w1": [0, 1], "w2": [0, 2]}) == 8 + 4 + 6 + 2 + 2
     assert cost.of({"w1": [0, 1]}) == 8 + 16 + 24 + 2 + 8
+
+
+def test_what_shared_vectors_hold_is_remembered_for_the_right_counts() -> None:
+    c = candidates(onnxprune.analyze(two_layers("b1")), Options())
+    cost = cost_of(c.analysis, "bytes")
+    assert cost is not None
+    exact = cost.exact(c.keep)
+    for counts in np.array([[2, 2], [2, 3], [8, 2], [2, 2], [8, 8]]):
+        assert exact(counts) == cost.of_plan(c.plan(counts, lambda g: ""))
 
 
 def test_macs_are_unknown_where_the_model_s_own_are() -> None:

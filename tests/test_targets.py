@@ -1,6 +1,8 @@
 """Targets: which counts are fast where, and budgets that are met with such counts alone."""
 
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +13,11 @@ from test_cli import call
 from tiny import model, tensor
 
 import onnxprune
-from onnxprune import Analysis, OnnxPruneError, Plan, Sparsity
-from onnxprune.allocate import cost_of
+from onnxprune import Analysis, OnnxPruneError, Options, Plan, Sparsity
+from onnxprune.allocate import candidates, cost_of
 from onnxprune.allocate.align import find_multiples
+from onnxprune.allocate.budget import budget_of, fit
+from onnxprune.allocate.ratios import by_ratio
 from onnxprune.cli.render.pruned import warn_no_faster
 from onnxprune.report.types import Latency
 from onnxprune.settings.options import TARGETS as NAMES
@@ -266,6 +270,40 @@ def test_a_limit_may_go_below_a_block() -> None:
     a = chain(8, 8, 8)
     x = np.random.default_rng(1).normal(size=(8, 3, 12, 12)).astype(np.float32)
     assert min(counts(onnxprune.plan(a, max_error=0.9, calib=[x], repair="none")).values()) < 8
+
+
+def test_sharing_a_budget_takes_hardly_more_calls_for_more_groups() -> None:
+    """What is done group by group is done in arrays."""
+    calls = []
+    for groups in (64, 256):
+        c = candidates(matrices(groups), Options(macs=0.5, target="cpu"))
+        budget = budget_of(c, "macs", 0.5)
+        calls.append(count_calls(lambda c=c, budget=budget: fit(c, by_ratio(c, "local"), budget)))  # type: ignore[misc]
+    assert calls[1] < 2 * calls[0], "four times as many groups"
+
+
+def matrices(groups: int) -> onnxprune.Analysis:
+    """A chain of matrix products, 16 wide."""
+    rng = np.random.default_rng(0)
+    weights = {f"w{i}": rng.normal(size=(16, 16)).astype(np.float32) for i in range(groups + 1)}
+    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(groups + 1)]
+    return onnxprune.analyze(model(nodes, [tensor("x0", ["N", 16])], [tensor(f"x{groups + 1}", ["N", 16])], weights))
+
+
+def count_calls(run: Callable[[], object]) -> int:
+    """How many functions of Python are called."""
+    called = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal called
+        called += event == "call"
+
+    sys.setprofile(count)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return called
 
 
 def test_sparse_models_are_for_tensorrt_unless_another_target_is_named() -> None:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from onnxprune.allocate.cost import cost_of  # noqa: E402
-from onnxprune.allocate.selection import Candidates, candidates  # noqa: E402
+from onnxprune.allocate.selection import Candidates, Counts, candidates  # noqa: E402
 from onnxprune.allocate.timing import TimingTable, time_cost  # noqa: E402
 from onnxprune.calibration import random_batches  # noqa: E402
 from onnxprune.calibration.kernels import quickest  # noqa: E402
@@ -34,7 +34,6 @@ from onnxprune.settings import Options  # noqa: E402
 from onnxprune.surgery import apply_plan  # noqa: E402
 from onnxprune.validation.latency import one_sample  # noqa: E402
 
-Counts = dict[str, int]
 TRIES, ROUNDS, SECONDS = 20000, 3, 0.2
 
 
@@ -53,7 +52,7 @@ def of_all_sizes(c: Candidates, n: int, random: np.random.Generator) -> list[Cou
     for _ in range(n):
         share = random.uniform(0.2, 1)
         kept = {g.name: max(1, round(g.size * min(1, share * random.uniform(0.6, 1.5)))) for g in c.groups}
-        found.append(c.settled(kept))
+        found.append(c.settled(c.counts(kept)))
     return found
 
 
@@ -61,10 +60,13 @@ def of_equal_macs(c: Candidates, n: int, random: np.random.Generator, at: float)
     """Different plans that leave `at` of the multiply-accumulates, within 1.5 % of that."""
     macs, found = cost_of(c.analysis, "macs"), list[Counts]()
     assert macs is not None
+    exact = macs.exact(c.keep)
     for _ in range(TRIES):
         scale = random.uniform(0.3, 1.2)
-        counts = c.settled({g.name: max(1, round(g.size * min(1, random.uniform(0.3, 1.2) * scale))) for g in c.groups})
-        if abs(macs.of(c.keeps(counts)) / macs.whole / at - 1) < 0.015 and counts not in found:
+        kept = {g.name: max(1, round(g.size * min(1, random.uniform(0.3, 1.2) * scale))) for g in c.groups}
+        counts = c.settled(c.counts(kept))
+        new = not any(np.array_equal(counts, other) for other in found)
+        if abs(exact(counts) / macs.whole / at - 1) < 0.015 and new:
             found.append(counts)
         if len(found) == n:
             break
@@ -112,13 +114,13 @@ def main() -> None:
         taken = time.perf_counter() - start
         print(f"{path.name}: {len(c.groups)} groups, {1e3 * cost.whole:.2f} ms, learned in {taken:.0f} s, "
               f"cross-validated error {cost.error:.1%}", flush=True)  # fmt: skip
-        random = np.random.default_rng(1)
+        random, exact = np.random.default_rng(1), cost.exact(c.keep)
         for name, plans in (
             ("all sizes", of_all_sizes(c, asked.plans, random)),
             ("equal MACs", of_equal_macs(c, asked.plans, random, asked.macs)),
         ):
             if len(plans) > 2:
-                report(name, np.array([cost.of(c.keeps(p)) for p in plans]), measure(c, plans, feeds))
+                report(name, np.array([exact(p) for p in plans]), measure(c, plans, feeds))
 
 
 if __name__ == "__main__":

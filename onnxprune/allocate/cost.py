@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, partial
 
-import numpy as np
 from onnx import NodeProto
 
 from onnxprune.allocate.poly import Compiled, Ints, Poly, Values
@@ -22,14 +21,17 @@ from onnxprune.coupling import Use
 from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.view import makers
 from onnxprune.graph.weights import BITS, dtype_of
-from onnxprune.groups import Analysis
+from onnxprune.groups import Analysis, Group
 from onnxprune.macs import add_up, count_macs
 from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, vars_of
 
 COSTS = ("macs", "params", "bytes")
 Number = Poly | int
-Keeps = Mapping[str, Sequence[int] | Ints]  # group -> the channels that stay; groups that are not named stay whole
+Indices = Sequence[int] | Ints
+Keeps = Mapping[str, Indices]  # group -> the channels that stay; groups that are not named stay whole
+KeepOf = Callable[[Group, int], Indices]  # the channels of a group that stay where so many do
+Content = tuple[int, bytes]
 
 
 @dataclass
@@ -43,10 +45,6 @@ class Cost:
         default_factory=list
     )  # layouts of a shared vector, bits of an element
 
-    def __post_init__(self) -> None:
-        self.at_of = {g.name: i for i, g in enumerate(self.analysis.groups)}
-        self.sizes: Ints = np.array([g.size for g in self.analysis.groups], np.int64)
-
     def at(self, counts: Values) -> Values:
         """The cost where the groups keep `counts [.., groups]` channels, [..]; of their type.
 
@@ -58,12 +56,25 @@ class Cost:
             out = out + -(-elements(counts) * bits // 8)
         return out
 
+    def exact(self, keep_of: KeepOf) -> Callable[[Ints], int]:
+        """The exact cost as a function of `counts [groups]`, which remembers what shared vectors hold."""
+        content_of = cache(partial(self._content, keep_of))
+
+        def of(counts: Ints) -> int:
+            total, numbers = int(self.at(counts)), counts.tolist() if self.parted else ()
+            for vectors, bits in self._shared:
+                contents = {content_of(axes, tuple((i, numbers[i]) for i in groups)) for axes, groups in vectors}
+                total += sum(-(-math.prod(n for n, _ in c) * bits // 8) for c in contents)
+            return total
+
+        return of
+
     def of(self, keeps: Keeps) -> int:
         """The cost of what stays, exactly."""
-        counts = self.sizes.copy()
+        counts = self.analysis.sizes.copy()
         for name, keep in keeps.items():
-            counts[self.at_of[name]] = len(keep)
-        return int(self.at(counts)) + self._parted(keeps)
+            counts[self.analysis.at_of[name]] = len(keep)
+        return self.exact(lambda g, count: keeps.get(g.name, range(count)))(counts)
 
     def of_plan(self, plan: Plan) -> int:
         return self.of({name: choice.keep for name, choice in plan.groups.items()})
@@ -73,20 +84,24 @@ class Cost:
         """The cost of the model as it is."""
         return self.of({})
 
-    def _parted(self, keeps: Keeps) -> int:
-        """What shared vectors take: each of their contents once."""
-        if not self.parted:
-            return 0
-        by_name = self.analysis.by_name
-        keep = {v: k for name, kept in keeps.items() for v, k in vars_of(by_name[name], kept).items()}
-        total = 0
-        for layouts, bits in self.parted:
-            contents = {tuple(_content(d, keep) for d in axes) for axes in layouts}
-            total += sum(-(-math.prod(n for n, _ in c) * bits // 8) for c in contents)
-        return total
+    @cached_property
+    def _shared(self) -> list[tuple[list[tuple[Layout, list[int]]], int]]:
+        """Of each layout of a shared vector also the groups that it depends on."""
+        group_of = {v: i for i, g in enumerate(self.analysis.groups) for v in g.vars}
+
+        def groups(axes: Layout) -> list[int]:
+            return list(dict.fromkeys(group_of[v] for d in axes for v in d.leaves if v in group_of))
+
+        return [([(axes, groups(axes)) for axes in layouts], bits) for layouts, bits in self.parted]
+
+    def _content(self, keep_of: KeepOf, axes: Layout, counts: tuple[tuple[int, int], ...]) -> tuple[Content, ...]:
+        """What is left of the axes of a shared vector where its groups keep so many channels."""
+        groups = [(self.analysis.groups[i], count) for i, count in counts]
+        keep = {v: k for g, count in groups for v, k in vars_of(g, keep_of(g, count)).items()}
+        return tuple(_content(d, keep) for d in axes)
 
 
-def _content(axis: Axis, keep: Keep) -> tuple[int, bytes]:
+def _content(axis: Axis, keep: Keep) -> Content:
     """The length of an axis after a plan, and what tells its content from others."""
     if axis.moves(keep):
         stay = axis.kept(keep)

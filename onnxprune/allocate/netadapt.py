@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnxprune.allocate.budget import Budget, out_of_reach
 from onnxprune.allocate.search import allowed
-from onnxprune.allocate.selection import Candidates, Counts
+from onnxprune.allocate.selection import Candidates, Counts, change
 from onnxprune.progress import Progress
 
 STEPS = 12
@@ -19,11 +19,11 @@ def netadapt(c: Candidates, budget: Budget, error: Callable[[Counts], float], pr
     Source: Yang et al. 2018, NetAdapt, arXiv 1804.03230, algorithm 1 (without the fine-tuning; channels go by their scores).
     Raises OnnxPruneError where the budget is out of reach.
     """
-    counts = {g.name: g.size for g in c.groups}
-    now = budget.of({}) / budget.whole
+    counts = c.sizes
+    now = budget.of(counts) / budget.whole
     for step in range(STEPS):
         target = replace(budget, fraction=now + (budget.fraction - now) * (step + 1) / STEPS)
-        while not target.fits(c.keeps(counts)):
+        while not target.fits(counts):
             tries = _cuts(c, counts, target)
             if not tries:
                 raise out_of_reach(c, budget)
@@ -32,12 +32,12 @@ def netadapt(c: Candidates, budget: Budget, error: Callable[[Counts], float], pr
     return counts
 
 
-def _cuts(c: Candidates, counts: dict[str, int], target: Budget) -> list[dict[str, int]]:
+def _cuts(c: Candidates, counts: Counts, target: Budget) -> list[Counts]:
     """For each group the mildest cut of it alone that meets the target, else (where none does) its next smaller count."""
     enough, less = [], []
     for g in c.groups:
-        smaller = [n for n in allowed(c, g) if n < counts[g.name]]
-        tries = [counts | {g.name: n} for n in reversed(smaller)]
-        enough += [t for t in tries if target.fits(c.keeps(t))][:1]
+        at = c.analysis.at_of[g.name]
+        tries = [change(counts, at, n) for n in reversed(allowed(c, g)) if n < counts[at]]
+        enough += [t for t in tries if target.fits(t)][:1]
         less += tries[:1]
     return enough or less

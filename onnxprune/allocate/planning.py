@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, explain_rest, of_smaller, relax
 from onnxprune.allocate.cost import cost_of
 from onnxprune.allocate.evaluator import FOLDS, Evaluator
-from onnxprune.allocate.ratios import counts_at
+from onnxprune.allocate.ratios import by_ratio
 from onnxprune.allocate.selection import Candidates, candidates
 from onnxprune.allocate.sharing import Sharing
 from onnxprune.allocate.steps import shares
@@ -45,8 +45,7 @@ def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None)
         return _in_steps(first, 1 - options.ratio, lambda stage, share: stage.by_ratio(share))
     if options.latency is not None:
         return _within_latency(first, options.latency)
-    budget = budget_of(a, *options.budget)
-    return _within(first, budget)
+    return _within(first, budget_of(first.c, *options.budget))
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class _Stage:
         local = "ratio {:g} of {} channels removes none"
         ranked = f"its channels rank above the others ({o.scope} scope)"
         return self.sharing.plan(
-            counts_at(self.c, o.ratio, o.scope, share),
+            by_ratio(self.c, o.scope, share)(o.ratio),
             lambda g: local.format(o.ratio, self.c.full[g.name]) if o.scope == "local" else ranked,
         )
 
@@ -109,7 +108,7 @@ def _within(first: _Stage, budget: Budget, final: bool = True) -> Plan:
 
     def step(stage: _Stage, share: float) -> Plan:
         done = stage.sharing.done
-        mine = budget if done is None else of_smaller(budget, stage.c.analysis, done)
+        mine = budget if done is None else of_smaller(budget, stage.c, done)
         return stage.within(replace(mine, fraction=1 - (1 - budget.fraction) * share), final and share == 1)
 
     plan = _in_steps(first.relax(budget), budget.fraction, step)
@@ -132,7 +131,7 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
     asked = fraction
     tried = list[tuple[float, Plan, TimingReport]]()
     for _ in range(TRIES):
-        budget = budget_of_time(cost, asked)
+        budget = budget_of_time(first.c, cost, asked)
         plan = _within(first, budget)
         seconds = cost.of_plan(plan)
         took = table.get_or_measure(watch.key(plan), lambda plan=plan: watch.ratio(apply_plan(first.c.analysis, plan)))  # type: ignore[misc]
@@ -170,12 +169,10 @@ def _is_within_limit(first: _Stage, plan: Plan) -> bool:
 
 def _as_far_as_limit(first: _Stage) -> Plan:
     """The smallest plan whose outputs are still good: by bisection on another budget."""
-    a = first.c.analysis
-    budget = budget_of(a, "macs" if cost_of(a, "macs") else "params", 1.0)
+    budget = budget_of(first.c, "macs" if cost_of(first.c.analysis, "macs") else "params", 1.0)
     free = replace(first.c, aligned={})  # what is aligned is relaxed where the limit leaves room for less
-    smallest = {g.name: range(free.settle(g, 1)[0]) for g in free.groups}
-    low, high = budget.of(smallest) / budget.whole, 1.0
-    best = first.c.plan({g.name: g.size for g in first.c.groups}, lambda g: "the limit leaves it whole")
+    low, high = budget.of(free.smallest) / budget.whole, 1.0
+    best = first.c.plan(first.c.sizes, lambda g: "the limit leaves it whole")
     for at in range(HALVINGS):
         first.sharing.evaluator.progress("limit", at + 1, HALVINGS)
         middle = (low + high) / 2

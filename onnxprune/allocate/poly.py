@@ -80,14 +80,17 @@ class Compiled:
             )
         self.coefficients: Ints = np.array([*terms.values()], np.int64)
         padded = [m + (unknowns,) * (degree - len(m)) for m in terms]  # one more unknown, which is always 1
-        factors: Ints = np.array(padded, np.int64).reshape(len(padded), degree)
+        factors: Ints = np.array(padded, np.int64).reshape(len(padded), degree).T.copy()
         self.factors, most = factors % CAP, factors // CAP
         self.most: Ints | None = np.where(most, most, np.iinfo(np.int64).max) if most.any() else None
 
     def __call__(self, at: Values) -> Values:
         """The values at the points `at [.., unknowns]`, of their type."""
         one = np.ones((*at.shape[:-1], 1), at.dtype)
-        taken = np.concatenate([at, one], -1)[..., self.factors]
-        taken = taken if self.most is None else np.minimum(taken, self.most.astype(at.dtype))
-        values: Values = taken.prod(-1) @ self.coefficients
+        points = np.concatenate([at, one], -1)
+        terms = np.ones((*at.shape[:-1], len(self.coefficients)), at.dtype)
+        for i, unknowns in enumerate(self.factors):
+            taken = points.take(unknowns, -1)
+            terms *= taken if self.most is None else np.minimum(taken, self.most[i].astype(at.dtype))
+        values: Values = terms @ self.coefficients
         return values

@@ -3,51 +3,76 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.allocate.poly import Ints
 from onnxprune.allocate.selection import Candidates, Counts, removed
 from onnxprune.criteria import normalize
+from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 
 
-def counts_at(c: Candidates, ratio: float, scope: str, share: float = 1.0) -> Counts:
-    """What each candidate keeps when a fraction `ratio` of the channels has gone, before the cap and the rounding.
+def by_ratio(c: Candidates, scope: str, share: float = 1.0) -> Callable[[float], Counts]:
+    """What each group keeps when a fraction of the channels has gone, before the cap and the rounding: a function of the fraction.
 
     Groups that --group-ratio names have their own. Of all that goes a `share` is due by now.
     """
-    ratios = {g.name: c.own.get(g.name, ratio) * share for g in c.groups}
+    own = np.array([c.own.get(g.name, np.nan) for g in c.analysis.groups], np.float64)
+
+    def ratios(ratio: float) -> Array:
+        own_or_all: Array = np.where(np.isnan(own), ratio, own) * share
+        return own_or_all
+
     if scope == "local":
-        return {g.name: g.size - _due(c, [g], ratios[g.name]) for g in c.groups}
-    return _pooled(c, ratios, scope)
+        return lambda ratio: c.sizes - _due(c.full_sizes, c.sizes, ratios(ratio))
+    pools = _pools(c, scope)
+
+    def counts(ratio: float) -> Counts:
+        left, wanted = c.sizes.copy(), ratios(ratio)
+        for pool in pools:
+            due = int(_due(pool.full, pool.size, wanted[pool.first]))
+            left -= np.bincount(pool.order[:due], minlength=len(left))
+        return left
+
+    return counts
 
 
-def _due(c: Candidates, groups: Sequence[Group], ratio: float) -> int:
-    """How many more channels of some groups go for a ratio of their full sizes to be gone."""
-    full = sum(c.full[g.name] for g in groups)
-    return max(0, removed(full, ratio) - full + sum(g.size for g in groups))
+def _due(full: Ints | int, now: Ints | int, ratio: Array | float) -> Ints:
+    """How many more channels go for a ratio of their full number to be gone."""
+    due: Ints = np.maximum(0, removed(full, ratio) - full + now)
+    return due
 
 
-def _pooled(c: Candidates, ratios: dict[str, float], scope: str) -> Counts:
-    """Rank all channels of a pool together; what one group may lose is capped, the rest is taken from the others."""
+@dataclass(frozen=True)
+class _Pool:
+    """Groups whose channels compete with each other."""
+
+    first: int  # one of the groups
+    full: int  # how many channels they had before the first step
+    size: int  # how many they have
+    order: Ints  # the groups of the channels that may go, in the order in which they go
+
+
+def _pools(c: Candidates, scope: str) -> list[_Pool]:
+    comparable = normalize(dict(c.scores), c.options.normalize)
     pools: dict[object, list[Group]] = defaultdict(list)
     for g in c.groups:
         pools[(g.name if g.name in c.own else None, shape_of(g) if scope == "isomorphic" else None)].append(g)
-    comparable = normalize(dict(c.scores), c.options.normalize)
-    counts: dict[str, int] = {}
-    for pool in pools.values():
-        left = {g.name: g.size for g in pool}
-        budget = _due(c, pool, ratios[pool[0].name])
-        names = np.concatenate([np.full(g.size, i) for i, g in enumerate(pool)])
-        order = np.argsort(np.concatenate([comparable[g.name] for g in pool]), kind="stable")
-        for i in order:
-            g = pool[names[i]]
-            if budget and left[g.name] > c.least(g):
-                left[g.name] -= 1
-                budget -= 1
-        counts |= left
-    return counts
+    return [_pool(c, pool, [comparable[g.name] for g in pool]) for pool in pools.values()]
+
+
+def _pool(c: Candidates, groups: Sequence[Group], scores: Sequence[Array]) -> _Pool:
+    """Rank all channels together; what one group may lose is capped, the rest is taken from the others."""
+    at = np.array([c.analysis.at_of[g.name] for g in groups])
+    order = np.repeat(at, c.sizes[at])[np.argsort(np.concatenate(scores), kind="stable")]
+    by_group = np.argsort(order, kind="stable")
+    place = np.empty_like(order)  # of each channel among those of its group
+    place[by_group] = np.concatenate([np.arange(n) for n in c.sizes[at]])
+    may_go = place < (c.sizes - c.least)[order]
+    return _Pool(int(at[0]), int(c.full_sizes[at].sum()), int(c.sizes[at].sum()), order[may_go])
 
 
 def shape_of(g: Group) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxprune.allocate.budget import Budget, Family
-from onnxprune.allocate.selection import Candidates, Counts
+from onnxprune.allocate.selection import Candidates, Counts, change
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 
@@ -29,64 +29,64 @@ def tolerant(c: Candidates, curves: Mapping[str, Array]) -> Family:
 
     def counts(ratio: float) -> Counts:
         tolerance = np.exp(low + ratio * (high - low)) if ratio > 0 else 0.0
-        return {g.name: max(1, int(np.argmax(curves[g.name] <= tolerance))) for g in c.groups}
+        return c.counts({g.name: max(1, int(np.argmax(curves[g.name] <= tolerance))) for g in c.groups})
 
     return counts
 
 
 def cheapest(
-    c: Candidates, curves: Mapping[str, Array], budget: Budget, fixed: Counts | None = None
-) -> dict[str, int] | None:
+    c: Candidates, curves: Mapping[str, Array], budget: Budget, fixed: Mapping[str, int] | None = None
+) -> Counts | None:
     """Counts with the least sum of errors within the budget; `fixed` sets some groups'. None where nothing fits."""
     fixed = fixed or {}
     choices = {g.name: [fixed[g.name]] if g.name in fixed else allowed(c, g) for g in c.groups}
-    found: dict[str, int] | None = None
+    found: Counts | None = None
     for _ in range(ROUNDS):
-        prices = _prices(c, budget, found)
+        prices = _prices(c, budget, c.sizes if found is None else found)
         better = _within(c, choices, curves, prices, budget)
-        if better is None or better == found:
+        if better is None or (found is not None and np.array_equal(better, found)):
             break
         found = better
-    return found and _use_up(curves, choices, budget, c, found)
+    return None if found is None else _use_up(c, choices, curves, budget, found)
 
 
 def _use_up(
-    curves: Mapping[str, Array],
-    choices: Mapping[str, Sequence[int]],
-    budget: Budget,
-    c: Candidates,
-    counts: dict[str, int],
-) -> dict[str, int]:
+    c: Candidates, choices: Mapping[str, Sequence[int]], curves: Mapping[str, Array], budget: Budget, counts: Counts
+) -> Counts:
     """Give groups their next count while one fits, the one that takes most error away first: prices are only nearly true."""
+    at_of, larger, gains = c.analysis.at_of, counts.copy(), np.zeros(len(counts))
+    todo = [*choices]  # the groups whose next count is to be found
     while True:
-        larger = {n: next((k for k in choices[n] if k > counts[n]), counts[n]) for n in choices}
-        gains = {n: curves[n][counts[n]] - curves[n][k] for n, k in larger.items() if k > counts[n]}
-        order = sorted(gains, key=lambda n: -gains[n])
-        fits = (counts | {n: larger[n]} for n in order if budget.fits(c.keeps(counts | {n: larger[n]})))
-        more = next(fits, None)
+        for name in todo:
+            at, now = at_of[name], counts[at_of[name]]
+            larger[at] = next((k for k in choices[name] if k > now), now)
+            gains[at] = curves[name][now] - curves[name][larger[at]]
+        order = np.argsort(-gains, kind="stable")
+        tries = (change(counts, at, larger[at]) for at in order if larger[at] > counts[at])
+        more = next((t for t in tries if budget.fits(t)), None)
         if more is None:
             return counts
+        todo = [c.analysis.groups[at].name for at in np.flatnonzero(more > counts)]
         counts = more
 
 
 def allowed(c: Candidates, g: Group) -> list[int]:
     """The counts that a group may keep, rising; of many, CHOICES spread evenly."""
-    counts = sorted({c.settle(g, n)[0] for n in range(c.least(g), g.size + 1)})
+    at = c.analysis.at_of[g.name]
+    counts: list[int] = np.unique(c.settled(np.arange(c.least[at], g.size + 1), at)).tolist()
     if len(counts) <= CHOICES:
         return counts
     return [counts[i] for i in np.unique(np.linspace(0, len(counts) - 1, CHOICES).round().astype(int))]
 
 
-def _prices(c: Candidates, budget: Budget, found: Counts | None) -> dict[str, float]:
+def _prices(c: Candidates, budget: Budget, found: Counts) -> dict[str, float]:
     """What one channel of each group costs, at widths half way between all and what was found last."""
-    cost = budget.cost
-    widths = cost.sizes.astype(np.float64)
-    for g in c.groups:
-        widths[cost.at_of[g.name]] = (g.size + (found[g.name] if found else g.size)) / 2
-    mine = [cost.at_of[g.name] for g in c.groups]
+    widths = (c.sizes + found) / 2
+    mine = [c.analysis.at_of[g.name] for g in c.groups]
     more = np.tile(widths, (len(mine), 1))
     more[np.arange(len(mine)), mine] += 1
-    return dict(zip((g.name for g in c.groups), (cost.at(more) - cost.at(widths)).tolist(), strict=True))
+    prices = (budget.cost.at(more) - budget.cost.at(widths)).tolist()
+    return dict(zip((g.name for g in c.groups), prices, strict=True))
 
 
 def _within(
@@ -95,26 +95,28 @@ def _within(
     curves: Mapping[str, Array],
     prices: Mapping[str, float],
     budget: Budget,
-) -> dict[str, int] | None:
+) -> Counts | None:
     """The least sum of errors at these prices, with the largest nominal budget whose solution fits exactly."""
     low = sum(prices[g.name] * choices[g.name][0] for g in c.groups)
     high = sum(prices[g.name] * choices[g.name][-1] for g in c.groups)
-    best = None
     for nominal in (high, low):
-        counts = dynamic(choices, curves, prices, nominal)
-        if counts is not None and budget.fits(c.keeps(counts)):
-            best = counts
+        best = _fitting(c, dynamic(choices, curves, prices, nominal), budget)
+        if best is not None:
             break
     if best is None or nominal == high:
         return best
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        counts = dynamic(choices, curves, prices, middle)
-        if counts is not None and budget.fits(c.keeps(counts)):
-            best, low = counts, middle
-        else:
-            high = middle
+        better = _fitting(c, dynamic(choices, curves, prices, middle), budget)
+        best = best if better is None else better
+        low, high = (low, middle) if better is None else (middle, high)
     return best
+
+
+def _fitting(c: Candidates, chosen: Mapping[str, int] | None, budget: Budget) -> Counts | None:
+    """Counts that were chosen, if they fit."""
+    counts = None if chosen is None else c.counts(chosen)
+    return counts if counts is not None and budget.fits(counts) else None
 
 
 def dynamic(

@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import overload
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxprune.allocate.align import find_multiples
+from onnxprune.allocate.poly import Ints
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.progress import Progress
@@ -20,7 +23,9 @@ from onnxprune.settings import Options
 from onnxprune.signals import StatisticKey
 from onnxprune.targets import TARGETS
 
-Counts = Mapping[str, int]  # group -> how many channels it keeps
+Counts = Ints  # how many channels each group of an analysis keeps, in its order
+Bools = npt.NDArray[np.bool_]
+At = int | np.integer | Ints
 RENAMED = "an earlier step joined it with another group"
 
 
@@ -38,88 +43,96 @@ class Candidates:
     aligned: Mapping[str, int] = field(default_factory=dict)  # the multiples that the target is fast with
     relaxed: Mapping[str, int] = field(default_factory=dict)  # those that the budget leaves no room for
 
+    @property
+    def sizes(self) -> Ints:
+        return self.analysis.sizes
+
+    @cached_property
+    def full_sizes(self) -> Ints:
+        """How many channels each group had before the first step."""
+        return np.array([self.full.get(g.name, g.size) for g in self.analysis.groups], np.int64)
+
+    @cached_property
+    def least(self) -> Ints:
+        """How many channels each group keeps whatever is asked of it."""
+        capped = np.maximum(1, self.full_sizes - removed(self.full_sizes, self.options.max_ratio))
+        stays = [g.name in self.why_not for g in self.analysis.groups]
+        least: Ints = np.where(stays, self.sizes, np.minimum(self.sizes, capped))
+        return least
+
+    @cached_property
+    def is_aligned(self) -> Bools:
+        return np.array([g.name in self.aligned for g in self.analysis.groups], np.bool_)
+
+    @cached_property
+    def multiples(self) -> Ints:
+        """The numbers that counts are multiples of."""
+        by = self.options.round_to
+        return np.array([math.lcm(by, self.aligned.get(g.name, 1)) for g in self.analysis.groups], np.int64)
+
+    @cached_property
+    def _ranked(self) -> dict[str, Ints]:
+        """The channels of each candidate, the best first."""
+        return {name: np.argsort(-scores, kind="stable") for name, scores in self.scores.items()}
+
     def keep(self, g: Group, count: int) -> tuple[int, ...]:
         """The best `count` channels of a group, in their order."""
-        order = np.lexsort((np.arange(g.size), -self.scores[g.name]))
-        return tuple(int(i) for i in np.sort(order[:count]))
+        return tuple(range(count) if count == g.size else np.sort(self._ranked[g.name][:count]).tolist())
 
-    def keeps(self, counts: Counts) -> dict[str, Kept]:
-        return {g.name: Kept(self, g, counts[g.name]) for g in self.groups}
+    def counts(self, chosen: Mapping[str, int]) -> Counts:
+        """Counts of which some are chosen, and the other groups are whole."""
+        return change(self.sizes, [self.analysis.at_of[name] for name in chosen], [*chosen.values()])
 
-    def least(self, g: Group) -> int:
-        """How many channels a group keeps whatever is asked of it."""
-        full = self.full[g.name]
-        return min(g.size, max(1, full - removed(full, self.options.max_ratio)))
-
-    def settle(self, g: Group, count: int) -> tuple[int, str]:
-        """A count after the cap and the rounding, and what those changed in words."""
-        notes = []
-        if count < self.least(g):
-            most = f"max-ratio {self.options.max_ratio:g} keeps {self.least(g)} instead of {count}"
-            notes.append(most if self.least(g) > 1 else "")
-            count = self.least(g)
-        by, why = self.multiple(g)
-        up = -(-count // by) * by
+    def settled(self, counts: Counts, at: int | slice = slice(None)) -> Counts:
+        """Counts after the cap and the rounding, of all groups; or any number of counts of the group `at`."""
+        by, least = self.multiples[at], self.least[at]
+        counts = np.maximum(counts, least)
+        up = -(-counts // by) * by
         # A ratio says of each group what to keep; a budget finds it, and cheap groups would gain where narrow ones lose half.
-        nearest = g.name in self.aligned and self.options.budget is None
-        near = max(by, (2 * count + by) // (2 * by) * by) if nearest else up
-        rounded = min(g.size, near if near >= self.least(g) else up)
-        if rounded != count:
-            notes.append(f"{why} keeps {rounded} instead of {count}")
-        return rounded, "; ".join(filter(None, notes))
+        if self.options.budget is None:
+            near = np.maximum(by, (2 * counts + by) // (2 * by) * by)
+            up = np.where(self.is_aligned[at] & (near >= least), near, up)
+        settled: Counts = np.minimum(self.sizes[at], up)
+        return settled
 
-    def larger(self, g: Group, count: int) -> int:
-        """The next count that a group may keep; the same where it is whole."""
-        step = self.multiple(g)[0] if g.name in self.aligned else 1
-        return self.settle(g, min(g.size, count + step))[0]
+    @property
+    def smallest(self) -> Counts:
+        """The least that the groups may keep."""
+        return self.settled(self.least)
 
-    def multiple(self, g: Group) -> tuple[int, str]:
-        """The number that a group's count is a multiple of, and the option that asks for it."""
-        by, aligned = self.options.round_to, self.aligned.get(g.name, 1)
-        if aligned == 1:
-            return by, f"round-to {by}"
-        both = math.lcm(by, aligned)
-        return both, f"target {self.options.target} (multiples of {both})"
-
-    def settled(self, counts: Counts) -> dict[str, int]:
-        return {g.name: self.settle(g, counts[g.name])[0] for g in self.groups}
+    def larger(self, counts: Counts) -> Counts:
+        """The next counts that groups may keep; the same where they are whole."""
+        steps = np.where(self.is_aligned, self.multiples, 1)
+        return self.settled(np.minimum(self.sizes, counts + steps))
 
     def plan(self, counts: Counts, why_whole: Callable[[Group], str], notes: Mapping[str, str] | None = None) -> Plan:
         """The best channels of each group; `why_whole` says why a group that could lose some keeps all, `notes` more of some."""
         choices = {}
-        for g in self.analysis.groups:
+        settled = self.settled(counts)
+        for at, g in enumerate(self.analysis.groups):
             if g.name in self.why_not:
                 choices[g.name] = Choice(g.size, tuple(range(g.size)), self.why_not[g.name])
             else:
-                count, note = self.settle(g, counts[g.name])
-                if count % self.relaxed.get(g.name, 1):
-                    note = f"the budget leaves no room for target {self.options.target} (multiples of {self.relaxed[g.name]})"
-                note = note or (why_whole(g) if count == g.size else "")
+                count = int(settled[at])
+                note = self._explain(g, int(counts[at]), count) or (why_whole(g) if count == g.size else "")
                 note = "; ".join(filter(None, (note, (notes or {}).get(g.name, ""))))
                 choices[g.name] = Choice(g.size, self.keep(g, count), note)
         return Plan(fingerprint(self.analysis.model), choices)
 
-
-class Kept(Sequence[int]):
-    """The channels that a group keeps at a count. Most costs ask for their number alone, so they are ranked when they are read."""
-
-    __slots__ = ("_c", "_group", "_indices", "_size")
-
-    def __init__(self, c: Candidates, group: Group, size: int) -> None:
-        self._c, self._group, self._size = c, group, size
-        self._indices: tuple[int, ...] | None = None
-
-    def __len__(self) -> int:
-        return self._size
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
-    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
-        if self._indices is None:
-            self._indices = self._c.keep(self._group, self._size)
-        return self._indices[index]
+    def _explain(self, g: Group, asked: int, count: int) -> str:
+        """What the cap and the rounding made of a count, in words."""
+        at = self.analysis.at_of[g.name]
+        least, by = int(self.least[at]), int(self.multiples[at])
+        if count % self.relaxed.get(g.name, 1):
+            return f"the budget leaves no room for target {self.options.target} (multiples of {self.relaxed[g.name]})"
+        notes = []
+        if asked < least and least > 1:
+            notes.append(f"max-ratio {self.options.max_ratio:g} keeps {least} instead of {asked}")
+        if count != (capped := max(asked, least)):
+            aligned = self.aligned.get(g.name, 1) > 1
+            why = f"target {self.options.target} (multiples of {by})" if aligned else f"round-to {by}"
+            notes.append(f"{why} keeps {count} instead of {capped}")
+        return "; ".join(notes)
 
 
 def candidates(
@@ -152,9 +165,17 @@ def candidates(
     return Candidates(a, options, chosen, why_not, scores, own, full, aligned)
 
 
-def removed(n: int, ratio: float) -> int:
+def change(counts: Counts, at: At | Sequence[int], to: At | Sequence[int]) -> Counts:
+    """The same counts but for one or some of them."""
+    changed = counts.copy()
+    changed[at] = to
+    return changed
+
+
+def removed(n: Ints | int, ratio: Array | float) -> Ints:
     """How many of n channels a ratio removes."""
-    return int(np.floor(n * ratio + 1e-9))
+    gone: Ints = np.floor(n * ratio + 1e-9).astype(np.int64)
+    return gone
 
 
 def matching(a: Analysis, globs: Iterable[str], what: str) -> dict[str, str]:

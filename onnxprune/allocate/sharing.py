@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from onnxprune.allocate.budget import Budget, fit, out_of_reach
 from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.netadapt import netadapt
-from onnxprune.allocate.ratios import counts_at
+from onnxprune.allocate.ratios import by_ratio
 from onnxprune.allocate.search import cheapest, tolerant
 from onnxprune.allocate.selection import Candidates, Counts
 from onnxprune.allocate.steps import composed
@@ -49,8 +51,7 @@ class Sharing:
             return fit(self.c, tolerant(self.c, self.curves), budget)
         if how == "search":
             return self._searched(budget, last)
-        scope = SCOPE.get(how or "", self.c.options.scope)
-        return fit(self.c, lambda ratio: counts_at(self.c, ratio, scope), budget)
+        return fit(self.c, by_ratio(self.c, SCOPE.get(how or "", self.c.options.scope)), budget)
 
     def _searched(self, budget: Budget, last: bool) -> Counts:
         """The least sum of errors; at the last step, of two plans the one whose error on samples held out is less.
@@ -63,7 +64,7 @@ class Sharing:
         found = [counts for counts in plans if counts is not None]
         if not found:
             raise out_of_reach(self.c, budget)
-        if not last or len(found) == 1 or found[0] == found[1]:
+        if not last or len(found) == 1 or np.array_equal(found[0], found[1]):
             return found[0]
         return min(found, key=self._loss_held_out)
 

@@ -131,7 +131,8 @@ class Cache:
 
 def levels(c: Candidates, g: Group, ratios: Sequence[float]) -> list[int]:
     """The counts to measure a group at, falling: allowed ones, each once, fewer than all; at least one where there is one."""
-    counts = {c.settle(g, g.size - max(1, round(g.size * r)))[0] for r in ratios} - {g.size}
+    asked = np.array([g.size - max(1, round(g.size * r)) for r in ratios], np.int64)
+    counts = {*c.settled(asked, c.analysis.at_of[g.name]).tolist()} - {g.size}
     return sorted(counts, reverse=True) or sorted({n for n in allowed(c, g) if n < g.size})[-1:]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from onnxprune.allocate.cost import Keeps, Sizes
+from onnxprune.allocate.cost import KeepOf, Sizes
 from onnxprune.allocate.poly import Compiled, Ints, Values
 from onnxprune.allocate.selection import Candidates
 from onnxprune.allocate.timing.fit import LayerFit, Terms, fit_layers, fit_nonnegative
@@ -72,31 +72,29 @@ class TimeCost:
     error: float  # of a prediction, relative: the median over samples that it was not learned from
 
     @cached_property
-    def sizes(self) -> Ints:
-        return np.array([g.size for g in self.analysis.groups], np.int64)
+    def _both(self) -> tuple[list[int], list[int]]:
+        """Where the groups that are left are among the original's, and among those of the analysis."""
+        left = [(i, self.analysis.at_of[n]) for i, n in enumerate(self.names) if n in self.analysis.at_of]
+        return [i for i, _ in left], [at for _, at in left]
 
-    @cached_property
-    def at_of(self) -> dict[str, int]:
-        return {g.name: i for i, g in enumerate(self.analysis.groups)}
+    def _of_original(self, counts: Values) -> Values:
+        """The same counts of the original's groups."""
+        theirs, ours = self._both
+        full = np.tile(self.start.astype(counts.dtype), (*counts.shape[:-1], 1))
+        full[..., theirs] = counts[..., ours]
+        return full
 
     def at(self, counts: Values) -> Values:
         """Seconds where the groups keep `counts [.., groups]` channels, [..]."""
-        points = counts.reshape(-1, counts.shape[-1])
-        full = np.tile(self.start.astype(np.float64), (len(points), 1))
-        for at, name in enumerate(self.names):
-            if name in self.at_of:
-                full[:, at] = points[:, self.at_of[name]]
-        return self.prediction.at(full).reshape(counts.shape[:-1])
+        full = self._of_original(counts).astype(np.float64)
+        return self.prediction.at(full.reshape(-1, full.shape[-1])).reshape(counts.shape[:-1])
 
-    def of(self, keeps: Keeps) -> float:
-        counts = self.start.copy()
-        for at, name in enumerate(self.names):
-            if name in keeps:
-                counts[at] = len(keeps[name])
-        return self.prediction.at_one(counts)
+    def exact(self, keep_of: KeepOf) -> Callable[[Ints], float]:
+        """The same as a function of `counts [groups]`; which channels stay does not matter."""
+        return lambda counts: self.prediction.at_one(self._of_original(counts))
 
     def of_plan(self, plan: Plan) -> float:
-        return self.of({name: choice.keep for name, choice in plan.groups.items()})
+        return self.prediction.at_one(self.after(plan, self.analysis).start)
 
     def after(self, done: Plan, analysis: Analysis) -> TimeCost:
         """The same for what a plan left of the original."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.allocate.selection import Candidates
+from onnxprune.allocate.selection import Candidates, Counts
 from onnxprune.allocate.timing.layers import LayerFinder
 from onnxprune.allocate.timing.table import TimingTable
 from onnxprune.calibration.kernels import Kernel, KernelTimer, describe_machine
@@ -40,14 +40,14 @@ class Samples:
         return Samples(self.counts[chosen], layers, self.members, self.whole[chosen])
 
 
-def choose_counts(c: Candidates, seed: int) -> list[dict[str, int]]:
+def choose_counts(c: Candidates, seed: int) -> list[Counts]:
     """The counts of the samples: each group's shares are spread evenly over the samples, in an order of its own."""
     random = np.random.default_rng(seed)
     spread = [(random.permutation(MIXED) + random.random(MIXED)) / MIXED for _ in c.groups]
     shares = [[share] * len(c.groups) for share in UNIFORM]
     shares += [[LEAST + (1 - LEAST) * s[i] for s in spread] for i in range(MIXED)]
     return [
-        c.settled({g.name: max(1, round(g.size * share)) for g, share in zip(c.groups, row, strict=True)})
+        c.settled(c.counts({g.name: max(1, round(g.size * share)) for g, share in zip(c.groups, row, strict=True)}))
         for row in shares
     ]
 
@@ -74,7 +74,7 @@ def measure_samples(
         for node, time in zip(nodes, times, strict=True):
             layers[finder.layer_of(node)][sample] += time
     members = finder.members()
-    return Samples(_as_array(c, chosen), dict(layers), {k: members.get(k, []) for k in layers}, np.array(whole))
+    return Samples(np.array(chosen, np.float64), dict(layers), {k: members.get(k, []) for k in layers}, np.array(whole))
 
 
 def time_model(timer: KernelTimer, table: TimingTable, threads: int) -> tuple[list[Kernel], list[float], float]:
@@ -94,7 +94,3 @@ def time_model(timer: KernelTimer, table: TimingTable, threads: int) -> tuple[li
 
 def _digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
-
-
-def _as_array(c: Candidates, chosen: Sequence[Mapping[str, int]]) -> Array:
-    return np.array([[counts.get(g.name, g.size) for g in c.analysis.groups] for counts in chosen], np.float64)
