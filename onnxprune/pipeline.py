@@ -256,7 +256,7 @@ def _compare_and_report(
                 )
                 of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
                 layers = layer_errors(of, made.in_float, seen, moved) if seen else None
-                if made.pruned and fits_message(made.pruned):
+                if made.pruned:
                     before = compare(pair[0], runnable(made.pruned), data=seen, seed=work.seed, timed=True)
                 for model in (analysis.model, made.model):  # ONNX Runtime has opened them by their paths
                     model.check_unchanged()
@@ -316,8 +316,8 @@ def _explain_too_large(model: Model, size: int) -> str:
     return f"not compared: that takes about {need / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are free; {where}"
 
 
-def runnable(source: Source) -> Path | onnx.ModelProto:
-    """What ONNX Runtime can open: the file where the model is one, else the message with its weights."""
-    if isinstance(source, onnx.ModelProto):
-        return source
-    return full_proto(source) if isinstance(source, Model) else Path(source)
+def runnable(source: Source) -> Path | onnx.ModelProto | Model:
+    """What sessions are opened from: the file where the model is one, else the message with its weights, else the model."""
+    if isinstance(source, Model):
+        return full_proto(source) if fits_message(source) else source
+    return source if isinstance(source, onnx.ModelProto) else Path(source)

@@ -31,7 +31,7 @@ from laws import Checker, run_ort  # noqa: E402
 
 import onnxprune  # noqa: E402
 from onnxprune.calibration import input_specs  # noqa: E402
-from onnxprune.calibration.run import open_model, runnable_inputs  # noqa: E402
+from onnxprune.calibration.run import open_session, runnable_inputs  # noqa: E402
 from onnxprune.errors import OnnxPruneError  # noqa: E402
 from onnxprune.graph import wire  # noqa: E402
 from onnxprune.graph.save import full_proto  # noqa: E402
@@ -59,7 +59,7 @@ def judge(path: Path) -> tuple[str, str]:
     except OnnxPruneError as e:
         return "refused", str(e)
     try:
-        session = open_model(model, model.proto, "original")
+        session = open_session(model, "original")
         feeds = [runnable_inputs(session, input_specs(model.proto), 0).feeds]
     except OnnxPruneError as e:
         return _pruned(path, str(e))

@@ -11,7 +11,6 @@ import numpy as np
 from onnxprune.calibration.run import count, first, open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import full_proto
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis
@@ -42,7 +41,7 @@ class OutputComparer:
         self.tokens = vocabulary(original.flat.proto)
         self.names = judged(original)
         self.shown = shown
-        session = open_session(showing(full_proto(original.model), [*self.names, *shown]), "original", threads)
+        session = open_session(showing(original.model, [*self.names, *shown]), "original", threads)
         made = (run(session, feeds) for feeds in self.feeds)
         self.samples = sum(map(count, self.feeds))
         self.reference = [{name: outputs[name] for name in (*self.names, *shown)} for outputs in made]
@@ -63,7 +62,7 @@ class OutputComparer:
 
     def add(self, model: Model, sums: ShiftSums) -> list[dict[str, Array]]:
         """The same, to be summed up with what other samples show; the outputs to see, batch by batch."""
-        session = open_session(showing(full_proto(model), [*self.names, *self.shown]), "candidate", self.threads)
+        session = open_session(showing(model, [*self.names, *self.shown]), "candidate", self.threads)
         seen = []
         for feeds, before in zip(self.feeds, self.reference, strict=True):
             after = run(session, feeds)

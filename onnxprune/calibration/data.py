@@ -15,7 +15,7 @@ import numpy as np
 from onnxprune.calibration.arrays import read_arrays
 from onnxprune.calibration.inputs import InputSpec, dynamic_axes, input_specs, label, random_inputs
 from onnxprune.calibration.pictures import Pictures, Preprocess, find_pictures
-from onnxprune.calibration.run import Feeds, Guess, count, open_model, runnable_inputs
+from onnxprune.calibration.run import Feeds, Guess, count, open_session, runnable_inputs
 from onnxprune.errors import DataError
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array
@@ -212,7 +212,7 @@ def _stream(source: Iterable[Any] | Callable[[], Iterable[Any]], specs: Sequence
 def random_batches(model: Model, seed: int, samples: int = RANDOM_SAMPLES) -> Batches:
     """Seeded random inputs that the model runs on, for want of data. Raises OnnxPruneError where it runs on none."""
     specs = input_specs(model.proto)
-    session = open_model(model, model.proto, "original")
+    session = open_session(model, "original")
     return random_data(runnable_inputs(session, specs, seed, batch=RANDOM_BATCH), specs, seed, samples)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
 
 from onnxprune.calibration.inputs import InputSpec, random_inputs
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.files import temporary_folder
+from onnxprune.graph.lent import opened
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import fits_message, full_proto, save
 from onnxprune.graph.weights import Array, is_float
 
-Source = str | Path | onnx.ModelProto | bytes
+Source = str | Path | onnx.ModelProto | bytes | Model
 Feeds = Mapping[str, Array]
 THREADS = "ONNXPRUNE_THREADS"  # of a session, where nothing else is said; ONNX Runtime does not heed OMP_NUM_THREADS
 
@@ -66,23 +66,24 @@ def open_session(
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
         options.log_severity_level = 4  # it warns that such a file fits this machine only
-    source = serialized(model, role)
-    try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as e:  # ONNX Runtime's exceptions share no base class
-        raise OnnxPruneError(f"{role}: ONNX Runtime does not load the model: {_first_line(e)}") from e
+    with ExitStack() as while_opening:
+        source, entries = _read(model, role, while_opening)
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
+        try:
+            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as e:  # ONNX Runtime's exceptions share no base class
+            raise OnnxPruneError(f"{role}: ONNX Runtime does not load the model: {_first_line(e)}") from e
 
 
-def open_model(model: Model, proto: onnx.ModelProto, role: str, threads: int | None = None) -> Any:
-    """A session for `proto`, a variant of the model's graph whose weights are the model's."""
-    variant = replace(model, proto=proto)
-    if fits_message(variant):
-        return open_session(full_proto(variant), role, threads)
-    with temporary_folder() as folder:
-        return open_session(save(variant, Path(folder) / "model.onnx", external=True)[0], role, threads)
+def _read(model: Source, role: str, while_opening: ExitStack) -> tuple[str | bytes, Mapping[str, str]]:
+    """What ONNX Runtime takes, and entries of its configuration; files are there `while_opening`."""
+    if isinstance(model, Model):
+        return while_opening.enter_context(opened(model))
+    return serialized(model, role), {}
 
 
-def serialized(model: Source, role: str) -> str | bytes:
+def serialized(model: str | Path | onnx.ModelProto | bytes, role: str) -> str | bytes:
     """What ONNX Runtime takes: a path, or the bytes of a model that has its weights in it.
 
     Raises OnnxPruneError for a message with external data, or beyond 2 GB.
@@ -98,6 +99,9 @@ def serialized(model: Source, role: str) -> str | bytes:
 
 
 def proto_of(model: Source, role: str) -> onnx.ModelProto:
+    """The message of a model; that of a Model, and of a file with external data, has no weights in it."""
+    if isinstance(model, Model):
+        return model.proto
     try:
         if isinstance(model, bytes):
             return onnx.load_from_string(model)

@@ -18,7 +18,7 @@ from onnxprune.axes import first
 from onnxprune.calibration import probes
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.probes import Build, Net, Patches, Probe
-from onnxprune.calibration.run import count, open_model, run_as
+from onnxprune.calibration.run import count, open_session, run_as
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
@@ -201,7 +201,7 @@ def _one_pass(
     names = {want: STATISTICS[want[2]].build(_probe(analysis, net, want)) for want in wants}
     for name in names.values():
         net.output(name)
-    session = open_model(analysis.model, net.proto, "original", threads)
+    session = open_session(replace(analysis.model, proto=net.proto), "original", threads)
     folds = {want: STATISTICS[want[2]].fold() for want in wants}
     samples = 0
     for feeds in batches:

@@ -40,7 +40,7 @@ class SourceFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path, self._place = Path(path), os.path.abspath(path)
+        self.path, self.place = Path(path), os.path.abspath(path)
         self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self._fd)
         if 0 <= time.time() - os.fstat(self._fd).st_mtime < TICK_SECONDS:
@@ -74,7 +74,7 @@ class SourceFile:
     def check(self) -> None:
         """Raise ModelError where the file has changed, or another one has taken its place."""
         try:
-            same = _state(os.stat(self._place)) == self._state
+            same = _state(os.stat(self.place)) == self._state
         except OSError:
             same = False
         if not same:

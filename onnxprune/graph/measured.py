@@ -10,10 +10,10 @@ import numpy as np
 from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnxprune.axes import pair
+from onnxprune.graph.lent import opened
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import with_outputs
 from onnxprune.graph.samples import Sizes, sample_shapes
-from onnxprune.graph.save import fits_message, full_proto
 from onnxprune.graph.view import makers, reads
 from onnxprune.graph.weights import Array, is_float
 
@@ -47,7 +47,10 @@ class MeasuredShapes:
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            session = ort.InferenceSession(full_proto(part).SerializeToString(), options, ["CPUExecutionProvider"])
+            with opened(part) as (source, entries):
+                for key, value in entries.items():
+                    options.add_session_config_entry(key, value)
+                session = ort.InferenceSession(source, options, ["CPUExecutionProvider"])
         except Exception:  # ONNX Runtime's exceptions share no base class
             return {}
         for integer in INTEGERS:
@@ -82,7 +85,7 @@ def _type_of(first: Array, second: Array) -> TypeProto:
 
 
 def _up_to(model: Model, names: Sequence[str]) -> Model | None:
-    """The part of a model that makes some values; None where it does not make all of them, or is too large for a message."""
+    """The part of a model that makes some values; None where it does not make all of them."""
     graph = model.proto.graph
     made, needed, todo = makers(graph.node), set[int](), list(names)
     if not names or not made.keys() >= set(names):
@@ -102,5 +105,4 @@ def _up_to(model: Model, names: Sequence[str]) -> Model | None:
     inputs = [v for v in graph.input if v.name in read or v.name not in model.weights]
     del part.graph.input[:]
     part.graph.input.extend(inputs)
-    smaller = replace(model, proto=part, sparse=())
-    return smaller if fits_message(smaller) else None
+    return replace(model, proto=part, sparse=())

@@ -111,9 +111,9 @@ def full_proto(model: Model) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     proto.CopyFrom(_stored(model))
     for tensor in proto.graph.initializer:
-        weight = _changed(tensor, model.weights)
+        weight = changed_weight(tensor, model.weights)
         if weight is not None:
-            tensor.CopyFrom(_head(tensor, weight))
+            tensor.CopyFrom(copy_head(tensor, weight))
             if weight.data_type != TensorProto.STRING:
                 tensor.raw_data = bytes(weight.raw())
     return proto
@@ -142,10 +142,10 @@ def _layout(model: Model, data_name: str | None) -> wire.Layout:
             at = -(-end // step) * step
             end = at + weight.nbytes
             blocks.append((at, weight))
-            parts.append(_part(_external_head(tensor, weight, data_name, at), None))
+            parts.append(_part(external_head(tensor, weight, data_name, at), None))
         else:
-            weight = _changed(tensor, model.weights)
-            head = tensor if weight is None else _head(tensor, weight)
+            weight = changed_weight(tensor, model.weights)
+            head = tensor if weight is None else copy_head(tensor, weight)
             parts.append(_part(head, weight if head.data_type != TensorProto.STRING else None))
     return wire.Layout(wire.cut(proto.SerializeToString(deterministic=True)), parts, blocks)
 
@@ -172,7 +172,7 @@ def _part(head: TensorProto, weight: Weight | None) -> wire.FilePart:
     return wire.FilePart(wire.prefix(wire.INITIALIZER, length) + fields, weight)
 
 
-def _changed(tensor: TensorProto, weights: dict[str, Weight]) -> Weight | None:
+def changed_weight(tensor: TensorProto, weights: dict[str, Weight]) -> Weight | None:
     """The weight to write for an initializer; None where the message itself has the data."""
     weight, in_message = weights.get(tensor.name), has_data(tensor) or 0 in tensor.dims
     if in_message and (weight is None or (isinstance(weight, TensorWeight) and weight.tensor.name == tensor.name)):
@@ -182,7 +182,7 @@ def _changed(tensor: TensorProto, weights: dict[str, Weight]) -> Weight | None:
     return weight
 
 
-def _head(tensor: TensorProto, weight: Weight) -> TensorProto:
+def copy_head(tensor: TensorProto, weight: Weight) -> TensorProto:
     """`tensor` with the type and the dims of `weight` and no data, except strings, which have no other place."""
     head = TensorProto()
     head.CopyFrom(tensor)
@@ -195,8 +195,8 @@ def _head(tensor: TensorProto, weight: Weight) -> TensorProto:
     return head
 
 
-def _external_head(tensor: TensorProto, weight: Weight, location: str, offset: int) -> TensorProto:
-    head = _head(tensor, weight)
+def external_head(tensor: TensorProto, weight: Weight, location: str, offset: int) -> TensorProto:
+    head = copy_head(tensor, weight)
     head.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", offset), ("length", weight.nbytes)):
         head.external_data.add(key=key, value=str(value))

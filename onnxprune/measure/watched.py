@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from onnx import ModelProto, NodeProto, ValueInfoProto
+from onnx import NodeProto, ValueInfoProto
 
+from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import with_outputs
 from onnxprune.graph.unsettled import unsettled
 from onnxprune.graph.view import makers
@@ -72,10 +74,11 @@ def _is_float(a: Analysis, name: str) -> bool:
     return bool(elem) and a.coupling.trace.shape(name) is not None and is_float(dtype_of(elem))
 
 
-def showing(proto: ModelProto, names: Iterable[str]) -> ModelProto:
+def showing(model: Model, names: Iterable[str]) -> Model:
     """The model with these tensors for its outputs; without any, its own stay."""
-    known = {v.name: v for v in proto.graph.output}
+    known = {v.name: v for v in model.proto.graph.output}
     wanted = list(dict.fromkeys(names))
     if not wanted or wanted == list(known):
-        return proto
-    return with_outputs(proto, [known.get(name, ValueInfoProto(name=name)) for name in wanted])
+        return model
+    outputs = [known.get(name, ValueInfoProto(name=name)) for name in wanted]
+    return replace(model, proto=with_outputs(model.proto, outputs))

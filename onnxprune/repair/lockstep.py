@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxprune.calibration.run import count, first
 from onnxprune.errors import DataError
 from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import full_proto
 from onnxprune.measure import ErrorSums, showing
 from onnxprune.progress import Progress
 from onnxprune.repair.layers import Change
@@ -95,7 +93,7 @@ class Lockstep:
     def _read(self) -> list[str]:
         """Take the samples in, and run the pruned network as it is without repair; the inputs' names."""
         plain = self.plain or self.net.model
-        session = open_session(showing(full_proto(plain), self.judged), "pruned", self.threads)
+        session = open_session(showing(plain, self.judged), "pruned", self.threads)
         names: list[str] = []
         for batch, feeds in enumerate(first(self.batches, self.samples)):
             names = list(feeds)
@@ -144,7 +142,7 @@ class Lockstep:
         assert report.error_before is not None and report.error_after is not None
         while report.kept and not self.all_stay and not report.error_after <= report.error_before:
             report.kept //= 2
-            report.error_after = self._error(full_proto(self._model()))
+            report.error_after = self._error(self._model())
         if not report.kept:
             report.error_after = report.error_before
         return self._model()
@@ -154,8 +152,8 @@ class Lockstep:
         changes = [c for some in self.changes[: self.report.kept] for c in some]
         return nest(self.net.written(self.flat, changes), self.net.analysis.model)
 
-    def _error(self, model: ModelProto) -> float:
-        pairs = (full_proto(self.net.original), [*map(self._name, self.judged)]), (model, self.judged)
+    def _error(self, model: Model) -> float:
+        pairs = (self.net.original, [*map(self._name, self.judged)]), (model, self.judged)
         sessions = [open_session(showing(m, names), "repaired", self.threads) for m, names in pairs]
         error = ErrorSums()
         for feeds in first(self.batches, self.samples):

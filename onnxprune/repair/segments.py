@@ -18,7 +18,6 @@ from onnx import ModelProto, ValueInfoProto, helper
 from onnxprune.calibration.run import open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import full_proto
 from onnxprune.graph.view import makers, reads
 from onnxprune.repair.store import Array, ArrayStore
 
@@ -71,7 +70,7 @@ class Walk:
         """Run the piece that leads to stop `at`, and hand out the stop's tensors, batch after batch."""
         made = self._made(at)
         wanted = {n for n in made if n in self.stops[at] or self._last.get(n, -1) > at}
-        session = open_session(self._proto(at, wanted, store), "calibration", threads) if wanted else None
+        session = open_session(self._cut(at, wanted, store), "calibration", threads) if wanted else None
         for batch in range(self.batches):
             feeds = {n: store.get(n, batch) for n in self._reads[at]}
             found = run(session, feeds) if session is not None else {}
@@ -88,7 +87,7 @@ class Walk:
         nodes = self.model.proto.graph.node
         return [o for index in sorted(i for i, p in self._piece.items() if p == at) for o in nodes[index].output if o]
 
-    def _proto(self, at: int, wanted: Collection[str], store: ArrayStore) -> ModelProto:
+    def _cut(self, at: int, wanted: Collection[str], store: ArrayStore) -> Model:
         inside = {i for i, p in self._piece.items() if p == at}
         todo = [name for i in inside for name in reads(self.model.proto.graph.node[i])]
         while todo:  # the constants that the graph computes
@@ -104,7 +103,7 @@ class Walk:
         return _cut(self.model, sorted(inside), inputs, sorted(wanted))
 
 
-def _cut(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto], outputs: Sequence[str]) -> ModelProto:
+def _cut(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto], outputs: Sequence[str]) -> Model:
     """Some of a model's nodes as a model of their own."""
     graph = model.proto.graph
     proto = ModelProto(ir_version=max(model.proto.ir_version, 4))  # before 4, initializers are inputs
@@ -117,7 +116,7 @@ def _cut(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto], o
     proto.graph.input.extend(inputs)
     proto.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
     held = {t.name for t in proto.graph.initializer}
-    return full_proto(replace(model, proto=proto, weights={n: w for n, w in model.weights.items() if n in held}))
+    return replace(model, proto=proto, weights={n: w for n, w in model.weights.items() if n in held})
 
 
 def constants(

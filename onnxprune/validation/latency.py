@@ -152,8 +152,8 @@ class Lanes:
         self, original: Source, candidate: Source, feeds: Feeds, threads: int, clock: Clock, seed: int
     ) -> None:
         self.sources = [
-            (serialized(original, "original"), "original"),
-            (serialized(candidate, "candidate"), "candidate"),
+            (source if isinstance(source, Model) else serialized(source, role), role)
+            for source, role in ((original, "original"), (candidate, "candidate"))
         ]
         self.feeds, self.threads, self.clock = feeds, threads, clock
         self.random = np.random.default_rng(seed)

@@ -18,6 +18,8 @@ import onnx
 from onnxprune.calibration.run import Source, open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.files import temporary_folder
+from onnxprune.graph.model import Model
+from onnxprune.graph.save import save
 from onnxprune.graph.weights import Array
 
 STATUS = Path("/proc/self/status")
@@ -29,6 +31,8 @@ def peak_memory(model: Source, feeds: Mapping[str, Array], threads: int | None =
         return _in_a_process(Path(model), feeds, threads)
     with temporary_folder() as folder:
         path = Path(folder, "model.onnx")
+        if isinstance(model, Model):
+            return _in_a_process(save(model, path)[0], feeds, threads)
         path.write_bytes(model.SerializeToString() if isinstance(model, onnx.ModelProto) else model)
         return _in_a_process(path, feeds, threads)
 
