@@ -74,6 +74,7 @@ def plan(
     cache: str | PathLike[str] | None = None,
     timings: str | PathLike[str] | None = None,
     metric: Any = None,
+    memory: int | str | None = None,
     **changes: Any,
 ) -> Plan:
     """Score and rank the channels of each group: `plan(model, ratio=0.3)`.
@@ -87,6 +88,7 @@ def plan(
         cache: a file that keeps what was measured.
         timings: for a budget of `latency`, the file that keeps how long layers take on this machine.
         metric: your own measure, a function of outputs and labels, higher is better; or the text "FILE.py:function".
+        memory: what data may take, in bytes or as "4GB"; half of what is free unless given.
         changes: fields of `Options`.
 
     Returns:
@@ -98,7 +100,8 @@ def plan(
     """
     options = _override(options or Options(), changes)
     analysis = source if isinstance(source, Analysis) else analyze(source)
-    run = RunSettings(calib, samples, cache=cache, timings=timings, metric=metric)
+    run = RunSettings(calib, samples, cache=cache, timings=timings, metric=metric, memory=memory)
+    run.check_values()
     batches = calibration_batches(run, analysis.model)
     options.check()
     return make_plan(
@@ -117,6 +120,7 @@ def sensitivity(
     preprocess: Preprocess | Sequence[str] | None = None,
     ratios: Sequence[float] = RATIOS,
     cache: str | PathLike[str] | None = None,
+    memory: int | str | None = None,
     progress: StageProgress | None = None,
     **changes: Any,
 ) -> dict[str, Table]:
@@ -130,6 +134,7 @@ def sensitivity(
         preprocess: how pictures become inputs: a Preprocess, or the parts of one as text.
         ratios: the fractions of channels to remove.
         cache: a file to which every measurement is written as soon as it is made; what is found there is not measured again.
+        memory: what data may take, in bytes or as "4GB"; half of what is free unless given.
         progress: called with the stage, the steps done and the steps in all.
         changes: fields of `Options`.
 
@@ -144,7 +149,8 @@ def sensitivity(
     # Each group is measured at the ratios that are asked for, not at the nearest count that is fast.
     options = replace(options, target=options.target or "none").resolved(True)
     analysis = source if isinstance(source, Analysis) else analyze(source)
-    run = RunSettings(calib, samples, preprocess=preprocess, cache=cache)
+    run = RunSettings(calib, samples, preprocess=preprocess, cache=cache, memory=memory)
+    run.check_values()
     batches = calibration_batches(run, analysis.model)
     evaluator = replace(make_evaluator(analysis, options, batches, run, progress), comparison_samples=samples)
     chosen = candidates(analysis, options, evaluator.watch(analysis, options))
@@ -159,6 +165,7 @@ def apply(
     samples: int | None = None,
     repair: str | None = None,
     seed: int = 0,
+    memory: int | str | None = None,
 ) -> Model:
     """Remove the channels that a plan does not keep, and repair the layers that stay.
 
@@ -169,6 +176,7 @@ def apply(
         samples: at most so many of `calib`.
         repair: the method; None is lstsq with `calib`, none without. A method without data gets seeded random inputs.
         seed: of those inputs.
+        memory: what data may take, in bytes or as "4GB"; half of what is free unless given.
 
     Returns:
         A new model.
@@ -180,7 +188,8 @@ def apply(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     options = Options(repair=repair, seed=seed)
     options.check()
-    run = RunSettings(calib, samples)
+    run = RunSettings(calib, samples, memory=memory)
+    run.check_values()
     evaluator = make_evaluator(analysis, options, calibration_batches(run, analysis.model), run, None)
     return apply_plan(analysis, plan) if evaluator.repair == "none" else evaluator.finish(plan)[0]
 

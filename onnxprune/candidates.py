@@ -16,7 +16,7 @@ from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import full_proto, save
 from onnxprune.groups import analyze
-from onnxprune.pipeline import Clock, as_batches, calibration_batches, runnable
+from onnxprune.pipeline import Clock, as_batches, calibration_batches, choose_memory, runnable
 from onnxprune.progress import StageProgress
 from onnxprune.repair.candidate import repair_candidate
 from onnxprune.report.types import CalibrationReport, CandidateReport, ErrorReport
@@ -71,8 +71,9 @@ def run_repair(
         whole, part = (analyze(m, calibration.measure_sizes()) for m in models)
     with clock.time("repair"):
         repaired, report = repair_candidate(
-            whole, part, calibration, seed=seed, progress=lambda done, of: clock.progress("repair", done, of)
-        )
+            whole, part, calibration, seed=seed, progress=lambda done, of: clock.progress("repair", done, of),
+            memory=choose_memory(settings),
+        )  # fmt: skip
         repaired = replace(repaired, files=(*models[1].files, *models[0].files))  # neither is ever written over
     with clock.time("save"):
         files = [] if out is None else save(repaired, out)

@@ -17,6 +17,7 @@ from onnxprune.allocate import Cache, Evaluator, make_plan
 from onnxprune.allocate.evaluator import FOLDS
 from onnxprune.allocate.timing.table import TimingTable, default_path
 from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, read_preprocess
+from onnxprune.calibration.store import Memory
 from onnxprune.convert import cast, flush_subnormals, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import load
@@ -32,6 +33,7 @@ from onnxprune.report.result import prune_report
 from onnxprune.report.types import CompressedSize, HeldOutReport, QuantizationReport, Reconstruction, RepairReport
 from onnxprune.result import PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity
+from onnxprune.settings.units import size_bytes
 from onnxprune.sparsity import Sparsified, sparsify
 from onnxprune.sparsity.compressed import measure_compressed
 from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
@@ -194,7 +196,17 @@ def make_evaluator(
     metric = load_metric(run.metric)
     if metric is None and options.max_drop is not None and batches is not None and batches.labels is not None:
         metric = ACCURACY
-    return Evaluator(analysis, batches, method, kept, timed, progress or (lambda *_: None), options.seed, metric)
+    told = progress or (lambda *_: None)
+    memory = choose_memory(run)
+    return Evaluator(analysis, batches, method, kept, timed, told, options.seed, metric, memory=memory)
+
+
+def choose_memory(run: RunSettings) -> Memory:
+    """What data may take: what the settings say, else half of what is free."""
+    free = memory_bytes()
+    if run.memory is not None:
+        return Memory(size_bytes(run.memory))
+    return Memory() if free is None else Memory(free // 2, free)
 
 
 def _fit_together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool) -> tuple[Options, Sparsity]:
@@ -221,8 +233,9 @@ def _make(
             if dry:  # nothing is fitted
                 sparsity = replace(sparsity, method="magnitude", repair="none")
             sparse = sparsify(
-                analysis, sparsity, None if dry else evaluator.batches, plan=plan, progress=clock.progress
-            )
+                analysis, sparsity, None if dry else evaluator.batches, plan=plan, progress=clock.progress,
+                memory=evaluator.memory,
+            )  # fmt: skip
         return _Made(sparse.model, sparse.repair, sparse)
     if evaluator.repair != "none" and not dry:
         with clock.time("repair"):
@@ -255,7 +268,7 @@ def _compare_and_report(
                     metric=load_metric(work.run.metric),
                 )
                 of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
-                layers = layer_errors(of, made.in_float, seen, moved) if seen else None
+                layers = layer_errors(of, made.in_float, seen, moved, memory=evaluator.memory) if seen else None
                 if made.pruned:
                     before = compare(pair[0], runnable(made.pruned), data=seen, seed=work.seed, timed=True)
                 for model in (analysis.model, made.model):  # ONNX Runtime has opened them by their paths

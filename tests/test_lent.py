@@ -31,7 +31,7 @@ def proto_with(kinds: list[type]) -> onnx.ModelProto:
     """A model that hands out its weights [48, 60], of these types, as floats; and x times the first of them."""
     nodes, weights, outputs = [], [], ["y"]
     for i, kind in enumerate(kinds):
-        array = np.random.default_rng(i).integers(0, 7, (48, 60)).astype(np.float32).astype(kind)
+        array: np.ndarray = np.random.default_rng(i).integers(0, 7, (48, 60)).astype(np.float32).astype(kind)
         weights.append(numpy_helper.from_array(array, f"w{i}"))
         nodes.append(helper.make_node("Cast", [f"w{i}"], [f"c{i}"], to=TensorProto.FLOAT))
         outputs.append(f"c{i}")

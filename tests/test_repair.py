@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnxprune
+from onnxprune.calibration import store as store_module
 from onnxprune.calibration.run import open_session, run
+from onnxprune.calibration.store import ArrayStore, Memory
 from onnxprune.graph.save import full_proto
 from onnxprune.groups import Analysis
 from onnxprune.plans import fingerprint
@@ -20,7 +22,6 @@ from onnxprune.repair.kinds import make_layer
 from onnxprune.repair.layers import Change, Site
 from onnxprune.repair.segments import Walk
 from onnxprune.repair.solve import DAMPINGS, FitRows, Ridge, ridges, softmax, solve
-from onnxprune.repair.store import ArrayStore
 from onnxprune.repair.tails import Tail
 
 Array = NDArray[Any]
@@ -77,7 +78,8 @@ def branched() -> ModelProto:
 
 @pytest.mark.parametrize("limit", [1 << 20, 0], ids=["in memory", "in files"])
 @pytest.mark.parametrize("stops", [["h"], ["h", "b", "s"], ["a", "a", "c"], ["x", "s"], []], ids=str)
-def test_pieces_make_what_the_whole_makes(stops: list[str], limit: int) -> None:
+def test_pieces_make_what_the_whole_makes(stops: list[str], limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SMALL_BYTES", 0)
     proto = branched()
     seen = ModelProto()
     seen.CopyFrom(proto)
@@ -85,7 +87,7 @@ def test_pieces_make_what_the_whole_makes(stops: list[str], limit: int) -> None:
     feeds = [{"x": normal(n, 4, seed=i)} for i, n in enumerate((3, 3, 2))]
     want = [{**feed, **run(open_session(seen, "test", 1), feed)} for feed in feeds]
     walk = Walk(onnxprune.load(proto), [*({s} for s in stops), {"y"}], ["x"], len(feeds))
-    with ArrayStore(limit) as store:
+    with ArrayStore(Memory(limit)) as store:
         for batch, feed in enumerate(feeds):
             store.put("x", batch, feed["x"])
         for at, stop in enumerate([*stops, "y"]):

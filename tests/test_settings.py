@@ -145,6 +145,7 @@ def sample(s: Any) -> Any:
         "cache": "c.jsonl",
         "timings": "t.jsonl",
         "metric": "metrics.py:top1",
+        "memory": "4GB",
     }
     made["data"] = made["calib"]
     if s.field in made:

@@ -12,11 +12,13 @@ from onnx import TensorProto, helper
 from tiny import model, tensor
 
 import onnxprune
-from onnxprune.calibration import load_data, statistics
+from onnxprune.calibration import load_data
+from onnxprune.calibration.folds import nuclear_fall
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.probes import Net
 from onnxprune.calibration.run import open_session, run
-from onnxprune.calibration.statistics import STATISTICS, gather, nuclear_fall
+from onnxprune.calibration.statistics import STATISTICS, gather
+from onnxprune.calibration.store import Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.weights import ArrayWeight
@@ -120,15 +122,15 @@ def test_the_first_axis_can_be_the_channels() -> None:
     np.testing.assert_allclose(got["t", 0, "max"], (x + x).max(1), rtol=1e-6)
 
 
-def test_passes_hold_what_fits_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_hold_what_fits_and_change_nothing() -> None:
     m = network(SHAPES["blocked"], 17, TensorProto.FLOAT, False)
     x = np.random.default_rng(0).standard_normal((4, 5, 6, 7)).astype(np.float32)
     a, batches = onnxprune.analyze(m), load_data({"x": x}, input_specs(m))
     wants = [(name, 1, "mean") for name in ("x", "t", "y")]
     whole = gather(a, batches, wants)
-    monkeypatch.setattr(statistics, "MEMORY_BYTES", 2 * x.nbytes)
     told: list[tuple[int, int]] = []
-    cut = gather(a, batches, wants, progress=lambda done, of: told.append((done, of)))
+    room = Memory(2 * 2 * (x.nbytes + 8 * 5))  # for two of them
+    cut = gather(a, batches, wants, progress=lambda done, of: told.append((done, of)), memory=room)
     assert told == [(4, 8), (8, 8)] and whole.samples == cut.samples == 4
     assert all(np.array_equal(whole[w], cut[w]) for w in wants)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.run import count, first, open_session, run
+from onnxprune.calibration.store import Memory, StoredBatches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.vocabulary import vocabulary
@@ -29,13 +30,15 @@ class OutputComparer:
         samples: int | None = None,
         threads: int | None = None,
         shown: Sequence[str] = (),
+        memory: Memory | None = None,
     ) -> None:
-        """`samples` takes the first so many; `shown` are outputs that somebody wants to see whole.
+        """`samples` takes the first so many; `shown` are outputs that somebody wants to see whole. Inputs and outputs
+        beyond `memory` wait in files.
 
         Raises OnnxPruneError where there is no batch, or the original does not run on one.
         """
         self.threads = threads
-        self.feeds = list(first(batches, samples))
+        self.feeds: Sequence[Feeds] = _stored(first(batches, samples), memory)
         if not self.feeds:
             raise OnnxPruneError("calibration: there is no batch of inputs; give some")
         self.tokens = vocabulary(original.flat.proto)
@@ -44,7 +47,8 @@ class OutputComparer:
         session = open_session(showing(original.model, [*self.names, *shown]), "original", threads)
         made = (run(session, feeds) for feeds in self.feeds)
         self.samples = sum(map(count, self.feeds))
-        self.reference = [{name: outputs[name] for name in (*self.names, *shown)} for outputs in made]
+        seen = ({name: outputs[name] for name in (*self.names, *shown)} for outputs in made)
+        self.reference: Sequence[Feeds] = _stored(seen, memory)
 
     def key(self) -> str:
         """A hash of the inputs, and of what the original makes of them."""
@@ -69,6 +73,13 @@ class OutputComparer:
             sums.add({name: before[name] for name in self.names}, after)
             seen.append({name: after[name] for name in self.shown})
         return seen
+
+
+def _stored(batches: Iterable[Feeds], memory: Memory | None) -> StoredBatches:
+    found = StoredBatches(memory)
+    for arrays in batches:
+        found.append(arrays)
+    return found
 
 
 def model_key(analysis: Analysis) -> str:

@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import Any
 
 from onnxprune.allocate.error import OutputComparer
+from onnxprune.allocate.need import check_memory
 from onnxprune.allocate.tables import Cache, Table
 from onnxprune.allocate.timing.table import TimingTable
 from onnxprune.calibration import Batches, random_batches, reunite
 from onnxprune.calibration.statistics import Statistics, gather
+from onnxprune.calibration.store import Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.vocabulary import vocabulary
@@ -44,10 +46,11 @@ class _Fold:
     rest: Batches | None
     samples: Batches
     shown: Sequence[str]
+    memory: Memory
 
     @cached_property
     def held_out(self) -> OutputComparer:
-        return OutputComparer(self.original, self.samples, shown=self.shown)
+        return OutputComparer(self.original, self.samples, shown=self.shown, memory=self.memory)
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Evaluator:
     seed: int = 0
     metric: Metric | None = None
     comparison_samples: int = COMPARISON_SAMPLES
+    memory: Memory = field(default_factory=Memory)  # for what data become on the way
     tables: dict[str, Table] = field(default_factory=dict)  # what was measured of the original's groups, for the report
     timing: TimingReport | None = None  # what was predicted and measured of the plan's time, for the report
     _judged: dict[tuple[Any, ...], HeldOutReport] = field(default_factory=dict)
@@ -75,7 +79,9 @@ class Evaluator:
         wanted = needed(a, a.groups, options.criterion or "")
         if not wanted:
             return None
-        return gather(a, self.data.limit(WATCHED_SAMPLES), wanted, progress=self.stage_progress("calibrate"))
+        watched = self.data.limit(WATCHED_SAMPLES)
+        check_memory(a, a.groups, options.criterion or "", watched, self.memory)
+        return gather(a, watched, wanted, progress=self.stage_progress("calibrate"), memory=self.memory)
 
     @cached_property
     def comparer(self) -> OutputComparer:
@@ -90,7 +96,7 @@ class Evaluator:
     def _comparer(self, samples: int) -> OutputComparer:
         if self.batches is None:
             raise OnnxPruneError(NO_DATA)
-        return OutputComparer(self.original, self.batches.limit(samples))
+        return OutputComparer(self.original, self.batches.limit(samples), memory=self.memory)
 
     def make(self, plan: Plan) -> Model:
         """The model that comes of a plan for the original, repaired on some of the data."""
@@ -154,11 +160,13 @@ class Evaluator:
         number = self.batches.count_parts(FOLDS) if self.repair in FITS else 1
         shown = [v.name for v in self.original.model.proto.graph.output] if self.metric else []
         if number < 2:
-            return [_Fold(self.original, None, self.batches, shown)]
-        return [_Fold(self.original, *self.batches.hold_out(k, number), shown) for k in range(number)]
+            return [_Fold(self.original, None, self.batches, shown, self.memory)]
+        return [_Fold(self.original, *self.batches.hold_out(k, number), shown, self.memory) for k in range(number)]
 
     def finish(self, plan: Plan) -> tuple[Model, RepairReport]:
-        """The same, repaired on all of the data."""
+        """The same, repaired on all of the data. It is the last thing that is made, so what plans were compared by is let go."""
+        for name in ("comparer", "quick_comparer"):
+            vars(self).pop(name, None)
         return self._repaired(plan, self.data, "repair")
 
     @cached_property
@@ -173,5 +181,6 @@ class Evaluator:
 
     def _repaired(self, plan: Plan, batches: Batches, stage: str, share: float = 1.0) -> tuple[Model, RepairReport]:
         return repair(
-            self.original, plan, batches, self.repair, seed=self.seed, progress=self.stage_progress(stage), share=share
-        )
+            self.original, plan, batches, self.repair, seed=self.seed, progress=self.stage_progress(stage), share=share,
+            memory=self.memory,
+        )  # fmt: skip

@@ -95,7 +95,7 @@ def _start(task: ReadyJob, limits: Limits, scratch: Path) -> subprocess.Popen[by
             env=environ,
             start_new_session=True,
         )
-    job = {"task": asdict(task), "scratch": str(scratch), "timeout": limits.timeout}
+    job = {"task": asdict(task), "scratch": str(scratch), "timeout": limits.timeout, "memory": limits.memory}
     with suppress(BrokenPipeError):  # it ended at once, and its log says why
         assert process.stdin
         process.stdin.write(json.dumps(job).encode() + b"\n")

@@ -38,17 +38,18 @@ def main() -> NoReturn:
     job = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, args=(job["scratch"],), daemon=True).start()
     _last_resorts(job["timeout"])
-    outcome = execute(ReadyJob(**job["task"]))
+    outcome = execute(ReadyJob(**job["task"]), job["memory"])
     Path(job["scratch"], RESULT).write_text(json_text(outcome), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)  # no library's last words can spoil it now
 
 
-def execute(task: ReadyJob) -> Outcome:
-    """Prune, and say how that ended."""
+def execute(task: ReadyJob, memory: int | None = None) -> Outcome:
+    """Prune, and say how that ended; of the `memory` that it may have, its data take a half, unless its settings say more."""
+    settings = task.settings if memory is None else {"memory": memory // 2, **task.settings}
     try:
         Path(task.output).parent.mkdir(parents=True, exist_ok=True)
-        made = prune(task.model, task.output, **make_arguments(task.settings, Path(task.folder)))
+        made = prune(task.model, task.output, **make_arguments(settings, Path(task.folder)))
     except NotCompared as e:
         return Outcome("failed", _line(e), report=_said(e.made.report, task), written=True)
     except Exception as e:

@@ -72,7 +72,7 @@ class Net:
 
     def output(self, name: str) -> None:
         if all(o.name != name for o in self.proto.graph.output):
-            self.proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+            self.proto.graph.output.append(onnx.ValueInfoProto(name=name))
 
 
 @dataclass(frozen=True)

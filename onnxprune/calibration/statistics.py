@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,96 +18,15 @@ import onnx
 from onnxprune.axes import first
 from onnxprune.calibration import probes
 from onnxprune.calibration.data import Batches
+from onnxprune.calibration.folds import AllRows, Greatest, Independence, Least, Mean, Rank, Summed, Zeros
 from onnxprune.calibration.probes import Build, Net, Patches, Probe
 from onnxprune.calibration.run import count, open_session, run_as
+from onnxprune.calibration.store import Memory, StoredArrays
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.progress import Progress
-from onnxprune.signals import StatisticKey, samples_of
-
-MEMORY_BYTES = 1 << 30  # of activations that one pass may keep from being freed
-
-
-class Mean:
-    """The mean of the rows, in float64."""
-
-    def __init__(self) -> None:
-        self.sum: Array | float = 0.0
-        self.rows = 0
-
-    def add(self, x: Array) -> None:
-        self.sum = self.sum + x.sum(axis=0, dtype=np.float64)
-        self.rows += len(x)
-
-    def result(self) -> Array:
-        return np.asarray(self.sum / max(self.rows, 1))
-
-
-class Summed(Mean):
-    """The mean of rows whose sum comes out of the graph, with their number below it."""
-
-    def add(self, x: Array) -> None:
-        self.sum = self.sum + x[:-1].astype(np.float64)
-        self.rows += round(float(x[-1, 0]))
-
-
-class Zeros(Mean):
-    """What is left of 1."""
-
-    def result(self) -> Array:
-        return 1.0 - super().result()
-
-
-class Greatest:
-    """The largest of the rows."""
-
-    def __init__(self) -> None:
-        self.so_far: Array | float = -np.inf
-
-    def add(self, x: Array) -> None:
-        self.so_far = np.maximum(self.so_far, x.max(axis=0, initial=-np.inf))
-
-    def result(self) -> Array:
-        return np.asarray(self.so_far, np.float64)
-
-
-class Least(Greatest):
-    """The smallest of the rows."""
-
-    def add(self, x: Array) -> None:
-        super().add(-x)
-
-    def result(self) -> Array:
-        return -super().result()
-
-
-class AllRows:
-    """The rows themselves, [samples, n]."""
-
-    def __init__(self) -> None:
-        self.parts: list[Array] = []
-
-    def add(self, x: Array) -> None:
-        self.parts.append(x)
-
-    def result(self) -> Array:
-        return np.concatenate(self.parts)
-
-
-class Rank(Mean):
-    """The rank of each feature map [N, n, H, W], in the mean."""
-
-    def add(self, x: Array) -> None:
-        super().add(np.linalg.matrix_rank(x))
-
-
-class Independence(Mean):
-    """How much the nuclear norm of [n, positions] falls when a row goes, in the mean over the samples."""
-
-    def add(self, x: Array) -> None:
-        super().add(np.stack([nuclear_fall(sample.astype(np.float64)) for sample in x]))
-
+from onnxprune.signals import PATCH, StatisticKey, samples_of
 
 Fold = type[Mean] | type[Greatest] | type[AllRows]
 
@@ -125,7 +45,6 @@ class Statistic:
 
 
 FEW = 64
-NODES = 160  # of a quadrature
 STATISTICS = {
     "mean": Statistic(probes.mean, Mean),
     "mean_abs": Statistic(probes.mean_abs, Mean),
@@ -172,20 +91,21 @@ def gather(
     *,
     progress: Progress | None = None,
     threads: int | None = None,
+    memory: Memory | None = None,
 ) -> Statistics:
-    """Run the model over the batches and gather the statistics that are wanted, in one pass where memory allows.
+    """Run the model over the batches and gather the statistics that are wanted, in one pass where `memory` allows.
 
     The tensors are activations of floats and of known rank, outside bodies and local functions.
     Raises OnnxPruneError where the model does not run on the data, or there are none.
     """
-    found: dict[StatisticKey, Array] = {}
+    memory, wants = memory or Memory(), list(dict.fromkeys(wants))
+    found = StoredArrays[StatisticKey](memory)
     samples = 0
-    passes = _passes(analysis, list(dict.fromkeys(wants)), count(batches.first()))
+    passes = _passes(analysis, wants, batches, memory.working)
     for i, (enough, chunk) in enumerate(passes):
         some = batches if enough is None else batches.limit(enough)
-        values, seen = _one_pass(analysis, some, chunk, _share(progress, i, len(passes)), threads)
-        found |= values
-        samples = max(samples, seen)
+        session, names = _open(analysis, chunk, wants, threads)
+        samples = max(samples, _run(session, some, names, found, _share(progress, i, len(passes))))
     return Statistics(found, samples, batches.source)
 
 
@@ -194,15 +114,32 @@ def _share(progress: Progress | None, index: int, of: int) -> Progress:
     return lambda done, total: progress(done + index * total, total * of) if progress else None
 
 
-def _one_pass(
-    analysis: Analysis, batches: Batches, wants: Sequence[StatisticKey], progress: Progress, threads: int | None
-) -> tuple[dict[StatisticKey, Array], int]:
+def _open(
+    analysis: Analysis, chunk: Sequence[StatisticKey], wants: Sequence[StatisticKey], threads: int | None
+) -> tuple[Any, dict[StatisticKey, str]]:
+    """A session for one pass, and its output for each statistic of the chunk.
+
+    A tensor that is watched is not fused away, and what is fused is rounded differently. So all tensors have a second reader that
+    any pass watches: how many passes there are then changes no result.
+    """
     net = Net(analysis.model)
-    names = {want: STATISTICS[want[2]].build(_probe(analysis, net, want)) for want in wants}
-    for name in names.values():
+    names = {want: STATISTICS[want[2]].build(_probe(analysis, net, want)) for want in chunk}
+    seen = {_watched(analysis, want) for want in chunk}
+    others = dict.fromkeys(x for want in wants if (x := _watched(analysis, want)) not in seen)
+    for name in dict.fromkeys([*names.values(), *(net.op.Shape(x) for x in others)]):
         net.output(name)
-    session = open_session(replace(analysis.model, proto=net.proto), "original", threads)
-    folds = {want: STATISTICS[want[2]].fold() for want in wants}
+    return open_session(replace(analysis.model, proto=net.proto), "original", threads), names
+
+
+def _run(
+    session: Any,
+    batches: Batches,
+    names: Mapping[StatisticKey, str],
+    found: StoredArrays[StatisticKey],
+    progress: Progress,
+) -> int:
+    """Gather the statistics of one pass; how many samples it saw."""
+    folds = {want: STATISTICS[want[2]].fold() for want in names}
     samples = 0
     for feeds in batches:
         outputs = run_as("original", session, feeds)
@@ -210,9 +147,12 @@ def _one_pass(
             folds[want].add(_rows(outputs[name], want))
         samples += count(feeds)
         progress(samples, batches.samples or 0)
-    found = {want: fold.result() for want, fold in folds.items()}
-    counted = {samples_of(want): np.array(fold.rows) for want, fold in folds.items() if isinstance(fold, Summed)}
-    return found | counted, samples
+    for want in names:
+        fold = folds.pop(want)
+        found[want] = fold.result()
+        if isinstance(fold, Summed):
+            found[samples_of(want)] = np.array(fold.rows)
+    return samples
 
 
 def _rows(x: Array, want: StatisticKey) -> Array:
@@ -224,8 +164,8 @@ def _rows(x: Array, want: StatisticKey) -> Array:
 
 def _probe(analysis: Analysis, net: Net, want: StatisticKey) -> Probe:
     tensor, axis, statistic = want
-    if statistic.startswith("patch"):
-        node = next(n for n in net.proto.graph.node if tensor in n.output)
+    if statistic.startswith(PATCH):
+        node = _maker(analysis, tensor)
         return replace(_probe(analysis, net, (node.input[0], axis, "mean")), patches=_patches(analysis, node))
     shape, elem = analysis.coupling.trace.shape(tensor), analysis.coupling.trace.dtype(tensor)
     if shape is None or not elem or not is_float(dtype_of(elem)):
@@ -239,51 +179,69 @@ def _patches(analysis: Analysis, node: onnx.NodeProto) -> Patches:
     return Patches(attrs, tuple(first(s) for s in w[2:]), tuple(first(s) for s in x[2:]))
 
 
+def _watched(analysis: Analysis, want: StatisticKey) -> str:
+    """The activation that is looked at: of patches, what the convolution reads."""
+    tensor, _, statistic = want
+    return str(_maker(analysis, tensor).input[0]) if statistic.startswith(PATCH) else tensor
+
+
 def _passes(
-    analysis: Analysis, wants: Sequence[StatisticKey], batch: int
+    analysis: Analysis, wants: Sequence[StatisticKey], batches: Batches, room: int
 ) -> list[tuple[int | None, list[StatisticKey]]]:
     """The wants cut into passes, and how many samples are enough for each."""
     by_samples: dict[int | None, list[StatisticKey]] = {}
     for want in wants:
         by_samples.setdefault(STATISTICS[want[2]].samples, []).append(want)
-    return [(n, chunk) for n, some in by_samples.items() for chunk in _chunks(analysis, some, batch)]
+    sizes = Sizes(analysis, count(batches.first()), batches.samples or 0)
+    return [(n, chunk) for n, some in by_samples.items() for chunk in _chunks(sizes, some, room)]
 
 
-def _chunks(analysis: Analysis, wants: Sequence[StatisticKey], batch: int) -> list[list[StatisticKey]]:
-    """Wants that one pass has memory for: what it probes may be kept alive until its end."""
+def _chunks(sizes: Sizes, wants: Sequence[StatisticKey], room: int) -> list[list[StatisticKey]]:
+    """Wants that one pass has room for: what it probes may be kept alive until its end."""
     out: list[list[StatisticKey]] = [[]]
-    held, left = set[str](), MEMORY_BYTES
+    held, left = set[str](), room
     for want in wants:
-        size = 0 if want[0] in held else _bytes(analysis, want[0], batch)
+        size = sizes.gathered(want) + (0 if want[0] in held else sizes.watched(want[0]))
         if size > left and out[-1]:
             out.append([])
-            held, left = set(), MEMORY_BYTES
-            size = _bytes(analysis, want[0], batch)
+            held, left = set(), room
+            size = sizes.gathered(want) + sizes.watched(want[0])
         out[-1].append(want)
         held.add(want[0])
         left -= size
     return out
 
 
-def _bytes(analysis: Analysis, tensor: str, batch: int) -> int:
-    """Bytes of an activation, dynamic axes at the first of the trace's sample sizes."""
-    samples, *others = analysis.coupling.trace.shape(tensor) or (1,)
-    return 4 * (samples if isinstance(samples, int) else batch) * math.prod(first(s) for s in others)
+@dataclass(frozen=True)
+class Sizes:
+    """How much memory statistics take while they are gathered, in batches of `batch` samples of `samples`."""
+
+    analysis: Analysis
+    batch: int
+    samples: int
+
+    def watched(self, tensor: str) -> int:
+        """Bytes of an activation of a batch, dynamic axes at the first of the trace's sample sizes."""
+        samples, *others = self.analysis.coupling.trace.shape(tensor) or (1,)
+        return 4 * (samples if isinstance(samples, int) else self.batch) * math.prod(first(s) for s in others)
+
+    def gathered(self, want: StatisticKey) -> int:
+        """Bytes of what comes out of a batch in float32, and of the float64 numbers that it is added to."""
+        n, statistic = self.width(want), STATISTICS[want[2]]
+        if statistic.fold is Summed:
+            return (4 + 8) * n * n
+        return (8 * n if statistic.fold is not AllRows else 8 * self.samples * n) if statistic.vector else 0
+
+    def width(self, want: StatisticKey) -> int:
+        """How many positions the axis has; of patches, with each kernel position."""
+        tensor, axis, statistic = want
+        if not statistic.startswith(PATCH):
+            return first((self.analysis.coupling.trace.shape(tensor) or (1,) * (axis + 1))[axis])
+        _, *inputs = self.analysis.coupling.trace.shape(_maker(self.analysis, tensor).input[1]) or (1,)
+        return math.prod(first(s) for s in inputs)
 
 
-def nuclear_fall(a: Array) -> Array:
-    """|A|_* - |A without row c|_* for each row c of A [n, m], in O(n^2) a row.
-
-    With A A^T = U diag(d) U^T, removing row c is a rank-one downdate, and the sum of the roots of d falls by
-    1/pi int sqrt(t) phi'(t) / phi(t) dt, phi(t) = sum_i U_ci^2 t / (d_i + t), by the trapezoidal rule in log t.
-    """
-    d, u = np.linalg.eigh(a @ a.T)
-    top = d[-1]
-    if top <= 0.0:
-        return np.zeros(len(a))
-    d = np.where(d > 1e-14 * top, d / top, 0.0)[:, None]
-    log_t = np.linspace(np.log(1e-20), np.log(1e14), NODES)
-    t, weight = np.exp(log_t), u * u
-    phi, slope = weight @ (t / (d + t)), weight @ (d * t / (d + t) ** 2)  # phi, and t phi'
-    fall = (np.sqrt(t) * slope / np.maximum(phi, 1e-300)).sum(axis=1)
-    return np.asarray(fall * (log_t[1] - log_t[0]) * np.sqrt(top) / np.pi)
+def _maker(analysis: Analysis, tensor: str) -> onnx.NodeProto:
+    """The node of the model that makes a tensor."""
+    made: onnx.NodeProto = next(n for n in analysis.model.proto.graph.node if tensor in n.output)
+    return made

@@ -11,8 +11,8 @@ import typer
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings import Setting, settings_of
-from onnxprune.settings.batch import DURATION, SIZE
-from onnxprune.settings.table import FLAG, INPUTS, PLACE, RATIOS, TEXTS, to_option
+from onnxprune.settings.batch import DURATION
+from onnxprune.settings.table import FLAG, INPUTS, PLACE, RATIOS, SIZE, TEXTS, to_option
 
 
 def file_option(metavar: str, help: str) -> Any:
@@ -37,7 +37,10 @@ def add_settings(*commands: str, required: Sequence[str] = ()) -> Callable[[Call
 
     Their values are those that a recipe has, checked one by one. Everyday options come first, right after `out`.
     """
-    table = {name: (s, command) for command in commands for name, s in settings_of(command).items()}
+    table = dict[str, tuple[Setting, str]]()
+    for command in commands:  # of two settings of one name the first command's is meant
+        for name, s in settings_of(command).items():
+            table.setdefault(name, (s, command))
     panels = list(dict.fromkeys(s.panel_for(command) for s, command in table.values()))
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,7 @@ to one temporary file. So nothing large is copied into a message, and a model ma
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,10 +46,12 @@ def _lend(model: Model) -> Iterator[tuple[onnx.ModelProto, Path]]:
 
     The temporary file is there within; a reader that has mapped it by then may keep the map.
     """
-    model.check_unchanged()
+    sources = {w.file for w in model.weights.values() if isinstance(w, FileWeight)}
+    for source in sources:
+        source.check()
     with temporary_folder() as folder:
         data = Path(os.path.realpath(folder), "weights.data")
-        root = _find_root(model, data)
+        root = _find_root(sources, data)
         proto = onnx.ModelProto()
         proto.CopyFrom(model.proto)
         try:
@@ -71,10 +73,10 @@ def _lend(model: Model) -> Iterator[tuple[onnx.ModelProto, Path]]:
         yield proto, root or data.parent
 
 
-def _find_root(model: Model, data: Path) -> Path | None:
-    """A folder that has all files of a model below it, and the temporary one; None where there is none."""
+def _find_root(sources: Iterable[SourceFile], data: Path) -> Path | None:
+    """A folder that has all files of weights below it, and the temporary one; None where there is none."""
     try:
-        return Path(os.path.commonpath([data.parent, *(_place(f).parent for f in model.files)]))
+        return Path(os.path.commonpath([data.parent, *(_place(f).parent for f in sources)]))
     except ValueError:  # they are on several drives of Windows
         return None
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnxprune.axes import Axis
+from onnxprune.calibration.store import Array, Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
@@ -25,7 +26,6 @@ from onnxprune.repair.network import Network, called
 from onnxprune.repair.pairing import Pairing
 from onnxprune.repair.rows import Feeds
 from onnxprune.repair.solve import FitRows
-from onnxprune.repair.store import Array
 from onnxprune.repair.support import Choose
 from onnxprune.repair.tails import Tail, nothing
 from onnxprune.repair.tasks import FitTask, find_layers, with_tails
@@ -46,22 +46,23 @@ def repair_candidate(
     *,
     seed: int = 0,
     progress: Progress | None = None,
+    memory: Memory | None = None,
 ) -> tuple[Model, RepairReport]:
     """Fit the candidate's layers to the original by least squares (see `repair`, method lstsq), one after the other.
 
     Weights of zero stay zero, and a layer keeps the weights that it has where no others are better. The error of the outputs is
-    never raised: where all layers would raise it, fewer of the first ones are changed.
+    never raised: where all layers would raise it, fewer of the first ones are changed. What samples become takes `memory`.
     Raises OnnxPruneError where fewer than half of the layers have a counterpart in the original, and where a model does not run.
     """
     start = time.perf_counter()
-    with _prepare(original, candidate, batches) as pair:
+    with _prepare(original, candidate, batches, memory or Memory()) as pair:
         pair.run(np.random.default_rng(seed), progress or (lambda *_: None))
         model = pair.result()
     pair.report.seconds = time.perf_counter() - start
     return model, pair.report
 
 
-def _prepare(original: Analysis, candidate: Analysis, batches: Iterable[Feeds]) -> Lockstep:
+def _prepare(original: Analysis, candidate: Analysis, batches: Iterable[Feeds], memory: Memory) -> Lockstep:
     """Both networks, and the layers of the candidate that have a counterpart."""
     whole, part = (called(a.flat, a.model) for a in (original, candidate))
     feeds = [v.name for v in part.proto.graph.input]
@@ -72,7 +73,15 @@ def _prepare(original: Analysis, candidate: Analysis, batches: Iterable[Feeds]) 
     names = {n: its for t in tasks for n in t.original_stop() if (its := pairing.counterpart(n))}
     choose = {(net.output_of(t.index), t.layer.slot): _keep_zeros(t.layer) for t in tasks if not t.layer.w.all()}
     return CandidateLockstep(
-        net, candidate.flat, tasks, _judged(original, net, pairing, names), report, batches, choose=choose, names=names
+        net,
+        candidate.flat,
+        tasks,
+        _judged(original, net, pairing, names),
+        report,
+        batches,
+        choose=choose,
+        names=names,
+        memory=memory,
     )
 
 

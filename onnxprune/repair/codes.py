@@ -9,10 +9,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from onnxprune.calibration.store import Array
 from onnxprune.graph.integers import Quantized
 from onnxprune.graph.weights import is_float
 from onnxprune.ops.records import Encoding
-from onnxprune.repair.store import Array
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.calibration.store import Array
 from onnxprune.repair.layers import Change, FitLayer, PackedWeight, Site, Unfit
-from onnxprune.repair.store import Array
 
 
 class Spatial(FitLayer):
@@ -38,15 +38,15 @@ class Convolution(Spatial):
     def __init__(self, site: Site) -> None:
         (operand,) = site.operands
         self.site, self.slot = site, operand.slot
-        self.weight, self.code = site.weight(operand)
+        weight, self.code = site.weight(operand)
         self.x, self.y = site.node.input[0], site.node.output[0]
-        self.kernel = self.weight.shape[2:]
+        self.kernel = weight.shape[2:]
         rank = len(self.kernel)
         self.strides = list(site.attr("strides", [1] * rank))
         self.dilations = list(site.attr("dilations", [1] * rank))
-        self.matrix = PackedWeight(operand, self.weight, self.by_inputs)
+        self.matrix = PackedWeight(operand, weight, self.by_inputs)
         self.groups = self.matrix.groups
-        self.w = self.matrix.pack(self.weight.astype(np.float64))
+        self.w = self.matrix.pack(weight.astype(np.float64))
         bias, self.bias_code = site.bias(self.code)
         if bias is None and site.can_add_bias(self.slot):
             bias = np.zeros(self.outputs)
@@ -93,7 +93,11 @@ class Convolution(Spatial):
     def changes(self, w: Array, b: Array | None) -> list[Change]:
         out, product = [Change(self.site.index, self.slot, self.stored(w))], self.site.record.product
         if b is not None and product and product.bias and (self.site.has(product.bias) or b.any()):
-            bias = b.ravel().astype(self.weight.dtype) if self.bias_code is None else self.bias_code.encode(b.ravel())
+            bias = (
+                b.ravel().astype(self.matrix.weight.dtype)
+                if self.bias_code is None
+                else self.bias_code.encode(b.ravel())
+            )
             out.append(Change(self.site.index, product.bias, bias))
         return out
 
@@ -137,6 +141,9 @@ class Scale(Spatial):
         self.groups = len(gamma)
         self.w = (gamma / self.deviation).reshape(-1, 1, 1)
         self.b = (beta - self.mean * gamma / self.deviation).reshape(-1, 1)
+
+    def lighten(self) -> None:
+        """Nothing is large in it."""
 
     def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
         return self.made(x, at)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from onnxprune.calibration.store import Array
 from onnxprune.criteria.reconstruction import shrink
 from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
@@ -21,7 +22,6 @@ from onnxprune.repair.kinds import make_layer
 from onnxprune.repair.layers import Change, FitLayer, Unfit
 from onnxprune.repair.network import Network, called
 from onnxprune.repair.products import MatrixProduct
-from onnxprune.repair.store import Array
 from onnxprune.repair.tasks import parts_of, tasks
 from onnxprune.signals import PATCH, StatisticKey, samples_of
 from onnxprune.surgery import apply_flat
@@ -35,7 +35,10 @@ def cut(analysis: Analysis, plan: Plan, statistics: Mapping[StatisticKey, Array]
     keep = keep_of(plan, analysis)
     flat = apply_flat(analysis, keep)
     net = Network(analysis, keep, analysis.flat, called(flat, analysis.model))
-    changes = [c for task in tasks(net, "obs", {}) for c in _fitted(net, task.layer, statistics)]
+    changes = list[Change]()
+    for task in tasks(net, "obs", {}):
+        with task.loaded(net) as layer:
+            changes += _fitted(net, layer, statistics)
     return nest(net.written(flat, changes), analysis.model)
 
 

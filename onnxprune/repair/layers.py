@@ -15,13 +15,14 @@ from functools import cached_property
 
 import numpy as np
 
+from onnxprune.calibration.store import Array
 from onnxprune.graph.forms import Form, start
 from onnxprune.graph.weights import is_float
 from onnxprune.ops.records import Bounds, Encoding, NodeView, Operand, Record, record_of
 from onnxprune.repair.codes import Code
-from onnxprune.repair.store import Array
 
 OPEN: Bounds = (-math.inf, math.inf)
+KEPT_BYTES = 1 << 20  # of an array that a layer keeps all the time
 
 
 class Unfit(Exception):
@@ -118,6 +119,11 @@ class Site(NodeView):
         return array
 
 
+def outline(array: Array) -> Array:
+    """The array, or one of the same shape that takes no memory where it is large."""
+    return array if array.nbytes <= KEPT_BYTES else np.broadcast_to(np.zeros((), array.dtype), array.shape)
+
+
 class PackedWeight:
     """A weight as [g, K, O] and back; in K kernel positions come before inputs.
 
@@ -205,6 +211,16 @@ class FitLayer:
     def changes(self, w: Array, b: Array | None) -> list[Change]:
         """What to write where for the layer to have other weights."""
         raise NotImplementedError
+
+    def lighten(self) -> None:
+        """Let go of weights that are large. Their shapes stay, which is all that is asked for until the layer is fitted."""
+        self.w, self.matrix.weight = outline(self.w), outline(self.matrix.weight)
+        self.site.consts = [c if c is None else outline(c) for c in self.site.consts]
+
+    @property
+    def is_light(self) -> bool:
+        """Did it let go of its weights?"""
+        return self.w.nbytes > KEPT_BYTES and not any(self.w.strides)
 
     def look_inside(self) -> None:
         """Take notice of what the node does with its sums."""

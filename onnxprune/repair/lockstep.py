@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from onnxprune.calibration.run import count, first
+from onnxprune.calibration.store import ArrayStore, Memory, StoredArrays, StoredBatches
 from onnxprune.errors import DataError
 from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
@@ -19,7 +21,6 @@ from onnxprune.repair.network import Network
 from onnxprune.repair.rows import Feeds, gather
 from onnxprune.repair.segments import Walk, open_session, run
 from onnxprune.repair.solve import FITS, FitRows, chosen
-from onnxprune.repair.store import ArrayStore
 from onnxprune.repair.support import Choose
 from onnxprune.repair.tasks import FitTask
 from onnxprune.report.types import LayerRepair, RepairReport
@@ -49,9 +50,11 @@ class Lockstep:
     all_stay: bool = False
     changes: list[list[Change]] = field(default_factory=list)
     names: Mapping[str, str] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)  # for what the samples become on the way, and for the fitted weights
 
     def __post_init__(self) -> None:
-        self._before, self._after, self._plain = ArrayStore(), ArrayStore(), ArrayStore()
+        self._before, self._after, self._plain = (ArrayStore(self.memory) for _ in range(3))
+        self._fitted = StoredArrays[int](self.memory)
 
     def __enter__(self) -> Lockstep:
         return self
@@ -77,8 +80,9 @@ class Lockstep:
             if at == len(self.tasks):
                 self._compare(pairs)
                 return
-            rows = gather(self.tasks[at], self.net, pairs, batches, rng, self.share)
-            self.changes.append(self.fit(self.tasks[at], rows, began))
+            with self.tasks[at].loaded(self.net):
+                rows = gather(self.tasks[at], self.net, pairs, batches, rng, self.share)
+                self.changes.append(list(map(self._stored, self.fit(self.tasks[at], rows, began))))
             self.net.apply(self.changes[-1])
 
     def _name(self, tensor: str) -> str:
@@ -127,6 +131,12 @@ class Lockstep:
         )  # fmt: skip
         return layer.changes(found.w, found.b)
 
+    def _stored(self, change: Change) -> Change:
+        """The same, whose weights may wait in a file."""
+        at = len(self._fitted)
+        self._fitted[at] = change.array
+        return replace(change, array=self._fitted[at])
+
     def _compare(self, pairs: Iterable[tuple[Feeds, Feeds]]) -> None:
         errors = ErrorSums(), ErrorSums()
         for batch, (original, repaired) in enumerate(pairs):
@@ -153,11 +163,21 @@ class Lockstep:
         return nest(self.net.written(self.flat, changes), self.net.analysis.model)
 
     def _error(self, model: Model) -> float:
-        pairs = (self.net.original, [*map(self._name, self.judged)]), (model, self.judged)
-        sessions = [open_session(showing(m, names), "repaired", self.threads) for m, names in pairs]
         error = ErrorSums()
-        for feeds in first(self.batches, self.samples):
-            want, got = (run(s, feeds) for s in sessions)
+        for want, got in zip(self._wanted, self._outputs(model, self.judged), strict=True):
             for name in self.judged:
                 error.add(want[self._name(name)], got[name])
         return error.value
+
+    @cached_property
+    def _wanted(self) -> StoredBatches:
+        """What the original makes of the samples."""
+        found = StoredBatches(self.memory)
+        for outputs in self._outputs(self.net.original, [*map(self._name, self.judged)]):
+            found.append(outputs)
+        return found
+
+    def _outputs(self, model: Model, names: Sequence[str]) -> Iterator[Feeds]:
+        session = open_session(showing(model, names), "repaired", self.threads)
+        for feeds in first(self.batches, self.samples):
+            yield run(session, feeds)

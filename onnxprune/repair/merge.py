@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from onnxprune.calibration.store import Array
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan
 from onnxprune.repair.layers import Change
 from onnxprune.repair.network import Network, picked
-from onnxprune.repair.store import Array
 from onnxprune.signals import by_channel, channel_order
 
 ALIKE = 0.45  # cosine from which two channels are taken to do the same (Kim et al. 2020, sec. 4)

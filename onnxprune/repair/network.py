@@ -10,6 +10,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from onnxprune.axes import Axis, Keep, Size
+from onnxprune.calibration.store import Array
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
 from onnxprune.graph.model import Model
@@ -24,7 +25,6 @@ from onnxprune.repair.codes import Code
 from onnxprune.repair.kinds import is_recurrent
 from onnxprune.repair.layers import Change, FitLayer, Site, Unfit
 from onnxprune.repair.segments import constants
-from onnxprune.repair.store import Array
 from onnxprune.repair.support import Nearest
 
 

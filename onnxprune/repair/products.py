@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnxprune.calibration.store import Array
 from onnxprune.repair.codes import Code
 from onnxprune.repair.layers import Change, FitLayer, PackedWeight, Site, Unfit
-from onnxprune.repair.store import Array
 
 
 class MatrixProduct(FitLayer):

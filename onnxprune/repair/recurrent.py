@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.calibration.store import Array
 from onnxprune.repair.layers import Change, FitLayer, PackedWeight, Site
-from onnxprune.repair.store import Array
 
 BIAS = 3  # the input slot: those of the inputs, then those of the states
 

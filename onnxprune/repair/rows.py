@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from onnxprune.calibration.store import Array
 from onnxprune.repair.layers import FitLayer
 from onnxprune.repair.network import Network, picked
 from onnxprune.repair.solve import FitRows
-from onnxprune.repair.store import Array
 from onnxprune.repair.tasks import FitTask
 
 ROWS_PER_INPUT = 128  # rows for each number that an output is a sum of

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxprune.calibration.store import Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
@@ -43,6 +44,7 @@ def repair(
     progress: Progress | None = None,
     thin: SparsityRequest | None = None,
     share: float = 1.0,
+    memory: Memory | None = None,
 ) -> tuple[Model, RepairReport]:
     """Apply a plan, and let the layers that stay take over what the removed channels did.
 
@@ -58,14 +60,16 @@ def repair(
     A `share` of the rows that a layer needs is taken, where the result is only a step on the way. `thin` makes layers sparse on the
     way, each as soon as what it reads is as it will be.
 
-    `batches` can be iterated more than once; `samples` takes the first batches only, until there are so many. The error of the
+    `batches` can be iterated more than once; `samples` takes the first batches only, until there are so many. What they become
+    on the way waits in files where it finds no room in `memory`. The error of the
     outputs on them is never raised: where all layers would raise it, fewer of the first ones are changed.
     Raises OnnxPruneError for an unknown method, and where the model does not run.
     """
     if method not in METHODS:
         raise OnnxPruneError(f"repair '{method}' is unknown; there are {', '.join(METHODS)}")
     start = time.perf_counter()
-    with _prepare(analysis, plan, batches, method, samples, threads, thin or SparsityRequest(), share) as pair:
+    thin = thin or SparsityRequest()
+    with _prepare(analysis, plan, batches, method, samples, threads, thin, share, memory) as pair:
         pair.run(np.random.default_rng(seed), progress or (lambda *_: None))
         model = pair.result()
     pair.report.seconds = time.perf_counter() - start
@@ -92,6 +96,7 @@ def _prepare(
     threads: int | None,
     thin: SparsityRequest,
     share: float,
+    memory: Memory | None,
 ) -> Lockstep:
     """The original and the network that a plan makes of it, with the layers to fit."""
     keep = keep_of(plan, analysis)
@@ -105,5 +110,5 @@ def _prepare(
     changes = merged(net, plan) if method == "merge" else []
     return Lockstep(
         net, flat, found, judged(analysis), report, batches, samples, threads, share,
-        thin.choose, thin.plain, bool(thin.choose), changes,
+        thin.choose, thin.plain, bool(thin.choose), changes, memory=memory or Memory(),
     )  # fmt: skip

@@ -16,10 +16,10 @@ import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
 from onnxprune.calibration.run import open_session, run
+from onnxprune.calibration.store import Array, ArrayStore
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.view import makers, reads
-from onnxprune.repair.store import Array, ArrayStore
 
 __all__ = ["Walk", "constants", "open_session", "run"]
 

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from onnxprune.repair.store import Array
+from onnxprune.calibration.store import Array
 from onnxprune.repair.support import Choose, Nearest, fit_on, settle
 from onnxprune.repair.tails import Tail
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxprune.calibration.store import Array
 from onnxprune.repair.layers import FitLayer, Site
 from onnxprune.repair.network import Network
-from onnxprune.repair.store import Array
 
 
 @dataclass

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.calibration.store import Array
 from onnxprune.ops.records import record_of
 from onnxprune.repair.kinds import is_layer, is_recurrent, make_layer
 from onnxprune.repair.layers import FitLayer, Site, Unfit
 from onnxprune.repair.network import Network, picked
 from onnxprune.repair.recurrent import InputProduct, State
-from onnxprune.repair.store import Array
 from onnxprune.repair.tails import Tail, follow, nothing
 
 Found = tuple[int, str, FitLayer]  # node, name
@@ -47,6 +48,19 @@ class FitTask:
     parts: Sequence[SourcePart] = ()  # of the source, for each group
     unmatched: bool = False
 
+    @contextmanager
+    def loaded(self, net: Network) -> Iterator[FitLayer]:
+        """The layer with its weights, those of `source` too, and no longer than that."""
+        light = self.layer.is_light or bool(self.source and self.source.is_light)
+        if self.layer.is_light:
+            self.layer = next(x for _, x in _built(net, net.site(self.index)) if x.slot == self.layer.slot)
+        if self.source and self.source.is_light:
+            self.source = _source(net, self.layer)
+        yield self.layer
+        for layer in filter(None, (self.layer, self.source)):
+            if light:
+                layer.lighten()
+
     def original_stop(self) -> set[str]:
         if self.source:
             return {self.source.x, self.source.y, *self.tail.others}
@@ -59,9 +73,9 @@ class FitTask:
 def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[FitTask]:
     """The layers whose inputs changed, or whose weights are to become sparse (no others for `none`), in their order.
 
-    `left_out` hears of those that cannot be fitted, and why.
+    `left_out` hears of those that cannot be fitted, and why. Large weights are not with them: `FitTask.loaded` has those of one.
     """
-    found = find_layers(net, left_out, settled=method != "obs")
+    found = find_layers(net, left_out, settled=method != "obs", light=True)
     if method == "none":
         return [_task(net, f, nothing(f[2])) for f in found if (f[0], f[2].slot) in net.thinned]
     if method == "obs":  # the inputs that stay take over from those that go, as the original has them
@@ -82,12 +96,18 @@ def with_tails(net: Network, found: Sequence[Found]) -> list[tuple[Found, Tail]]
     return [(f, follow(f[2], net, lambda x, at=at: last[x] < at)) for at, f in enumerate(found)]  # type: ignore[misc]
 
 
-def find_layers(net: Network, left_out: dict[str, str], *, settled: bool) -> list[Found]:
+def find_layers(net: Network, left_out: dict[str, str], *, settled: bool, light: bool = False) -> list[Found]:
     """All layers whose inputs changed or whose weights are to become sparse.
 
-    `settled`: only those whose rows are the original's, as no data decide how many there are.
+    `settled`: only those whose rows are the original's, as no data decide how many there are. `light`: without
+    large weights.
     """
-    found = [f for index in range(len(net.nodes)) for f in _layers(net, index, left_out)]
+    found = list[Found]()
+    for index in range(len(net.nodes)):
+        for f in _layers(net, index, left_out):
+            if light:
+                f[2].lighten()
+            found.append(f)
     if settled:
         left_out |= {name: SELECTED for _, name, layer in found if not net.unsettled.isdisjoint((layer.x, layer.y))}
         found = [f for f in found if f[1] not in left_out]
@@ -99,11 +119,17 @@ def _task(net: Network, found: Found, tail: Tail, taught: bool = False) -> FitTa
     op = net.nodes[index].op_type
     if not layer.hidden:
         return FitTask(index, name, op, layer, tail, taught)
-    whole = net.original_site(index)
-    source = type(layer)(whole) if isinstance(layer, InputProduct) else make_layer(whole)
+    source = _source(net, layer)
+    source.lighten()
     return FitTask(
         index, name, op, layer, tail, taught or isinstance(layer, State), source, parts_of(net, layer, source)
     )
+
+
+def _source(net: Network, layer: FitLayer) -> FitLayer:
+    """The original's layer."""
+    whole = net.original_site(layer.site.index)
+    return type(layer)(whole) if isinstance(layer, InputProduct) else make_layer(whole)
 
 
 def parts_of(net: Network, layer: FitLayer, source: FitLayer) -> list[SourcePart]:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.settings.table import Bounds, Kind, import_name, setting, settings_in
+from onnxprune.settings.table import SIZE, Bounds, Kind, import_name, setting, settings_in
 
 PANEL = "Run"
 POSITIVE = Bounds("expected 1 or more", 1)
 DURATION = Kind(
     "a duration such as 90, '10m' or '2h'", lambda x: isinstance(x, int | float | str), {"type": ["number", "string"]}
 )
-SIZE = Kind("a size such as '800MB' or '3GB'", lambda x: isinstance(x, int | str), {"type": ["integer", "string"]})
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class BatchSettings:
     )
     memory: int | None = setting(
         None,
-        "Stop a job that holds more memory: 800MB, 3GB (the memory that is free / workers).",
+        "Stop a job that holds more memory: 800MB, 3GB (the memory that is free / workers). Its data take half of that at most.",
         on="batch",
         panel=PANEL,
         metavar="SIZE",

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.settings.table import FLAG, FUNCTION, INPUTS, PLACE, TEXT, TEXTS, Bounds, Use, check_fields, setting
+from onnxprune.settings.table import (
+    FLAG,
+    FUNCTION,
+    INPUTS,
+    PLACE,
+    SIZE,
+    TEXT,
+    TEXTS,
+    Bounds,
+    Use,
+    check_fields,
+    setting,
+)
 
 CASTS = ("fp16",)
 INTEGERS = ("int8",)
@@ -104,6 +116,16 @@ class RunSettings:
         panel=CALIBRATION,
         metavar="FILE.jsonl",
         kind=PLACE,
+    )
+    memory: int | str | None = setting(
+        None,
+        "Let calibration data, and what is made of them on the way, take so much memory: 800MB, 4GB (half of what is free). The "
+        "rest waits in temporary files; the result is the same.",
+        on={"prune": Use(), "sparsify": Use(), "sensitivity": Use(panel=""), "repair": Use(panel="")},
+        panel=CALIBRATION,
+        metavar="SIZE",
+        kind=SIZE,
+        check="onnxprune.settings.units:size_bytes",
     )
     cast: str | None = setting(
         None,

@@ -66,6 +66,7 @@ RATIOS = Kind(
     _are_ratios,
     {"type": "object", "additionalProperties": {"type": "number"}},
 )
+SIZE = Kind("a size such as '800MB' or '3GB'", lambda x: isinstance(x, int | str), {"type": ["integer", "string"]})
 INPUTS = Kind("the path or address of an .npz file or a folder of data", _is_path, _TEXT)
 PLACE = Kind("the path of a file", _is_path, _TEXT)
 FUNCTION = Kind('a Python file and a function in it, as in "metrics.py:top1"', _is_path, _TEXT)

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.calibration.store import Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.inner import marked, rewritten
 from onnxprune.graph.model import Model
@@ -91,10 +92,12 @@ def sparsify(
     *,
     plan: Plan | None = None,
     progress: StageProgress | None = None,
+    memory: Memory | None = None,
 ) -> Sparsified:
     """Zeros in exactly the pattern that a consumer reads, after the channels of a plan are gone.
 
-    `batches` are calibration data, which may be iterated more than once; without them weights are masked when they are read.
+    `batches` are calibration data, which may be iterated more than once (what they become takes
+    `memory`); without them weights are masked when they are read.
     Raises OnnxPruneError for options that cannot be, and for globs that match no layer.
     """
     options = resolve_sparsity(options, batches is not None)
@@ -120,6 +123,7 @@ def sparsify(
         smaller, report = repair(
             analysis, used, batches, options.repair or "none", seed=options.seed,
             progress=lambda done, of: report_stage("fit", done, of), thin=SparsityRequest(choose, plain),
+            memory=memory,
         )  # fmt: skip
         before = work, layers
         smaller, work = prepare(analyze(smaller, analysis.data), options)

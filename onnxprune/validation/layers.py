@@ -16,6 +16,7 @@ from onnx import NodeProto
 from onnxprune.axes import first
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.run import count
+from onnxprune.calibration.store import ArrayStore, Memory
 from onnxprune.coupling import linearize
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
@@ -26,12 +27,12 @@ from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, keep_of
 from onnxprune.repair.network import Network, called, picked
 from onnxprune.repair.segments import Walk
-from onnxprune.repair.store import ArrayStore
 from onnxprune.repair.tasks import last_layers
 from onnxprune.report.types import LayerError, Reconstruction
 from onnxprune.validation.order import Orders
 
 LEAST_SAMPLES, SAMPLES = 8, 64  # between them a quarter of the data, so that it costs no more than comparing outputs
+STORE_BYTES = 1 << 30  # for what one piece of a network leaves to the next
 MEMORY_BYTES = 1 << 28  # of layer outputs that one piece of a network may hand out
 
 
@@ -43,6 +44,7 @@ def layer_errors(
     *,
     samples: int | None = None,
     threads: int | None = None,
+    memory: Memory | None = None,
 ) -> Reconstruction:
     """Compare the outputs of all layers that both models have under one name.
 
@@ -56,7 +58,8 @@ def layer_errors(
     )
     made = Reconstruction(batches.source)
     layers = list(_layers(net, made.left_out))
-    with ArrayStore(MEMORY_BYTES) as before, ArrayStore(MEMORY_BYTES) as after:
+    memory = memory or Memory(STORE_BYTES)
+    with ArrayStore(memory) as before, ArrayStore(memory) as after:
         feeds: Mapping[str, Array] = {}
         for batch, feeds in enumerate(_few(batches, samples)):
             made.samples += count(feeds)

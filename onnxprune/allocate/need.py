@@ -1,0 +1,46 @@
+"""What calibration takes at the least: the largest pieces of work, which no file can take over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from onnxprune.calibration.data import Batches
+from onnxprune.calibration.run import count
+from onnxprune.calibration.statistics import Sizes
+from onnxprune.calibration.store import Memory
+from onnxprune.criteria import resolve
+from onnxprune.errors import OnnxPruneError
+from onnxprune.groups import Analysis, Group
+from onnxprune.measure import judged
+from onnxprune.settings.units import size
+from onnxprune.signals import fitting, named
+
+COPIES, SCRATCH = (
+    3,
+    4,
+)  # of Gram matrices in float64: those of each reader while a group is scored, and of the largest besides
+Need = tuple[int, str]  # bytes, what for
+
+
+def check_memory(a: Analysis, groups: Iterable[Group], criterion: str, batches: Batches, memory: Memory) -> None:
+    """Raise OnnxPruneError where calibration needs clearly more than it may have."""
+    need, what = max(_needs(a, groups, criterion, batches), default=(0, ""))
+    if need > memory.most:
+        raise OnnxPruneError(
+            f"calibration takes about {size(need)} of memory for {what} alone, and may have {size(memory.most)}; give more "
+            "with --memory, or smaller batches or another --criterion"
+        )
+
+
+def _needs(a: Analysis, groups: Iterable[Group], criterion: str, batches: Batches) -> Iterator[Need]:
+    sizes = Sizes(a, count(batches.first()), batches.samples or 0)
+    for name in judged(a):
+        yield 2 * sizes.watched(name), f"output '{name}' of one batch"
+    names = resolve(criterion)[0].statistics
+    for g in groups:
+        wants = [want for tap in fitting(a, g, names) for want in named(a, tap, names).values()]
+        squares = [8 * sizes.width(want) ** 2 for want in wants if want[2].endswith("gram")]
+        if squares:
+            yield COPIES * sum(squares) + SCRATCH * max(squares), f"the scores of group '{g.name}'"
+        for want in wants:
+            yield sizes.gathered(want) + sizes.watched(want[0]), f"statistics of '{want[0]}'"
