@@ -111,6 +111,20 @@ def test_passes_share_what_is_watched(decoder: Path, little: Path) -> None:
     assert all(whole[want].tobytes() == cut[want].tobytes() for want in whole)
 
 
+def test_groups_that_stay_whole_are_not_watched(decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+
+    def watch(a: Any, batches: Any, wants: Any, **more: Any) -> Any:
+        seen.append({tensor for tensor, _, _ in wants})
+        return gather(a, batches, wants, **more)
+
+    monkeypatch.setattr("onnxprune.allocate.evaluator.gather", watch)
+    calib = decoder.with_suffix(".npz")
+    whole = onnxprune.plan(decoder, calib=calib, ratio=0.5, exclude=["layer1.*", "embedding"])
+    onnxprune.plan(decoder, calib=calib, ratio=0.5)
+    assert seen[0] < seen[1] and all(len(c.keep) == c.size for n, c in whole.groups.items() if n.startswith("layer1"))
+
+
 def test_memory_is_shared_and_given_back(tmp_path: Path) -> None:
     memory = Memory(4 * 8000)  # half of it is for stores: two arrays
     one = np.arange(1000.0)

@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.need import check_memory
+from onnxprune.allocate.selection import left_out
 from onnxprune.allocate.tables import Cache, Table
 from onnxprune.allocate.timing.table import TimingTable
 from onnxprune.calibration import Batches, random_batches, reunite
@@ -76,11 +77,13 @@ class Evaluator:
 
     def watch(self, a: Analysis, options: Options) -> Statistics | None:
         """What the criterion has to know of the activations: nothing, or statistics of the data, else of random inputs."""
-        wanted = needed(a, a.groups, options.criterion or "")
+        out = left_out(a, options) if a is self.original else {}  # names that steps of pruning left may match no more
+        groups = [g for g in a.groups if g.name not in out]
+        wanted = needed(a, groups, options.criterion or "")
         if not wanted:
             return None
         watched = self.data.limit(WATCHED_SAMPLES)
-        check_memory(a, a.groups, options.criterion or "", watched, self.memory)
+        check_memory(a, groups, options.criterion or "", watched, self.memory)
         return gather(a, watched, wanted, progress=self.stage_progress("calibrate"), memory=self.memory)
 
     @cached_property

@@ -146,7 +146,7 @@ def candidates(
 
     `first` has the candidates of the model from which steps of pruning made this one: the same groups, smaller by now.
     """
-    why_not = first.why_not if first else _left_out(a, options)
+    why_not = first.why_not if first else left_out(a, options)
     if first:  # a group of a single channel ties others together: what comes of them has another name
         why_not = {**why_not, **{g.name: RENAMED for g in a.groups if g.name not in first.full}}
     own = first.own if first else _own_ratios(a, options)
@@ -202,7 +202,8 @@ def _names(a: Analysis, g: Group) -> set[str]:
     return found | {n for m in g.members for n in a.readers.get(m.tensor, ())}
 
 
-def _left_out(a: Analysis, options: Options) -> dict[str, str]:
+def left_out(a: Analysis, options: Options) -> dict[str, str]:
+    """The groups that --include and --exclude leave whole, and why."""
     out = {g: f"excluded by '{glob}'" for g, glob in matching(a, options.exclude, "exclude").items()}
     if options.include:
         inside = matching(a, options.include, "include")
