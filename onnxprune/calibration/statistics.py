@@ -106,6 +106,7 @@ def gather(
         some = batches if enough is None else batches.limit(enough)
         session, names = _open(analysis, chunk, wants, threads)
         samples = max(samples, _run(session, some, names, found, _share(progress, i, len(passes))))
+        del session  # before there is another one: it holds the weights
     return Statistics(found, samples, batches.source)
 
 

@@ -96,7 +96,8 @@ class _ReaderMatrix:
         size = len(covariance)
         self.products = products / (float(np.sum(covariance * products)) or 1.0)
         damping = DAMPING * np.trace(covariance) / size or 1.0
-        self.inverse = np.asarray(np.linalg.inv(covariance + damping * np.eye(size)), np.float64)
+        covariance[np.diag_indices(size)] += damping
+        self.inverse = np.asarray(np.linalg.inv(covariance), np.float64)
 
     def saliency(self) -> Scores:
         """tr([H^-1]_cc^-1 W_c W_c^T) for each of the channels that are left."""
@@ -115,11 +116,16 @@ class _ReaderMatrix:
         block = np.linalg.inv(self.inverse[np.ix_(gone, gone)])
         lost = float(np.sum(block * self.products[np.ix_(gone, gone)]))
         spread = self.inverse[np.ix_(~gone, gone)] @ block  # what W loses for each w that goes
-        mixed = spread @ self.products[np.ix_(gone, ~gone)]
-        inner = spread @ self.products[np.ix_(gone, gone)] @ spread.T
         left = np.ix_(~gone, ~gone)
-        self.inverse = self.inverse[left] - spread @ self.inverse[np.ix_(gone, ~gone)]
-        self.products = self.products[left] - mixed - mixed.T + inner
+        inverse = self.inverse[left]  # in place from here on: wide layers have matrices of half a gigabyte
+        inverse -= spread @ self.inverse[np.ix_(gone, ~gone)]
+        self.inverse = inverse
+        mixed = spread @ self.products[np.ix_(gone, ~gone)]
+        products = self.products[left] - mixed  # float64, though the first ones are float32
+        products -= mixed.T
+        del mixed
+        products += spread @ self.products[np.ix_(gone, gone)] @ spread.T
+        self.products = products
         return lost
 
 
