@@ -20,6 +20,7 @@ from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, r
 from onnxprune.calibration.store import Memory
 from onnxprune.convert import cast, flush_subnormals, gemms
 from onnxprune.errors import OnnxPruneError
+from onnxprune.forecast import forecast
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import fits_message, full_proto, save, saved_bytes
@@ -153,10 +154,7 @@ def run(
     if work.run.then_quantize is not None:
         refuse_quantized(analysis)
     evaluator = make_evaluator(analysis, options, calibration, work.run, clock.progress)
-    with clock.time("plan"):
-        used = work.plan or (make_plan(analysis, options, evaluator) if work.options else Plan("", {}))
-        if work.plan_out is not None:
-            used.save(Path(work.plan_out))
+    used = _plan(analysis, evaluator, work, clock)
     made = _make(analysis, used, evaluator, sparsity, clock, work.dry_run)
     if target.slow_subnormals and used.groups:
         made.model = flush_subnormals(made.model)
@@ -175,6 +173,24 @@ def run(
             files = [] if out is None else save(made.model, out)
             made.model = load(files[0]) if files else _in_memory(made.model)
     return _compare_and_report(source, files, made, analysis, used, work, evaluator, batches, clock)
+
+
+def _plan(analysis: Analysis, evaluator: Evaluator, work: Work, clock: Clock) -> Plan:
+    """The plan that was given, or one that is made; where that is interrupted, the best so far is written where one was wanted."""
+    expect = getattr(clock.progress, "expect", None)
+    if expect and work.options and not work.plan and (expected := forecast(evaluator, work.options, work.run.check)):
+        expect(expected)
+    try:
+        with clock.time("plan"):
+            used = work.plan or (make_plan(analysis, work.options, evaluator) if work.options else Plan("", {}))
+    except KeyboardInterrupt:
+        if work.plan_out is None or evaluator.best is None:
+            raise
+        evaluator.best.save(Path(work.plan_out))
+        raise KeyboardInterrupt(f"the best plan so far is in '{work.plan_out}'; --plan applies it") from None
+    if work.plan_out is not None:
+        used.save(Path(work.plan_out))
+    return used
 
 
 def _in_memory(model: Model) -> Model:
@@ -298,12 +314,19 @@ def _compare_and_report(
 def _judge_held_out(work: Work, evaluator: Evaluator, plan: Plan, made: _Made, clock: Clock) -> HeldOutReport | None:
     """How good the repaired plan is on calibration samples that a repair has not seen, where no other data say it."""
     options = work.options
-    if options is None or evaluator.batches is None or made.sparse or work.dry_run or evaluator.repair == "none":
+    if (
+        options is None
+        or options.effort == "low"
+        or evaluator.batches is None
+        or made.sparse
+        or work.dry_run
+        or evaluator.repair == "none"
+    ):
         return None
     if options.limit is None and (work.run.data is not None or not work.run.check):
         return None
     with clock.time("hold out"):
-        return evaluator.judge(plan, FOLDS if options.limit else 1)
+        return evaluator.judge(plan, FOLDS if options.limit or options.effort == "high" else 1)
 
 
 def _report_quantization(made: _Made, before: Result | None, work: Work) -> QuantizationReport | None:

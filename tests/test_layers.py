@@ -12,7 +12,8 @@ FLOORS = [
     "version", "errors", "progress", "settings", "targets", "axes", "report.types", "report.plain", "report.degraded",
     "graph.view", "ops.records", "graph", "layout", "ops", "coupling", "macs", "groups", "signals", "criteria", "scoring",
     "plans", "surgery", "calibration", "measure", "repair", "convert", "quantize", "sparsity", "validation", "allocate", "plain",
-    "explain", "report", "result", "machine", "pipeline", "candidates", "api", "batch", "passes", "__init__", "cli", "__main__",
+    "explain", "report", "result", "machine", "forecast", "pipeline", "candidates",
+    "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {
     "typer": {"cli"},

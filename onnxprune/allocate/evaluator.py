@@ -31,7 +31,8 @@ from onnxprune.settings import Options
 from onnxprune.surgery import apply_plan
 
 COMPARISON_SAMPLES = 256  # samples that an error is measured on
-QUICK_SAMPLES = 64  # the same, where one of many is
+FEW_SAMPLES, QUICK_SAMPLES = 16, 64  # the same, where one of many is
+QUICK_PASSES = 4  # of the data, that many such errors cost
 TRIAL_SAMPLES = 256  # samples that a plan is repaired on while channels are still removed
 TRIAL_ROWS = 0.25  # the share of a layer's rows that it is fitted on then
 WATCHED_SAMPLES = 512  # samples whose activations are watched
@@ -70,6 +71,7 @@ class Evaluator:
     memory: Memory = field(default_factory=Memory)  # for what data become on the way
     tables: dict[str, Table] = field(default_factory=dict)  # what was measured of the original's groups, for the report
     timing: TimingReport | None = None  # what was predicted and measured of the plan's time, for the report
+    best: Plan | None = None  # of those that were found so far
     _judged: dict[tuple[Any, ...], HeldOutReport] = field(default_factory=dict)
 
     def stage_progress(self, stage: str) -> Progress:
@@ -91,10 +93,11 @@ class Evaluator:
         """Raises OnnxPruneError without calibration data."""
         return self._comparer(self.comparison_samples)
 
-    @cached_property
-    def quick_comparer(self) -> OutputComparer:
-        """The same on fewer samples."""
-        return self._comparer(QUICK_SAMPLES)
+    def quick_comparer(self, measurements: int) -> OutputComparer:
+        """The same on fewer samples, so that all measurements together cost some runs of the data."""
+        known = self.data.samples or QUICK_SAMPLES * max(measurements, 1)
+        samples = QUICK_PASSES * known // max(measurements, 1)
+        return self._comparer(min(max(samples, FEW_SAMPLES), QUICK_SAMPLES))
 
     def _comparer(self, samples: int) -> OutputComparer:
         if self.batches is None:
@@ -168,8 +171,7 @@ class Evaluator:
 
     def finish(self, plan: Plan) -> tuple[Model, RepairReport]:
         """The same, repaired on all of the data. It is the last thing that is made, so what plans were compared by is let go."""
-        for name in ("comparer", "quick_comparer"):
-            vars(self).pop(name, None)
+        vars(self).pop("comparer", None)
         return self._repaired(plan, self.data, "repair")
 
     @cached_property

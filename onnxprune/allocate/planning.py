@@ -24,6 +24,7 @@ from onnxprune.settings.options import MEASURED, Options
 from onnxprune.surgery import apply_plan
 from onnxprune.validation.latency import Stopwatch
 
+HIGH_STEPS = 3  # of another plan that is tried with much effort
 TRIES = 4  # a file may be some bytes larger than its weights say: names and shapes of copies
 HALVINGS = 7
 THREADS = 1  # that time is measured with
@@ -45,7 +46,7 @@ def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None)
         return _in_steps(first, 1 - options.ratio, lambda stage, share: stage.by_ratio(share))
     if options.latency is not None:
         return _within_latency(first, options.latency)
-    return _within(first, budget_of(first.c, *options.budget))
+    return _within_best(first, budget_of(first.c, *options.budget))
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,18 @@ class _Stage:
         """The same with fewer aligned groups, where the budget asks for it."""
         c = relax(self.c, budget)
         return self if c is self.c else _Stage(c, replace(self.sharing, c=c))
+
+    def allocating(self, how: str) -> _Stage:
+        """The same with another allocation."""
+        return self._with(replace(self.c.options, allocation=how))
+
+    def stepping(self, steps: int) -> _Stage:
+        """The same with several steps."""
+        return self._with(replace(self.c.options, steps=steps))
+
+    def _with(self, options: Options) -> _Stage:
+        c = replace(self.c, options=options)
+        return _Stage(c, replace(self.sharing, c=c))
 
     def next(self, done: Plan) -> _Stage:
         """What a plan leaves of this model, the original, scored again."""
@@ -119,6 +132,18 @@ def _within(first: _Stage, budget: Budget, final: bool = True) -> Plan:
         budget = replace(budget, spare=budget.spare + int(over) + 1)
         plan = _in_steps(first.relax(budget), budget.fraction, step)
     return plan
+
+
+def _within_best(first: _Stage, budget: Budget) -> Plan:
+    """The plan within a budget; with much effort the best of several, on samples that are held out."""
+    o, evaluator = first.c.options, first.sharing.evaluator
+    if o.allocation in MEASURED and evaluator.batches:
+        evaluator.best = _within(first.allocating("uniform"), budget, final=False)
+    evaluator.best = _within(first, budget)
+    if o.effort != "high" or o.allocation != "search" or o.steps != 1:
+        return evaluator.best
+    plans = [evaluator.best, _within(first.stepping(HIGH_STEPS), budget)]
+    return min(plans, key=lambda plan: evaluator.judge(plan, FOLDS).loss)
 
 
 def _within_latency(first: _Stage, fraction: float) -> Plan:
@@ -172,12 +197,14 @@ def _as_far_as_limit(first: _Stage) -> Plan:
     budget = budget_of(first.c, "macs" if cost_of(first.c.analysis, "macs") else "params", 1.0)
     free = replace(first.c, aligned={})  # what is aligned is relaxed where the limit leaves room for less
     low, high = budget.of(free.smallest) / budget.whole, 1.0
+    evaluator = first.sharing.evaluator
     best = first.c.plan(first.c.sizes, lambda g: "the limit leaves it whole")
     for at in range(HALVINGS):
-        first.sharing.evaluator.progress("limit", at + 1, HALVINGS)
+        evaluator.progress("limit", at + 1, HALVINGS)
         middle = (low + high) / 2
         plan = _within(first, replace(budget, fraction=middle), final=False)
         good = _is_within_limit(first, plan)
+        evaluator.best = plan if good else evaluator.best
         best = plan if good else best
         low, high = (low, middle) if good else (middle, high)
     return best

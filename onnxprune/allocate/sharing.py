@@ -83,7 +83,8 @@ class Sharing:
         others = [g for g in self.c.groups if g.name not in named]
         if self.done is None:
             ratios = ratios_for(len(scored), self.evaluator.data.samples or 0)
-            for name, table in self._measure(scored, ratios, self.evaluator.quick_comparer).items():
+            comparer = self.evaluator.quick_comparer(len(scored) * len(ratios))
+            for name, table in self._measure(scored, ratios, comparer).items():
                 self.heights[name] = Heights.of(self.c.scores[name], table)
         found = {name: table.curve(self.base) for name, table in self._measure(others).items()}
         return found | {g.name: self.heights[g.name].curve(self.c.scores[g.name]) for g in scored}

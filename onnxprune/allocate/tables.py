@@ -28,7 +28,7 @@ from onnxprune.repair import cut
 
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
 LEAST_TRIES, MOST_COUNTS = 24, 6  # measurements for the heights of all groups, and counts of each group
-SAMPLES_PER_TRY = 16  # a measurement takes 64, so all of them cost as much as four runs of the data
+SAMPLES_PER_TRY = 16  # of the data, for which there is one more measurement
 LEAST = 1e-12  # an error
 HUGE = 1e6  # in place of an infinite error
 STEEP = 8.0  # the same where nothing was measured any more: what is unknown is not for free

@@ -87,7 +87,7 @@ def _words(e: BaseException) -> str:
     if hasattr(e, "format_message"):  # typer's usage errors; their module is private
         return _usage(e)
     if isinstance(e, KeyboardInterrupt):
-        return "interrupted"
+        return f"interrupted; {e}" if str(e) else "interrupted"
     if isinstance(e, MemoryError):
         return "out of memory; close other programs, or run it on a machine with more"
     if isinstance(e, OSError):

@@ -1,14 +1,22 @@
-"""Progress of long work on stderr: shown on a terminal, silent in a pipe."""
+"""Progress of long work on stderr: one bar over all stages on a terminal, a line every ten seconds elsewhere."""
+
+from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from onnxprune.cli import loudness
+from onnxprune.cli.console import clean, plural
 from onnxprune.progress import StageProgress
+
+if TYPE_CHECKING:
+    from onnxprune.forecast import Forecast
 
 SAY = {
     "load": "reading the model",
@@ -27,6 +35,7 @@ SAY = {
     "fit": "choosing and fitting weights",
     "tally": "reading the weights",
     "save": "writing",
+    "hold out": "comparing on held-out samples",
     "validate": "comparing outputs in ONNX Runtime",
 }
 UNITS = {
@@ -37,20 +46,129 @@ UNITS = {
     "fit": "layers",
     "permute": "groups",
 }
+LINE_SECONDS = 10.0  # between two lines where stderr is no terminal
+SLOWEST = 4.0  # how many times slower than expected work is taken to be at the most
+
+
+class Estimate:
+    """How much of the work is done, and how long the rest takes: stages as they were expected, at the speed so far."""
+
+    def __init__(self) -> None:
+        self.expected: dict[str, float] = {}
+        self.done: dict[str, float] = {}  # of each stage's seconds
+        self.start = time.monotonic()
+
+    def expect(self, forecast: Forecast) -> None:
+        self.expected, self.start = dict(forecast.stages), time.monotonic()
+
+    def update(self, stage: str, done: int, of: int) -> None:
+        """Stages before this one are over; one that comes again (tries) counts as it goes on."""
+        if stage not in self.expected:
+            return
+        for name in self.expected:
+            if name == stage:
+                break
+            self.done[name] = self.expected[name]
+        share = self.expected[stage] * (done / of if of else 0.0)
+        self.done[stage] = max(self.done.get(stage, 0.0), share)
+
+    @property
+    def share(self) -> float:
+        return sum(self.done.values()) / (sum(self.expected.values()) or 1.0)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds; None where nothing was expected."""
+        if not self.expected:
+            return None
+        done, whole = sum(self.done.values()), sum(self.expected.values())
+        speed = (time.monotonic() - self.start) / done if done else 1.0
+        return (whole - done) * min(max(speed, 1 / SLOWEST), SLOWEST)
+
+
+class Shown:
+    """What a pipeline calls as it goes on: `show` puts a line where somebody reads it, `say` keeps one there."""
+
+    def __init__(self) -> None:
+        self.estimate = Estimate()
+
+    def expect(self, forecast: Forecast) -> None:
+        """Say how long the work is going to take, where that is long."""
+        self.estimate.expect(forecast)
+        if forecast.seconds >= LINE_SECONDS:
+            what = f"{plural(forecast.samples, 'sample')}, {plural(forecast.groups, 'group')}"
+            self.say(f"this takes {describe_time(forecast.seconds)}: {what}")
+
+    def __call__(self, stage: str, done: int, of: int) -> None:
+        self.estimate.update(stage, done, of)
+        count = f" {done}/{of} {UNITS.get(stage, '')}".rstrip() if of else ""
+        left = self.estimate.left
+        rest = "" if left is None else f", {describe_time(left)} left"
+        self.show(f"{SAY.get(stage, stage)}{count}{rest}")
+
+    def show(self, line: str) -> None:
+        raise NotImplementedError
+
+    def say(self, line: str) -> None:
+        raise NotImplementedError
+
+
+class Lines(Shown):
+    """A line every ten seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = time.monotonic()
+
+    def show(self, line: str) -> None:
+        if time.monotonic() - self.last >= LINE_SECONDS:
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        self.last = time.monotonic()
+        print(clean(line), file=sys.stderr, flush=True)
+
+
+class Bar(Shown):
+    """A bar over all stages."""
+
+    def __init__(self, shown: Progress) -> None:
+        super().__init__()
+        self.shown = shown
+        self.task = shown.add_task("starting", total=None)
+
+    def show(self, line: str) -> None:
+        known = bool(self.estimate.expected)
+        self.shown.update(
+            self.task, description=line, total=1.0 if known else None, completed=self.estimate.share if known else 0
+        )
+
+    def say(self, line: str) -> None:
+        self.shown.console.print(clean(line), markup=False, highlight=False)
+
+
+def describe_time(seconds: float) -> str:
+    """A time for people: `about 6 minutes`."""
+    if seconds < 90:
+        return f"about {plural(max(1, round(seconds)), 'second')}"
+    minutes = round(seconds / 60)
+    return f"about {plural(minutes, 'minute')}" if minutes < 90 else f"about {seconds / 3600:.1f} hours"
 
 
 @contextmanager
 def show_progress() -> Iterator[StageProgress]:
-    """A function to tell of a stage, the steps done and the steps in all (0: unknown); the line is wiped at the end."""
-    if not sys.stderr.isatty() or loudness.quiet:
+    """A function to be called with a stage, the steps done and the steps in all (0: unknown); a bar is wiped at the end."""
+    if loudness.quiet:
         yield lambda stage, done, of: None
         return
-    columns = (SpinnerColumn("line"), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    if not sys.stderr.isatty():
+        yield Lines()
+        return
+    columns = (
+        SpinnerColumn("line"),
+        BarColumn(24),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("starting", total=None)
-
-        def report(stage: str, done: int, of: int) -> None:
-            count = f" {done}/{of} {UNITS.get(stage, '')}" if of else ""
-            shown.update(task, description=SAY.get(stage, stage) + count)
-
-        yield report
+        yield Bar(shown)

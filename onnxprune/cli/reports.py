@@ -86,6 +86,7 @@ def _note_without_data(progress: StageProgress) -> StageProgress:
             note(WITHOUT_DATA)
         progress(stage, done, of)
 
+    report.expect = getattr(progress, "expect", None)  # type: ignore[attr-defined]
     return report
 
 

@@ -82,6 +82,7 @@ class Lockstep:
                 return
             with self.tasks[at].loaded(self.net):
                 rows = gather(self.tasks[at], self.net, pairs, batches, rng, self.share)
+                rows.damping = self.report.layers[-1].damping if self.report.layers else 0.0
                 self.changes.append(list(map(self._stored, self.fit(self.tasks[at], rows, began))))
             self.net.apply(self.changes[-1])
 

@@ -14,7 +14,7 @@ from onnxprune.repair.tasks import FitTask
 
 ROWS_PER_INPUT = 128  # rows for each number that an output is a sum of
 LEAST_ROWS, ENOUGH_ROWS = 1 << 12, 1 << 15
-LEAST_PER_INPUT = 16  # where those are not enough
+LEAST_PER_INPUT, FEW_PER_INPUT = 16, 4  # where those are not enough; the second where only some are taken
 ROWS_BYTES = 256 << 20
 Feeds = Mapping[str, Array]
 Draw = Callable[[int, int], Array]
@@ -44,7 +44,8 @@ def gather(
 def _wanted(layer: FitLayer, share: float) -> int:
     groups, inputs, outputs = layer.w.shape
     most = ROWS_BYTES // (4 * groups * (inputs + outputs))
-    want = max(min(max(ROWS_PER_INPUT * inputs, LEAST_ROWS), ENOUGH_ROWS) * share, LEAST_PER_INPUT * inputs)
+    least = LEAST_PER_INPUT if share == 1 else FEW_PER_INPUT
+    want = max(min(max(ROWS_PER_INPUT * inputs, LEAST_ROWS), ENOUGH_ROWS) * share, least * inputs)
     return int(min(want, most))
 
 

@@ -27,11 +27,15 @@ NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
 
 @dataclass
 class FitRows:
-    """What a layer reads, x [g, n, K], and what there should be, each [g, n, O]. `solve` changes them."""
+    """What a layer reads, x [g, n, K], and what there should be, each [g, n, O]. `solve` changes them.
+
+    `damping` is a guess at what is best, relative to the mean of the Gram matrix's diagonal.
+    """
 
     x: Array
     target: Array
     others: Array | None
+    damping: float = 0.0
 
 
 @dataclass
@@ -142,10 +146,10 @@ class CenteredRows:
         c = z.mean(axis=1, keepdims=True, dtype=np.float64) * self.has_bias
         return z - c.astype(np.float32), c
 
-    def ridge(self) -> Ridge:
+    def ridge(self, guess: float = 0.0) -> Ridge:
         """Least squares with the damping that is best on blocks of rows that were not fitted; neighbors are often of one sample.
 
-        Dampings are tried from the least on, until the error has risen.
+        Dampings are tried from the one next to a guess on, downwards and upwards until the error has risen.
         """
         rows = self.x.shape[1]
         held = np.arange(rows) * BLOCKS // rows % HELD == HELD - 1
@@ -153,17 +157,19 @@ class CenteredRows:
             return Ridge(self.x, self.w0, float(DAMPINGS[-1]))
         (z, c), x = self.wanted(self.target), self.x[:, ~held]
         want, gram = self.tail.act(self.target[:, held]), _gram(x)
-        errors = list[float]()
-        for w in ridges(x, z[:, ~held], self.w0, gram, DAMPINGS):
-            error = np.square(self.tail.act(self.made(w, c, held)) - want, dtype=np.float64).sum()
-            errors.append(float(error) if np.isfinite(error) else np.inf)
-            if errors[-1] > (1 + SLACK) * min(errors):
-                break
-        best = int(np.argmax(np.array(errors) <= (1 + SLACK) * min(errors)))
+        start = int(np.searchsorted(DAMPINGS[:-1], guess * (1 - SLACK)))
+        errors = np.full(len(DAMPINGS), np.inf)
+        for some in (range(start, -1, -1), range(start + 1, len(DAMPINGS))):
+            for i, w in zip(some, ridges(x, z[:, ~held], self.w0, gram, DAMPINGS[[*some]]), strict=False):
+                error = np.square(self.tail.act(self.made(w, c, held)) - want, dtype=np.float64).sum()
+                errors[i] = float(error) if np.isfinite(error) else np.inf
+                if errors[i] > (1 + SLACK) * errors.min():
+                    break
+        damping = float(DAMPINGS[np.argmax(errors <= (1 + SLACK) * errors.min())])
         if x.shape[1] < x.shape[2]:
-            return Ridge(self.x, self.w0, float(DAMPINGS[best]))
+            return Ridge(self.x, self.w0, damping)
         rest = self.x[:, held]
-        return Ridge(self.x, self.w0, float(DAMPINGS[best]), gram + products(rest, rest))
+        return Ridge(self.x, self.w0, damping, gram + products(rest, rest))
 
     def made(self, w: Array, c: Array, rows: Array | slice = slice(None)) -> Array:
         """What the network has before the activation, with these weights."""
@@ -206,7 +212,7 @@ def solve(
     classifier of images keeps to least squares: on a ResNet-20 its probabilities were fitted no better (one run each).
     """
     f = CenteredRows(rows, w0, b0, tail)
-    ridge = f.ridge()
+    ridge = f.ridge(rows.damping)
     w, c = _stepped(f, ridge)
     if choose is not None:
         sparse = Sparse(f.x, w, ridge.damping, choose)

@@ -14,6 +14,7 @@ BUDGETS = ("macs", "params", "bytes", "latency")
 LIMITS = ("max_error", "min_agreement", "max_drop")
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
 MEASURED = ("sensitivity", "search", "netadapt")  # they need calibration data
+EFFORTS = ("low", "default", "high")
 SCHEDULES = ("linear", "cubic", "agp", "geometric")
 TARGETS = ("cpu", "cpu-avx512", "cpu-int8", "tensorrt", "tensorrt-int8", "openvino", "none")
 REDUCES = ("sides", "joint", "sum", "mean", "max", "product", "first")
@@ -102,6 +103,13 @@ class Options:
         "in small steps (netadapt).",
         panel=AMOUNT,
         choices=ALLOCATIONS,
+    )
+    effort: str = setting(
+        "default",
+        "How much work with --calib: one look and one repair, all groups losing the same (low); errors of groups measured, two "
+        "plans compared (default); more plans, all of the data held out (high, two to four times the time).",
+        panel=AMOUNT,
+        choices=EFFORTS,
     )
     steps: int | None = setting(
         None,
@@ -224,7 +232,8 @@ class Options:
     def resolved(self, calibrated: bool) -> Options:
         """The same with all that was left open settled: with calibration data, the best combination known."""
         repair = self.repair or ("lstsq" if calibrated else "none")
-        allocation = self.allocation or ("search" if calibrated and self.measures else None)
+        best = "uniform" if self.effort == "low" else "search"
+        allocation = self.allocation or (best if calibrated and self.measures else None)
         return replace(
             self,
             target="none" if self.round_to > 1 else self.target or "cpu",

@@ -1,0 +1,66 @@
+"""How long calibrated pruning is going to take, from the time that the model takes for one batch.
+
+The factors are means of what was measured for convolutional networks and transformers on one core; what a stage takes
+differs from one network to the next by a factor of two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnxprune.allocate.evaluator import FOLDS, TRIAL_SAMPLES, WATCHED_SAMPLES, Evaluator
+from onnxprune.allocate.planning import HALVINGS
+from onnxprune.calibration.run import count, open_session, run
+from onnxprune.settings import Options
+
+WATCH, MEASURE, TRY, REPAIR = 3.0, 5.0, 10.0, 9.0  # runs of a sample that each stage costs for each sample
+CLOCK_SECONDS = 5.0  # of the comparison at the end
+LONG_SECONDS = 10.0  # below that nobody has to be told
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The seconds of each stage, in their order, and what they are spent on."""
+
+    stages: Mapping[str, float]
+    samples: int
+    groups: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.stages.values())
+
+
+def forecast(evaluator: Evaluator, options: Options, check: bool) -> Forecast | None:
+    """None where there are no calibration data, or their number is not known before they are read."""
+    samples = evaluator.batches.samples if evaluator.batches else None
+    if evaluator.batches is None or not samples:
+        return None
+    once = _time_sample(evaluator)
+    plans = HALVINGS if options.limit else 1 if options.allocation != "search" else 2
+    held_out = FOLDS if options.limit or options.effort == "high" else 1
+    tried = min(samples, TRIAL_SAMPLES)
+    stages = {
+        "calibrate": WATCH * min(samples, WATCHED_SAMPLES),
+        "measure": MEASURE * samples if options.allocation == "search" else 0.0,
+        "try": TRY * tried * plans * held_out if options.effort != "low" and evaluator.repair != "none" else 0.0,
+        "repair": REPAIR * samples if evaluator.repair != "none" else 0.0,
+        "validate": 2.0 * samples if check else 0.0,
+    }
+    seconds = {stage: runs * once for stage, runs in stages.items() if runs}
+    if check:
+        seconds["validate"] += CLOCK_SECONDS
+    return Forecast(seconds, samples, len(evaluator.original.groups))
+
+
+def _time_sample(evaluator: Evaluator) -> float:
+    """Seconds of the original for one sample, by its second run of the first batch."""
+    assert evaluator.batches is not None
+    feeds = evaluator.batches.first()
+    session = open_session(evaluator.original.model, "original")
+    run(session, feeds)
+    start = time.perf_counter()
+    run(session, feeds)
+    return (time.perf_counter() - start) / max(count(feeds), 1)
