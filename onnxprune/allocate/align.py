@@ -18,27 +18,28 @@ CHANNELS = ("out", "in")  # the roles of the axes that a product multiplies alon
 Readers = Mapping[str, Sequence[Site]]
 
 
-def find_multiples(a: Analysis, target: Target, fine: bool = False) -> dict[str, int]:
+def find_multiples(a: Analysis, target: Target, fine: bool = False, measured: bool = False) -> dict[str, int]:
     """Of each group the number that divides its aligned counts; groups that no product of the target's cares for are left out.
 
-    `fine`: wide axes may have the finer steps of narrow ones.
+    `fine`: wide axes may have the finer steps of narrow ones. `measured`: errors decide the counts (see `Layer`).
 
     An axis may have several positions for a channel, as (heads size) has: then fewer channels make a whole block. A block of more
     channels than the group has does not count: the group is not aligned to it as it is, and cannot become so.
     """
     found, read_by = {}, readers(a.flat.proto.graph.node)
     for g in a.groups:
-        wanted = [_for_member(a, g, m, target, read_by, fine) for m in g.members if m.role in CHANNELS]
+        wanted = [_for_member(a, g, m, target, read_by, fine, measured) for m in g.members if m.role in CHANNELS]
         by = math.lcm(*(w for w in wanted if w <= g.size))
         if 1 < by <= g.size:
             found[g.name] = by
     return found
 
 
-def _for_member(a: Analysis, g: Group, m: Member, target: Target, read_by: Readers, fine: bool) -> int:
+def _for_member(a: Analysis, g: Group, m: Member, target: Target, read_by: Readers, fine: bool, measured: bool) -> int:
     """The multiple that one weight's axis asks of the group's count."""
     positions = _positions(m, g)
-    wanted = [target.multiple(replace(layer, channels=0) if fine else layer) for layer in _layers(a, m, read_by)]
+    layers = [replace(layer, measured=measured) for layer in _layers(a, m, read_by)]
+    wanted = [target.multiple(replace(layer, channels=0) if fine else layer) for layer in layers]
     return math.lcm(*(w // math.gcd(w, positions) for w in wanted)) if positions else 1
 
 

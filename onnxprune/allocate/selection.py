@@ -159,7 +159,11 @@ def candidates(
     full = first.full if first else {g.name: g.size for g in a.groups}
     if first:
         return Candidates(a, options, chosen, why_not, scores, own, full, first.aligned, first.relaxed)
-    aligned = find_multiples(a, TARGETS[options.target], options.has_fine_steps) if options.target else {}
+    aligned = (
+        find_multiples(a, TARGETS[options.target], options.has_fine_steps, options.has_measured_steps)
+        if options.target
+        else {}
+    )
     if options.budget is None and options.limit is None:  # a group of one block has a ratio to meet all the same
         aligned = {name: by for name, by in aligned.items() if 2 * by <= full[name]}
     return Candidates(a, options, chosen, why_not, scores, own, full, aligned)

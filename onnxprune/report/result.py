@@ -250,7 +250,11 @@ def _less(before: int | None, after: int | None) -> float | None:
 
 
 def _planned(a: Analysis, plan: Plan, options: Options | None) -> list[PrunedGroup]:
-    multiples = find_multiples(a, TARGETS[options.target or "none"], options.has_fine_steps) if options else {}
+    multiples = (
+        find_multiples(a, TARGETS[options.target or "none"], options.has_fine_steps, options.has_measured_steps)
+        if options
+        else {}
+    )
     found = []
     for g in a.groups:
         choice = plan.groups.get(g.name)

@@ -229,6 +229,11 @@ class Options:
         """May wide groups have finer steps than are fastest: are errors measured, or does each group have a ratio to meet?"""
         return self.budget is None or self.allocation in MEASURED
 
+    @property
+    def has_measured_steps(self) -> bool:
+        """Do errors decide the counts of groups, within a budget?"""
+        return self.budget is not None and self.allocation in MEASURED
+
     def resolved(self, calibrated: bool) -> Options:
         """The same with all that was left open settled: with calibration data, the best combination known."""
         repair = self.repair or ("lstsq" if calibrated else "none")

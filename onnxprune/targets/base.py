@@ -19,13 +19,15 @@ class Layer:
     """What of a product decides which counts are fast: its kind (`Product.kind` in ops/records.py), and more.
 
     `dtype` is the element type of its weights, as NumPy names it; `depthwise`: each output reads one input.
-    `channels`: how many there are along the axis in question before pruning.
+    `channels`: how many there are along the axis in question before pruning. `measured`: errors decide the counts, so that steps
+    that cost no time may be finer than those that are fastest.
     """
 
     kind: str
     dtype: str
     depthwise: bool = False
     channels: int = 0
+    measured: bool = False
 
 
 @dataclass(frozen=True)
