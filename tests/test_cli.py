@@ -356,6 +356,7 @@ def test_a_plan_for_another_model_stops_it(tmp_path: Path) -> None:
     ("error", "status", "said"),
     [
         (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt("the plan is in 'p.json'"), 130, "error: interrupted; the plan is in 'p.json'"),
         (MemoryError(), 2, "out of memory"),
         (ZeroDivisionError("division by zero"), 2, "defect of onnxprune"),
         (OSError(28, "No space left on device", "disk"), 2, "disk: No space left"),

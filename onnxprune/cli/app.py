@@ -17,6 +17,10 @@ FAILED_CHECK, STOPPED, INTERRUPTED, NO_READER = 1, 2, 130, 141
 DEBUG = "ONNXPRUNE_DEBUG"
 
 
+class Interrupt(Exception):
+    """A KeyboardInterrupt, its cause, on its way past typer, which would make a mere status of it."""
+
+
 class Guarded(TyperGroup):
     """A group of commands that ends in an exit status, whatever happens."""
 
@@ -36,6 +40,12 @@ class Guarded(TyperGroup):
         run = super().main
         sys.exit(_status(lambda: run(given, prog_name, complete_var, False, windows_expand_args, **extra), debug))
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as e:
+            raise Interrupt from e
+
 
 def _status(run: Callable[[], Any], debug: bool) -> int:
     try:
@@ -47,7 +57,7 @@ def _status(run: Callable[[], Any], debug: bool) -> int:
     except (Exception, KeyboardInterrupt) as e:
         if debug:
             traceback.print_exc()
-        return _stopped(e)
+        return _stopped(e.__cause__ or e if isinstance(e, Interrupt) else e)
     if value == INTERRUPTED:
         _say("interrupted")
     return value if isinstance(value, int) else 0
