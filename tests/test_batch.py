@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 from broken import BROKEN, external, hanging, small
 from test_cli import MODELS, ROOT, TEST, call, fails
 
-from onnxprune.batch import results
+from onnxprune.batch import results, worker
 from onnxprune.batch.content import Contents, Seen, Stamp
 from onnxprune.batch.isolate import Limits, Running, run
 from onnxprune.batch.jobs import ReadyJob, Spec, prepare
@@ -239,6 +240,19 @@ def test_a_job_is_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("onnxprune.batch.jobs.__version__", "0")
     others.append(identity(tmp_path, model, calib="c.npz", macs=0.5))
     assert len({first, *others}) == 6
+
+
+def test_a_metric_keeps_its_function(tmp_path: Path) -> None:
+    """Which function of a file it is makes another job, and so does what is in the file."""
+    file = tmp_path / "mine.py"
+    file.write_text("def one(outputs, labels): return 1.0\n\ndef two(outputs, labels): return 2.0\n")
+    jobs = [task(tmp_path, MODELS / "digits_cnn.onnx", metric=f"mine.py:{name}", ratio=0.3) for name in ("one", "two")]
+    assert jobs[0].id != jobs[1].id and jobs[1].settings["metric"] == f"{file}:two"
+    outcome = worker.execute(replace(jobs[1], output=str(tmp_path / "o.onnx")))
+    assert outcome.report and outcome.report.error and outcome.report.error.metric
+    assert outcome.report.error.metric.after == 2.0
+    file.write_text(file.read_text().replace("2.0", "3.0"))
+    assert identity(tmp_path, MODELS / "digits_cnn.onnx", metric="mine.py:two", ratio=0.3) != jobs[1].id
 
 
 def test_names_of_data_files_are_found_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,11 +102,13 @@ def prepare(spec: Spec, folder: Path, contents: Contents) -> ReadyJob:
     for name, path in list_input_paths(spec.settings):
         there = _local(path, spec.base, folder, contents)
         data.append(f"{name}={contents.data(there)}")
-        if name in settings and name != "preprocess":
+        if name in settings and name not in ("preprocess", "metric"):
             settings[name] = str(there)
     if "preprocess" in settings:
         settings["preprocess"] = [_absolute(p, spec.base) if p.endswith(".toml") else p for p in settings["preprocess"]]
-    for name in {"cache", "timings"} & settings.keys():
+    if "metric" in settings:  # the path with the name of a function, which says what is done
+        data.append(f"function={settings['metric'].rpartition(':')[2]}")
+    for name in {"cache", "timings", "metric"} & settings.keys():
         settings[name] = _absolute(settings[name], spec.base)
     parts = [__version__, spec.name, contents.model(model), *data, _canonical(drop_paths(spec.settings))]
     return ReadyJob(

@@ -47,6 +47,11 @@ def _is_path(x: Any) -> bool:
     return isinstance(x, str) and x != ""
 
 
+def _is_function(x: Any) -> bool:
+    file, _, name = x.rpartition(":") if isinstance(x, str) else ("", "", "")
+    return file != "" and name.isidentifier()
+
+
 def _are_texts(x: Any) -> bool:
     return isinstance(x, list | tuple) and all(isinstance(t, str) for t in x)
 
@@ -69,7 +74,7 @@ RATIOS = Kind(
 SIZE = Kind("a size such as '800MB' or '3GB'", lambda x: isinstance(x, int | str), {"type": ["integer", "string"]})
 INPUTS = Kind("the path or address of an .npz file or a folder of data", _is_path, _TEXT)
 PLACE = Kind("the path of a file", _is_path, _TEXT)
-FUNCTION = Kind('a Python file and a function in it, as in "metrics.py:top1"', _is_path, _TEXT)
+FUNCTION = Kind('a Python file and a function in it, as in "metrics.py:top1"', _is_function, _TEXT)
 
 _OF_TYPE = {
     float: NUMBER, float | None: NUMBER, int: INTEGER, int | None: INTEGER, str: TEXT, str | None: TEXT, bool: FLAG,
