@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx.helper import make_node
+from tiny import model, tensor
 from typer.testing import CliRunner
 
 import onnxprune
@@ -181,6 +183,27 @@ def test_what_cannot_be_done_is_said_before_it_is_begun(tmp_path: Path) -> None:
     (line,) = shown.stderr.strip().splitlines()
     assert line.startswith("error: calibration takes about 17.7 MiB of memory for the scores of group 'conv3' alone")
     assert "may have 977 KiB; give more with --memory" in line
+
+
+def test_sizes_that_nobody_knows_are_no_need() -> None:
+    """An output [k, k], where the data decide k: what stands in for k squared would be terabytes."""
+    nodes = [
+        make_node("NonZero", ["mask"], ["at"]),
+        make_node("Squeeze", ["at", "zero"], ["rows"]),
+        make_node("Gather", ["x", "rows"], ["some"]),
+        make_node("MatMul", ["some", "w"], ["h"]),
+        make_node("Relu", ["h"], ["r"]),
+        make_node("MatMul", ["r", "v"], ["s"]),
+        make_node("Transpose", ["s"], ["t"]),
+        make_node("MatMul", ["s", "t"], ["y"]),
+    ]
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(4, 16)).astype(np.float32), "v": rng.normal(size=(16, 3)).astype(np.float32)}
+    inputs = [tensor("x", [20, 4]), tensor("mask", [20])]
+    proto = model(nodes, inputs, [tensor("y", ["k", "k"])], weights | {"zero": np.array([0])})
+    data = {"x": rng.normal(size=(20, 4)).astype(np.float32), "mask": np.ones(20, np.float32)}
+    report = onnxprune.prune(proto, params=0.6, calib=data, memory="1GB", check=False).report
+    assert (report.params.after or 0) <= 0.6 * (report.params.before or 0)
 
 
 def test_data_of_a_job_take_half_of_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from onnxprune.calibration.statistics import Sizes
 from onnxprune.calibration.store import Memory
 from onnxprune.criteria import resolve
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.unsettled import unsettled
 from onnxprune.groups import Analysis, Group
 from onnxprune.measure import judged
 from onnxprune.settings.units import size
@@ -34,8 +35,10 @@ def check_memory(a: Analysis, groups: Iterable[Group], criterion: str, batches: 
 
 def _needs(a: Analysis, groups: Iterable[Group], criterion: str, batches: Batches) -> Iterator[Need]:
     sizes = Sizes(a, count(batches.first()), batches.samples or 0)
+    guessed = unsettled(a.coupling.live, a.coupling.trace)  # their sizes are made up, and may be enormous
     for name in judged(a):
-        yield 2 * sizes.watched(name), f"output '{name}' of one batch"
+        if name not in guessed:
+            yield 2 * sizes.watched(name), f"output '{name}' of one batch"
     names = resolve(criterion)[0].statistics
     for g in groups:
         wants = [want for tap in fitting(a, g, names) for want in named(a, tap, names).values()]
@@ -43,4 +46,5 @@ def _needs(a: Analysis, groups: Iterable[Group], criterion: str, batches: Batche
         if squares:
             yield COPIES * sum(squares) + SCRATCH * max(squares), f"the scores of group '{g.name}'"
         for want in wants:
-            yield sizes.gathered(want) + sizes.watched(want[0]), f"statistics of '{want[0]}'"
+            watched = 0 if want[0] in guessed else sizes.watched(want[0])
+            yield sizes.gathered(want) + watched, f"statistics of '{want[0]}'"
