@@ -322,6 +322,7 @@ def repair_model(
     samples: int | None = None,
     data: Data | None = None,
     preprocess: Preprocess | Sequence[str] | None = None,
+    memory: int | str | None = None,
     seed: int = 0,
     check: bool = True,
     progress: StageProgress | None = None,
@@ -340,6 +341,7 @@ def repair_model(
         samples: at most so many of `calib`.
         data: the inputs to compare on, with labels if there are any; `calib` without.
         preprocess: how pictures become inputs: a Preprocess, or the parts of one as text.
+        memory: what data may take, in bytes or as "4GB"; half of what is free unless given.
         seed: of the places in feature maps that are fitted on.
         check: compare the outputs before and after.
         progress: called with the stage, the steps done and the steps in all.
@@ -350,7 +352,7 @@ def repair_model(
     Raises:
         OnnxPruneError: the two are no versions of one model, one does not run, the data do not fit, or a file cannot be written.
     """
-    settings = RunSettings(calib, samples, data, preprocess or (), check=check)
+    settings = RunSettings(calib, samples, data, preprocess or (), memory=memory, check=check)
     return run_repair(original, candidate, out, settings, seed, progress)
 
 

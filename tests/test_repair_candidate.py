@@ -250,6 +250,7 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     assert data["error_after"]["accuracy"]["after"] > 0.98 > 0.5 > data["error_before"]["accuracy"]["after"]
     assert data["error_after"]["top1_agreement"] > 0.98 and data["repair"]["kept"] == 5
     quiet = json.loads(call(*args[:-2], "--no-validate", "--json").stdout)
+    assert call(*args, "--memory", "1MB", "--quiet").exit_code == 0
     assert quiet["error_before"] is None and quiet["repair"]["error_after"] < quiet["repair"]["error_before"]
 
 
