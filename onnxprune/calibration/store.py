@@ -89,7 +89,8 @@ class ArrayStore:
         try:
             np.save(path, array.view(np.dtype(f"V{array.itemsize}")) if array.dtype.kind == "V" else array)
         except OSError as e:
-            text = f"{path.parent}: {why(e)}; make room there, name another folder in TMPDIR, or give more --memory"
+            reason = why(e) if e.errno else f"no space is left ({e})"  # numpy tells how much it wrote, not why
+            text = f"{path.parent}: {reason}; make room there, name another folder in TMPDIR, or give more --memory"
             raise OutputError(text) from e
         return path
 
