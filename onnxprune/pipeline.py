@@ -291,7 +291,11 @@ def _compare_and_report(
                     model.check_unchanged()
             except OnnxPruneError as e:
                 failure = e
-    held_out = _judge_held_out(work, evaluator, plan, made, clock)
+    held_out: HeldOutReport | None = None
+    try:
+        held_out = _judge_held_out(work, evaluator, plan, made, clock)
+    except OnnxPruneError as e:  # a metric may fail on a part of the data
+        failure = failure or e
     if made.sparse:
         with clock.time("tally"):
             made.sparse.measure()

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx.helper import make_node
+from tiny import model, tensor
 
 import onnxprune
-from onnxprune.calibration import Batches, input_specs, load_data, reunite
+from onnxprune.api import NotCompared
+from onnxprune.calibration import Batches, InputSpec, input_specs, join, load_data, reunite, split_samples
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array
 from onnxprune.measure import load_metric
@@ -190,3 +193,102 @@ def give_text(outputs: dict[str, Array], labels: Array | None) -> Any:
 def test_a_metric_that_fails(function: Callable[[dict[str, Array], Array | None], Any], words: str) -> None:
     with pytest.raises(OnnxPruneError, match=words):
         onnxprune.plan(CNN, max_drop=0.1, metric=function, calib={"image": POOL[:20]})
+
+
+def spoil(outputs: dict[str, Array], labels: Array | None) -> float:
+    """The right measure, but it writes to what it was given."""
+    found = score(outputs, labels)
+    assert labels is not None
+    print("a word")
+    labels[:] = -1
+    outputs["logits"][:] = 0
+    outputs.clear()
+    return found
+
+
+def test_what_a_metric_does_to_its_arguments_stays_there(capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"image": TEST["image"][:60], "labels": TEST["labels"][:60]}
+    pair = [onnxprune.validate(CNN, CNN, data=data, metric=metric).error for metric in (score, spoil)]
+    assert pair[0].metric and pair[1].metric and pair[0].accuracy == pair[1].accuracy
+    assert pair[1].metric.before == pair[1].metric.after == pair[0].metric.before
+    shown = capsys.readouterr()
+    assert not shown.out and "a word" in shown.err
+
+
+def leave(outputs: dict[str, Array], labels: Array | None) -> float:
+    raise SystemExit(3)
+
+
+def test_a_metric_cannot_end_the_program() -> None:
+    with pytest.raises(OnnxPruneError, match="SystemExit: 3"):
+        onnxprune.validate(CNN, CNN, data={"image": POOL[:5]}, metric=leave)
+
+
+@pytest.mark.parametrize("kind", [str, np.float32])
+def test_accuracy_is_of_integers(kind: Any) -> None:
+    """Labels of another kind are a metric's; they hit nothing, so that any model would be good enough."""
+    data = {"image": TEST["image"][:20], "labels": TEST["labels"][:20].astype(kind)}
+    with pytest.raises(OnnxPruneError, match="integer"):
+        onnxprune.validate(CNN, CNN, data=data)
+    with pytest.raises(OnnxPruneError, match="integer"):
+        onnxprune.plan(CNN, max_drop=0.1, calib=data)
+    assert onnxprune.validate(CNN, CNN, data=data, metric=lambda outputs, labels: 1.0).error.accuracy is None
+
+
+def test_a_model_that_a_metric_fails_on_is_there_and_said(tmp_path: Path) -> None:
+    with pytest.raises(NotCompared, match="is written, but not compared") as failed:
+        onnxprune.prune(CNN, tmp_path / "m.onnx", ratio=0.3, metric=give_nan, calib={"image": POOL[:20]})
+    assert failed.value.made.files == [tmp_path / "m.onnx"] and (tmp_path / "m.onnx").exists()
+
+
+# outputs that are no rows, sample for sample
+
+
+def detect(boxes: Array) -> Array:
+    """As many rows as a sample says, of itself."""
+    return np.repeat(boxes, int(boxes.flat[0]), axis=0)
+
+
+def test_outputs_of_single_samples_have_an_entry_each() -> None:
+    samples = [np.full((1, 2), n, np.float32) for n in (3, 1, 4, 1, 5)]
+    ones = [[1] * 5]
+    (rows,) = split_samples([samples], ones) or []
+    np.testing.assert_array_equal(join(rows), np.concatenate(samples))
+    (found,) = split_samples([[detect(x) for x in samples]], ones) or []
+    assert [len(x) for x in join(found)] == [3, 1, 4, 1, 5]
+    (scalars,) = split_samples([[np.array(n) for n in (3, 1)]], [[1, 1]]) or []
+    assert join(scalars).tolist() == [3, 1]
+    assert split_samples([[np.zeros((4, 7)), np.zeros((2, 7))]], [[3, 3]]) is None
+    assert split_samples([["no tensor"]], [[1]]) is None
+
+
+def test_they_come_in_the_order_of_the_data() -> None:
+    fixed = [InputSpec("image", np.dtype(np.float32), (1, 1, 8, 8))]
+    for source in ({"image": POOL[:7]}, [{"image": x[None]} for x in POOL[:7]]):
+        parts = [mine for _, mine in (load_data(source, fixed).hold_out(k, 3) for k in range(3))]
+        outputs = [[np.repeat(x[0], 2, axis=0) for x in read(mine)] for mine in parts]
+        split = split_samples(outputs, [[1] * len(part) for part in outputs])
+        assert split is not None
+        np.testing.assert_array_equal(reunite(parts, split), np.repeat(POOL[:7], 2, axis=1))
+
+
+def test_a_metric_sees_an_output_that_has_no_axes() -> None:
+    nodes = [
+        make_node("MatMul", ["x", "w"], ["h"]),
+        make_node("Relu", ["h"], ["r"]),
+        make_node("MatMul", ["r", "v"], ["y"]),
+    ]
+    nodes.append(make_node("ReduceMean", ["y"], ["mean"], keepdims=0))
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(4, 16)).astype(np.float32), "v": rng.normal(size=(16, 3)).astype(np.float32)}
+    proto = model(nodes, [tensor("x", [1, 4])], [tensor("y", [1, 3]), tensor("mean", [])], weights)
+    seen = list[tuple[int, ...]]()
+
+    def look(outputs: dict[str, Array], labels: Array | None) -> float:
+        seen.append(outputs["mean"].shape)
+        return float(np.abs(outputs["mean"] - outputs["y"].mean(axis=1)).max() < 1e-5)
+
+    data = {"x": rng.normal(size=(10, 4)).astype(np.float32)}
+    report = onnxprune.prune(proto, max_drop=0.0, metric=look, calib=data).report
+    assert set(seen) == {(10,)} and report.held_out and report.held_out.metric
+    assert report.held_out.metric.before == report.held_out.metric.after == 1.0

@@ -12,7 +12,8 @@ from onnxprune.allocate.need import check_memory
 from onnxprune.allocate.selection import left_out
 from onnxprune.allocate.tables import Cache, Table
 from onnxprune.allocate.timing.table import TimingTable
-from onnxprune.calibration import Batches, random_batches, reunite
+from onnxprune.calibration import Batches, random_batches, reunite, split_samples
+from onnxprune.calibration.run import count
 from onnxprune.calibration.statistics import Statistics, gather
 from onnxprune.calibration.store import Memory
 from onnxprune.errors import OnnxPruneError
@@ -152,8 +153,11 @@ class Evaluator:
         known = [part.labels for part in parts if part.labels is not None]
         labels = reunite(parts, [[x] for x in known]) if len(known) == len(parts) else None
 
+        counts = [[count(feeds) for feeds in fold.held_out.feeds] for fold in folds]
+
         def measure(batches: Sequence[Sequence[Feeds]]) -> float:
-            whole = {n: reunite(parts, [[x[n] for x in part] for part in batches]) for n in folds[0].shown}
+            shown = {n: split_samples([[x[n] for x in part] for part in batches], counts) for n in folds[0].shown}
+            whole = {n: reunite(parts, split) for n, split in shown.items() if split is not None}
             return self.metric.measure(whole, labels)  # type: ignore[union-attr]
 
         return MetricReport(self.metric.name, measure([f.held_out.reference for f in folds]), measure(outputs))

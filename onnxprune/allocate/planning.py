@@ -28,6 +28,10 @@ HIGH_STEPS = 3  # of another plan that is tried with much effort
 TRIES = 4  # a file may be some bytes larger than its weights say: names and shapes of copies
 HALVINGS = 7
 THREADS = 1  # that time is measured with
+NO_LABELS = (
+    "--max-drop: there are no labels beside --calib to measure accuracy with; give an array 'labels' there (those in a list "
+    "of batches are not read), or --metric"
+)
 LUCK = 0.5  # standard errors of a share that are left: the smallest of several good plans is often one that was lucky
 FASTER, SLOWER = 0.94, 1.02  # of the time that --latency asks for, what the clock may say
 
@@ -39,6 +43,8 @@ def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None)
     """
     options.check()
     evaluator = evaluator or Evaluator(a)
+    if options.max_drop is not None and evaluator.batches and evaluator.metric is None:
+        raise OnnxPruneError(NO_LABELS)
     first = _Stage.of(a, options, evaluator)
     if options.limit is not None:
         return _as_far_as_limit(first)
@@ -181,10 +187,7 @@ def _is_within_limit(first: _Stage, plan: Plan) -> bool:
     if o.max_error is not None:
         return judged.relative_l2 is not None and judged.relative_l2 <= o.max_error
     if o.max_drop is not None:
-        if judged.metric is None:
-            raise OnnxPruneError(
-                "--max-drop: there are no labels beside --calib to measure accuracy with; give --metric"
-            )
+        assert judged.metric is not None
         return judged.metric.before - judged.metric.after <= o.max_drop
     if judged.agreement is None:
         raise OnnxPruneError("--min-agreement: no output looks like class scores [N, C]; use --max-error")

@@ -6,19 +6,22 @@ what the network does with the inputs, channel by channel.
 
 from __future__ import annotations
 
-from onnxprune.calibration.data import Batches, load_data, random_batches, random_data, reunite
+from onnxprune.calibration.data import Batches, load_data, random_batches, random_data
 from onnxprune.calibration.inputs import InputSpec, input_specs, random_inputs
 from onnxprune.calibration.pictures import Preprocess, read_preprocess
+from onnxprune.calibration.reunion import join, reunite, split_samples
 
 __all__ = [
     "Batches",
     "InputSpec",
     "Preprocess",
     "input_specs",
+    "join",
     "load_data",
     "random_batches",
     "random_data",
     "random_inputs",
     "read_preprocess",
     "reunite",
+    "split_samples",
 ]

@@ -308,17 +308,6 @@ def _labels(labels: Array, total: int, source: str) -> Array:
     return labels
 
 
-def reunite(parts: Sequence[Batches], outputs: Sequence[Sequence[Array]]) -> Array:
-    """What was made of the batches of each part (see `Batches.hold_out`), in the order of the data."""
-    stored = [p for p in parts if isinstance(p, Stored)]
-    if len(stored) == len(parts):
-        order = np.argsort(np.concatenate([p.rows for p in stored]), kind="stable")
-        made: Array = np.concatenate([x for part in outputs for x in part])[order]
-        return made
-    turns = (part[at] for at in range(max(map(len, outputs))) for part in outputs if at < len(part))
-    return np.concatenate([*turns])
-
-
 def _bad(source: str, why: str) -> DataError:
     return DataError(f"data '{source}': {why}")
 

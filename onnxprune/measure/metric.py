@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,10 @@ EXAMPLE = "def top1(outputs, labels): return (outputs['logits'].argmax(1) == lab
 
 @dataclass(frozen=True)
 class Metric:
-    """`function(outputs, labels)` is a number: outputs are arrays by name, of all samples, labels an array, None without."""
+    """`function(outputs, labels)` is a number: outputs are arrays by name, of all samples, labels an array, None without.
+
+    What the function does to its arguments stays there, and what it prints goes to stderr.
+    """
 
     name: str
     function: Callable[[dict[str, Array], Array | None], Any]
@@ -27,10 +32,11 @@ class Metric:
     def measure(self, outputs: Mapping[str, Array], labels: Array | None) -> float:
         """Raises OnnxPruneError where the function fails, or what it returns is no finite number."""
         try:
-            value = float(self.function(dict(outputs), labels))
-        except Exception as e:  # whatever the user's code raises
-            given = ", ".join(f"{name} {x.dtype.name} {list(x.shape)}" for name, x in outputs.items())
-            given += f", labels {'None' if labels is None else list(labels.shape)}"
+            with redirect_stdout(sys.stderr):
+                value = float(self.function(dict(outputs), None if labels is None else labels.copy()))
+        except (Exception, SystemExit) as e:  # whatever the user's code raises
+            given = ", ".join(f"{name} {x.dtype.name} {list(x.shape)}" for name, x in outputs.items()) or "no outputs"
+            given += f", labels {'None' if labels is None else f'{labels.dtype.name} {list(labels.shape)}'}"
             raise OnnxPruneError(f"metric '{self.name}' fails on {given}: {type(e).__name__}: {e}") from e
         if not np.isfinite(value):
             raise OnnxPruneError(f"metric '{self.name}' is {value}; it must return a finite number, higher is better")
@@ -58,16 +64,17 @@ def _import_file(path: Path) -> Any:
         raise OnnxPruneError(f"metric: there is no Python file '{path}'")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as e:  # whatever the user's code raises
+        with redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as e:  # whatever the user's code raises
         raise OnnxPruneError(f"metric: '{path}' cannot be imported: {type(e).__name__}: {e}") from e
     return module
 
 
 def _measure_accuracy(outputs: Mapping[str, Array], labels: Array | None) -> float:
     scores = next((s for x in outputs.values() if (s := class_scores(x)) is not None), None)
-    if scores is None or labels is None or labels.shape != scores.shape[:1]:
-        raise ValueError("it needs class scores [N, C] and N labels")
+    if scores is None or labels is None or labels.shape != scores.shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError("it needs class scores [N, C] and N integers as labels")
     return agreement(predictions(scores), labels) or 0.0
 
 

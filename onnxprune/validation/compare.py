@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune.calibration.data import Batches, random_data
 from onnxprune.calibration.inputs import input_specs
+from onnxprune.calibration.reunion import join, split_samples
 from onnxprune.calibration.run import Feeds, Source, count, open_session, proto_of, run_as, runnable_inputs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.vocabulary import vocabulary
@@ -155,13 +156,14 @@ class _Comparison:
         self.overall = ErrorSums()
         self.class_output: str | None = None
         self.feeds: Feeds = {}
-        self.samples = 0
+        self.samples, self.counts = 0, list[int]()
         self.before: list[Array] = []
         self.after: list[Array] = []
 
     def add(self, feeds: Feeds, reference: dict[str, Any], candidate: dict[str, Any]) -> None:
         self.feeds = self.feeds or feeds
-        self.samples += count(feeds)
+        self.counts.append(count(feeds))
+        self.samples += self.counts[-1]
         names = [self.class_output] if self.outputs else list(reference)  # the first batch chooses
         for name, r in reference.items():
             self.outputs.setdefault(name, _Output()).add(r, candidate[name], self.overall)
@@ -202,8 +204,11 @@ class _Comparison:
     def _measure(self, labels: Array | None) -> MetricReport | None:
         if self.metric is None:
             return None
-        wholes = ({n: np.concatenate([x[n] for x in seen]) for n in seen[0]} for seen in self.shown)
-        return MetricReport(self.metric.name, *(self.metric.measure(whole, labels) for whole in wholes))
+        return MetricReport(self.metric.name, *(self.metric.measure(self._join(seen), labels) for seen in self.shown))
+
+    def _join(self, seen: list[dict[str, Any]]) -> dict[str, Array]:
+        shown = {n: split_samples([[x[n] for x in seen]], [self.counts]) for n in seen[0]}
+        return {n: join(split[0]) for n, split in shown.items() if split is not None}
 
 
 def _drop(accuracy: Shares | None) -> float | None:
@@ -213,15 +218,16 @@ def _drop(accuracy: Shares | None) -> float | None:
 
 
 def _accuracy(before: Array | None, after: Array | None, labels: Array | None, measured: bool) -> Shares | None:
-    """None without labels, and where they are of another kind, for a metric that has `measured` them."""
-    if labels is None or (measured and (before is None or before.shape != labels.shape)):
+    """None without labels, and where they are no classes of the rows, for a metric that has `measured` them."""
+    fit = labels is not None and before is not None and before.shape == labels.shape and labels.dtype.kind in "iu"
+    if labels is None or (measured and not fit):
         return None
-    if before is None or after is None or before.shape != labels.shape:
+    if before is None or after is None or not fit:
         rows = (
             "no output looks like class scores [N, C]" if before is None else f"there are {before.size} rows of scores"
         )
         raise OnnxPruneError(
-            f"the data hold {labels.size} labels, but {rows}; leave the labels out to compare outputs only, or give a "
-            "--metric that takes them"
+            f"the data hold {labels.size} labels ({labels.dtype.name}), but {rows}; give an integer for each, leave the "
+            "labels out to compare outputs only, or give a --metric that takes them"
         )
     return Shares(agreement(before, labels), agreement(after, labels))
