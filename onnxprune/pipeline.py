@@ -318,16 +318,10 @@ def _compare_and_report(
 def _judge_held_out(work: Work, evaluator: Evaluator, plan: Plan, made: _Made, clock: Clock) -> HeldOutReport | None:
     """How good the repaired plan is on calibration samples that a repair has not seen, where no other data say it."""
     options = work.options
-    if (
-        options is None
-        or options.effort == "low"
-        or evaluator.batches is None
-        or made.sparse
-        or work.dry_run
-        or evaluator.repair == "none"
-    ):
+    if options is None or evaluator.batches is None or made.sparse or evaluator.repair == "none":
         return None
-    if options.limit is None and (work.run.data is not None or not work.run.check):
+    left_out = options.effort == "low" or work.dry_run or work.run.data is not None or not work.run.check
+    if options.limit is None and left_out:  # a limit has had a look already
         return None
     with clock.time("hold out"):
         return evaluator.judge(plan, FOLDS if options.limit or options.effort == "high" else 1)

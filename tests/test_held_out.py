@@ -119,6 +119,15 @@ def test_the_smallest_model_within_a_drop() -> None:
     assert left[1] < left[0]
 
 
+def test_what_a_limit_has_measured_is_reported() -> None:
+    """With little effort, and where nothing is written, too."""
+    data = {"image": TEST["image"][:60], "labels": TEST["labels"][:60]}
+    for more in ({"effort": "low"}, {"dry_run": True}):
+        report = onnxprune.prune(CNN, max_drop=0.1, calib=data, check=False, **more).report  # type: ignore[arg-type]
+        assert report.held_out and report.held_out.samples == 60
+        assert report.held_out.metric and report.held_out.metric.before - report.held_out.metric.after <= 0.1
+
+
 def test_accuracy_is_the_metric_where_none_is_given() -> None:
     data = {"image": TEST["image"][:60], "labels": TEST["labels"][:60]}
     report = onnxprune.prune(CNN, max_drop=0.1, calib=data, check=False).report
