@@ -18,6 +18,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array
 from onnxprune.measure import load_metric
 from onnxprune.measure.bound import lower_bound
+from onnxprune.report.promises import explain_weak_promise
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN = MODELS / "digits_cnn.onnx"
@@ -301,3 +302,20 @@ def test_a_metric_sees_an_output_that_has_no_axes() -> None:
     report = onnxprune.prune(proto, max_drop=0.0, metric=look, calib=data).report
     assert set(seen) == {(10,)} and report.held_out and report.held_out.metric
     assert report.held_out.metric.before == report.held_out.metric.after == 1.0
+
+
+def warned(**settings: Any) -> str:
+    report = onnxprune.prune(CNN, **settings).report
+    return explain_weak_promise(report)
+
+
+def test_a_limit_that_says_less_than_it_seems_to() -> None:
+    labels = TEST["labels"][:40]
+    some = {"image": TEST["image"][:40], "labels": labels}
+    assert warned(min_agreement=0.5, calib=some, check=False) == ""
+    assert "cannot be divided" in warned(min_agreement=0.5, calib=[{"image": POOL[:9]}], check=False)
+    wrong = some | {"labels": (labels + 1) % 10}
+    assert "are these the right labels?" in warned(max_drop=0.5, calib=wrong, check=False)
+    sparse = warned(max_error=0.5, calib=some, check=False, sparsity=onnxprune.Sparsity())
+    assert "before --then-sparsify" in sparse
+    assert warned(macs=0.5, calib=[{"image": POOL[:9]}], check=False) == ""

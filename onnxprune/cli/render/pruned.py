@@ -20,6 +20,7 @@ from onnxprune.cli.render.compared import (
 )
 from onnxprune.cli.render.layers import explain_none, render_layer_facts, render_layer_table
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
+from onnxprune.report.promises import explain_weak_promise
 from onnxprune.report.stages import STAGES, compare_stages, explain_slow
 from onnxprune.report.types import (
     FrozenAxis,
@@ -48,6 +49,7 @@ def render_pruned(report: PruneReport, how: str, verbose: bool) -> RenderedRepor
         warn_degraded(report.error),
         explain_slow(report),
         warn_no_faster(report),
+        explain_weak_promise(report),
     )
     return Group(*parts, *_render_outcome(report, rows)), "; ".join(filter(None, warnings))
 
