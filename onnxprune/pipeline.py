@@ -210,7 +210,7 @@ def make_evaluator(
     kept = Cache(None if run.cache is None else Path(run.cache))
     timed = TimingTable(Path(run.timings or default_path()) if options.latency is not None else None)
     metric = load_metric(run.metric)
-    if metric is None and options.max_drop is not None and batches is not None and batches.labels is not None:
+    if metric is None and options.max_drop is not None and batches is not None and batches.has_labels:
         metric = ACCURACY
     told = progress or (lambda *_: None)
     memory = choose_memory(run)

@@ -319,3 +319,33 @@ def test_a_limit_that_says_less_than_it_seems_to() -> None:
     sparse = warned(max_error=0.5, calib=some, check=False, sparsity=onnxprune.Sparsity())
     assert "before --then-sparsify" in sparse
     assert warned(macs=0.5, calib=[{"image": POOL[:9]}], check=False) == ""
+
+
+@pytest.mark.parametrize("kind", ["tuples", "dicts"])
+def test_labels_come_with_batches(kind: str) -> None:
+    """As a DataLoader gives them: pairs of inputs and labels."""
+    images, labels = TEST["image"][:60], TEST["labels"][:60]
+    pairs = [(images[at : at + 12], labels[at : at + 12]) for at in range(0, 60, 12)]
+    batches: Any = pairs if kind == "tuples" else [{"image": x, "labels": y} for x, y in pairs]
+    seen = list[Array | None]()
+
+    def remember(outputs: dict[str, Array], given: Array | None) -> float:
+        seen.append(None if given is None else given.copy())
+        return score(outputs, given)
+
+    report = onnxprune.prune(CNN, max_drop=0.05, metric=remember, calib=batches, check=False).report
+    assert (
+        report.held_out and report.held_out.metric and report.held_out.metric.before > 0.9
+    )  # outputs and labels belong together
+    assert seen[0] is not None
+    np.testing.assert_array_equal(seen[0], labels)
+    plain = onnxprune.prune(CNN, max_drop=0.05, calib=lambda: iter(batches), check=False).report
+    assert plain.held_out and plain.held_out.metric and plain.held_out.metric.name == "accuracy"
+    found = onnxprune.validate(CNN, CNN, data=batches, metric=score)
+    assert found.metric and found.metric.before == found.metric.after > 0.9
+
+
+def test_targets_that_are_no_labels_are_left_out() -> None:
+    boxes = [[1, 2], [3]]  # a list for each image, of any length
+    data = load_digits([(POOL[:2], boxes), (POOL[2:4], {"boxes": boxes})])
+    assert not data.has_labels and data.read_labels() is None and sum(map(len, read(data))) == 4

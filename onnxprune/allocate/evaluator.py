@@ -150,8 +150,8 @@ class Evaluator:
         """The metric of the original and of what the folds made, on all samples that were held out."""
         assert self.metric is not None
         parts = [fold.samples for fold in folds]
-        known = [part.labels for part in parts if part.labels is not None]
-        labels = reunite(parts, [[x] for x in known]) if len(known) == len(parts) else None
+        known = [found for part in parts if (found := part.read_labels()) is not None]
+        labels = reunite(parts, known) if len(known) == len(parts) else None
 
         counts = [[count(feeds) for feeds in fold.held_out.feeds] for fold in folds]
 

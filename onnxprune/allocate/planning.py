@@ -29,8 +29,7 @@ TRIES = 4  # a file may be some bytes larger than its weights say: names and sha
 HALVINGS = 7
 THREADS = 1  # that time is measured with
 NO_LABELS = (
-    "--max-drop: there are no labels beside --calib to measure accuracy with; give an array 'labels' there (those in a list "
-    "of batches are not read), or --metric"
+    "--max-drop: there are no labels beside --calib to measure accuracy with; give an array 'labels' there, or --metric"
 )
 LUCK = 0.5  # standard errors of a share that are left: the smallest of several good plans is often one that was lucky
 FASTER, SLOWER = 0.94, 1.02  # of the time that --latency asks for, what the clock may say

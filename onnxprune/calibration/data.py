@@ -63,6 +63,14 @@ class Batches:
         """Into how many parts the samples can be divided, up to so many."""
         raise NotImplementedError
 
+    @property
+    def has_labels(self) -> bool:
+        return self.labels is not None
+
+    def read_labels(self) -> list[Array] | None:
+        """The labels in the order of the batches, in pieces; None where a sample has none."""
+        return None if self.labels is None else [self.labels]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stored(Batches):
@@ -78,6 +86,11 @@ class Stored(Batches):
         for start in range(0, len(self.rows), self.step):
             part = _part(self.rows[start : start + self.step])
             yield {n: x[...] if (a := self.axes[n]) is None else _take(x, a, part) for n, x in self.columns.items()}
+
+    def pairs(self) -> Iterator[tuple[Feeds, Array | None]]:
+        """The batches with their labels."""
+        for at, feeds in enumerate(self):
+            yield feeds, None if self.labels is None else self.labels[at * self.step : (at + 1) * self.step]
 
     def limit(self, samples: int) -> Stored:
         if all(a is None for a in self.axes.values()) or samples >= len(self.rows):
@@ -129,6 +142,10 @@ class Streamed(Batches):
     most: int | None = None
 
     def __iter__(self) -> Iterator[Feeds]:
+        return (feeds for feeds, _ in self.pairs())
+
+    def pairs(self) -> Iterator[tuple[Feeds, Array | None]]:
+        """The batches with their labels, where they have some."""
         left = self.most
         for item in self.start():
             batches = _stored(_named(item, self.specs, self.source), self.specs, self.step, self.source)
@@ -137,12 +154,24 @@ class Streamed(Batches):
                     return
                 batches = batches.head(left)
             left = None if left is None else left - len(batches.rows)
-            yield from batches
+            yield from batches.pairs()
+
+    @property
+    def has_labels(self) -> bool:
+        return next((labels is not None for _, labels in self.pairs()), False)
+
+    def read_labels(self) -> list[Array] | None:
+        found = [labels for _, labels in self.pairs() if labels is not None]
+        return found if len(found) == sum(1 for _ in self) else None
 
     def hold_out(self, fold: int, folds: int) -> tuple[Streamed, Streamed]:
         def pick(inside: bool) -> Streamed:
-            chosen = lambda: (feeds for at, feeds in enumerate(self) if (at % folds == fold) == inside)  # noqa: E731
-            return replace(self, start=chosen, most=None, samples=None)
+            def choose() -> Iterator[Feeds]:
+                for at, (feeds, labels) in enumerate(self.pairs()):
+                    if (at % folds == fold) == inside:
+                        yield feeds if labels is None else {**feeds, "labels": labels}
+
+            return replace(self, start=choose, most=None, samples=None)
 
         return pick(False), pick(True)
 
@@ -239,7 +268,21 @@ def _named(item: Any, specs: Sequence[InputSpec], source: str) -> dict[str, Colu
     arrays = list(item) if isinstance(item, tuple | list) else [item]
     if len(arrays) not in (len(specs), len(specs) + 1):
         raise _bad(source, f"a batch of {len(arrays)} arrays; give one for each input, {[s.name for s in specs]}")
-    return {s.name: np.asarray(x) for s, x in zip(specs, arrays, strict=False)}
+    named = {s.name: np.asarray(x) for s, x in zip(specs, arrays, strict=False)}
+    return named | _labels_beside(arrays[len(specs) :], named)
+
+
+def _labels_beside(extra: Sequence[Any], named: Mapping[str, Column]) -> dict[str, Column]:
+    """What stands behind the inputs in a tuple, if it has an entry for each sample; targets of other kinds are left out."""
+    try:
+        labels = np.asarray(extra[0]) if extra else None
+    except ValueError:  # lists of different lengths
+        return {}
+    first = next(iter(named.values()))
+    fits = (
+        labels is not None and labels.dtype != object and labels.ndim and first.ndim and len(labels) == first.shape[0]
+    )
+    return {"labels": labels} if fits and labels is not None and "labels" not in named else {}
 
 
 def _pictures(

@@ -197,13 +197,15 @@ class _Comparison:
             dropped=data.dropped,
             data=data.source,
             nonfinite=NonFinite(overall.nonfinite_reference, overall.nonfinite_candidate),
-            metric=self._measure(data.labels),
+            metric=self._measure(data),
         )
         return replace(found, degraded=bool(explain_degraded(found)))
 
-    def _measure(self, labels: Array | None) -> MetricReport | None:
+    def _measure(self, data: Batches) -> MetricReport | None:
         if self.metric is None:
             return None
+        read = data.read_labels()
+        labels = None if read is None else join(read)
         return MetricReport(self.metric.name, *(self.metric.measure(self._join(seen), labels) for seen in self.shown))
 
     def _join(self, seen: list[dict[str, Any]]) -> dict[str, Array]:
