@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnxprune.allocate.budget import budget_of
 from onnxprune.allocate.search import cheapest, dynamic
 from onnxprune.allocate.tables import Heights, ratios_for
 from onnxprune.calibration import input_specs, load_data
+from onnxprune.graph.weights import Array
 from onnxprune.measure import OutputShift
 from onnxprune.measure.shift import OutputError, kl
 
@@ -131,6 +133,23 @@ def test_a_file_that_holds_no_measurements_is_left_alone(tmp_path: Path) -> None
 
 
 # sharing a budget
+
+
+def test_a_group_that_costs_less_than_nothing() -> None:
+    """A predicted time may fall where a group grows: then it stays whole, and the others fit all the same."""
+    analysis = onnxprune.analyze(CNN)
+    c = candidates(analysis, Options(macs=0.5).resolved(False))
+
+    class Falling:
+        def at(self, counts: Array) -> Array:
+            made: Array = counts.sum(-1) - 1.5 * counts[..., 0]
+            return made
+
+    cost, sizes = Falling(), analysis.sizes
+    budget = replace(budget_of(c, "macs", 0.5), cost=cost, exact=cost.at, whole=float(cost.at(sizes)))  # type: ignore[arg-type]
+    curves = {g.name: np.linspace(1, 0, g.size + 1) for g in c.groups}
+    counts = cheapest(c, curves, budget)
+    assert counts is not None and budget.fits(counts) and counts[0] == sizes[0]
 
 
 def test_dynamic_programming_finds_the_best_of_all() -> None:

@@ -85,7 +85,8 @@ def _prices(c: Candidates, budget: Budget, found: Counts) -> dict[str, float]:
     mine = [c.analysis.at_of[g.name] for g in c.groups]
     more = np.tile(widths, (len(mine), 1))
     more[np.arange(len(mine)), mine] += 1
-    prices = (budget.cost.at(more) - budget.cost.at(widths)).tolist()
+    # A predicted time may fall a little where a group grows; nobody is paid for that.
+    prices = np.maximum(budget.cost.at(more) - budget.cost.at(widths), 0).tolist()
     return dict(zip((g.name for g in c.groups), prices, strict=True))
 
 
