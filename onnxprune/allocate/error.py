@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.allocate.behind import Difference
 from onnxprune.calibration.run import count, first, open_session, run
 from onnxprune.calibration.store import Memory, StoredBatches
 from onnxprune.errors import OnnxPruneError
@@ -49,6 +50,7 @@ class OutputComparer:
         self.samples = sum(map(count, self.feeds))
         seen = ({name: outputs[name] for name in (*self.names, *shown)} for outputs in made)
         self.reference: Sequence[Feeds] = _stored(seen, memory)
+        self._difference = Difference(original.model, self.feeds, threads, memory)
 
     def key(self) -> str:
         """A hash of the inputs, and of what the original makes of them."""
@@ -59,16 +61,19 @@ class OutputComparer:
         return h.hexdigest()[:32]
 
     def of(self, model: Model) -> OutputShift:
-        """Run a model on the batches. Raises OnnxPruneError where ONNX Runtime does not."""
+        """Run a model, from where it differs from the original. Raises OnnxPruneError where ONNX Runtime does not."""
         sums = ShiftSums(self.tokens)
-        self.add(model, sums)
+        self._add(*self._difference.part(model, [*self.names, *self.shown]), sums)
         return sums.value()
 
     def add(self, model: Model, sums: ShiftSums) -> list[dict[str, Array]]:
-        """The same, to be summed up with what other samples show; the outputs to see, batch by batch."""
-        session = open_session(showing(model, [*self.names, *self.shown]), "candidate", self.threads)
+        """The same of a whole model, to be summed up with what other samples show; the outputs to see, batch by batch."""
+        return self._add(showing(model, [*self.names, *self.shown]), self.feeds, sums)
+
+    def _add(self, model: Model, batches: Sequence[Feeds], sums: ShiftSums) -> list[dict[str, Array]]:
+        session = open_session(model, "candidate", self.threads)
         seen = []
-        for feeds, before in zip(self.feeds, self.reference, strict=True):
+        for feeds, before in zip(batches, self.reference, strict=True):
             after = run(session, feeds)
             sums.add({name: before[name] for name in self.names}, after)
             seen.append({name: after[name] for name in self.shown})

@@ -21,7 +21,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.view import makers, reads
 
-__all__ = ["Walk", "constants", "open_session", "run"]
+__all__ = ["Walk", "constants", "cut_out", "open_session", "run"]
 
 
 class Walk:
@@ -100,10 +100,10 @@ class Walk:
             helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(store.dtype(n)), None)
             for n in sorted(self._reads[at])
         ]
-        return _cut(self.model, sorted(inside), inputs, sorted(wanted))
+        return cut_out(self.model, sorted(inside), inputs, sorted(wanted))
 
 
-def _cut(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto], outputs: Sequence[str]) -> Model:
+def cut_out(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto], outputs: Sequence[str]) -> Model:
     """Some of a model's nodes as a model of their own."""
     graph = model.proto.graph
     proto = ModelProto(ir_version=max(model.proto.ir_version, 4))  # before 4, initializers are inputs
@@ -136,4 +136,4 @@ def constants(
     inputs = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in fed.items()
     ]
-    return run(open_session(_cut(model, sorted(inside), inputs, names), "calibration"), fed)
+    return run(open_session(cut_out(model, sorted(inside), inputs, names), "calibration"), fed)
