@@ -5,7 +5,7 @@ Products are float32, sums of them and the solution float64. Groups come first: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -103,14 +103,17 @@ class Sparse:
         return fit_on(self.keep, self.gram, products(self.x, z) + self.d * self.w, self.w)
 
 
-def ridges(x: Array, z: Array, w0: Array, gram: Array, dampings: Iterable[float]) -> Iterator[Array]:
-    """What `Ridge` finds for one z at several dampings; `gram` as `_gram` makes it."""
+def ridges(x: Array, z: Array, w0: Array, gram: Array) -> Callable[[float], Array]:
+    """What `Ridge` finds for one z, by damping; `gram` as `_gram` makes it."""
     left, unit = z - x @ w0.astype(np.float32), _spread(x)
     many = x.shape[1] >= x.shape[2]
     right = products(x, left) if many else left
-    for damping in dampings:
+
+    def find(damping: float) -> Array:
         found = np.linalg.solve(_damped(gram, damping * unit), right)
-        yield w0 + (found if many else x.transpose(0, 2, 1) @ found)
+        return np.asarray(w0 + (found if many else x.transpose(0, 2, 1) @ found))
+
+    return find
 
 
 def _damped(gram: Array, d: Array) -> Array:
@@ -155,26 +158,31 @@ class CenteredRows:
         held = np.arange(rows) * BLOCKS // rows % HELD == HELD - 1
         if not held.any() or not np.isfinite(self.mean).all():
             return Ridge(self.x, self.w0, float(DAMPINGS[-1]))
-        (z, c), x = self.wanted(self.target), self.x[:, ~held]
+        (z, c), x, rest = self.wanted(self.target), self.x[:, ~held], self.x[:, held]
+        fixed = self.fixed if self.fixed.shape[1] == 1 else self.fixed[:, held]
         want, gram = self.tail.act(self.target[:, held]), _gram(x)
+        find = ridges(x, z[:, ~held], self.w0, gram)
         start = int(np.searchsorted(DAMPINGS[:-1], guess * (1 - SLACK)))
         errors = np.full(len(DAMPINGS), np.inf)
         for some in (range(start, -1, -1), range(start + 1, len(DAMPINGS))):
-            for i, w in zip(some, ridges(x, z[:, ~held], self.w0, gram, DAMPINGS[[*some]]), strict=False):
-                error = np.square(self.tail.act(self.made(w, c, held)) - want, dtype=np.float64).sum()
+            for i in some:
+                made = self._make(rest, fixed, find(DAMPINGS[i]), c)
+                error = np.square(self.tail.act(made) - want, dtype=np.float64).sum()
                 errors[i] = float(error) if np.isfinite(error) else np.inf
                 if errors[i] > (1 + SLACK) * errors.min():
                     break
         damping = float(DAMPINGS[np.argmax(errors <= (1 + SLACK) * errors.min())])
         if x.shape[1] < x.shape[2]:
             return Ridge(self.x, self.w0, damping)
-        rest = self.x[:, held]
         return Ridge(self.x, self.w0, damping, gram + products(rest, rest))
 
-    def made(self, w: Array, c: Array, rows: Array | slice = slice(None)) -> Array:
+    def made(self, w: Array, c: Array) -> Array:
         """What the network has before the activation, with these weights."""
-        out = self.x[:, rows] @ (w * self.scale).astype(np.float32)
-        out += self.fixed if self.fixed.shape[1] == 1 else self.fixed[:, rows]
+        return self._make(self.x, self.fixed, w, c)
+
+    def _make(self, x: Array, fixed: Array, w: Array, c: Array) -> Array:
+        out = x @ (w * self.scale).astype(np.float32)
+        out += fixed
         out += (c * self.scale).astype(np.float32)
         return np.asarray(out)
 
