@@ -9,6 +9,7 @@ from test_cli import call, fails
 
 import onnxprune
 from onnxprune import OnnxPruneError, Plan
+from onnxprune.allocate import planning
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.planning import make_plan
 from onnxprune.allocate.poly import Compiled, Poly
@@ -20,6 +21,7 @@ from onnxprune.calibration.kernels import Kernel, KernelTimer, quickest
 from onnxprune.errors import DataError
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import full_proto
+from onnxprune.report.types import TimingReport
 from onnxprune.settings import Options
 from onnxprune.surgery import apply_plan
 from onnxprune.validation.latency import Stopwatch
@@ -233,3 +235,32 @@ def test_bad_tables_are_told_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("[1]\n")
     run = call("prune", CNN, "-o", tmp_path / "o.onnx", "--latency", 0.6, "--timings", tmp_path / "t.jsonl")
     fails(run, "is no file of timings")
+
+
+def test_a_budget_is_approached_by_secants() -> None:
+    """Half of the time is overhead that no budget changes, so that the time falls by half as much as the budget."""
+    asked = list[float]()
+
+    def make(budget: float) -> planning._Timed:
+        asked.append(budget)
+        took = 0.5 + 0.5 * budget**1.2
+        report = TimingReport(1.0, took, 0.0, 1, "", took)
+        return planning._Timed(Plan("", {}), report, planning._miss(took, 0.7))
+
+    best = planning._approach(make, 0.7)
+    assert best.miss == 0 and 0.679 <= best.report.measured <= 0.714 and len(asked) <= 4
+    assert asked[0] == 0.7 and asked[1] < 0.5
+
+
+@pytest.mark.parametrize("took", [0.5, 0.9])
+def test_a_budget_out_of_reach_keeps_what_is_fast_enough(took: float) -> None:
+    def make(budget: float) -> planning._Timed:
+        if budget != 0.7:
+            raise OnnxPruneError("out of reach")
+        return planning._Timed(Plan("", {}), TimingReport(1.0, took, 0.0, 1, "", took), planning._miss(took, 0.7))
+
+    if took < 0.7:
+        assert planning._approach(make, 0.7).report.measured == took
+    else:
+        with pytest.raises(OnnxPruneError, match="out of reach"):
+            planning._approach(make, 0.7)

@@ -32,7 +32,9 @@ NO_LABELS = (
     "--max-drop: there are no labels beside --calib to measure accuracy with; give an array 'labels' there, or --metric"
 )
 LUCK = 0.5  # standard errors of a share that are left: the smallest of several good plans is often one that was lucky
-FASTER, SLOWER = 0.94, 1.02  # of the time that --latency asks for, what the clock may say
+NEAR = 0.01  # of the time that was asked for: plans that miss it by so much more are as good
+FLAT = 0.1  # the least slope of time against a budget that is believed
+FASTER, SLOWER = 0.97, 1.02  # of the time that --latency asks for, what the clock may say
 
 
 def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None) -> Plan:
@@ -151,27 +153,61 @@ def _within_best(first: _Stage, budget: Budget) -> Plan:
     return min(plans, key=lambda plan: evaluator.judge(plan, FOLDS).loss)
 
 
+@dataclass(frozen=True)
+class _Timed:
+    """A plan, what was predicted and measured of its time, and how far that is from what was asked for."""
+
+    plan: Plan
+    report: TimingReport
+    miss: float
+
+
 def _within_latency(first: _Stage, fraction: float) -> Plan:
-    """The plan that a search within the predicted time makes; where the clock says another time, with another budget."""
+    """The plan that a search within the predicted time makes; where the clock says another time, with another budget.
+
+    Where errors are measured, a search within multiply-accumulates is tried as well, whatever time is predicted for it: of the two
+    that take as long the better one on samples held out.
+    """
     o, evaluator = first.c.options, first.sharing.evaluator
     model, table = first.c.analysis.model, evaluator.timings
     watch = Stopwatch(model, evaluator.batches or random_batches(model, o.seed, 1))
-    progress = evaluator.stage_progress("time")
-    cost = time_cost(first.c, watch.feeds, table, THREADS, o.seed, progress)
-    asked = fraction
-    tried = list[tuple[float, Plan, TimingReport]]()
+    cost = time_cost(first.c, watch.feeds, table, THREADS, o.seed, evaluator.stage_progress("time"))
+
+    def time(plan: Plan) -> _Timed:
+        took = table.get_or_measure(watch.key(plan), lambda: watch.ratio(apply_plan(first.c.analysis, plan)))
+        report = TimingReport(cost.whole, cost.of_plan(plan), cost.error, THREADS, table.digest, took)
+        return _Timed(replace(plan, timings=table.digest), report, _miss(took, fraction))
+
+    found = [_approach(lambda asked: time(_within(first, budget_of_time(first.c, cost, asked))), fraction)]
+    if o.allocation in MEASURED and evaluator.batches and cost_of(first.c.analysis, "macs"):
+        found.append(_approach(lambda asked: time(_within(first, budget_of(first.c, "macs", asked), False)), fraction))
+    least = min(t.miss for t in found)
+    near = [t for t in found if t.miss <= least + NEAR]
+    best = near[0] if len(near) == 1 else min(near, key=lambda t: evaluator.judge(t.plan).loss)
+    evaluator.timing = best.report
+    return best.plan
+
+
+def _approach(make: Callable[[float], _Timed], fraction: float) -> _Timed:
+    """The plan that takes most nearly a fraction of the time, along a family of budgets: by secants, from the whole model on."""
+    tried = list[_Timed]()
+    asked, last = fraction, (1.0, 1.0)
     for _ in range(TRIES):
-        budget = budget_of_time(first.c, cost, asked)
-        plan = _within(first, budget)
-        seconds = cost.of_plan(plan)
-        took = table.get_or_measure(watch.key(plan), lambda plan=plan: watch.ratio(apply_plan(first.c.analysis, plan)))  # type: ignore[misc]
-        report = TimingReport(cost.whole, seconds, cost.error, THREADS, table.digest, took)
-        tried.append((_miss(took, fraction), replace(plan, timings=table.digest), report))
-        if tried[-1][0] == 0:
+        try:
+            tried.append(make(asked))
+        except OnnxPruneError:  # the budget is out of reach
+            if not any(t.report.measured <= fraction * SLOWER for t in tried):
+                raise
             break
-        asked = min(1.0, asked * fraction / took)
-    _, best, evaluator.timing = min(tried, key=lambda t: t[0])
-    return best
+        took = tried[-1].report.measured
+        slope = (last[1] - took) / (last[0] - asked) if asked != last[0] else 0.0
+        last, further = (asked, took), asked * fraction / took
+        if slope > FLAT:
+            further = asked + (fraction - took) / slope
+        asked = min(1.0, max(further, asked / 2))
+        if tried[-1].miss == 0 or asked == last[0]:
+            break
+    return min(tried, key=lambda t: t.miss)
 
 
 def _miss(took: float, asked: float) -> float:
