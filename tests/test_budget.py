@@ -240,3 +240,12 @@ def test_plans_are_composed() -> None:
     first = Plan("m", {"g": Choice(6, (1, 3, 5), "a"), "h": Choice(2, (0, 1))})
     both = composed(first, Plan("n", {"g": Choice(3, (2, 0), "b")}))
     assert both == Plan("m", {"g": Choice(6, (5, 1), "b"), "h": Choice(2, (0, 1))})
+
+
+def test_a_search_may_reach_what_one_ratio_does_not() -> None:
+    """Groups with ratios of their own are free for the search: its fallback plan for an interruption must not refuse the budget."""
+    data = {"image": np.load(MODELS / "digits_calib.npz")["image"][:16]}
+    asked = {"macs": 0.2, "group_ratio": {"conv2": 0.0, "conv3": 0.0}, "calib": data}
+    with pytest.raises(OnnxPruneError, match="loosen --group-ratio"):
+        onnxprune.plan(MODELS / "digits_cnn.onnx", allocation="uniform", **asked)  # type: ignore[arg-type]
+    assert onnxprune.plan(MODELS / "digits_cnn.onnx", **asked).groups  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, explain_rest, of_smaller, relax
@@ -145,7 +146,10 @@ def _within_best(first: _Stage, budget: Budget) -> Plan:
     """The plan within a budget; with much effort the best of several, on samples that are held out."""
     o, evaluator = first.c.options, first.sharing.evaluator
     if o.allocation in MEASURED and evaluator.batches:
-        evaluator.best = _within(first.allocating("uniform"), budget, final=False)
+        with suppress(
+            OnnxPruneError
+        ):  # with ratios that groups have of their own, the search may reach what this does not
+            evaluator.best = _within(first.allocating("uniform"), budget, final=False)
     evaluator.best = _within(first, budget)
     if o.effort != "high" or o.allocation != "search" or o.steps != 1:
         return evaluator.best
