@@ -281,7 +281,9 @@ def _compare_and_report(
                     seed=work.seed,
                     timed=True,
                     profile=work.run.profile,
-                    metric=load_metric(work.run.metric),
+                    metric=None
+                    if evaluator.metric is ACCURACY
+                    else evaluator.metric,  # accuracy has a place of its own
                 )
                 of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
                 layers = layer_errors(of, made.in_float, seen, moved, memory=evaluator.memory) if seen else None

@@ -349,3 +349,11 @@ def test_targets_that_are_no_labels_are_left_out() -> None:
     boxes = [[1, 2], [3]]  # a list for each image, of any length
     data = load_digits([(POOL[:2], boxes), (POOL[2:4], {"boxes": boxes})])
     assert not data.has_labels and data.read_labels() is None and sum(map(len, read(data))) == 4
+
+
+def test_a_metric_file_is_run_once(tmp_path: Path) -> None:
+    file, ran = tmp_path / "mine.py", tmp_path / "ran.txt"
+    file.write_text(f"open({str(ran)!r}, 'a').write('.')\n\ndef half(outputs, labels):\n    return 0.5\n")
+    report = onnxprune.prune(CNN, macs=0.5, calib={"image": POOL[:20]}, metric=f"{file}:half").report
+    assert report.error and report.error.metric and report.held_out and report.held_out.metric
+    assert ran.read_text() == "."

@@ -161,8 +161,9 @@ class Streamed(Batches):
         return next((labels is not None for _, labels in self.pairs()), False)
 
     def read_labels(self) -> list[Array] | None:
-        found = [labels for _, labels in self.pairs() if labels is not None]
-        return found if len(found) == sum(1 for _ in self) else None
+        found = [labels for _, labels in self.pairs()]
+        some = [labels for labels in found if labels is not None]
+        return some if len(some) == len(found) else None
 
     def hold_out(self, fold: int, folds: int) -> tuple[Streamed, Streamed]:
         def pick(inside: bool) -> Streamed:
