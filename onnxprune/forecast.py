@@ -1,7 +1,7 @@
 """How long calibrated pruning is going to take, from the time that the model takes for one batch.
 
-The factors are near what was measured for ResNet-20 (2,000 samples) and MobileNetV2 (160 images) on one core. For tiny networks they
-are too high: digits_cnn with a limit was announced as 57 s, and took 8.
+The factors are near what was measured for ResNet-20 (2,000 samples) and MobileNetV2 (160 images) on one core. For tiny networks
+they are too high: digits_cnn with a limit was announced as 57 s, and took 8.
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
+from onnx import NodeProto
 
 from onnxprune.axes import Axis, Prod, Reason, Size, Var, pair
 from onnxprune.coupling import SHARED, Coupling, Use, couple_graph, linearize
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import Site
+from onnxprune.graph.view import Site, makers
 from onnxprune.macs import total_macs
 from onnxprune.ops.records import NOTHING, record_of
 
@@ -115,6 +116,12 @@ class Analysis:
                 if name in self.coupling.weights and node.name:
                     out.setdefault(name, []).append(node.name)
         return out
+
+    @cached_property
+    def made_by(self) -> Mapping[str, NodeProto]:
+        """The node of the model as it was given that makes each activation."""
+        nodes = self.model.proto.graph.node
+        return {name: nodes[i] for name, i in makers(nodes).items()}
 
     @cached_property
     def outside(self) -> set[str]:

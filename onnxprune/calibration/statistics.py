@@ -166,7 +166,7 @@ def _rows(x: Array, want: StatisticKey) -> Array:
 def _probe(analysis: Analysis, net: Net, want: StatisticKey) -> Probe:
     tensor, axis, statistic = want
     if statistic.startswith(PATCH):
-        node = _maker(analysis, tensor)
+        node = analysis.made_by[tensor]
         return replace(_probe(analysis, net, (node.input[0], axis, "mean")), patches=_patches(analysis, node))
     shape, elem = analysis.coupling.trace.shape(tensor), analysis.coupling.trace.dtype(tensor)
     if shape is None or not elem or not is_float(dtype_of(elem)):
@@ -183,7 +183,7 @@ def _patches(analysis: Analysis, node: onnx.NodeProto) -> Patches:
 def _watched(analysis: Analysis, want: StatisticKey) -> str:
     """The activation that is looked at: of patches, what the convolution reads."""
     tensor, _, statistic = want
-    return str(_maker(analysis, tensor).input[0]) if statistic.startswith(PATCH) else tensor
+    return str(analysis.made_by[tensor].input[0]) if statistic.startswith(PATCH) else tensor
 
 
 def _passes(
@@ -238,11 +238,5 @@ class Sizes:
         tensor, axis, statistic = want
         if not statistic.startswith(PATCH):
             return first((self.analysis.coupling.trace.shape(tensor) or (1,) * (axis + 1))[axis])
-        _, *inputs = self.analysis.coupling.trace.shape(_maker(self.analysis, tensor).input[1]) or (1,)
+        _, *inputs = self.analysis.coupling.trace.shape(self.analysis.made_by[tensor].input[1]) or (1,)
         return math.prod(first(s) for s in inputs)
-
-
-def _maker(analysis: Analysis, tensor: str) -> onnx.NodeProto:
-    """The node of the model that makes a tensor."""
-    made: onnx.NodeProto = next(n for n in analysis.model.proto.graph.node if tensor in n.output)
-    return made
