@@ -36,6 +36,7 @@ LUCK = 0.5  # standard errors of a share that are left: the smallest of several 
 NEAR = 0.01  # of the time that was asked for: plans that miss it by so much more are as good
 FLAT = 0.1  # the least slope of time against a budget that is believed
 FASTER, SLOWER = 0.97, 1.02  # of the time that --latency asks for, what the clock may say
+FAR = 1.5  # of that time: where the clock says more than this of the fastest plan, the budget is refused
 
 
 def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None) -> Plan:
@@ -200,9 +201,10 @@ def _approach(make: Callable[[float], _Timed], fraction: float) -> _Timed:
         try:
             tried.append(make(asked))
         except OnnxPruneError:  # the budget is out of reach
-            if not any(t.report.measured <= fraction * SLOWER for t in tried):
+            if not any(t.report.measured <= fraction * FAR for t in tried):
                 raise
-            break
+            asked = (asked + last[0]) / 2  # the clock asked for more than there is: nearer to what was reached
+            continue
         took = tried[-1].report.measured
         slope = (last[1] - took) / (last[0] - asked) if asked != last[0] else 0.0
         last, further = (asked, took), asked * fraction / took

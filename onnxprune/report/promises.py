@@ -5,11 +5,22 @@ from __future__ import annotations
 from onnxprune.report.types import PruneReport
 from onnxprune.settings import Options
 
+TOO_SLOW = 1.05  # of the time that was asked for, what the clock may find without a warning
+
 
 def explain_weak_promise(report: PruneReport) -> str:
     """Why a limit may not hold for the result, and what to do; empty where it was measured as it should be."""
     options = Options(**report.options) if report.options else None
-    if options is None or options.limit is None:
+    if options is None:
+        return ""
+    timing = report.timing
+    if options.latency is not None and timing and timing.measured > options.latency * TOO_SLOW:
+        predicted = timing.predicted / timing.before
+        return (
+            f"{options.asked} was not met: {timing.measured:.3g} of the time by the clock, {predicted:.3g} predicted; "
+            "ask for less, or try again on a quiet machine"
+        )
+    if options.limit is None:
         return ""
     found, asked = report.held_out, options.asked
     if report.sparsity or report.quantization:
