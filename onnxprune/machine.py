@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+THREADS = "ONNXPRUNE_THREADS"  # that may work for this process; ONNX Runtime does not heed OMP_NUM_THREADS
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -18,6 +19,11 @@ def cores() -> int:
         if quota.isdigit() and period.isdigit():
             found = min(found, int(quota) // int(period))
     return max(1, found)
+
+
+def threads() -> int:
+    """The threads that may work for this process: as many as ONNXPRUNE_THREADS says, else one for each core."""
+    return int(os.environ.get(THREADS) or 0) or cores()
 
 
 def memory_bytes() -> int | None:

@@ -9,10 +9,10 @@ ROOT = Path(__file__).parents[1] / "onnxprune"
 # From the ground up. A module may import those before it, and its own package. What a record of an operator is stands below the
 # graphs, which look operators up; the rules, which fill the records in, stand above.
 FLOORS = [
-    "version", "errors", "progress", "settings", "targets", "axes", "report.types", "report.plain", "report.degraded",
+    "version", "errors", "progress", "machine", "settings", "targets", "axes", "report.types", "report.plain", "report.degraded",
     "graph.view", "ops.records", "graph", "layout", "ops", "coupling", "macs", "groups", "signals", "criteria", "scoring",
     "plans", "surgery", "calibration", "measure", "repair", "convert", "quantize", "sparsity", "validation", "allocate", "plain",
-    "explain", "report", "result", "machine", "forecast", "pipeline", "candidates",
+    "explain", "report", "result", "forecast", "pipeline", "candidates",
     "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {

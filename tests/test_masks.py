@@ -75,7 +75,7 @@ def test_masks_are_those_of_sorting(
     x = many_ties(shape, dtype)
     form = Form.of(start(shape), [inputs], [outputs], shape)
     monkeypatch.setattr(masks, "BLOCK_BYTES", 4096)
-    weight = MaskedWeight(in_file(x, tmp_path / "w"), form, NofM(n, m).keep, m)
+    weight = MaskedWeight(in_file(x, tmp_path / "w"), form, NofM(n, m))
     assert b"".join(part.tobytes() for part in weight.parts()) == sorted_mask(x, inputs, n, m).tobytes()
     before, after = (int(np.count_nonzero(v.astype(np.float64))) for v in (x, sorted_mask(x, inputs, n, m)))
     assert (weight.tally.weights, weight.tally.nonzero_before, weight.tally.nonzero) == (x.size, before, after)
@@ -86,7 +86,7 @@ def test_tallies_are_of_all_blocks(dtype: Any, tmp_path: Path, monkeypatch: pyte
     x = (np.random.default_rng(0).standard_normal((66, 700)) * 30).astype(dtype)
     form = Form.of(start(x.shape), [0], [1], x.shape)
     monkeypatch.setattr(masks, "BLOCK_BYTES", 1 << 14)
-    weight = MaskedWeight(in_file(x, tmp_path / "w"), form, NofM(2, 4).keep, 4)
+    weight = MaskedWeight(in_file(x, tmp_path / "w"), form, NofM(2, 4))
     left = weight.array()
     for found, of in ((weight.tally.magnitude, x), (weight.tally.kept_magnitude, left)):
         assert found == pytest.approx(np.abs(of.astype(np.float64)).sum(), rel=1e-5)
@@ -106,7 +106,7 @@ def test_magnitudes_of_halves_are_exact(dtype: Any, finite: bool) -> None:
 def test_no_more_than_a_block_is_read_at_once(kind: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = many_ties((256, 64), dtype_of(kind))
     weight = in_file(x, tmp_path / "w")
-    masked = MaskedWeight(weight, Form.of(start(x.shape), [0], [1], x.shape), NofM(2, 4).keep, 4)
+    masked = MaskedWeight(weight, Form.of(start(x.shape), [0], [1], x.shape), NofM(2, 4))
     whole = masked.array()
     lengths: list[int] = []
     read = SourceFile.read

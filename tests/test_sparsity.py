@@ -96,7 +96,7 @@ def test_a_weight_is_masked_in_parts_as_it_is_at_once(inputs: int, dtype: Any, m
     array = (20 * np.random.default_rng(0).standard_normal((26, 24, 30))).astype(dtype)
     form = Form.of(start(array.shape), [inputs], [0 if inputs else 1], array.shape)
     pattern = parse("2:4")
-    whole = MaskedWeight(ArrayWeight(array), form, pattern.keep, pattern.group)
+    whole = MaskedWeight(ArrayWeight(array), form, pattern)
     once, tally = whole.array(), whole.tally
     monkeypatch.setattr(masks, "BLOCK_BYTES", 5000)
     parts = [p.size for p in whole.parts()]

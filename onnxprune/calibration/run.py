@@ -20,10 +20,10 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.lent import opened
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array, is_float
+from onnxprune.machine import THREADS
 
 Source = str | Path | onnx.ModelProto | bytes | Model
 Feeds = Mapping[str, Array]
-THREADS = "ONNXPRUNE_THREADS"  # of a session, where nothing else is said; ONNX Runtime does not heed OMP_NUM_THREADS
 
 # What random inputs try on the original, in this order: (sequence, image), each with the batch asked for, two, then one.
 _SIZES = ((16, 224), (8, 64), (32, 256), (128, 32), (512, 128), (1024, 320))

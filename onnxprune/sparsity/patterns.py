@@ -166,13 +166,22 @@ class Units:
         worth = self.worth(scores)
         return self.spread(largest(worth, worth.size - int(self.sparsity * worth.size)), scores.shape)
 
-    def above(self, scores: Array, threshold: float) -> Array:
-        """The same with a threshold for many layers."""
-        return self.spread(~(self.worth(scores) <= threshold), scores.shape)  # NaN stays
-
     def broken(self, there: Array) -> int:
         units = self._sum(there.astype(np.float32)) > 0
         return max(0, int(units.sum()) - (units.size - int(self.sparsity * units.size)))
+
+
+@dataclass(frozen=True)
+class Above:
+    """Units that are worth more than a threshold stay: one for many layers."""
+
+    units: Units
+    threshold: float
+
+    group = 0
+
+    def keep(self, scores: Array) -> Array:
+        return self.units.spread(~(self.units.worth(scores) <= self.threshold), scores.shape)  # NaN stays
 
 
 def largest(x: Array, count: int) -> Array:

@@ -22,10 +22,10 @@ from onnxprune.repair import Choose, RepairReport, SparsityRequest, repair
 from onnxprune.settings import Sparsity
 from onnxprune.sparsity.fold import fold
 from onnxprune.sparsity.layers import ConstantMatrix, matrices, numbers
-from onnxprune.sparsity.masked import MaskedWeight, Tally
+from onnxprune.sparsity.masked import MaskedWeight, Selects, Tally
 from onnxprune.sparsity.methods import chooser
 from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
-from onnxprune.sparsity.patterns import Pattern, Units
+from onnxprune.sparsity.patterns import Above, Pattern, Units
 from onnxprune.sparsity.permutation import permuted
 from onnxprune.sparsity.tensorrt import Verdict, judge
 from onnxprune.sparsity.threshold import threshold
@@ -241,17 +241,16 @@ def mask(
     `work` is the analysis of `model` with its inner tensors marked.
     """
     chosen = [x for x in layers if x.chosen]
-    keep = pattern.keep
+    selects: Selects = pattern
     if options.scope == "global" and isinstance(pattern, Units):
-        limit = threshold(lambda: _worths(work, chosen, pattern), pattern.sparsity)
-        keep = lambda scores: pattern.above(scores, limit)  # noqa: E731
+        selects = Above(pattern, threshold(lambda: _worths(work, chosen, pattern), pattern.sparsity))
     weights: dict[str, MaskedWeight] = {}
     for x in chosen:
         assert x.matrix.form is not None
         x.method = x.method or "magnitude"
         base: Weight = work.coupling.weights[x.matrix.weight]
         weights[x.matrix.weight] = MaskedWeight(
-            base, x.matrix.form, keep, pattern.group, numbers(work, x.matrix, not pattern.group)
+            base, x.matrix.form, selects, numbers(work, x.matrix, not pattern.group)
         )
     inner = {x.matrix.inner: weights[x.matrix.weight].array() for x in chosen if x.matrix.inner is not None}
     own = {x.matrix.weight: weights[x.matrix.weight] for x in chosen if x.matrix.inner is None}
