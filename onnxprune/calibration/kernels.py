@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
 from onnx import NodeProto
 
 from onnxprune.calibration.run import Feeds, open_session, prepare_run
@@ -91,6 +90,8 @@ def quickest(seconds: Sequence[float]) -> float:
 
 def describe_machine(threads: int) -> str:
     """What times hold for: the processor, ONNX Runtime's version, and the threads."""
+    import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
+
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
 
 from onnxprune.calibration.inputs import InputSpec, random_inputs
 from onnxprune.errors import OnnxPruneError
@@ -49,6 +48,8 @@ class Guess:
 @cache
 def _share_arena() -> None:
     """One pool of memory for the sessions of this process: with one each, mapping it anew takes a quarter of the time."""
+    import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
+
     info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     as_requested = 1  # rather than twice as much each time, the default
     with suppress(Exception):  # somebody registered a pool before
@@ -63,6 +64,8 @@ def open_session(
     `profile` is the beginning of the profiler's file, `optimized` the file to write the optimized graph to.
     Raises OnnxPruneError with ONNX Runtime's first line if it refuses the model.
     """
+    import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
+
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.use_deterministic_compute = True
@@ -141,6 +144,8 @@ def prepare_run(session: Any, feeds: Feeds) -> Callable[[], list[Any]]:
 
     It raises OnnxPruneError with ONNX Runtime's first line if the model does not run on `feeds`.
     """
+    import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
+
     names = [o.name for o in session.get_outputs()]
     options = ort.RunOptions()
     options.log_severity_level = 4  # the exception says it; ONNX Runtime would print it as well
@@ -183,6 +188,8 @@ def first(batches: Iterable[Feeds], samples: int | None) -> Iterator[Feeds]:
 
 
 def _to_ort(x: Array) -> Any:
+    import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
+
     kind = onnx.helper.np_dtype_to_tensor_dtype(x.dtype)
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.asarray(x, order="C"), kind)
 

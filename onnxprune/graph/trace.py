@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
-from onnx.reference.ops._op_list import load_op
 
 from onnxprune.axes import Dynamic, Size, pair
 from onnxprune.graph.facts import Facts, guessed_size, is_dynamic, is_same
@@ -348,6 +347,8 @@ class Trace(Facts):
         self._values[node.output[0]] = (a, a if np.array_equal(a, b) else b)
 
     def _run(self, node: NodeProto, feeds: list[np.ndarray | None]) -> list[Any] | None:
+        from onnx.reference.ops._op_list import load_op  # it imports a module for each operator
+
         try:
             op = load_op("", node.op_type, self.opsets.get("", 1))
             run = {

@@ -26,7 +26,7 @@ BFLOAT16 = dtype_of(TensorProto.BFLOAT16)
 HALF_INFINITY = 0x7C00  # the bits of a float16 that is infinite; those of NaN are more
 WIDE = {1: np.int16, 2: np.int32, 4: np.int64, 8: np.int64}  # differences of integers of so many bytes
 BLOCK_BYTES = 1 << 19  # what is masked at once: it stays in a core's cache
-ROWS = 64  # numbers that are summed up before the sums go on in double precision
+ADDED = 1024  # numbers that are summed up before the sums go on in double precision
 MOST_THREADS = 4  # one thread writes what they make, and keeps up with no more
 TWO_OF_FOUR = NofM(2, 4)
 
@@ -191,19 +191,22 @@ class MaskedWeight(DerivedWeight):
         bits = form.view(x.view(UNSIGNED[x.dtype.itemsize]))
         left = np.empty_like(bits)  # in the same order in memory
         ranks = halve(bits, sign_of(x.dtype), left)
-        counts = [int(np.count_nonzero(sizes)) for sizes in ranks]
-        sums = [_sum(self.numbers.floats(sizes, x.dtype)) for sizes in ranks]
+        dense = np.count_nonzero(ranks[-1]) == ranks[-1].size  # so are the larger ones then
+        counts = [row.size if dense else int(np.count_nonzero(row)) for row in ranks]
+        sums = _sums(self.numbers.floats(ranks, x.dtype)).tolist()
         tally = Tally(x.size, sum(counts), sum(counts[:2]), sum(sums), sum(sums[:2]))
         return form.back(left).view(x.dtype), tally
 
 
 def _sum(x: Array) -> float:
-    """The sum of a block, in single precision over short columns."""
-    flat = x.reshape(-1)
-    whole = flat.size - flat.size % ROWS
-    with np.errstate(over="ignore"):  # then the sum is infinite
-        columns = np.add.reduce(flat[:whole].reshape(ROWS, -1), axis=0)
-    return float(columns.sum(dtype=np.float64) + flat[whole:].sum(dtype=np.float64))
+    return float(_sums(x.reshape(1, -1))[0])
+
+
+def _sums(rows: Array) -> Array:
+    """The sum of each row, in single precision over short pieces; numpy's einsum takes half as long as its sum."""
+    whole = rows.shape[1] - rows.shape[1] % ADDED
+    pieces = np.einsum("rpa->rp", rows[:, :whole].reshape(len(rows), -1, ADDED))
+    return np.asarray(pieces.sum(axis=1, dtype=np.float64) + rows[:, whole:].sum(axis=1, dtype=np.float64))
 
 
 def blocks(form: Form, group: int, itemsize: int) -> Iterator[tuple[int, Form]]:
