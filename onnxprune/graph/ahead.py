@@ -1,7 +1,7 @@
 """Work that runs ahead of who takes its results, on the cores that there are."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Made = TypeVar("Made")
 AHEAD = 2  # results for each thread that may wait to be taken, so that no thread waits for the next item
 
 
-def make_ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Iterator[Made]:
+def make_ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Generator[Made, None, None]:
     """What `make` gives for each item, in their order, made by `threads` threads while earlier results are used.
 
     It pays where `make` spends its time in the system or in numpy, which let other threads run.

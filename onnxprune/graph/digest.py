@@ -15,9 +15,9 @@ class Digest:
     """The bytes are cut into leaves, 64 rows of 1024 words w; of each column, sum(a_r w_r) and sum(b_r (w_r >> 32)) mod 2^64 go to
     SHA-256, where a and b are odd numbers that SHA-256 makes.
 
-    Two leaves that differ in one word of a column always have other sums. Those that differ in more have the same with a
-    probability of at most 2^-31, were a and b drawn at random, and of about 2^-128 where the differences are no multiples of high
-    powers of two; in each column that differs anew. So bytes that nobody chose with a and b in mind have digests of their own.
+    Leaves that differ in one word of a column always have other sums. Where a column differs in more words, its sums are the same
+    with a probability of at most 2^-32, were a and b drawn at random; of about 2^-63 unless all differences are multiples of a high
+    power of two, as those of signs are. So contents that nobody made with these a and b in mind have digests of their own.
     Source: Carter and Wegman 1979, Universal classes of hash functions; Lemire and Kaser 2014, arXiv 1202.4961 (multilinear)
     """
 
