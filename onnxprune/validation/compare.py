@@ -81,34 +81,47 @@ def validate(
     if data is not None and sizes:
         raise OnnxPruneError("sizes are for random inputs; data come with their own, so leave one of the two out")
     before = open_session(original, "original", threads)
-    after = open_session(candidate, "candidate", threads)
-    _check_names(before, after)
+    names = _names(before)
     proto = proto_of(original, "original")
     comparison = _Comparison(vocabulary(proto), metric)
+    one: Mapping[str, Any] = {}
     if data is None:
         specs = input_specs(proto)
         guess = runnable_inputs(before, specs, seed, sizes)
-        comparison.add(guess.feeds, guess.outputs, run_as("candidate", after, guess.feeds))
         data = random_data(guess, specs, seed)
+        one = one_sample(before, data) if timed or profile else one
+        del before  # with a single batch, one of two large models after the other is in memory
+        after = _open_candidate(candidate, names, threads)
+        comparison.add(guess.feeds, guess.outputs, run_as("candidate", after, guess.feeds))
     else:
+        after = _open_candidate(candidate, names, threads)
         for feeds in data:
             comparison.add(feeds, run_as("original", before, feeds), run_as("candidate", after, feeds))
+        one = one_sample(before, data) if timed or profile else one
+        del before
+    del after  # so that they take no memory while others are timed
     error = comparison.result(data)
-    one = one_sample(before, data) if timed or profile else {}
     peaks = Counts(*(peak_memory(model, one, threads) for model in (original, candidate))) if profile else None
-    del before, after  # so that they take no memory while others are timed
     latency = race(original, candidate, one, threads) if timed else None
     return Result(**vars(error), batches=data, latency=latency, peak_memory=peaks)
 
 
-def _check_names(before: Any, after: Any) -> None:
-    wanted, found = ({i.name for i in s.get_inputs()} for s in (before, after))
-    lost = [o.name for o in before.get_outputs() if o.name not in {p.name for p in after.get_outputs()}]
+def _names(session: Any) -> tuple[set[str], list[str]]:
+    """Of the inputs, and of the outputs in their order."""
+    return {i.name for i in session.get_inputs()}, [o.name for o in session.get_outputs()]
+
+
+def _open_candidate(candidate: Source, names: tuple[set[str], list[str]], threads: int | None) -> Any:
+    """A session of the candidate. Raises OnnxPruneError where it lacks names of the original."""
+    session = open_session(candidate, "candidate", threads)
+    (wanted, outputs), (found, made) = names, _names(session)
+    lost = [name for name in outputs if name not in made]
     if wanted != found or lost:
         what = f"outputs {lost} of the original are missing" if lost else "its inputs are not the original's"
         raise OnnxPruneError(
             f"candidate: {what} (inputs {sorted(wanted)}, now {sorted(found)}); give two versions of one model"
         )
+    return session
 
 
 # Comparing
