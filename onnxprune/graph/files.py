@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ WINDOW_BYTES = 1 << 16  # what is read at once where a few bytes are asked for
 BUFFER_BYTES = 1 << 16  # larger pieces are written without being copied first
 TICK_SECONDS = 0.01  # the clock of a file system: two changes within one tick have the same time
 DIGITS = 16  # of the hash in the name of a data file
+_SEEKING = threading.Lock()
 TEMPORARY = re.compile(r"\.?onnxprune-([0-9a-f]{8})-(\d+)-\w+(\.tmp)?")  # machine, process, something random
 
 
@@ -91,8 +93,9 @@ def _state(found: os.stat_result) -> tuple[int, int, int, int]:
 def _read_at(fd: int, length: int, offset: int) -> bytes:
     if hasattr(os, "pread"):
         return os.pread(fd, length, offset)
-    os.lseek(fd, offset, os.SEEK_SET)  # Windows: one thread at a time
-    return os.read(fd, length)
+    with _SEEKING:  # Windows: one thread at a time
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, length)
 
 
 def write_file(target: Path, write: Writer) -> None:
