@@ -1,4 +1,4 @@
-"""2:4 of floats in few passes over memory: a comparison of each number with the second largest of its four."""
+"""2:4 of short floats in few passes over memory: a comparison of each number with the second largest of its four."""
 
 from __future__ import annotations
 

@@ -175,8 +175,8 @@ class MaskedWeight(DerivedWeight):
         return all(p.size == 1 for p in given)
 
     def _masked(self, x: Array, form: Form) -> tuple[Array, Tally]:
-        if self.pattern == TWO_OF_FOUR and form.shape[2] % 4 == 0 and is_float(x.dtype):
-            return self._halved(x, form)
+        if self.pattern == TWO_OF_FOUR and form.shape[2] % 4 == 0 and is_float(x.dtype) and x.dtype.itemsize <= 2:
+            return self._halved(x, form)  # wider floats fill the cache, and gain nothing
         sizes = self.numbers.sizes(x)
         size = self.numbers.floats(sizes, x.dtype)
         keep = form.back(self.pattern.keep(form.view(sizes if self.pattern.group else size)))
