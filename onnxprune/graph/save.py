@@ -1,5 +1,6 @@
 """Write ONNX files, weight after weight, all or nothing."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +11,6 @@ from onnx import TensorProto, numpy_helper
 
 from onnxprune.errors import OutputError
 from onnxprune.graph import files, wire
-from onnxprune.graph.digest import Digest
 from onnxprune.graph.files import SourceFile
 from onnxprune.graph.model import SMALL_BYTES, Model, inner_tensors
 from onnxprune.graph.sparse import encode
@@ -50,7 +50,7 @@ def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = 
     with files.drafts(target) as draft:
         moves: list[tuple[Path, Path]] = []
         if layout.blocks:
-            digest = Digest()
+            digest = hashlib.sha256()
             written = draft(lambda file: layout.write_data(wire.Hashed(file, digest)))
             moves.append((written, files.data_file(target, digest.hexdigest())))
             _refuse_source(model, moves[0][1])

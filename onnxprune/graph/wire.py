@@ -7,11 +7,11 @@ walked as ModelProto.graph -> GraphProto.initializer -> TensorProto.raw_data wit
 Source: https://protobuf.dev/programming-guides/encoding, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from onnxprune.errors import OutputError
-from onnxprune.graph.digest import Digest
 from onnxprune.graph.files import Sink, SourceFile
 from onnxprune.graph.weights import Weight, pieces
 
@@ -210,7 +210,7 @@ class Layout(NamedTuple):
 class Hashed:
     """A file, and the hash of what is written to it."""
 
-    def __init__(self, file: Sink, digest: Digest) -> None:
+    def __init__(self, file: Sink, digest: "hashlib._Hash") -> None:
         self.file, self.digest = file, digest
 
     def write(self, data: bytes | memoryview, /) -> int:
