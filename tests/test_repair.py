@@ -18,6 +18,7 @@ from onnxprune.graph.save import full_proto
 from onnxprune.groups import Analysis
 from onnxprune.plans import fingerprint
 from onnxprune.repair import RepairReport, repair
+from onnxprune.repair.cholesky import Cholesky
 from onnxprune.repair.kinds import make_layer
 from onnxprune.repair.layers import Change, Site
 from onnxprune.repair.segments import Walk
@@ -253,12 +254,24 @@ def test_few_rows_and_many_are_solved_alike() -> None:
     """With fewer rows than inputs another, smaller matrix is inverted: the same solution."""
     x, t, w0, b0 = normal(2, 10, 12), normal(2, 10, 3), normal(2, 12, 3).astype(np.float64), np.zeros((2, 3))
     ridge = Ridge(x, w0, 0.3)
-    assert ridge.inverse.shape == (2, 10, 10)
+    assert ridge.factor is not None and ridge.factor.lower.shape == (2, 10, 10)
     gram = x.transpose(0, 2, 1) @ x + ridge.d * np.eye(12)
     want = np.linalg.solve(gram.astype(np.float64), x.transpose(0, 2, 1) @ t + ridge.d * w0)
     np.testing.assert_allclose(ridge.fit(t), want, rtol=1e-3, atol=1e-4)
     found = solve(FitRows(x, t, None), w0, b0, Tail("y", np.ones(6), np.zeros(6)))
     assert found.b is not None and found.after < found.before
+
+
+@pytest.mark.parametrize("size", [1, 128, 300])
+def test_blocks_of_a_factor_solve_what_the_whole_matrix_does(size: int) -> None:
+    x, right = normal(2, 400, size).astype(np.float64), normal(2, size, 3, seed=1)
+    matrix = x.transpose(0, 2, 1) @ x + np.eye(size)
+    factor = Cholesky(matrix.copy())
+    np.testing.assert_allclose(factor.solve(right), np.linalg.solve(matrix, right.astype(np.float64)), rtol=1e-9)
+    true = np.linalg.cond(matrix, 1)
+    assert (factor.estimate_condition() <= true * (1 + 1e-9)).all() and (factor.estimate_condition() > true / 3).all()
+    with pytest.raises(np.linalg.LinAlgError):
+        Cholesky(-matrix)
 
 
 @pytest.mark.parametrize("rows", [8, 40])

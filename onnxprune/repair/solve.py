@@ -5,6 +5,7 @@ Products are float32, sums of them and the solution float64. Groups come first: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from onnxprune.calibration.store import Array
+from onnxprune.repair.cholesky import Cholesky
 from onnxprune.repair.support import Choose, Nearest, fit_on, settle
 from onnxprune.repair.tails import Tail
 
@@ -77,17 +79,17 @@ class Ridge:
     def __init__(self, x: Array, w0: Array, damping: float, gram: Array | None = None) -> None:
         self.x, self.w0, self.damping = x, w0, damping
         self.d = damping * _spread(x)
-        matrix = _damped(_gram(x) if gram is None else gram, self.d)
-        self.inverse = np.linalg.inv(matrix)
-        norms = [np.abs(m).sum(axis=1).max(axis=1) for m in (matrix, self.inverse)]
-        self.condition = float((norms[0] * norms[1]).max())
+        self.factor = _factorize(_damped(_gram(x) if gram is None else gram, self.d))
+        self.condition = float(self.factor.estimate_condition().max()) if self.factor else math.nan
 
     def fit(self, z: Array) -> Array:
-        """The weights for `z`."""
+        """The weights for `z`; not finite where what is read is not."""
+        if self.factor is None:
+            return np.full_like(self.w0, np.nan)
         if self.x.shape[1] >= self.x.shape[2]:
-            return np.asarray(self.inverse @ (products(self.x, z) + self.d * self.w0))
+            return self.factor.solve(products(self.x, z) + self.d * self.w0)
         left = z - self.x @ self.w0.astype(np.float32)
-        return np.asarray(self.w0 + self.x.transpose(0, 2, 1) @ (self.inverse @ left))
+        return np.asarray(self.w0 + self.x.transpose(0, 2, 1) @ self.factor.solve(left))
 
 
 class Sparse:
@@ -104,16 +106,27 @@ class Sparse:
 
 
 def ridges(x: Array, z: Array, w0: Array, gram: Array) -> Callable[[float], Array]:
-    """What `Ridge` finds for one z, by damping; `gram` as `_gram` makes it."""
+    """What `Ridge` finds for one z, by damping, in float32 alone; `gram` as `_gram` makes it."""
     left, unit = z - x @ w0.astype(np.float32), _spread(x)
     many = x.shape[1] >= x.shape[2]
     right = products(x, left) if many else left
 
     def find(damping: float) -> Array:
-        found = np.linalg.solve(_damped(gram, damping * unit), right)
+        factor = _factorize(_damped(gram, damping * unit).astype(np.float32))
+        if factor is None:
+            return np.full_like(w0, np.nan)
+        found = factor.solve(right)
         return np.asarray(w0 + (found if many else x.transpose(0, 2, 1) @ found))
 
     return find
+
+
+def _factorize(matrix: Array) -> Cholesky | None:
+    """None where it is not finite, or to rounding not positive."""
+    try:
+        return Cholesky(matrix) if np.isfinite(matrix).all() else None
+    except np.linalg.LinAlgError:
+        return None
 
 
 def _damped(gram: Array, d: Array) -> Array:
