@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxprune.allocate.evaluator import FOLDS, TRIAL_SAMPLES, WATCHED_SAMPLES, Evaluator
+from onnxprune.allocate.evaluator import FOLDS, WATCHED_SAMPLES, Evaluator, trial_samples
 from onnxprune.allocate.planning import HALVINGS
 from onnxprune.calibration.run import count, open_session, run
 from onnxprune.settings import Options
@@ -41,7 +41,7 @@ def forecast(evaluator: Evaluator, options: Options, check: bool) -> Forecast | 
     once = _time_sample(evaluator)
     plans = HALVINGS if options.limit else 1 if options.allocation != "search" else 2
     held_out = FOLDS if options.limit or options.effort == "high" else 1
-    tried = min(samples, TRIAL_SAMPLES)
+    tried = min(samples, trial_samples(samples))
     stages = {
         "calibrate": WATCH * min(samples, WATCHED_SAMPLES),
         "measure": MEASURE * samples if options.allocation == "search" else 0.0,

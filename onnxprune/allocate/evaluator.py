@@ -33,12 +33,18 @@ from onnxprune.surgery import apply_plan
 
 COMPARISON_SAMPLES = 256  # samples that an error is measured on
 FEW_SAMPLES, QUICK_SAMPLES = 16, 64  # the same, where one of many is
-QUICK_PASSES = 4  # of the data, that many such errors cost
-TRIAL_SAMPLES = 256  # samples that a plan is repaired on while channels are still removed
+QUICK_PASSES = 3  # of the data, that many such errors cost
+TRIAL_SAMPLES = 256  # samples that a plan is repaired on while channels are still removed, or half of the data
+LEAST_TRIAL_SAMPLES = 64  # unless that is fewer
 TRIAL_ROWS = 0.25  # the share of a layer's rows that it is fitted on then
 WATCHED_SAMPLES = 512  # samples whose activations are watched
 FOLDS = 5  # parts of the data, each of which is held out once
 NO_DATA = "errors are measured on calibration data; give some with --calib"
+
+
+def trial_samples(known: int | None) -> int:
+    """On how many of so many samples (None: nobody knows how many) a plan is tried."""
+    return TRIAL_SAMPLES if known is None else min(max(known // 2, LEAST_TRIAL_SAMPLES), TRIAL_SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,8 @@ class Evaluator:
         return self._try(plan, self.data)
 
     def _try(self, plan: Plan, data: Batches) -> Model:
-        return self._repaired(plan, data.limit(TRIAL_SAMPLES), "try", TRIAL_ROWS)[0]
+        enough = max(trial_samples(self.data.samples), count(data.first()))  # of a static batch there is no part
+        return self._repaired(plan, data.limit(enough), "try", TRIAL_ROWS)[0]
 
     def judge(self, plan: Plan, held_out: int = 1) -> HeldOutReport:
         """How far the outputs move on samples that the repair has not seen.

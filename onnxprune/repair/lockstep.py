@@ -32,8 +32,9 @@ class Lockstep:
 
     `changes` were made before, and stand over `flat`, the model that all of them are written into. `choose` says by the first
     output of a node, and its input, how the weights are chosen that stay; `plain` is what the result is compared with, where
-    that is not the network as it begins. Unless `all_stay`, later changes are dropped where the error would rise. The
-    original calls a tensor by the name in `names`, or by the same.
+    that is not the network as it begins. Unless `all_stay`, later changes are dropped where the error would rise. With a
+    `share` of the rows that a layer needs, below 1, the result is only a step on the way: then nothing is compared, and all
+    changes stay. The original calls a tensor by the name in `names`, or by the same.
     """
 
     net: Network
@@ -55,6 +56,11 @@ class Lockstep:
     def __post_init__(self) -> None:
         self._before, self._after, self._plain = (ArrayStore(self.memory) for _ in range(3))
         self._fitted = StoredArrays[int](self.memory)
+        self._batches = 0
+
+    @property
+    def is_step(self) -> bool:
+        return self.share < 1
 
     def __enter__(self) -> Lockstep:
         return self
@@ -68,12 +74,13 @@ class Lockstep:
         inputs = self._read()
         for some in self.changes:
             self.net.apply(some)
-        batches = len(self._plain)
-        seen = [*(t.original_stop() for t in self.tasks), set(self.judged)]
+        batches = self._batches
+        last = [] if self.is_step else [set(self.judged)]
+        seen = [*(t.original_stop() for t in self.tasks), *last]
         original = Walk(self.net.original, [set(map(self._name, stop)) for stop in seen], inputs, batches)
-        pruned = Walk(self.net.model, [*(t.pruned_stop() for t in self.tasks), self.judged], inputs, batches)
-        for at in range(len(self.tasks) + 1):
-            progress(at, len(self.tasks) + 1)
+        pruned = Walk(self.net.model, [*(t.pruned_stop() for t in self.tasks), *last], inputs, batches)
+        for at in range(len(seen)):
+            progress(at, len(seen))
             began = time.perf_counter()
             made = self._renamed(seen[at], original.run(at, self._before, self.threads))
             pairs = zip(made, pruned.run(at, self._after, self.threads), strict=True)
@@ -96,16 +103,18 @@ class Lockstep:
             yield {n: values[self._name(n)] for n in tensors if self._name(n) in values}
 
     def _read(self) -> list[str]:
-        """Take the samples in, and run the pruned network as it is without repair; the inputs' names."""
+        """Take the samples in, and run the pruned network as it is without repair where that is asked for; the inputs' names."""
         plain = self.plain or self.net.model
-        session = open_session(showing(plain, self.judged), "pruned", self.threads)
+        session = None if self.is_step else open_session(showing(plain, self.judged), "pruned", self.threads)
         names: list[str] = []
         for batch, feeds in enumerate(first(self.batches, self.samples)):
             names = list(feeds)
             self.report.samples += count(feeds)
             for store in (self._before, self._after):
                 store.put_all(batch, feeds)
-            self._plain.put_all(batch, {n: x for n, x in run(session, feeds).items() if n in self.judged})
+            self._batches = batch + 1
+            if session is not None:
+                self._plain.put_all(batch, {n: x for n, x in run(session, feeds).items() if n in self.judged})
         if not names:
             raise DataError("there are no samples to repair the model with")
         return names
@@ -150,6 +159,9 @@ class Lockstep:
     def result(self) -> Model:
         """The model with as many of the changes as do not raise the error."""
         report = self.report
+        if self.is_step:
+            report.kept = len(self.changes)
+            return self._model()
         assert report.error_before is not None and report.error_after is not None
         while report.kept and not self.all_stay and not report.error_after <= report.error_before:
             report.kept //= 2

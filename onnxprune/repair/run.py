@@ -57,7 +57,8 @@ def repair(
     obs     least squares on the original's inputs: Optimal Brain Surgeon's update, blockwise (Hassibi and Stork 1993; Kurtic et al.
             2022, arXiv 2203.07259, eq. 5)
 
-    A `share` of the rows that a layer needs is taken, where the result is only a step on the way. `thin` makes layers sparse on the
+    A `share` of the rows that a layer needs is taken, where the result is only a step on the way: then the outputs are not
+    compared either, and all changes stay. `thin` makes layers sparse on the
     way, each as soon as what it reads is as it will be.
 
     `batches` can be iterated more than once; `samples` takes the first batches only, until there are so many. What they become

@@ -23,7 +23,9 @@ MOMENTUM = 0.7
 SCORE_STEPS, SCORE_WORK = 60, 1 << 37  # steps for scores of tokens, and multiply-adds that those may take
 DAMPINGS = 1e-4 * 6.0 ** np.arange(7)  # relative to the mean of the Gram matrix's diagonal
 SLACK = 0.03  # the least damping whose error there is within so much of the least
+STRIDE = 2  # only one of two dampings is tried at first
 BLOCKS, HELD = 32, 4  # of the rows, in so many blocks, every fourth block is held back while a damping is chosen
+JUDGED_ROWS = 1 << 11  # of those held back, for the old and the new weights of an output to be compared by them alone
 NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
 
 
@@ -61,9 +63,9 @@ def products(x: Array, y: Array) -> Array:
     return out
 
 
-def _spread(x: Array) -> Array:
-    """The mean of the diagonal of x' x, [g, 1, 1]; 1 where that is 0."""
-    energy = np.einsum("gnk,gnk->g", x, x, dtype=np.float64) / x.shape[2]
+def _spread(gram: Array, inputs: int) -> Array:
+    """The mean of the diagonal of x' x, [g, 1, 1], from that matrix or x x'; 1 where it is 0."""
+    energy = np.trace(gram, axis1=1, axis2=2) / inputs
     return np.asarray(np.where(energy > 0, energy, 1.0)[:, None, None])
 
 
@@ -78,16 +80,18 @@ class Ridge:
 
     def __init__(self, x: Array, w0: Array, damping: float, gram: Array | None = None) -> None:
         self.x, self.w0, self.damping = x, w0, damping
-        self.d = damping * _spread(x)
-        self.factor = _factorize(_damped(_gram(x) if gram is None else gram, self.d))
+        gram = _gram(x) if gram is None else gram
+        self.d = damping * _spread(gram, x.shape[2])
+        self.factor = _factorize(_damped(gram, self.d))
         self.condition = float(self.factor.estimate_condition().max()) if self.factor else math.nan
 
-    def fit(self, z: Array) -> Array:
-        """The weights for `z`; not finite where what is read is not."""
+    def fit(self, z: Array, right: Array | None = None) -> Array:
+        """The weights for `z`, of which x' z may be known; not finite where what is read is not."""
         if self.factor is None:
             return np.full_like(self.w0, np.nan)
         if self.x.shape[1] >= self.x.shape[2]:
-            return self.factor.solve(products(self.x, z) + self.d * self.w0)
+            right = products(self.x, z) if right is None else right
+            return self.factor.solve(right + self.d * self.w0)
         left = z - self.x @ self.w0.astype(np.float32)
         return np.asarray(self.w0 + self.x.transpose(0, 2, 1) @ self.factor.solve(left))
 
@@ -96,20 +100,21 @@ class Sparse:
     """The same where some weights are to be zero; which, is chosen here, from the weights `w` that could be anything."""
 
     def __init__(self, x: Array, w: Array, damping: float, choose: Choose) -> None:
-        self.x, self.d = x, damping * _spread(x)
-        self.gram = products(x, x)
+        self.x, self.gram = x, products(x, x)
+        self.d = damping * _spread(self.gram, x.shape[2])
         self.gram += self.d * np.eye(self.gram.shape[1])
         self.keep, self.w = choose(self.gram, w)
 
-    def fit(self, z: Array) -> Array:
-        return fit_on(self.keep, self.gram, products(self.x, z) + self.d * self.w, self.w)
+    def fit(self, z: Array, right: Array | None = None) -> Array:
+        right = products(self.x, z) if right is None else right
+        return fit_on(self.keep, self.gram, right + self.d * self.w, self.w)
 
 
-def ridges(x: Array, z: Array, w0: Array, gram: Array) -> Callable[[float], Array]:
-    """What `Ridge` finds for one z, by damping, in float32 alone; `gram` as `_gram` makes it."""
-    left, unit = z - x @ w0.astype(np.float32), _spread(x)
+def ridges(x: Array, z: Array, w0: Array, gram: Array, right: Array | None = None) -> Callable[[float], Array]:
+    """What `Ridge` finds for one z, by damping, solved in float32; `gram` as `_gram` makes it, `right` is x' z with many rows."""
+    unit = _spread(gram, x.shape[2])
     many = x.shape[1] >= x.shape[2]
-    right = products(x, left) if many else left
+    right = (products(x, z) if right is None else right) - gram @ w0 if many else z - x @ w0.astype(np.float32)
 
     def find(damping: float) -> Array:
         factor = _factorize(_damped(gram, damping * unit).astype(np.float32))
@@ -146,6 +151,8 @@ class CenteredRows:
         self.x -= self.mean.astype(np.float32)
         self.b0 = b0
         self.start(w0)
+        self.held = np.arange(self.x.shape[1]) * BLOCKS // self.x.shape[1] % HELD == HELD - 1
+        self.right: Array | None = None  # x' z of the target, where it was made
         scale, shift = (np.reshape(v, (groups, 1, outputs)) for v in (tail.scale, tail.shift))
         self.fixed = (shift if rows.others is None else rows.others + shift).astype(np.float32)
         self.alive = np.abs(scale) > NO_EFFECT
@@ -163,31 +170,30 @@ class CenteredRows:
         return z - c.astype(np.float32), c
 
     def ridge(self, guess: float = 0.0) -> Ridge:
-        """Least squares with the damping that is best on blocks of rows that were not fitted; neighbors are often of one sample.
-
-        Dampings are tried from the one next to a guess on, downwards and upwards until the error has risen.
-        """
-        rows = self.x.shape[1]
-        held = np.arange(rows) * BLOCKS // rows % HELD == HELD - 1
+        """Least squares with the damping that is best on blocks of rows that were not fitted; neighbors are often of one sample."""
+        held = self.held
         if not held.any() or not np.isfinite(self.mean).all():
             return Ridge(self.x, self.w0, float(DAMPINGS[-1]))
         (z, c), x, rest = self.wanted(self.target), self.x[:, ~held], self.x[:, held]
-        fixed = self.fixed if self.fixed.shape[1] == 1 else self.fixed[:, held]
-        want, gram = self.tail.act(self.target[:, held]), _gram(x)
-        find = ridges(x, z[:, ~held], self.w0, gram)
-        start = int(np.searchsorted(DAMPINGS[:-1], guess * (1 - SLACK)))
-        errors = np.full(len(DAMPINGS), np.inf)
-        for some in (range(start, -1, -1), range(start + 1, len(DAMPINGS))):
-            for i in some:
-                made = self._make(rest, fixed, find(DAMPINGS[i]), c)
-                error = np.square(self.tail.act(made) - want, dtype=np.float64).sum()
-                errors[i] = float(error) if np.isfinite(error) else np.inf
-                if errors[i] > (1 + SLACK) * errors.min():
-                    break
-        damping = float(DAMPINGS[np.argmax(errors <= (1 + SLACK) * errors.min())])
-        if x.shape[1] < x.shape[2]:
+        gram, many = _gram(x), x.shape[1] >= x.shape[2]
+        right = products(x, z[:, ~held]) if many else None
+        find, fixed = ridges(x, z[:, ~held], self.w0, gram, right), self._fixed(held)
+        want = self.tail.act(self.target[:, held])
+
+        def measure(damping: float) -> float:
+            made = self._make(rest, fixed, find(damping), c)
+            error = float(np.square(self.tail.act(made) - want, dtype=np.float64).sum())
+            return error if np.isfinite(error) else np.inf
+
+        damping = choose_damping(measure, guess)
+        if right is None:
             return Ridge(self.x, self.w0, damping)
+        self.right = right + products(rest, z[:, held])
         return Ridge(self.x, self.w0, damping, gram + products(rest, rest))
+
+    def _fixed(self, rows: Array | slice) -> Array:
+        """What is added to some rows, or to all of them."""
+        return self.fixed if self.fixed.shape[1] == 1 else self.fixed[:, rows]
 
     def made(self, w: Array, c: Array) -> Array:
         """What the network has before the activation, with these weights."""
@@ -201,9 +207,13 @@ class CenteredRows:
 
     def best(self, w: Array, c: Array, damping: float = 0.0, condition: float = 1.0) -> Solution:
         """For each output the weights it had, or these, whichever are closer to the target behind the activation."""
-        want = self.tail.act(self.target)
+        rows = self.held if self.held.sum() >= JUDGED_ROWS else slice(None)
+        x, fixed, want = self.x[:, rows], self._fixed(rows), self.tail.act(self.target[:, rows])
         energy = float(np.square(want, dtype=np.float64).sum()) or 1.0
-        before, after = self._error(self.w0, self.c0, want), self._error(w, c, want)
+        before, after = (
+            np.square(self.tail.act(self._make(x, fixed, *of)) - want, dtype=np.float64).sum(axis=1, keepdims=True)
+            for of in ((self.w0, self.c0), (w, c))
+        )
         better = (after < before) & self.alive  # False where either is not finite
         if self.tail.scored:  # one softmax of all outputs: all of them or none
             better = np.full_like(better, bool(after.sum() < before.sum()))
@@ -212,8 +222,24 @@ class CenteredRows:
         errors = [float(e.sum() / energy) ** 0.5 for e in (before, np.where(better, after, before))]
         return Solution(w, b, errors[0], errors[1], damping, condition)
 
-    def _error(self, w: Array, c: Array, want: Array) -> Array:
-        return np.asarray(np.square(self.tail.act(self.made(w, c)) - want, dtype=np.float64).sum(axis=1, keepdims=True))
+
+def choose_damping(measure: Callable[[float], float], guess: float = 0.0) -> float:
+    """The least damping whose error is within SLACK of the least, by every other one, and the one below that.
+
+    They are tried from the one next to a guess on, downwards and upwards until the error has risen.
+    """
+    errors = np.full(len(DAMPINGS), np.inf)
+    start = int(np.searchsorted(DAMPINGS[:-1], guess * (1 - SLACK))) // STRIDE * STRIDE
+    for some in (range(start, -1, -STRIDE), range(start + STRIDE, len(DAMPINGS), STRIDE)):
+        for i in some:
+            errors[i] = measure(float(DAMPINGS[i]))
+            if errors[i] > (1 + SLACK) * errors.min():
+                break
+    enough = (1 + SLACK) * errors.min()
+    best = int(np.argmax(errors <= enough))
+    if best > 0 and measure(float(DAMPINGS[best - 1])) <= enough:
+        best -= 1
+    return float(DAMPINGS[best])
 
 
 def softmax(x: Array) -> Array:
@@ -247,11 +273,11 @@ def solve(
 def _stepped(f: CenteredRows, ridge: Ridge | Sparse) -> tuple[Array, Array]:
     """Least squares, then the steps of majorisation that what follows the layer asks for."""
 
-    def fit(target: Array) -> tuple[Array, Array]:
+    def fit(target: Array, right: Array | None = None) -> tuple[Array, Array]:
         z, c = f.wanted(target)
-        return ridge.fit(z), c
+        return ridge.fit(z, right), c
 
-    (w, c) = last = fit(f.target)
+    (w, c) = last = fit(f.target, f.right)
     for at in range(_steps(f, f.tail)):
         momentum = at / (at + 3) if f.tail.scored else MOMENTUM
         p = f.made(*(new + momentum * (new - old) for new, old in zip((w, c), last, strict=True)))

@@ -75,7 +75,7 @@ def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[FitTask]:
 
     `left_out` hears of those that cannot be fitted, and why. Large weights are not with them: `FitTask.loaded` has those of one.
     """
-    found = find_layers(net, left_out, settled=method != "obs", light=True)
+    found = find_layers(net, left_out, settled=method != "obs", light=True, moved=method == "obs")
     if method == "none":
         return [_task(net, f, nothing(f[2])) for f in found if (f[0], f[2].slot) in net.thinned]
     if method == "obs":  # the inputs that stay take over from those that go, as the original has them
@@ -96,14 +96,18 @@ def with_tails(net: Network, found: Sequence[Found]) -> list[tuple[Found, Tail]]
     return [(f, follow(f[2], net, lambda x, at=at: last[x] < at)) for at, f in enumerate(found)]  # type: ignore[misc]
 
 
-def find_layers(net: Network, left_out: dict[str, str], *, settled: bool, light: bool = False) -> list[Found]:
+def find_layers(
+    net: Network, left_out: dict[str, str], *, settled: bool, light: bool = False, moved: bool = False
+) -> list[Found]:
     """All layers whose inputs changed or whose weights are to become sparse.
 
     `settled`: only those whose rows are the original's, as no data decide how many there are. `light`: without
-    large weights.
+    large weights. `moved`: only those that lost channels themselves, or weights.
     """
     found = list[Found]()
-    for index in range(len(net.nodes)):
+    for index, node in enumerate(net.nodes):
+        if moved and not (_is_thinned(net, index) or any(map(net.moves, (*node.input, *node.output)))):
+            continue
         for f in _layers(net, index, left_out):
             if light:
                 f[2].lighten()
@@ -147,10 +151,9 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
     """What there is to fit in a node: nothing, one layer, or two."""
     node = net.nodes[index]
     name = node.name or next(filter(None, node.output), "")
-    thinned = any((index, slot) in net.thinned for slot in range(len(node.input)))
     if all(n in net.live for n in node.input) or not is_layer(record_of(node)):
         return
-    if not (thinned or net.touched.intersection(node.input) or _lost_states(net, index)):
+    if not (_is_thinned(net, index) or net.touched.intersection(node.input) or _lost_states(net, index)):
         return
     try:
         for extra, layer in _built(net, net.site(index)):
@@ -159,6 +162,11 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
             yield index, name + extra, layer
     except Unfit as why:
         left_out[name] = str(why)
+
+
+def _is_thinned(net: Network, index: int) -> bool:
+    """Are weights of a node to become sparse?"""
+    return any((index, slot) in net.thinned for slot in range(len(net.nodes[index].input)))
 
 
 def _built(net: Network, site: Site) -> Iterator[tuple[str, FitLayer]]:
