@@ -22,7 +22,7 @@ from onnxprune.repair.cholesky import Cholesky
 from onnxprune.repair.kinds import make_layer
 from onnxprune.repair.layers import Change, Site
 from onnxprune.repair.segments import Walk
-from onnxprune.repair.solve import DAMPINGS, FitRows, Ridge, ridges, softmax, solve
+from onnxprune.repair.solve import DAMPINGS, FitRows, Ridge, choose_damping, ridges, softmax, solve
 from onnxprune.repair.tails import Tail
 
 Array = NDArray[Any]
@@ -272,6 +272,23 @@ def test_blocks_of_a_factor_solve_what_the_whole_matrix_does(size: int) -> None:
     assert (factor.estimate_condition() <= true * (1 + 1e-9)).all() and (factor.estimate_condition() > true / 3).all()
     with pytest.raises(np.linalg.LinAlgError):
         Cholesky(-matrix)
+
+
+@pytest.mark.parametrize("guess", [0.0, DAMPINGS[3], DAMPINGS[6]])
+@pytest.mark.parametrize("least", range(len(DAMPINGS)))
+def test_a_damping_is_found_in_few_tries(least: int, guess: float) -> None:
+    """Where errors fall and rise again, the least one or a lower damping that is nearly as good; flat ones are not all tried."""
+    tried = list[float]()
+
+    def measure(damping: float) -> float:
+        tried.append(damping)
+        return 1 + 0.02 * float(np.log(damping / DAMPINGS[least])) ** 2
+
+    found = choose_damping(measure, guess)
+    best = min(map(measure, DAMPINGS[::2]))
+    assert measure(found) <= 1.03 * best and found <= DAMPINGS[least] * 7
+    tried.clear()
+    assert choose_damping(lambda d: tried.append(d) or 1.0, guess) == DAMPINGS[0] and len(tried) == 4
 
 
 @pytest.mark.parametrize("rows", [8, 40])
@@ -577,3 +594,15 @@ def test_a_repair_that_does_harm_is_taken_back(monkeypatch: pytest.MonkeyPatch) 
     feeds = [{"x": normal(8, 3, 8, 8, seed=i)} for i in range(4)]
     _, report = repaired(redundant(), 0.5, feeds)
     assert len(report.layers) == 2 and report.kept == 1 and report.error_after < report.error_before
+
+
+def test_a_step_on_the_way_is_repaired_too_and_not_compared() -> None:
+    feeds = [{"x": normal(8, 3, 8, 8, seed=i)} for i in range(4)]
+    analysis = onnxprune.analyze(redundant())
+    (group,) = (g for g in analysis.groups if g.size == 8)
+    plan = plan_of(analysis, {group.name: range(4)})
+    made, report = repair(analysis, plan, feeds, threads=1, share=0.25)
+    assert report.error_before is None and report.error_after is None and report.kept == len(report.layers) == 2
+    (want,), (got,) = outputs(redundant(), feeds[0]), outputs(full_proto(made), feeds[0])
+    (plain,) = outputs(full_proto(repair(analysis, plan, feeds, "none", threads=1)[0]), feeds[0])
+    assert np.linalg.norm(want - got) < 0.05 * np.linalg.norm(want - plain)

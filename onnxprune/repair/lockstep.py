@@ -20,10 +20,12 @@ from onnxprune.repair.layers import Change
 from onnxprune.repair.network import Network
 from onnxprune.repair.rows import Feeds, gather
 from onnxprune.repair.segments import Walk, open_session, run
-from onnxprune.repair.solve import FITS, FitRows, chosen
+from onnxprune.repair.solve import FITS, STEPS, FitRows, chosen
 from onnxprune.repair.support import Choose
 from onnxprune.repair.tasks import FitTask
 from onnxprune.report.types import LayerRepair, RepairReport
+
+FEW_STEPS = 1  # behind an activation, where the result is only a step on the way
 
 
 @dataclass
@@ -89,6 +91,7 @@ class Lockstep:
                 return
             with self.tasks[at].loaded(self.net):
                 rows = gather(self.tasks[at], self.net, pairs, batches, rng, self.share)
+                rows.steps = FEW_STEPS if self.is_step else STEPS
                 rows.damping = self.report.layers[-1].damping if self.report.layers else 0.0
                 self.changes.append(list(map(self._stored, self.fit(self.tasks[at], rows, began))))
             self.net.apply(self.changes[-1])

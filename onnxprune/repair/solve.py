@@ -33,13 +33,15 @@ NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
 class FitRows:
     """What a layer reads, x [g, n, K], and what there should be, each [g, n, O]. `solve` changes them.
 
-    `damping` is a guess at what is best, relative to the mean of the Gram matrix's diagonal.
+    `damping` is a guess at what is best, relative to the mean of the Gram matrix's diagonal; `steps` are those that an activation
+    behind the layer gets.
     """
 
     x: Array
     target: Array
     others: Array | None
     damping: float = 0.0
+    steps: int = STEPS
 
 
 @dataclass
@@ -147,6 +149,7 @@ class CenteredRows:
     def __init__(self, rows: FitRows, w0: Array, b0: Array | None, tail: Tail) -> None:
         groups, _, outputs = w0.shape
         self.x, self.target, self.tail, self.has_bias = rows.x, rows.target, tail, b0 is not None
+        self.steps = rows.steps
         self.mean = rows.x.mean(axis=1, keepdims=True, dtype=np.float64) * self.has_bias
         self.x -= self.mean.astype(np.float32)
         self.b0 = b0
@@ -289,7 +292,7 @@ def _steps(f: CenteredRows, tail: Tail) -> int:
     if tail.scored:
         work = 2 * f.x.size * f.target.shape[2]  # of one step
         return int(min(SCORE_STEPS, SCORE_WORK // work))
-    return STEPS if tail.cuts else 0
+    return f.steps if tail.cuts else 0
 
 
 def _wanted(target: Array, made: Array, tail: Tail) -> Array:
