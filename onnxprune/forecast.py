@@ -1,6 +1,6 @@
 """How long calibrated pruning is going to take, from the time that the model takes for one batch.
 
-The factors are near what was measured for ResNet-20 (2,000 samples) and MobileNetV2 (160 images) on one core. For tiny networks
+The factors are near what was measured for MobileNetV2 (160 images) on one core. For tiny networks
 they are too high: digits_cnn with a limit was announced as 57 s, and took 8.
 """
 
@@ -15,7 +15,7 @@ from onnxprune.allocate.planning import HALVINGS
 from onnxprune.calibration.run import count, open_session, run
 from onnxprune.settings import Options
 
-WATCH, MEASURE, TRY, REPAIR = 3.0, 5.0, 10.0, 9.0  # runs of a sample that each stage costs for each sample
+WATCH, MEASURE, TRY, REPAIR = 3.0, 4.0, 7.0, 9.0  # runs of a sample that each stage costs for each sample
 CLOCK_SECONDS = 5.0  # of the comparison at the end
 LONG_SECONDS = 10.0  # below that nobody has to be told
 
