@@ -63,11 +63,17 @@ def needed(a: Analysis, groups: Iterable[Group], criterion: str) -> list[Statist
 def signals(
     a: Analysis, group: Group, names: Sequence[str], statistics: Mapping[StatisticKey, np.ndarray]
 ) -> list[Signal]:
-    """The group's activations, with the statistics `names` by channel, and the weights that read them."""
-    out = []
+    """The group's activations, with the statistics `names` by channel, and the weights that read them.
+
+    Signals of one activation share its arrays.
+    """
+    out, known = [], dict[StatisticKey, np.ndarray]()
     for tap in fitting(a, group, names):
         wanted = named(a, tap, names)
-        values = {n: by_statistic(group, tap, n, statistics[w]) for n, w in wanted.items()}
+        for name, want in wanted.items():
+            if want not in known:
+                known[want] = by_statistic(group, tap, name, statistics[want])
+        values = {n: known[w] for n, w in wanted.items()}
         samples = [int(statistics[samples_of(w)]) for w in wanted.values() if samples_of(w) in statistics]
         read = tap.role == READ and a.coupling.has_parameters(tap.member.tensor)
         weights = _rows(a, group, tap.member, True) if read else np.empty((group.size, 0), np.float32)

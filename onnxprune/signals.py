@@ -108,6 +108,8 @@ def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.nda
     mine = by_channel(channel_order(group, tap.dim))
     entries = array.shape[-1] // tap.dim.length  # of a patch, for each position of the axis
     mine = (mine[:, None] * entries + np.arange(entries)).ravel()
+    if np.array_equal(mine, np.arange(array.shape[-1])):  # a copy of a large matrix takes long
+        return array if name.endswith("gram") else array.reshape(*array.shape[:-1], group.size, -1)
     if name.endswith("gram"):
         return np.asarray(array[np.ix_(mine, mine)])
     return np.asarray(array[..., mine]).reshape(*array.shape[:-1], group.size, -1)

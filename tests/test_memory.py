@@ -190,7 +190,7 @@ def test_what_cannot_be_done_is_said_before_it_is_begun(tmp_path: Path) -> None:
     shown = CliRunner().invoke(commands(), [str(a) for a in args])
     assert shown.exit_code == 2 and not out.exists()
     (line,) = shown.stderr.strip().splitlines()
-    assert line.startswith("error: calibration takes about 17.7 MiB of memory for the scores of group 'conv3' alone")
+    assert line.startswith("error: calibration takes about 10.1 MiB of memory for the scores of group 'conv3' alone")
     assert "may have 977 KiB; give more with --memory" in line
 
 

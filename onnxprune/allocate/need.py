@@ -16,10 +16,7 @@ from onnxprune.measure import judged
 from onnxprune.settings.units import size
 from onnxprune.signals import fitting, named
 
-COPIES, SCRATCH = (
-    3,
-    4,
-)  # of Gram matrices in float64: those of each reader while a group is scored, and of the largest besides
+COPIES, SCRATCH = 2, 2  # Gram matrices in float64: of each activation of a group, and of the largest besides
 Need = tuple[int, str]  # bytes, what for
 
 
@@ -41,7 +38,7 @@ def _needs(a: Analysis, groups: Iterable[Group], criterion: str, batches: Batche
             yield 2 * sizes.watched(name), f"output '{name}' of one batch"
     names = resolve(criterion)[0].statistics
     for g in groups:
-        wants = [want for tap in fitting(a, g, names) for want in named(a, tap, names).values()]
+        wants = dict.fromkeys(want for tap in fitting(a, g, names) for want in named(a, tap, names).values())
         squares = [8 * sizes.width(want) ** 2 for want in wants if want[2].endswith("gram")]
         if squares:
             yield COPIES * sum(squares) + SCRATCH * max(squares), f"the scores of group '{g.name}'"
