@@ -224,7 +224,10 @@ def _over_energy(w: Scores, covariance: Scores) -> Scores:
 
 def _narrowed(w: Scores) -> Scores:
     """Weights with the same W W^T, of no more outputs than there are positions."""
-    return w if w.shape[1] <= len(w) else np.transpose(np.linalg.qr(w.T, mode="r"))
+    if w.shape[1] <= len(w):
+        return w
+    values, vectors = np.linalg.eigh(w @ w.T)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def _covariance(s: Signal) -> Scores:
