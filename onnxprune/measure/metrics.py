@@ -14,7 +14,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, is_float
 from onnxprune.report.types import ErrorNumbers
 
-BLOCK = 1 << 20  # elements that are widened to float64 at a time
+BLOCK = 1 << 16  # elements that are widened to float64 at a time; larger arrays would be new from the system each time
 
 
 class ErrorSums:

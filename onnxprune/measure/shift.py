@@ -24,7 +24,7 @@ from onnxprune.measure.bound import lower_bound
 from onnxprune.measure.metrics import ErrorSums, agreed, aligned, class_scores
 
 TEMPERATURE, OF_TOKENS = 4.0, 1.0
-BLOCK = 1 << 22  # scores that are looked at at once
+BLOCK = 1 << 17  # scores that are looked at at once; more do not stay in a cache
 LEAST = 1e-12  # a probability below this says nothing
 Feeds = Mapping[str, Array]
 
