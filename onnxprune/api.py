@@ -88,7 +88,7 @@ def plan(
         cache: a file that keeps what was measured.
         timings: for a budget of `latency`, the file that keeps how long layers take on this machine.
         metric: your own measure, a function of outputs and labels, higher is better; or the text "FILE.py:function".
-        memory: what data may take, in bytes or as "4GB"; half of what is free unless given.
+        memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
         changes: fields of `Options`.
 
     Returns:
@@ -134,7 +134,7 @@ def sensitivity(
         preprocess: how pictures become inputs: a Preprocess, or the parts of one as text.
         ratios: the fractions of channels to remove.
         cache: a file to which every measurement is written as soon as it is made; what is found there is not measured again.
-        memory: what data may take, in bytes or as "4GB"; half of what is free unless given.
+        memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
         progress: called with the stage, the steps done and the steps in all.
         changes: fields of `Options`.
 
@@ -176,7 +176,7 @@ def apply(
         samples: at most so many of `calib`.
         repair: the method; None is lstsq with `calib`, none without. A method without data gets seeded random inputs.
         seed: of those inputs.
-        memory: what data may take, in bytes or as "4GB"; half of what is free unless given.
+        memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
 
     Returns:
         A new model.
@@ -341,7 +341,7 @@ def repair_model(
         samples: at most so many of `calib`.
         data: the inputs to compare on, with labels if there are any; `calib` without.
         preprocess: how pictures become inputs: a Preprocess, or the parts of one as text.
-        memory: what data may take, in bytes or as "4GB"; half of what is free unless given.
+        memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
         seed: of the places in feature maps that are fitted on.
         check: compare the outputs before and after.
         progress: called with the stage, the steps done and the steps in all.

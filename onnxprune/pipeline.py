@@ -17,7 +17,7 @@ from onnxprune.allocate import Cache, Evaluator, make_plan
 from onnxprune.allocate.evaluator import FOLDS
 from onnxprune.allocate.timing.table import TimingTable, default_path
 from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, read_preprocess
-from onnxprune.calibration.store import Memory
+from onnxprune.calibration.store import MEMORY_BYTES, Memory
 from onnxprune.convert import cast, flush_subnormals, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.forecast import forecast
@@ -218,11 +218,11 @@ def make_evaluator(
 
 
 def choose_memory(run: RunSettings) -> Memory:
-    """What data may take: what the settings say, else half of what is free."""
+    """What data may take: what the settings say, else half of what is free, and no more than files do not slow down."""
     free = memory_bytes()
     if run.memory is not None:
         return Memory(size_bytes(run.memory))
-    return Memory() if free is None else Memory(free // 2, free)
+    return Memory() if free is None else Memory(min(free // 2, MEMORY_BYTES), free)
 
 
 def _fit_together(options: Options, sparsity: Sparsity, work: Work, calibrated: bool) -> tuple[Options, Sparsity]:

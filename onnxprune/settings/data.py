@@ -119,8 +119,8 @@ class RunSettings:
     )
     memory: int | str | None = setting(
         None,
-        "Let calibration data, and what is made of them on the way, take so much memory: 800MB, 4GB (half of what is free). The "
-        "rest waits in temporary files; the result is the same.",
+        "Let calibration data, and what is made of them on the way, take so much memory: 800MB, 4GB (half of what is free, at "
+        "most 4GiB). The rest waits in temporary files; the result is the same.",
         on={"prune": Use(), "sparsify": Use(), "sensitivity": Use(panel=""), "repair": Use(panel="")},
         panel=CALIBRATION,
         metavar="SIZE",
