@@ -146,6 +146,7 @@ def _run(
         outputs = run_as("original", session, feeds)
         for want, name in names.items():
             folds[want].add(_rows(outputs[name], want))
+        del outputs  # before the next ones are made: Gram matrices are large
         samples += count(feeds)
         progress(samples, batches.samples or 0)
     for want in names:
