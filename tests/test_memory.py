@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,14 @@ from typer.testing import CliRunner
 import onnxprune
 from onnxprune.batch.jobs import ReadyJob
 from onnxprune.calibration import input_specs, load_data, store
+from onnxprune.calibration.run import open_session, run, trim_pool
 from onnxprune.calibration.statistics import gather
 from onnxprune.calibration.store import ArrayStore, Memory, StoredArrays, StoredBatches
 from onnxprune.cli import commands
 from onnxprune.errors import OnnxPruneError, OutputError
 from onnxprune.graph import lent
 from onnxprune.graph.save import full_proto
+from onnxprune.machine import resident_bytes
 from onnxprune.repair import layers
 from onnxprune.scoring import needed
 from onnxprune.settings.units import size_bytes
@@ -243,3 +246,15 @@ def test_a_decoder_is_what_its_options_say(decoder: Path) -> None:
     assert a.model.external and sum(w.nbytes for w in a.model.weights.values()) // 4 > 4 * 2 * 32 * 32
     assert {g.kind for g in a.groups} >= {"heads", "neurons", "width"}
     assert full_proto(a.model).graph.output[0].name == "logits"
+
+
+@pytest.mark.skipif(not resident_bytes(os.getpid()), reason="the system does not tell")
+def test_a_pool_of_memory_is_given_back() -> None:
+    """ONNX Runtime keeps what its largest run took, unless a run asks for less."""
+    column, row = np.ones((4096, 1), np.float32), np.ones((1, 4096), np.float32)
+    ends = [tensor("x", column.shape), tensor("y", row.shape)], [tensor("s", (1, 1))]
+    nodes = [make_node("MatMul", ["x", "y"], ["z"]), make_node("ReduceSum", ["z"], ["s"])]
+    run(open_session(model(nodes, *ends), "a product"), {"x": column, "y": row})
+    before = resident_bytes(os.getpid())
+    trim_pool()
+    assert before - resident_bytes(os.getpid()) > column.size * row.size * 4 // 2

@@ -32,6 +32,7 @@ _GUESSES = [
     *({"batch": b, "tokens": 2, "integers": 2} for b in (2, 1)),  # a vocabulary under 100
     *({"batch": b, "tokens": 100, "integers": 100} for b in (2, 1)),  # token ids under another name
 ]
+_IDENTITY = '<ir_version: 8, opset_import: ["": 13]> identity (float[1] x) => (float[1] y) { y = Identity(x) }'
 _LONG_GUESSES = [{"batch": b, "sequence": s, "image": 320} for s in _SOUND for b in (2, 1)]
 
 
@@ -54,6 +55,15 @@ def _share_arena() -> None:
     as_requested = 1  # rather than twice as much each time, the default
     with suppress(Exception):  # somebody registered a pool before
         ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, as_requested, -1, -1))
+
+
+def trim_pool() -> None:
+    """Give back what that pool holds and no session uses: as much as the largest run took. Only a run can ask for it."""
+    import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
+
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    open_session(onnx.parser.parse_model(_IDENTITY), "a pool's model").run(None, {"x": np.ones(1, np.float32)}, options)
 
 
 def open_session(

@@ -20,7 +20,7 @@ from onnxprune.calibration import probes
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.folds import AllRows, Greatest, Independence, Least, Mean, Rank, Summed, Zeros
 from onnxprune.calibration.probes import Build, Net, Patches, Probe
-from onnxprune.calibration.run import count, open_session, run_as
+from onnxprune.calibration.run import count, open_session, run_as, trim_pool
 from onnxprune.calibration.store import Memory, StoredArrays
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, dtype_of, is_float
@@ -107,6 +107,7 @@ def gather(
         session, names = _open(analysis, chunk, wants, threads)
         samples = max(samples, _run(session, some, names, found, _share(progress, i, len(passes))))
         del session  # before there is another one: it holds the weights
+    trim_pool()  # Gram matrices are the largest outputs that there are
     return Statistics(found, samples, batches.source)
 
 

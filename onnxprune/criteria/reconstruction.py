@@ -218,7 +218,7 @@ def _weights(s: Signal) -> Scores:
 
 def _over_energy(w: Scores, covariance: Scores) -> Scores:
     """The weights over the root of the energy of what they make."""
-    energy = float(np.sum((covariance @ w) * w))
+    energy = float(np.vdot(covariance @ w, w))
     return np.asarray(w / math.sqrt(energy if energy > 0 else 1.0))
 
 
