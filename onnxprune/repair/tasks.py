@@ -139,12 +139,16 @@ def _source(net: Network, layer: FitLayer) -> FitLayer:
 def parts_of(net: Network, layer: FitLayer, source: FitLayer) -> list[SourcePart]:
     """For each group of a pruned layer its part of the original's: the elements of the weight are numbered, cut and packed."""
     numbers = np.arange(source.matrix.weight.size).reshape(source.matrix.weight.shape)
-    every = source.matrix.pack(numbers)
     mine = layer.matrix.pack(picked(numbers, net.stays_of(layer.site.index, layer.slot)))
-    places = np.empty((3, numbers.size), np.int64)
-    places[:, every] = np.indices(every.shape)
-    group, row, column = places
-    return [SourcePart(int(group[w[0, 0]]), row[w[:, 0]], column[w[0]]) for w in mine]
+    every = source.matrix.pack(numbers)
+    places = np.empty(numbers.size, np.int64)
+    places[every] = np.arange(numbers.size).reshape(every.shape)
+
+    def find(some: Array) -> tuple[Array, ...]:
+        """Group, row and column of some elements, in the original's matrices."""
+        return np.unravel_index(places[some], every.shape)
+
+    return [SourcePart(int(find(w[0, 0])[0]), find(w[:, 0])[1], find(w[0])[2]) for w in mine]
 
 
 def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Found]:
