@@ -104,10 +104,11 @@ def gather(
     passes = _passes(analysis, wants, batches, memory.working)
     for i, (enough, chunk) in enumerate(passes):
         some = batches if enough is None else batches.limit(enough)
+        trim_pool()  # Gram matrices are the largest outputs that there are, and fit into no place that others left
         session, names = _open(analysis, chunk, wants, threads)
         samples = max(samples, _run(session, some, names, found, _share(progress, i, len(passes))))
         del session  # before there is another one: it holds the weights
-    trim_pool()  # Gram matrices are the largest outputs that there are
+    trim_pool()
     return Statistics(found, samples, batches.source)
 
 
