@@ -131,17 +131,20 @@ def test_groups_that_stay_whole_are_not_watched(decoder: Path, monkeypatch: pyte
 
 
 def test_memory_is_shared_and_given_back(tmp_path: Path) -> None:
-    memory = Memory(4 * 8000)  # half of it is for stores: two arrays
+    memory = Memory(20 * 8000)  # half of it is for stores: ten arrays
     one = np.arange(1000.0)
     with ArrayStore(memory) as a, ArrayStore(memory) as b:
-        a.put("x", 0, one)
+        a.put("large", 0, np.ones(2001))  # more than a tenth: a file
+        assert memory.waiting == 0 and isinstance(a.get("large", 0), np.memmap)
+        for name in (*range(8), "x"):
+            a.put(name, 0, one)
         b.put("x", 0, one)
         a.put("y", 0, one + 1)  # a file
-        assert (memory.waiting, a.bytes, b.bytes) == (16000, 8000, 8000)
+        assert (memory.waiting, a.bytes, b.bytes) == (80000, 72000, 8000)
         assert isinstance(a.get("y", 0), np.memmap) and np.array_equal(a.get("y", 0), one + 1)
         b.drop("x", 0)
         a.put("z", 0, one)
-        assert memory.waiting == 16000 and a.get("z", 0) is one
+        assert memory.waiting == 80000 and a.get("z", 0) is one
     assert memory.waiting == 0
     arrays = StoredArrays[str](memory)
     arrays["x"] = one

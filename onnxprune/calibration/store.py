@@ -20,6 +20,7 @@ from onnxprune.graph.files import temporary_folder, why
 Array = np.ndarray[Any, np.dtype[Any]]
 Key = TypeVar("Key", bound=Hashable)
 MEMORY_BYTES = 4 << 30  # where nobody says another limit
+LARGE_SHARE = 10  # an array of more than a tenth of the limit waits in a file, as Gram matrices of 8,192 channels do
 SMALL_BYTES = 4096  # an array of no more is not worth a file
 
 
@@ -36,8 +37,8 @@ class Memory:
         return self.limit // 2
 
     def take(self, nbytes: int) -> bool:
-        """Is there room for one more array in a store? Then it is taken."""
-        fits = self.waiting + nbytes <= self.limit - self.working
+        """Is there room for one more array in a store? Then it is taken; for a very large one there is none: files do as well."""
+        fits = nbytes <= self.limit // LARGE_SHARE and self.waiting + nbytes <= self.limit - self.working
         self.waiting += nbytes if fits else 0
         return fits
 
