@@ -214,7 +214,10 @@ def make_evaluator(
         metric = ACCURACY
     told = progress or (lambda *_: None)
     memory = choose_memory(run)
-    return Evaluator(analysis, batches, method, kept, timed, told, options.seed, metric, memory=memory)
+    return Evaluator(
+        analysis, batches, method, kept, timed, told, options.seed, metric, memory=memory,
+        producers=options.effort != "low",
+    )  # fmt: skip
 
 
 def choose_memory(run: RunSettings) -> Memory:

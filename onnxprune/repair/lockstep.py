@@ -16,8 +16,10 @@ from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
 from onnxprune.measure import ErrorSums, showing
 from onnxprune.progress import Progress
+from onnxprune.repair.chains import Chain
 from onnxprune.repair.layers import Change
 from onnxprune.repair.network import Network
+from onnxprune.repair.producers import ChainWatch, adjust
 from onnxprune.repair.rows import Feeds, gather
 from onnxprune.repair.segments import Walk, open_session, run
 from onnxprune.repair.solve import FITS, STEPS, FitRows, chosen
@@ -36,7 +38,8 @@ class Lockstep:
     output of a node, and its input, how the weights are chosen that stay; `plain` is what the result is compared with, where
     that is not the network as it begins. Unless `all_stay`, later changes are dropped where the error would rise. With a
     `share` of the rows that a layer needs, below 1, the result is only a step on the way: then nothing is compared, and all
-    changes stay. The original calls a tensor by the name in `names`, or by the same.
+    changes stay. The original calls a tensor by the name in `names`, or by the same. Layers before `chains` change with the
+    one behind them.
     """
 
     net: Network
@@ -53,6 +56,7 @@ class Lockstep:
     all_stay: bool = False
     changes: list[list[Change]] = field(default_factory=list)
     names: Mapping[str, str] = field(default_factory=dict)
+    chains: Mapping[int, Chain] = field(default_factory=dict)  # by the task whose layer reads what a chain makes
     memory: Memory = field(default_factory=Memory)  # for what the samples become on the way, and for the fitted weights
 
     def __post_init__(self) -> None:
@@ -80,21 +84,38 @@ class Lockstep:
         last = [] if self.is_step else [set(self.judged)]
         seen = [*(t.original_stop() for t in self.tasks), *last]
         original = Walk(self.net.original, [set(map(self._name, stop)) for stop in seen], inputs, batches)
-        pruned = Walk(self.net.model, [*(t.pruned_stop() for t in self.tasks), *last], inputs, batches)
+        stops: list[set[str]] = [*(t.pruned_stop() for t in self.tasks), *last]
+        for at, chain in self.chains.items():  # what it reads is there as long as it may be run again
+            stops[at] |= {*chain.reads, chain.x}
+            stops[at + 1] |= {*chain.reads}
+        pruned = Walk(self.net.model, stops, inputs, batches)
         for at in range(len(seen)):
             progress(at, len(seen))
             began = time.perf_counter()
             made = self._renamed(seen[at], original.run(at, self._before, self.threads))
-            pairs = zip(made, pruned.run(at, self._after, self.threads), strict=True)
+            pairs: Iterable[tuple[Feeds, Feeds]] = zip(made, pruned.run(at, self._after, self.threads), strict=True)
             if at == len(self.tasks):
                 self._compare(pairs)
                 return
+            watch = ChainWatch(self.chains[at], self.tasks[at], self.net, batches) if at in self.chains else None
+            pairs = watch.watch(pairs) if watch else pairs
             with self.tasks[at].loaded(self.net):
                 rows = gather(self.tasks[at], self.net, pairs, batches, rng, self.share)
                 rows.steps = FEW_STEPS if self.is_step else STEPS
                 rows.damping = self.report.layers[-1].damping if self.report.layers else 0.0
                 self.changes.append(list(map(self._stored, self.fit(self.tasks[at], rows, began))))
             self.net.apply(self.changes[-1])
+            if watch and self.changes[-1]:
+                self._adjust(watch, pruned)
+
+    def _adjust(self, watch: ChainWatch, walk: Walk) -> None:
+        """Let the layers before a chain change with the one behind it, which has been fitted."""
+        changes, left = adjust(watch, walk)
+        if changes:
+            self.changes[-1] += map(self._stored, changes)
+            self.net.apply(changes)
+            walk.run_again(watch.chain.run, watch.chain.reads, watch.chain.x, self._after)
+            self.report.layers[-1].after *= left**0.5
 
     def _name(self, tensor: str) -> str:
         """The original's name for a tensor."""

@@ -161,7 +161,7 @@ class Network:
         self.outputs = [v.name for v in pruned.proto.graph.output]
         self._constants = Constants(self.model, self.nodes)
         self.live = self._constants.live
-        made_at = makers(self.nodes)
+        self._made_at = made_at = makers(self.nodes)
         self.thinned = {(made_at[o], slot) for o, slot in thinned if o in made_at}
         moved = [*changed, *(n for n in self.live if self.moves(n))]
         self.touched = after(self.nodes, [*moved, *(o for i, _ in self.thinned for o in self.nodes[i].output if o)])
@@ -224,6 +224,16 @@ class Network:
         return Site(
             node, index, [self.const(n) if n else None for n in node.input], self.rank, self._constants.are_integers
         )
+
+    def current_site(self, index: int) -> Site:
+        """The same with the weights that it has by now."""
+        node, constants = self.nodes[index], Constants(self.model, self.nodes)
+        consts = [constants.of(n) if n else None for n in node.input]
+        return Site(node, index, consts, self.rank, constants.are_integers)
+
+    def maker(self, name: str) -> int | None:
+        """The node that makes a value."""
+        return self._made_at.get(name)
 
     def rank(self, name: str) -> int | None:
         axes = self.analysis.coupling.layouts.get(name)

@@ -34,7 +34,7 @@ def gather(
     def draw(count: int, each: int) -> Array:
         return np.sort(rng.permutation(count)[: max(1, round(want / each))])
 
-    take = _computed if task.source is not None else _seen
+    take = _computed if task.source is not None else take_seen
     parts = [take(task, net, original, pruned, draw) for original, pruned in pairs]
     x, target = (np.concatenate([p[i] for p in parts], axis=1) for i in (0, 1))
     others = np.concatenate([sum(p[2][1:], start=p[2][0]) for p in parts], axis=1) if task.tail.others else None
@@ -49,7 +49,9 @@ def _wanted(layer: FitLayer, share: float) -> int:
     return int(min(want, most))
 
 
-def _seen(task: FitTask, net: Network, original: Feeds, pruned: Feeds, draw: Draw) -> tuple[Array, Array, list[Array]]:
+def take_seen(
+    task: FitTask, net: Network, original: Feeds, pruned: Feeds, draw: Draw
+) -> tuple[Array, Array, list[Array]]:
     """The target is a tensor of the original."""
     layer, target = task.layer, original[task.tail.target]
     stays = net.stays(task.tail.target)

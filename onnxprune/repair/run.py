@@ -7,7 +7,7 @@ what the network before it, pruned and repaired, makes of the samples, towards w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,13 +19,14 @@ from onnxprune.groups import Analysis
 from onnxprune.measure import judged
 from onnxprune.plans import Plan, keep_of
 from onnxprune.progress import Progress
+from onnxprune.repair.chains import Chain, find_chain
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.merge import merged
 from onnxprune.repair.network import Network, called
 from onnxprune.repair.rows import Feeds
 from onnxprune.repair.solve import FITS
 from onnxprune.repair.support import Choose
-from onnxprune.repair.tasks import tasks
+from onnxprune.repair.tasks import FitTask, tasks
 from onnxprune.report.types import RepairReport
 from onnxprune.surgery import apply_flat
 
@@ -45,6 +46,7 @@ def repair(
     thin: SparsityRequest | None = None,
     share: float = 1.0,
     memory: Memory | None = None,
+    producers: bool = True,
 ) -> tuple[Model, RepairReport]:
     """Apply a plan, and let the layers that stay take over what the removed channels did.
 
@@ -58,8 +60,9 @@ def repair(
             2022, arXiv 2203.07259, eq. 5)
 
     A `share` of the rows that a layer needs is taken, where the result is only a step on the way: then the outputs are not
-    compared either, and all changes stay. `thin` makes layers sparse on the
-    way, each as soon as what it reads is as it will be.
+    compared either, and all changes stay. `thin` makes layers sparse on the way, each as soon as what it reads is as it will be.
+    With `producers`, least squares on all rows change the layers before a pruned group as well (see producers.py), where nothing
+    is to become sparse.
 
     `batches` can be iterated more than once; `samples` takes the first batches only, until there are so many. What they become
     on the way waits in files where it finds no room in `memory`. The error of the
@@ -71,10 +74,24 @@ def repair(
     start = time.perf_counter()
     thin = thin or SparsityRequest()
     with _prepare(analysis, plan, batches, method, samples, threads, thin, share, memory) as pair:
+        if producers and method == "lstsq" and share == 1 and not thin.choose:
+            pair.chains = find_chains(pair.net, pair.tasks)
         pair.run(np.random.default_rng(seed), progress or (lambda *_: None))
         model = pair.result()
     pair.report.seconds = time.perf_counter() - start
     return model, pair.report
+
+
+def find_chains(net: Network, found: Sequence[FitTask]) -> dict[int, Chain]:
+    """The elementwise chains before layers, by the number of the task."""
+    chains = dict[int, Chain]()
+    for at, task in enumerate(found):
+        if task.source is None and not task.tail.scored:
+            with task.loaded(net) as layer:
+                chain = find_chain(net, layer)
+            if chain is not None:
+                chains[at] = chain
+    return chains
 
 
 @dataclass(frozen=True)

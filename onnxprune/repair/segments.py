@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
@@ -87,8 +88,21 @@ class Walk:
         nodes = self.model.proto.graph.node
         return [o for index in sorted(i for i, p in self._piece.items() if p == at) for o in nodes[index].output if o]
 
+    def run_again(self, nodes: Collection[int], feeds: Collection[str], name: str, store: ArrayStore) -> None:
+        """Run nodes whose weights have changed, and keep what they make now under that name instead of what they made."""
+        session = open_session(self.cut(nodes, {n: store.dtype(n) for n in feeds}, [name]), "calibration")
+        for batch in range(self.batches):
+            (found,) = run(session, {n: store.get(n, batch) for n in feeds}).values()
+            store.drop(name, batch)
+            store.put(name, batch, found)
+
     def _cut(self, at: int, wanted: Collection[str], store: ArrayStore) -> Model:
         inside = {i for i, p in self._piece.items() if p == at}
+        return self.cut(inside, {n: store.dtype(n) for n in self._reads[at]}, wanted)
+
+    def cut(self, nodes: Collection[int], feeds: Mapping[str, np.dtype[Any]], wanted: Collection[str]) -> Model:
+        """Nodes as a model that reads values of those types, with the constants that the graph computes."""
+        inside = set(nodes)
         todo = [name for i in inside for name in reads(self.model.proto.graph.node[i])]
         while todo:  # the constants that the graph computes
             name = todo.pop()
@@ -97,8 +111,7 @@ class Walk:
                 inside.add(index)
                 todo.extend(reads(self.model.proto.graph.node[index]))
         inputs = [  # without shapes: what is dynamic in the whole model must not become static in a piece
-            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(store.dtype(n)), None)
-            for n in sorted(self._reads[at])
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(feeds[n]), None) for n in sorted(feeds)
         ]
         return cut_out(self.model, sorted(inside), inputs, sorted(wanted))
 
