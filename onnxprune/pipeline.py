@@ -216,7 +216,7 @@ def make_evaluator(
     memory = choose_memory(run)
     return Evaluator(
         analysis, batches, method, kept, timed, told, options.seed, metric, memory=memory,
-        producers=options.effort != "low",
+        effort=options.effort,
     )  # fmt: skip
 
 

@@ -111,18 +111,18 @@ def test_what_was_held_out_comes_nearer(name: str) -> None:
     model = make()
     analysis, plan = halved(model, size)
     feeds, unseen = [{"x": normal(*shape, seed=i)} for i in range(3)], normal(*shape, seed=9)
-    plain, better = (repair(analysis, plan, feeds, threads=1, producers=p) for p in (False, True))
+    plain, better = (repair(analysis, plan, feeds, threads=1, producers=p, convolutions=p) for p in (False, True))
     assert error(model, better[0], unseen) < 0.98 * error(model, plain[0], unseen)
     assert better[1].error_after < 0.98 * plain[1].error_after  # type: ignore[operator]
     assert better[1].layers[-1].after < plain[1].layers[-1].after
-    again = repair(analysis, plan, feeds, threads=1)[0]
+    again = repair(analysis, plan, feeds, threads=1, convolutions=True)[0]
     assert full_proto(again).SerializeToString() == full_proto(better[0]).SerializeToString()
 
 
 def find(model: ModelProto, size: int) -> list[Chain]:
     analysis, plan = halved(model, size)
     net = _network(analysis, plan)
-    return list(find_chains(net, tasks(net, "lstsq", {})).values())
+    return list(find_chains(net, tasks(net, "lstsq", {}), convolutions=True).values())
 
 
 def _network(analysis: onnxprune.Analysis, plan: onnxprune.Plan) -> Network:
@@ -220,7 +220,7 @@ def _fit(model: ModelProto, shape: Sequence[int], size: int) -> tuple[ChainFit, 
     analysis, plan = halved(model, size)
     net = _network(analysis, plan)
     found = tasks(net, "lstsq", {})
-    ((at, chain),) = find_chains(net, found).items()
+    ((at, chain),) = find_chains(net, found, convolutions=True).items()
     x = normal(*shape)
     stop = {*found[at].pruned_stop(), *chain.reads, chain.x}
     with ArrayStore() as before, ArrayStore() as after:

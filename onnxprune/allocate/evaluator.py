@@ -76,7 +76,7 @@ class Evaluator:
     metric: Metric | None = None
     comparison_samples: int = COMPARISON_SAMPLES
     memory: Memory = field(default_factory=Memory)  # for what data become on the way
-    producers: bool = True  # may the last repair change the layers before a pruned group, too?
+    effort: str = "default"  # of the last repair: which layers before a pruned group may change, too
     tables: dict[str, Table] = field(default_factory=dict)  # what was measured of the original's groups, for the report
     timing: TimingReport | None = None  # what was predicted and measured of the plan's time, for the report
     best: Plan | None = None  # of those that were found so far
@@ -199,5 +199,5 @@ class Evaluator:
     def _repaired(self, plan: Plan, batches: Batches, stage: str, share: float = 1.0) -> tuple[Model, RepairReport]:
         return repair(
             self.original, plan, batches, self.repair, seed=self.seed, progress=self.stage_progress(stage), share=share,
-            memory=self.memory, producers=self.producers,
+            memory=self.memory, producers=self.effort != "low", convolutions=self.effort == "high",
         )  # fmt: skip

@@ -25,14 +25,14 @@ from onnxprune.repair.segments import Walk, open_session, run
 from onnxprune.repair.tails import Tail
 from onnxprune.repair.tasks import FitTask
 
-STEPS, ROUNDS = 4, 5  # steps, and conjugate gradients in each
+STEPS, ROUNDS = 3, 5  # steps, and conjugate gradients in each
 DAMPING, MORE, LESS = 1.0, 8.0, 0.5  # of the blocks; what becomes of it when a step fails, and when it does not
 FLOOR = 1.0  # added to the Gram matrices, relative to the mean of the diagonal
 GAIN = 0.005  # of the error held out that a step has to take away for another one to follow
 BLOCKS, HELD = 32, 8  # of the rows, in so many blocks, every eighth block is held back
 WORK = 1 << 35  # multiply-adds for one chain
-MOST_ROWS, ROWS_BYTES = 1 << 14, 256 << 20
-LEAST_PER_INPUT = 8  # rows for each number that an output is a sum of
+ROWS_BYTES = 256 << 20
+MOST, LEAST = 128, 8  # numbers to fit, for each weight
 SHIFT = 1e-2  # of the deviation of what a layer makes: the distance at which the derivative is taken
 Weights = list[Array]  # of the makers, then of the reader: [g, K (+ 1 for a bias), O]
 
@@ -69,8 +69,8 @@ class ChainWatch:
     @property
     def pays(self) -> bool:
         """Are there rows enough within the work that one chain may take?"""
-        most = max(layer.w.shape[1] for layer in (*self.makers, self.reader))
-        return bool(self.want >= LEAST_PER_INPUT * most)
+        weights = sum(layer.w.size for layer in (*self.makers, self.reader))
+        return self.want * self.reader.outputs >= LEAST * weights
 
     def watch(self, pairs: Iterable[tuple[Feeds, Feeds]]) -> Iterator[tuple[Feeds, Feeds]]:
         """The same pairs of batches."""
@@ -117,13 +117,14 @@ class ChainWatch:
 
 
 def _count_rows(makers: Sequence[FitLayer], reader: FitLayer) -> int:
-    """How many rows of the reader fit the work and the memory that a chain may take."""
+    """How many rows of the reader say enough of the weights, within the work and the memory that a chain may take."""
     (_, k, o), (h, _, _) = reader.w.shape, (makers[0].outputs, 0, 0)
     taps = max(k // h, 1)
     before = taps * sum(m.w.shape[1] for m in makers) * h
     work = (4 * k * o + 2 * before) * STEPS * (ROUNDS + 2)
     nbytes = 4 * (taps * sum(m.w.shape[0] * m.w.shape[1] + 3 * h for m in makers) + 2 * k + 4 * o)
-    return int(min(MOST_ROWS, WORK // work, ROWS_BYTES // nbytes))
+    enough = MOST * sum(layer.w.size for layer in (*makers, reader)) // o
+    return int(min(enough, WORK // work, ROWS_BYTES // nbytes))
 
 
 def _matrix(layer: FitLayer) -> Array:

@@ -23,6 +23,7 @@ from onnxprune.repair.chains import Chain, find_chain
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.merge import merged
 from onnxprune.repair.network import Network, called
+from onnxprune.repair.products import MatrixProduct
 from onnxprune.repair.rows import Feeds
 from onnxprune.repair.solve import FITS
 from onnxprune.repair.support import Choose
@@ -47,6 +48,7 @@ def repair(
     share: float = 1.0,
     memory: Memory | None = None,
     producers: bool = True,
+    convolutions: bool = False,
 ) -> tuple[Model, RepairReport]:
     """Apply a plan, and let the layers that stay take over what the removed channels did.
 
@@ -62,7 +64,7 @@ def repair(
     A `share` of the rows that a layer needs is taken, where the result is only a step on the way: then the outputs are not
     compared either, and all changes stay. `thin` makes layers sparse on the way, each as soon as what it reads is as it will be.
     With `producers`, least squares on all rows change the layers before a pruned group as well (see producers.py), where nothing
-    is to become sparse.
+    is to become sparse; with `convolutions`, also those before a convolution, which takes several times as long.
 
     `batches` can be iterated more than once; `samples` takes the first batches only, until there are so many. What they become
     on the way waits in files where it finds no room in `memory`. The error of the
@@ -75,20 +77,20 @@ def repair(
     thin = thin or SparsityRequest()
     with _prepare(analysis, plan, batches, method, samples, threads, thin, share, memory) as pair:
         if producers and method == "lstsq" and share == 1 and not thin.choose:
-            pair.chains = find_chains(pair.net, pair.tasks)
+            pair.chains = find_chains(pair.net, pair.tasks, convolutions)
         pair.run(np.random.default_rng(seed), progress or (lambda *_: None))
         model = pair.result()
     pair.report.seconds = time.perf_counter() - start
     return model, pair.report
 
 
-def find_chains(net: Network, found: Sequence[FitTask]) -> dict[int, Chain]:
-    """The elementwise chains before layers, by the number of the task."""
+def find_chains(net: Network, found: Sequence[FitTask], convolutions: bool = False) -> dict[int, Chain]:
+    """The elementwise chains before layers, by the number of the task; with `convolutions`, those before them too."""
     chains = dict[int, Chain]()
     for at, task in enumerate(found):
         if task.source is None and not task.tail.scored:
             with task.loaded(net) as layer:
-                chain = find_chain(net, layer)
+                chain = find_chain(net, layer) if convolutions or isinstance(layer, MatrixProduct) else None
             if chain is not None:
                 chains[at] = chain
     return chains
