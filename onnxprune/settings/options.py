@@ -107,8 +107,8 @@ class Options:
     effort: str = setting(
         "default",
         "How much work with --calib: one look and one repair, all groups losing the same (low); errors of groups measured, two "
-        "plans compared (default); more plans, all of the data held out, filters before convolutions repaired too (high, two to four "
-        "times the time).",
+        "plans compared (default); more plans, all of the data held out, filters before convolutions repaired too (high, two to "
+        "four times the time).",
         panel=AMOUNT,
         choices=EFFORTS,
     )
