@@ -25,12 +25,12 @@ from onnxprune.repair.segments import Walk, open_session, run
 from onnxprune.repair.tails import Tail
 from onnxprune.repair.tasks import FitTask
 
-STEPS, ROUNDS = 3, 5  # steps, and conjugate gradients in each
+STEPS, ROUNDS = 4, 8  # steps, and conjugate gradients in each
 DAMPING, MORE, LESS = 1.0, 8.0, 0.5  # of the blocks; what becomes of it when a step fails, and when it does not
 FLOOR = 1.0  # added to the Gram matrices, relative to the mean of the diagonal
 GAIN = 0.005  # of the error held out that a step has to take away for another one to follow
 BLOCKS, HELD = 32, 8  # of the rows, in so many blocks, every eighth block is held back
-WORK = 1 << 35  # multiply-adds for one chain
+WORK = 1 << 36  # multiply-adds for one chain
 ROWS_BYTES = 256 << 20
 MOST, LEAST = 128, 8  # numbers to fit, for each weight
 SHIFT = 1e-2  # of the deviation of what a layer makes: the distance at which the derivative is taken
