@@ -1,4 +1,4 @@
-"""A plan: the channels that stay, group by group. Plain data, JSON both ways, bound to the model it was made for."""
+"""A plan: the channels that stay, group by group, and the units that go. Plain data, JSON both ways, bound to its model."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from onnxprune.axes import Var
 from onnxprune.errors import PlanError
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis, Group
+from onnxprune.units import Unit, find_units
 
 FORMAT = 1
 
@@ -32,21 +33,24 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """The kept indices of each group; groups that it does not name stay whole."""
+    """The kept indices of each group, and the names of the units that go; groups that it does not name stay whole."""
 
     model: str  # fingerprint of the model that it was made for
     groups: Mapping[str, Choice] = field(default_factory=dict)
     timings: str = ""  # a hash of the times that it was made with; with the same, the same plan
+    units: tuple[str, ...] = ()  # residual branches and layers that go (units.py)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        data: dict[str, Any] = {
             "format": FORMAT,
             "model": self.model,
             "groups": {
                 name: {"size": c.size, "keep": list(c.keep)} | ({"reason": c.reason} if c.reason else {})
                 for name, c in self.groups.items()
             },
-        } | ({"timings": self.timings} if self.timings else {})
+        }
+        data |= {"units": list(self.units)} if self.units else {}
+        return data | ({"timings": self.timings} if self.timings else {})
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, by write-then-rename; each list of kept channels on a line of its own."""
@@ -68,7 +72,12 @@ class Plan:
                 str(name): Choice(_index(g["size"]), _indices(g["keep"]), str(g.get("reason", "")))
                 for name, g in data["groups"].items()
             }
-            return Plan(str(data["model"]), groups, str(data.get("timings", "")))
+            units = data.get("units", [])
+            if not isinstance(units, list) or not all(isinstance(u, str) for u in units):
+                raise PlanError(
+                    f"the plan's units are {_shown(units)}; expected a list of names, as 'inspect' shows them"
+                )
+            return Plan(str(data["model"]), groups, str(data.get("timings", "")), tuple(units))
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise PlanError(f"not a plan: {type(e).__name__} {e}; expected keys format, model, groups") from None
 
@@ -121,11 +130,27 @@ def fingerprint(model: Model) -> str:
     return h.hexdigest()[:32]
 
 
+def units_of(plan: Plan, analysis: Analysis) -> list[Unit]:
+    """The units that a plan removes, in the model's order. Raises PlanError where it names one that the model does not have."""
+    if not plan.units:
+        return []
+    _check_model(plan, analysis)
+    known = {unit.name: unit for unit in find_units(analysis)}
+    unknown = next((name for name in plan.units if name not in known), None)
+    if unknown is not None:
+        raise PlanError(f"the plan removes a unit '{unknown}' that the model does not have; see 'onnxprune inspect'")
+    return sorted((known[name] for name in dict.fromkeys(plan.units)), key=lambda unit: unit.node)
+
+
+def _check_model(plan: Plan, analysis: Analysis) -> None:
+    if (plan.groups or plan.units) and plan.model != fingerprint(analysis.model):
+        raise PlanError("the plan was made for another model (fingerprints differ); make one with 'prune --plan-out'")
+
+
 def keep_of(plan: Plan, analysis: Analysis) -> dict[Var, np.ndarray]:
     """The plan as kept channels of each Var. Raises PlanError where it does not fit the model."""
     known = analysis.by_name
-    if plan.groups and plan.model != fingerprint(analysis.model):
-        raise PlanError("the plan was made for another model (fingerprints differ); make one with 'prune --plan-out'")
+    _check_model(plan, analysis)
     keep: dict[Var, np.ndarray] = {}
     for name, choice in plan.groups.items():
         if name not in known:

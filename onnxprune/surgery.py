@@ -8,6 +8,7 @@ tensor's shape is checked against what its layout predicts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -20,30 +21,82 @@ from onnxprune.graph.edit import Editor
 from onnxprune.graph.facts import FLOATS, Facts
 from onnxprune.graph.flat import FLAT, flat_id, nest, take_branches
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import IN_BODY, Site, attribute, readers
+from onnxprune.graph.view import IN_BODY, Site, attribute, makers, readers
 from onnxprune.graph.walk import Known, Told, Visitor, walk
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight, Weight
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import Values, record_of
+from onnxprune.ops.records import NodeView, Values, record_of
 from onnxprune.ops.registry import Edits
-from onnxprune.plans import Plan, keep_of
+from onnxprune.plans import Plan, keep_of, units_of
+from onnxprune.units import Unit
 
 
 def apply_plan(analysis: Analysis, plan: Plan) -> Model:
     """A new model with the plan's channels gone. The original is not changed; weights are sliced when they are read."""
-    keep = keep_of(plan, analysis)
-    return nest(apply_flat(analysis, keep), analysis.model) if keep else Editor(analysis.model).finish()
+    keep, units = keep_of(plan, analysis), units_of(plan, analysis)
+    if not keep and not units:
+        return Editor(analysis.model).finish()
+    return skip_identities(nest(apply_flat(analysis, keep, units), analysis.model), bypassed(analysis, units))
 
 
-def apply_flat(analysis: Analysis, keep: Keep) -> Model:
-    """What `apply_plan` makes before its bodies are put back: nodes outside bodies, in one line."""
-    return _Surgery(analysis, keep).run()
+def apply_flat(analysis: Analysis, keep: Keep, units: Sequence[Unit] = ()) -> Model:
+    """What `apply_plan` makes before its bodies are put back: nodes outside bodies, in one line.
+
+    In the place of a unit there is an Identity, so that every value that stays has its name.
+    """
+    return _Surgery(analysis, keep, units).run()
+
+
+def skip_identities(model: Model, names: Sequence[str]) -> Model:
+    """The same without the Identities that make these values, where nothing needs the values' names."""
+    if not names:
+        return model
+    editor = Editor(model)
+    editor.skip(names)
+    return editor.finish()
+
+
+def bypassed(analysis: Analysis, units: Sequence[Unit]) -> list[str]:
+    """The values that an Identity makes once these units have gone.
+
+    Where a branch goes between two activations that cut alike (Relu, say), the first of them goes too: cutting twice changes
+    nothing, and the layer before it then stands before the second one.
+    """
+    nodes = analysis.flat.proto.graph.node
+    gone, read, made = {i for u in units for i in u.goes}, readers(nodes), makers(nodes)
+    outputs = {v.name for v in analysis.flat.proto.graph.output}
+    found = [nodes[u.node].output[0] for u in units]
+    for unit in units:
+        first = made.get(unit.stays, -1)
+        left = [at for at, _ in read[unit.stays] if at not in gone]
+        after = read.get(nodes[unit.node].output[0], [])
+        if first < 0 or left != [unit.node] or len(after) != 1 or outputs & {unit.stays, nodes[unit.node].output[0]}:
+            continue
+        if _cuts_alike(nodes[first], nodes[after[0][0]], analysis):
+            found.append(unit.stays)
+    return found
+
+
+def _cuts_alike(first: NodeProto, second: NodeProto, analysis: Analysis) -> bool:
+    """Do both nodes cut their input at the same known bounds, and do nothing else?"""
+
+    def bounds(node: NodeProto) -> tuple[float, float] | None:
+        traits = record_of(node).traits
+        if not traits.clips or traits.bounds is None:
+            return None
+        weights = analysis.coupling.weights
+        if any(n and n not in weights for n in node.input[1:]):
+            return None
+        return traits.bounds(NodeView(node), {i: weights[n].array() for i, n in enumerate(node.input) if n in weights})
+
+    return (found := bounds(first)) is not None and found == bounds(second)
 
 
 @dataclass
 class _Surgery(Visitor):
     analysis: Analysis
     keep: Keep
+    units: Sequence[Unit] = ()
     edits: dict[int, Edits] = field(default_factory=dict)
     tainted: set[str] = field(default_factory=set)
 
@@ -52,6 +105,7 @@ class _Surgery(Visitor):
         self.editor = Editor(self.analysis.flat)
         self.nodes = self.editor.nodes
         self._collect_edits()
+        self._remove_units()
         self._rewrite_constants()
         walk(self.editor.peek(), self, self.c.trace.sizes, varying=self.c.trace.varying)
         self._declare_shapes()
@@ -72,11 +126,20 @@ class _Surgery(Visitor):
                     self.editor.set_attr(index, name, value)
                 self.edits[index] = e
 
+    def _remove_units(self) -> None:
+        stays = {self.nodes[u.node].output[0]: u.stays for u in self.units}
+        made = makers(self.nodes)
+        for name in bypassed(self.analysis, self.units):
+            index = made[name]
+            self.editor.pass_on(index, stays.get(name, self.nodes[index].input[0]))
+            self.edits.pop(index, None)
+
     # constants: slices, and values that follow the plan
 
     def _rewrite_constants(self) -> None:
         """Give every use of a constant its new content; uses that agree go on sharing."""
         outputs = {v.name for v in self.editor.proto.graph.output}
+        gone = {i for unit in self.units for i in unit.goes}
         for name, sites in readers(self.nodes).items():
             if name not in self.c.weights:
                 continue
@@ -87,7 +150,8 @@ class _Surgery(Visitor):
             for at in slots:
                 key, weight = self._content(name, at)
                 contents.setdefault(key, (weight, []))[1].append(at)
-            self._store(name, list(contents.values()))
+            # Whoever stays keeps the name; the copies of those that go are dropped with them.
+            self._store(name, sorted(contents.values(), key=lambda c: bool(c[1]) and all(i in gone for i, _ in c[1])))
         for index, e in self.edits.items():
             for slot, array in e.inputs.items():
                 node = self.nodes[index]

@@ -32,13 +32,14 @@ from onnxprune.graph.flat import nest
 from onnxprune.graph.save import full_proto
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.plans import fingerprint
+from onnxprune.units import LAYER, Unit, find_units
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
 Keeps = Mapping[str, Sequence[int]]
 Runner = Callable[[ModelProto, Sequence[Feeds]], list[list[Array]]]
 
-LAWS = ("identity", "permutation", "removal", "shapes", "composition", "accounting", "determinism")
+LAWS = ("identity", "permutation", "removal", "shapes", "composition", "accounting", "determinism", "units")
 TOLERANCE = {TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
 ZERO_POINTS = {  # integer inputs, each with the input that holds its zero point
     "ConvInteger": {1: 3}, "QLinearConv": {3: 5}, "MatMulInteger": {0: 2, 1: 3}, "QLinearMatMul": {0: 2, 3: 5},
@@ -127,8 +128,8 @@ class Checker:
 
     # making pruned models
 
-    def prune(self, keeps: Keeps) -> ModelProto:
-        return full_proto(onnxprune.apply(self.analysis, plan_of(self.analysis, keeps)))
+    def prune(self, keeps: Keeps, units: Iterable[Unit] = ()) -> ModelProto:
+        return full_proto(onnxprune.apply(self.analysis, plan_of(self.analysis, keeps, units)))
 
     def some(self, size: int, ratio: float) -> list[int]:
         """A sorted random choice of channels that stay when a fraction `ratio` goes."""
@@ -299,6 +300,63 @@ class Checker:
             other = full_proto(onnxprune.apply(again, plan_of(again, keeps)))
             assert self.prune(keeps).SerializeToString() == other.SerializeToString(), "other bytes"
 
+    def units(self) -> None:
+        """Removing a branch is zeroing what it adds; removing a layer is passing its input on. Plans may mix units and channels."""
+        found = find_units(self.analysis)
+        if self.max_groups is not None and len(found) > self.max_groups:
+            found = [found[i] for i in sorted(self.rng.choice(len(found), self.max_groups, replace=False))]
+        for unit in found:
+            with _law("units", f"{unit.kind} '{unit.name}'"):
+                self._equal(self.run(self._without(unit), self.feeds), self.prune({}, [unit]))
+        if found:
+            self._mix(found)
+
+    def _without(self, unit: Unit) -> ModelProto:
+        """The original, where the last weights of a branch are zero, or a layer is an Identity."""
+        editor = Editor(self.analysis.flat)
+        if unit.kind == LAYER:
+            node = editor.nodes[unit.node]
+            node.op_type, node.domain = "Identity", ""
+            del node.attribute[:], node.input[1:]
+            return full_proto(nest(editor.finish(), self.analysis.model))
+        for index in unit.ends:
+            node = editor.nodes[index]
+            for slot, name in enumerate(node.input):
+                weight = self.analysis.coupling.weights.get(name)
+                if weight is not None and self.analysis.param_count(name) and math.prod(weight.shape) > 1:
+                    zeros = ArrayWeight(np.zeros_like(weight.array()), weight.data_type)
+                    editor.set_input(index, slot, editor.add_constant(name, zeros))
+                elif name in self.analysis.coupling.computed:  # a weight behind an Identity or a Transpose
+                    zero = np.zeros((), helper.tensor_dtype_to_np_dtype(self.analysis.coupling.trace.dtype(name)))
+                    editor.rescale(index, slot, zero, np.ones_like(zero), np.ones_like(zero, bool), zero)
+        return full_proto(nest(editor.finish(), self.analysis.model))
+
+    def _mix(self, found: Sequence[Unit]) -> None:
+        """Laws 3, 5, 6 and 7 for plans of units and channels."""
+        gone = [u for u in found if self.rng.random() < 0.5] or found[:1]
+        keeps = {g.name: self.some(g.size, 0.4) for g in self.analysis.groups}
+        what = ", ".join(u.name for u in gone)
+        with _law("units", f"shapes without {what}"):
+            small = self.prune(keeps, gone)
+            self._valid(small)
+        with _law("units", f"accounting without {what}"):
+            after = onnxprune.analyze(onnxprune.load(small))
+            for kind, want in {"macs": after.macs(), "params": after.params(), "bytes": stored_bytes(after)}.items():
+                cost = cost_of(self.analysis, kind, gone)
+                if want is not None and cost is not None:
+                    assert cost.of(keeps) == want, f"{want} {kind}, {cost.of(keeps)} predicted"
+        with _law("units", f"composition without {what}"):
+            middle = onnxprune.analyze(onnxprune.load(self.prune({}, gone)))
+            left = {
+                n: k
+                for n, k in keeps.items()
+                if n in middle.by_name and middle.by_name[n].size == self.analysis.by_name[n].size
+            }
+            twice = full_proto(onnxprune.apply(middle, plan_of(middle, left)))
+            self._equal(self.run(self.prune(left, gone), self.feeds), twice)
+        with _law("units", f"determinism without {what}"):
+            assert self.prune(keeps, gone).SerializeToString() == small.SerializeToString(), "other bytes"
+
     def _equal(self, want: list[list[Array]], small: ModelProto) -> None:
         """Does a model compute what it should?"""
         assert self.tolerance is not None
@@ -342,10 +400,10 @@ def check(
     return checker
 
 
-def plan_of(analysis: Analysis, keeps: Keeps) -> Plan:
-    """A plan for the kept indices of each named group."""
+def plan_of(analysis: Analysis, keeps: Keeps, units: Iterable[Unit] = ()) -> Plan:
+    """A plan for the kept indices of each named group, and the units that go."""
     groups = {n: Choice(analysis.by_name[n].size, tuple(int(i) for i in k)) for n, k in keeps.items()}
-    return Plan(fingerprint(analysis.model), groups)
+    return Plan(fingerprint(analysis.model), groups, units=tuple(u.name for u in units))
 
 
 def stored_bytes(analysis: Analysis) -> int:

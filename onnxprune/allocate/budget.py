@@ -71,6 +71,16 @@ def budget_of_time(c: Candidates, cost: TimeCost, fraction: float) -> Budget:
     return Budget("latency", fraction, cost, cost.exact(c.keep), cost.whole, 0)
 
 
+def of_rest(budget: Budget, c: Candidates) -> Budget:
+    """The same where the units of the candidates go."""
+    if isinstance(budget.cost, TimeCost):
+        cost: Cost | TimeCost | None = budget.cost.without(c.units)
+    else:
+        cost = cost_of(c.analysis, budget.kind, c.units)
+    assert cost is not None
+    return replace(budget, cost=cost, exact=cost.exact(c.keep))
+
+
 def of_smaller(budget: Budget, c: Candidates, done: Plan) -> Budget:
     """The budget of a model, for what the steps of pruning in `done` made of it by now."""
     if isinstance(budget.cost, TimeCost):

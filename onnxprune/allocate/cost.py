@@ -25,6 +25,7 @@ from onnxprune.groups import Analysis, Group
 from onnxprune.macs import add_up, count_macs
 from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, vars_of
+from onnxprune.units import Unit, find_lost_weights
 
 COSTS = ("macs", "params", "bytes")
 Number = Poly | int
@@ -77,6 +78,7 @@ class Cost:
         return self.exact(lambda g, count: keeps.get(g.name, range(count)))(counts)
 
     def of_plan(self, plan: Plan) -> int:
+        """The cost of what a plan leaves of groups; that of units that it removes has to be left out from the start."""
         return self.of({name: choice.keep for name, choice in plan.groups.items()})
 
     @property
@@ -109,9 +111,12 @@ def _content(axis: Axis, keep: Keep) -> Content:
     return axis.length, b"whole"
 
 
-def cost_of(analysis: Analysis, kind: str) -> Cost | None:
-    """How `kind` (macs, params or bytes) depends on what groups keep; None where the model's own count is unknown."""
-    sizes = Sizes(analysis)
+def cost_of(analysis: Analysis, kind: str, units: Sequence[Unit] = ()) -> Cost | None:
+    """How `kind` (macs, params or bytes) depends on what groups keep; None where the model's own count is unknown.
+
+    What goes with `units` is not counted.
+    """
+    sizes = Sizes(analysis, units)
     if kind == "macs":
         macs = sizes.macs()
         return None if macs is None else Cost(analysis, Compiled(macs, len(analysis.groups)))
@@ -121,8 +126,10 @@ def cost_of(analysis: Analysis, kind: str) -> Cost | None:
 class Sizes:
     """The sizes of axes as polynomials in the sizes of the groups."""
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, units: Sequence[Unit] = ()) -> None:
+        """What goes with `units` does not count."""
         self.analysis, self.c = analysis, analysis.coupling
+        self.gone, self._lost = {i for u in units for i in u.goes}, find_lost_weights(analysis, units)
         # The channels of a group have one footprint, so its first Var may stand for all of them.
         self.unknown: dict[Axis, Number] = {v: 0 for g in analysis.groups for v in g.vars}
         self.unknown |= {g.vars[0]: Poly({(i,): 1}) for i, g in enumerate(analysis.groups)}
@@ -144,7 +151,14 @@ class Sizes:
         return None if axes is None else tuple(self.size(d) for d in axes)
 
     def macs(self) -> Number | None:
-        return None if self.analysis.uncounted else self._macs_of(self.c.live)
+        return None if self.analysis.uncounted else self._macs_of(self._stays)
+
+    @property
+    def _stays(self) -> Sequence[NodeProto]:
+        """The nodes that count."""
+        nodes = self.analysis.flat.proto.graph.node
+        outs = {o for i in self.gone for o in nodes[i].output if o}
+        return [n for n in self.c.live if outs.isdisjoint(n.output)] if outs else self.c.live
 
     def of_node(self, index: int) -> tuple[Number, Number, Number]:
         """The multiply-accumulates of a node, the elements of the activations that it reads, and of those that it writes.
@@ -201,9 +215,11 @@ class Sizes:
         """Each weight that counts, the bits of an element (8 where elements are counted), and its different layouts."""
         uses: dict[str, dict[object, Layout]] = defaultdict(dict)
         for use, axes in self.c.uses.items():
-            if in_bytes or not self._is_statistic(use):
+            if use[1] not in self.gone and (in_bytes or not self._is_statistic(use)):
                 uses[use[0]].setdefault(tuple(_term(d) for d in axes), axes)
         for name, w in self.c.weights.items():
+            if name in self._lost:
+                continue
             counts = self.c.has_parameters(name) and (in_bytes or (w.shape and name not in self.analysis.statistics))
             if counts:
                 bits = (BITS.get(w.data_type) or dtype_of(w.data_type).itemsize * 8) if in_bytes else 8

@@ -129,7 +129,7 @@ class Evaluator:
 
         Raises OnnxPruneError without calibration data.
         """
-        key = held_out, *((name, choice.keep) for name, choice in plan.groups.items())
+        key = held_out, plan.units, *((name, choice.keep) for name, choice in plan.groups.items())
         if key not in self._judged:
             self._judged[key] = self._judge(plan, self._folds[:held_out])
         return self._judged[key]

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, explain_rest, of_smaller, relax
+from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, explain_rest, of_rest, of_smaller, relax
 from onnxprune.allocate.cost import cost_of
+from onnxprune.allocate.depth import ROUNDS, find_branches, find_unit_sets
 from onnxprune.allocate.evaluator import FOLDS, Evaluator
 from onnxprune.allocate.ratios import by_ratio
 from onnxprune.allocate.selection import Candidates, candidates
 from onnxprune.allocate.sharing import Sharing
 from onnxprune.allocate.steps import shares
-from onnxprune.allocate.timing.cost import time_cost
+from onnxprune.allocate.timing.cost import TimeCost, time_cost
 from onnxprune.calibration import random_batches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.save import saved_bytes
 from onnxprune.groups import Analysis, analyze
-from onnxprune.plans import Plan
+from onnxprune.plans import Plan, units_of
 from onnxprune.report.types import TimingReport
 from onnxprune.settings.options import MEASURED, Options
 from onnxprune.surgery import apply_plan
+from onnxprune.units import Unit
 from onnxprune.validation.latency import Stopwatch
 
 HIGH_STEPS = 3  # of another plan that is tried with much effort
@@ -75,6 +77,11 @@ class _Stage:
         base = evaluator.comparer.of(a.model).error if measured else 0.0
         fitted = statistics if evaluator.repair != "none" else None
         return _Stage(c, Sharing(c, evaluator, base, done, fitted, first.sharing.heights if first else {}))
+
+    def without(self, units: Sequence[Unit]) -> _Stage:
+        """The same where these units go."""
+        c = self.c.without(units)
+        return _Stage(c, replace(self.sharing, c=c))
 
     def relax(self, budget: Budget) -> _Stage:
         """The same with fewer aligned groups, where the budget asks for it."""
@@ -152,10 +159,26 @@ def _within_best(first: _Stage, budget: Budget) -> Plan:
         ):  # with ratios that groups have of their own, the search may reach what this does not
             evaluator.best = _within(first.allocating("uniform"), budget, final=False)
     evaluator.best = _within(first, budget)
-    if o.effort != "high" or o.allocation != "search" or o.steps != 1:
-        return evaluator.best
-    plans = [evaluator.best, _within(first.stepping(HIGH_STEPS), budget)]
-    return min(plans, key=lambda plan: evaluator.judge(plan, FOLDS).loss)
+    plans = [evaluator.best]
+    if o.effort == "high" and o.allocation == "search" and o.steps == 1:
+        plans.append(_within(first.stepping(HIGH_STEPS), budget))
+    for rest, left in _with_fewer_units(first, budget):
+        with suppress(OnnxPruneError):  # where so much has gone, what is left may not be narrow enough
+            plans.append(_within(rest, left, final=False))
+    folds = FOLDS if o.effort == "high" else 1
+    return plans[0] if len(plans) == 1 else min(plans, key=lambda plan: evaluator.judge(plan, folds).loss)
+
+
+def _with_fewer_units(first: _Stage, budget: Budget) -> list[tuple[_Stage, Budget]]:
+    """The same model with fewer and fewer residual branches, and what may stay of the rest of it."""
+    o, evaluator = first.c.options, first.sharing.evaluator
+    branches = find_branches(first.c.analysis, o) if o.has_depth and evaluator.batches else []
+    if not branches:
+        return []
+    comparer = evaluator.quick_comparer(ROUNDS * len(branches))
+    sets = find_unit_sets(first.c, budget, branches, comparer, evaluator.stage_progress("depth"))
+    stages = [first.without(units) for units in sets]
+    return [(stage, of_rest(budget, stage.c)) for stage in stages]
 
 
 @dataclass(frozen=True)
@@ -180,17 +203,25 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
 
     def time(plan: Plan) -> _Timed:
         took = table.get_or_measure(watch.key(plan), lambda: watch.ratio(apply_plan(first.c.analysis, plan)))
-        report = TimingReport(cost.whole, cost.of_plan(plan), cost.error, THREADS, table.digest, took)
+        left = cost.without(units_of(plan, first.c.analysis))
+        report = TimingReport(cost.whole, left.of_plan(plan), cost.error, THREADS, table.digest, took)
         return _Timed(replace(plan, timings=table.digest), report, _miss(took, fraction))
 
     found = [_approach(lambda asked: time(_within(first, budget_of_time(first.c, cost, asked))), fraction)]
     if o.allocation in MEASURED and evaluator.batches and cost_of(first.c.analysis, "macs"):
         found.append(_approach(lambda asked: time(_within(first, budget_of(first.c, "macs", asked), False)), fraction))
+    for rest, _ in _with_fewer_units(first, budget_of_time(first.c, cost, fraction)):
+        with suppress(OnnxPruneError):
+            found.append(_approach(lambda asked, rest=rest: time(_of_time(rest, cost, asked)), fraction))  # type: ignore[misc]
     least = min(t.miss for t in found)
     near = [t for t in found if t.miss <= least + NEAR]
     best = near[0] if len(near) == 1 else min(near, key=lambda t: evaluator.judge(t.plan).loss)
     evaluator.timing = best.report
     return best.plan
+
+
+def _of_time(stage: _Stage, cost: TimeCost, asked: float) -> Plan:
+    return _within(stage, of_rest(budget_of_time(stage.c, cost, asked), stage.c), final=False)
 
 
 def _approach(make: Callable[[float], _Timed], fraction: float) -> _Timed:

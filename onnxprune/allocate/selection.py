@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 
@@ -22,10 +22,12 @@ from onnxprune.scoring import score_group
 from onnxprune.settings import Options
 from onnxprune.signals import StatisticKey
 from onnxprune.targets import TARGETS
+from onnxprune.units import Unit, find_lost_weights
 
 Counts = Ints  # how many channels each group of an analysis keeps, in its order
 Bools = npt.NDArray[np.bool_]
 At = int | np.integer | Ints
+UNIT_GOES = "its block goes"
 RENAMED = "an earlier step joined it with another group"
 
 
@@ -42,6 +44,14 @@ class Candidates:
     full: Mapping[str, int]  # how many channels each group had before the first step
     aligned: Mapping[str, int] = field(default_factory=dict)  # the multiples that the target is fast with
     relaxed: Mapping[str, int] = field(default_factory=dict)  # those that the budget leaves no room for
+    units: Sequence[Unit] = ()  # that go whatever the groups keep
+
+    def without(self, units: Sequence[Unit]) -> Candidates:
+        """The same where these units go: groups that only they have lose nothing more."""
+        lost = find_lost_weights(self.analysis, units)
+        gone = {g.name: UNIT_GOES for g in self.groups if lost.issuperset(m.tensor for m in g.members)}
+        left = [g for g in self.groups if g.name not in gone]
+        return replace(self, groups=left, why_not={**self.why_not, **gone}, units=units)
 
     @property
     def sizes(self) -> Ints:
@@ -117,7 +127,7 @@ class Candidates:
                 note = self._explain(g, int(counts[at]), count) or (why_whole(g) if count == g.size else "")
                 note = "; ".join(filter(None, (note, (notes or {}).get(g.name, ""))))
                 choices[g.name] = Choice(g.size, self.keep(g, count), note)
-        return Plan(fingerprint(self.analysis.model), choices)
+        return Plan(fingerprint(self.analysis.model), choices, units=tuple(u.name for u in self.units))
 
     def _explain(self, g: Group, asked: int, count: int) -> str:
         """What the cap and the rounding made of a count, in words."""

@@ -31,4 +31,4 @@ def composed(first: Plan, second: Plan) -> Plan:
         keep = tuple(before.keep[i] for i in choice.keep)
         why = before.reason if len(keep) == len(before.keep) and len(keep) < before.size else choice.reason
         both[name] = Choice(before.size, keep, why)
-    return Plan(first.model, both)
+    return Plan(first.model, both, units=(*first.units, *second.units))

@@ -77,8 +77,9 @@ def _make_parameter(name: str, s: Setting, command: str, required: bool) -> insp
         default = not default
     elif s.kind in (TEXTS, RATIOS):
         default = None
+    flag = to_option(s.negative or name)
     option = typer.Option(
-        f"--{to_option(s.negative or name)}",
+        f"--{flag}/--no-{flag}" if s.kind is FLAG and default is True else f"--{flag}",
         metavar=s.metavar or None,
         help=s.help_for(command),
         rich_help_panel=s.panel_for(command) or None,

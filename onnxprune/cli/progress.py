@@ -25,6 +25,7 @@ SAY = {
     "plan": "scoring channels",
     "measure": "measuring errors of groups",
     "search": "searching",
+    "depth": "measuring errors of blocks",
     "limit": "trying budgets",
     "time": "timing samples",
     "try": "repairing a try",

@@ -8,7 +8,7 @@ have to be carried around it; six kinds of edit need none of that.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from onnxprune.axes import Size
 from onnxprune.graph.flat import flat_id
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import constant_of
-from onnxprune.graph.view import Names, NodeBuilder, find_attribute, opset, reads, value_names
+from onnxprune.graph.view import Names, NodeBuilder, captured, find_attribute, opset, reads, value_names
 from onnxprune.graph.weights import ArrayWeight, Weight
 from onnxprune.ops.records import record_of
 
@@ -40,6 +40,7 @@ class Editor:
         self._constants = {n.output[0]: n for n in self.nodes if n.op_type == "Constant" and n.output}
         self._opset = opset(model.proto)
         self._touched = False
+        self._added = set[str]()
 
     @cached_property
     def _names(self) -> Names:
@@ -67,6 +68,30 @@ class Editor:
         node.op_type, node.domain = op, ""
         del node.attribute[:]
 
+    def pass_on(self, index: int, name: str) -> None:
+        """An Identity of a value in the node's place."""
+        self.become(index, "Identity")
+        node = self.nodes[index]
+        del node.input[:]
+        node.input.append(name)
+        self._touched = True
+
+    def skip(self, names: Iterable[str]) -> None:
+        """Let who reads these outputs of Identities read what the Identities do, but for the model's outputs, and bodies."""
+        made = {n.output[0]: i for i, n in enumerate(self.nodes) if n.op_type == "Identity" and len(n.output) == 1}
+        inside = {name for n in self.nodes for name in captured(n)} | {v.name for v in self.proto.graph.output}
+        sources = {name: made[name] for name in names if name in made and name not in inside}
+        for node in self.nodes:
+            for slot, name in enumerate(node.input):
+                while name in sources:
+                    name = self.nodes[sources[name]].input[0]
+                node.input[slot] = name
+        for index in sources.values():
+            self.nodes[index] = NodeProto()
+        gone = [v for v in self.proto.graph.value_info if v.name in sources]
+        for v in gone:
+            self.proto.graph.value_info.remove(v)
+
     def set_input(self, index: int, slot: int, name: str) -> None:
         node = self.nodes[index]
         while len(node.input) <= slot:
@@ -82,6 +107,7 @@ class Editor:
         t.dims.extend(weight.shape)
         self.weights[name] = weight
         self._initializers[name] = t
+        self._added.add(name)
         if self.proto.ir_version < 4:  # every initializer is an input there
             self.proto.graph.input.append(helper.make_tensor_value_info(name, weight.data_type, weight.shape))
         return name
@@ -193,7 +219,7 @@ class Editor:
         g = self.proto.graph
         left = _inputs(self.nodes) | {x for ns in self._inserted.values() for n in ns for x in n.input}
         left |= {o.name for o in g.output}
-        for name in [n for n in self._initializers if n in before and n not in left]:
+        for name in [n for n in self._initializers if n in before | self._added and n not in left]:
             g.initializer.remove(self._initializers.pop(name))
             del self.weights[name]
             for kind in (g.input, g.value_info):

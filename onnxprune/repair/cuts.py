@@ -16,7 +16,7 @@ from onnxprune.criteria.reconstruction import shrink
 from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
-from onnxprune.plans import Plan, keep_of
+from onnxprune.plans import Plan, keep_of, units_of
 from onnxprune.repair.convolutions import Convolution, Transposed
 from onnxprune.repair.kinds import make_layer
 from onnxprune.repair.layers import Change, FitLayer, Unfit
@@ -33,7 +33,7 @@ DAMPING = 1e-3  # of the mean of the Gram matrix's diagonal
 def cut(analysis: Analysis, plan: Plan, statistics: Mapping[StatisticKey, Array]) -> Model:
     """The model that a plan makes, with those layers fitted whose inputs have `gram` and `mean` among the statistics."""
     keep = keep_of(plan, analysis)
-    flat = apply_flat(analysis, keep)
+    flat = apply_flat(analysis, keep, units_of(plan, analysis))
     net = Network(analysis, keep, analysis.flat, called(flat, analysis.model))
     changes = list[Change]()
     for task in tasks(net, "obs", {}):

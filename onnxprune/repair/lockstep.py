@@ -26,6 +26,7 @@ from onnxprune.repair.solve import FITS, STEPS, FitRows, chosen
 from onnxprune.repair.support import Choose
 from onnxprune.repair.tasks import FitTask
 from onnxprune.report.types import LayerRepair, RepairReport
+from onnxprune.surgery import skip_identities
 
 FEW_STEPS = 1  # behind an activation, where the result is only a step on the way
 
@@ -57,6 +58,7 @@ class Lockstep:
     changes: list[list[Change]] = field(default_factory=list)
     names: Mapping[str, str] = field(default_factory=dict)
     chains: Mapping[int, Chain] = field(default_factory=dict)  # by the task whose layer reads what a chain makes
+    skipped: Sequence[str] = ()  # values that an Identity makes in the place of a unit, which the result needs no more
     memory: Memory = field(default_factory=Memory)  # for what the samples become on the way, and for the fitted weights
 
     def __post_init__(self) -> None:
@@ -197,7 +199,7 @@ class Lockstep:
     def _model(self) -> Model:
         """The changes, which name nodes of the network that was walked, in the flat model."""
         changes = [c for some in self.changes[: self.report.kept] for c in some]
-        return nest(self.net.written(self.flat, changes), self.net.analysis.model)
+        return skip_identities(nest(self.net.written(self.flat, changes), self.net.analysis.model), self.skipped)
 
     def _error(self, model: Model) -> float:
         error = ErrorSums()

@@ -20,9 +20,9 @@ from onnxprune.graph.view import makers, readers, reads
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import ArrayWeight, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import PERMUTE, REGROUP, record_of
+from onnxprune.ops.records import PERMUTE, REGROUP, SAME, record_of
 from onnxprune.repair.codes import Code
-from onnxprune.repair.kinds import is_recurrent
+from onnxprune.repair.kinds import is_layer, is_recurrent
 from onnxprune.repair.layers import Change, FitLayer, Site, Unfit
 from onnxprune.repair.segments import constants
 from onnxprune.repair.support import Nearest
@@ -145,10 +145,12 @@ class Network:
         pruned: Model,
         thinned: Collection[tuple[str, int]] = (),
         changed: Iterable[str] = (),
+        bypassed: Sequence[str] = (),
     ) -> None:
         """`thinned` are weights that are to become sparse: an output of the node, and which of its inputs.
 
-        All that is made of the values `changed` is taken to differ from the original, too.
+        All that is made of the values `changed` is taken to differ from the original, too. Those of `bypassed`, which an
+        Identity makes in the place of a unit, differ as well, and the layers just before them are to make up for it.
         """
         self.analysis, self.keep, self.original = analysis, keep, original
         self.editor = Editor(pruned)
@@ -163,8 +165,25 @@ class Network:
         self.live = self._constants.live
         self._made_at = made_at = makers(self.nodes)
         self.thinned = {(made_at[o], slot) for o, slot in thinned if o in made_at}
-        moved = [*changed, *(n for n in self.live if self.moves(n))]
+        self.redirected = self._layers_before(bypassed)
+        moved = [*changed, *bypassed, *(n for n in self.live if self.moves(n))]
         self.touched = after(self.nodes, [*moved, *(o for i, _ in self.thinned for o in self.nodes[i].output if o)])
+
+    def _layers_before(self, names: Iterable[str]) -> set[int]:
+        """The nodes whose weights make these values, with nothing but sums and Identities in between."""
+        made_at, todo, seen, found = makers(self.nodes), list(names), set[str](), set[int]()
+        while todo:
+            name = todo.pop()
+            index = made_at.get(name)
+            if index is None or name in seen or name not in self.live:
+                continue
+            seen.add(name)
+            record = record_of(self.nodes[index])
+            if is_layer(record) and record.product:
+                found.add(index)
+            elif record.traits.sums or record.traits.affine or record.traits.moves == SAME:
+                todo.extend(self.nodes[index].input)
+        return found
 
     @cached_property
     def unsettled(self) -> set[str]:

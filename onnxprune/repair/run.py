@@ -17,7 +17,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
 from onnxprune.measure import judged
-from onnxprune.plans import Plan, keep_of
+from onnxprune.plans import Plan, keep_of, units_of
 from onnxprune.progress import Progress
 from onnxprune.repair.chains import Chain, find_chain
 from onnxprune.repair.lockstep import Lockstep
@@ -29,7 +29,7 @@ from onnxprune.repair.solve import FITS
 from onnxprune.repair.support import Choose
 from onnxprune.repair.tasks import FitTask, tasks
 from onnxprune.report.types import RepairReport
-from onnxprune.surgery import apply_flat
+from onnxprune.surgery import apply_flat, bypassed
 
 METHODS = ("none", "merge", *FITS)
 
@@ -119,10 +119,10 @@ def _prepare(
     memory: Memory | None,
 ) -> Lockstep:
     """The original and the network that a plan makes of it, with the layers to fit."""
-    keep = keep_of(plan, analysis)
-    flat = apply_flat(analysis, keep)
+    keep, units = keep_of(plan, analysis), units_of(plan, analysis)
+    flat, skipped = apply_flat(analysis, keep, units), bypassed(analysis, units)
     original, pruned = (called(model, analysis.model) for model in (analysis.flat, flat))
-    net = Network(analysis, keep, original, pruned, thin.choose)
+    net = Network(analysis, keep, original, pruned, thin.choose, bypassed=skipped)
     report = RepairReport(method, 0, None, None)
     found = tasks(net, method, report.left_out) if method in FITS or thin.choose else []
     if thin.plain is not None:  # what cannot be fitted is sparse from the start: later layers make up for it
@@ -130,5 +130,5 @@ def _prepare(
     changes = merged(net, plan) if method == "merge" else []
     return Lockstep(
         net, flat, found, judged(analysis), report, batches, samples, threads, share,
-        thin.choose, thin.plain, bool(thin.choose), changes, memory=memory or Memory(),
+        thin.choose, thin.plain, bool(thin.choose), changes, memory=memory or Memory(), skipped=skipped,
     )  # fmt: skip

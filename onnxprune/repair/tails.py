@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.calibration.store import Array
+from onnxprune.ops.records import SAME
 from onnxprune.repair.layers import FitLayer, Site
 from onnxprune.repair.network import Network
 
@@ -55,7 +56,8 @@ def follow(layer: FitLayer, net: Network, ready: Callable[[str], bool]) -> Tail:
         if traits.clips and traits.bounds:
             tail.low, tail.high = traits.bounds(site, site.known)
             break
-        if not (_affine(tail, layer, site, net) or _sum(tail, site, net, ready)):
+        renamed = traits.moves == SAME and not traits.changes_type
+        if not (renamed or _affine(tail, layer, site, net) or _sum(tail, site, net, ready)):
             break
         tail.passed.append(index)
         tail.target = site.node.output[0]

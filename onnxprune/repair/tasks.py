@@ -157,7 +157,8 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
     name = node.name or next(filter(None, node.output), "")
     if all(n in net.live for n in node.input) or not is_layer(record_of(node)):
         return
-    if not (_is_thinned(net, index) or net.touched.intersection(node.input) or _lost_states(net, index)):
+    changed = index in net.redirected or net.touched.intersection(node.input)
+    if not (_is_thinned(net, index) or changed or _lost_states(net, index)):
         return
     try:
         for extra, layer in _built(net, net.site(index)):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.settings.table import Bounds, Use, check_fields, setting, to_option
+from onnxprune.settings.table import FLAG, Bounds, Use, check_fields, setting, to_option
 
 MOST_STEPS = 1000
 SCOPES = ("local", "global", "isomorphic")
@@ -103,6 +103,13 @@ class Options:
         "in small steps (netadapt).",
         panel=AMOUNT,
         choices=ALLOCATIONS,
+    )
+    depth: bool = setting(
+        True,
+        "With --calib and a budget: may whole residual branches go too, where that is better on samples held out than narrower "
+        "layers alone?",
+        panel=AMOUNT,
+        kind=FLAG,
     )
     effort: str = setting(
         "default",
@@ -224,6 +231,11 @@ class Options:
     def measures(self) -> bool:
         """Does the allocation measure errors where it has calibration data?"""
         return (self.budget or self.limit) is not None and self.allocation in (None, *MEASURED)
+
+    @property
+    def has_depth(self) -> bool:
+        """May whole branches go?"""
+        return self.depth and self.budget is not None and self.allocation in MEASURED and self.effort != "low"
 
     @property
     def has_fine_steps(self) -> bool:

@@ -284,7 +284,8 @@ class Stopwatch:
     def key(self, plan: Plan) -> str:
         """What the ratio of a plan's model depends on."""
         kept = sorted((name, len(choice.keep)) for name, choice in plan.groups.items())
-        return "ratio " + hashlib.sha256(f"{self.about}/{kept}".encode()).hexdigest()[:24]
+        about = f"{self.about}/{kept}" + (f"/{plan.units}" if plan.units else "")
+        return "ratio " + hashlib.sha256(about.encode()).hexdigest()[:24]
 
     def ratio(self, model: Model) -> float:
         """The time that `model` takes as a fraction of the original's."""

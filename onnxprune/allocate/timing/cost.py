@@ -21,6 +21,7 @@ from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis
 from onnxprune.plans import Plan
 from onnxprune.progress import Progress
+from onnxprune.units import Unit
 
 FOLDS = 4
 MOST_KNOWN = 1 << 18  # times of layers that are kept
@@ -96,6 +97,12 @@ class TimeCost:
     def of_plan(self, plan: Plan) -> float:
         return self.prediction.at_one(self.after(plan, self.analysis).start)
 
+    def without(self, units: Sequence[Unit]) -> TimeCost:
+        """The same for a model without these units: their layers take no time."""
+        gone = {i for u in units for i in u.goes}
+        layers = [(terms, fit) for terms, fit in self.prediction.layers if gone.isdisjoint(terms.nodes)]
+        return replace(self, prediction=replace(self.prediction, layers=layers, known={}))
+
     def after(self, done: Plan, analysis: Analysis) -> TimeCost:
         """The same for what a plan left of the original."""
         left = [
@@ -121,7 +128,9 @@ def time_cost(c: Candidates, feeds: Feeds, table: TimingTable, threads: int, see
     """
     samples = measure_samples(c, feeds, table, threads, seed, progress)
     shapes, every = Sizes(c.analysis), range(len(c.analysis.flat.proto.graph.node))
-    terms = {layer: _terms_of(shapes, every if layer == UNKNOWN else nodes) for layer, nodes in samples.members.items()}
+    members = samples.members.items()
+    terms = {layer: _terms_of(shapes, every if layer == UNKNOWN else nodes) for layer, nodes in members}
+    terms |= {layer: replace(terms[layer], nodes=frozenset(nodes)) for layer, nodes in members if layer != UNKNOWN}
     sizes = np.array([g.size for g in c.analysis.groups], np.int64)
     classes: dict[object, list[int]] = defaultdict(list)
     for layer, t in terms.items():

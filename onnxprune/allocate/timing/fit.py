@@ -31,6 +31,7 @@ class Terms:
     read: Compiled
     written: Compiled
     groups: tuple[int, ...]  # those that its sizes depend on
+    nodes: frozenset[int] = frozenset()  # of the model, that it does the work of
 
     def at(self, counts: Values, block: int) -> Array:
         """The terms at the points `counts [points, groups]`, [points, terms]."""
