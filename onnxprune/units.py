@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from onnxprune.axes import Axis, Layout, Size
 from onnxprune.graph.flat import flat_id
 from onnxprune.graph.view import IN_BODY, makers, opset, readers
 from onnxprune.groups import ANONYMOUS, Analysis
@@ -30,7 +31,7 @@ class Unit:
     """Nodes that can go together, by their indices in the flat model.
 
     `node` becomes an Identity of its input `stays`: the sum behind a branch, or the layer. `goes` are the nodes that nobody needs
-    then; `ends` those of them whose weights, once they are zero, make the branch add zero.
+    then; `ends` those of them whose weights, once they are zero, make the branch add zero; `weights` what nobody else reads.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Unit:
     stays: str
     goes: frozenset[int]
     ends: tuple[int, ...]
+    weights: tuple[str, ...] = ()
 
 
 def find_units(a: Analysis) -> list[Unit]:
@@ -90,7 +92,7 @@ class _Graph:
         for goes, arm, stays in sorted(whole, key=lambda x: -self._params(x[0])):
             ends = self._ends(arm, goes)
             if ends and self._params(goes):
-                return Unit(self._name(goes, node), BRANCH, index, stays, goes, ends)
+                return self._unit(BRANCH, index, stays, goes, ends)
         return None
 
     def layer_at(self, index: int) -> Unit | None:
@@ -103,8 +105,12 @@ class _Graph:
         reads = [n for n in node.input if n in self.live]
         if not weights or len(reads) != 1 or not self._is_alike(node.input[0], node.output[0]):
             return None
-        goes = frozenset({index})
-        return Unit(self._name(goes, node), LAYER, index, node.input[0], goes, ())
+        return self._unit(LAYER, index, node.input[0], frozenset({index}), ())
+
+    def _unit(self, kind: str, index: int, stays: str, goes: frozenset[int], ends: tuple[int, ...]) -> Unit:
+        read = dict.fromkeys(n for i in sorted(goes) for n in self.nodes[i].input if n in self.c.weights)
+        own = [n for n in read if n not in self.outputs and all(at in goes for at, _ in self.readers[n])]
+        return Unit(self._name(own, self.nodes[index]), kind, index, stays, goes, ends, tuple(own))
 
     def _is_free(self, index: int) -> bool:
         """Does a node stand outside bodies and local functions, with a single output of known layout?"""
@@ -120,7 +126,7 @@ class _Graph:
 
     def _is_alike(self, *names: str) -> bool:
         """Are these activations of one layout, and of one type?"""
-        layouts = {self.c.layouts.get(n) for n in names}
+        layouts = {_forget_frozen(self.c.layouts.get(n)) for n in names}
         types = {self.c.trace.dtype(n) for n in names}
         return len(layouts) == 1 and None not in layouts and len(types) == 1 and all(n in self.live for n in names)
 
@@ -264,13 +270,17 @@ class _Graph:
         names = {n for i in goes for n in self.nodes[i].input if n in self.c.weights}
         return sum(self.a.param_count(n) for n in names)
 
-    def _name(self, goes: frozenset[int], node: NodeProto) -> str:
+    def _name(self, own: Sequence[str], node: NodeProto) -> str:
         """What the names of its own weights have in common, up to a dot or slash; else the node's name, or what it makes."""
-        read = dict.fromkeys(n for i in sorted(goes) for n in self.nodes[i].input if n in self.c.weights)
-        own = [n for n in read if self.a.param_count(n) and all(at in goes for at, _ in self.readers[n])]
-        paths = [n.replace("/", ".").split(".")[:-1] for n in own if not ANONYMOUS.match(n)]
+        named = [n for n in own if self.a.param_count(n) and not ANONYMOUS.match(n)]
+        paths = [n.replace("/", ".").split(".")[:-1] for n in named]
         common = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
         return ".".join(parts[0] for parts in common).strip(".") or node.name or node.output[0]
+
+
+def _forget_frozen(axes: Layout | None) -> tuple[Axis | Size, ...] | None:
+    """A layout in which axes without channels are alike where they are of one size."""
+    return None if axes is None else tuple(axis if axis.leaves else axis.size for axis in axes)
 
 
 def _run_alone(node: NodeProto, feeds: Mapping[str, np.ndarray], version: int) -> Sequence[np.ndarray]:
@@ -292,5 +302,5 @@ def _with_own_names(units: Sequence[Unit]) -> list[Unit]:
     for unit in units:
         seen[unit.name] += 1
         name = unit.name if seen[unit.name] == 1 else f"{unit.name}#{seen[unit.name]}"
-        found.append(Unit(name, unit.kind, unit.node, unit.stays, unit.goes, unit.ends))
+        found.append(replace(unit, name=name))
     return found

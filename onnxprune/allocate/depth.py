@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
-from onnxprune.allocate.budget import Budget, of_rest
+import numpy as np
+
+from onnxprune.allocate.budget import Budget
+from onnxprune.allocate.cost import Number, Sizes
 from onnxprune.allocate.error import OutputComparer
+from onnxprune.allocate.poly import Compiled
 from onnxprune.allocate.selection import Candidates
+from onnxprune.allocate.timing.cost import TimeCost
 from onnxprune.groups import Analysis
 from onnxprune.plans import Plan, fingerprint
 from onnxprune.progress import Progress
@@ -20,6 +25,7 @@ from onnxprune.surgery import apply_plan
 from onnxprune.units import BRANCH, Unit, find_units
 
 ROUNDS = 2  # of measuring
+MOST_BRANCHES = 64  # that are measured; of more, those evenly spread
 LEAST = 1e-9  # an error, and a share of the cost
 
 
@@ -36,7 +42,10 @@ def find_branches(a: Analysis, options: Options) -> list[Unit]:
     branches = [u for u in find_units(a) if u.kind == BRANCH]
     inner = [u for u in branches if not any(v.node in u.goes for v in branches)]
     kept = [u for u in inner if not hit(u, [*options.exclude, *options.group_ratio])]
-    return [u for u in kept if not options.include or hit(u, options.include)]
+    found = [u for u in kept if not options.include or hit(u, options.include)]
+    if len(found) > MOST_BRANCHES:  # each takes a run of some samples
+        found = [found[i] for i in np.linspace(0, len(found) - 1, MOST_BRANCHES).round().astype(int)]
+    return found
 
 
 def find_unit_sets(
@@ -51,32 +60,43 @@ def find_unit_sets(
         comparer: Measures errors.
         progress: Called with the measurements done and in all.
     """
-    to_go = budget.whole - budget.allowed
-    chosen, sets, total, done = list[Unit](), list[list[Unit]](), ROUNDS * len(branches), 0
+    saves, to_go = _saves(c, budget, branches), 1 - budget.allowed / budget.whole
+    chosen, sets, done = list[Unit](), list[list[Unit]](), 0
     for at in range(ROUNDS):
-        errors = dict[str, float]()
+        base = _error(c.analysis, chosen, comparer) if chosen else 0.0
+        prices = dict[str, float]()
         for unit in branches:
             if unit not in chosen:
-                errors[unit.name] = _error(c.analysis, [*chosen, unit], comparer)
+                error = _error(c.analysis, [*chosen, unit], comparer)
+                prices[unit.name] = max(error - base, LEAST) / saves[unit.name]
             done += 1
-            progress(done, total)
-        base = _error(c.analysis, chosen, comparer) if chosen else 0.0
-        prices = {
-            u.name: max((errors[u.name] - base), LEAST) / max(_saves(c, budget, [u]), LEAST)
-            for u in branches
-            if u.name in errors
-        }
+            progress(done, ROUNDS * len(branches))
         for unit in sorted((u for u in branches if u.name in prices), key=lambda u: (prices[u.name], u.node)):
-            if chosen and _saves(c, budget, chosen) * budget.whole >= to_go * (at + 1) / ROUNDS:
+            if sum(saves[u.name] for u in chosen) >= to_go * (at + 1) / ROUNDS:
                 break
             chosen.append(unit)
         sets.append(sorted(chosen, key=lambda u: u.node))
     return [s for i, s in enumerate(sets) if s and s not in sets[:i]]
 
 
-def _saves(c: Candidates, budget: Budget, units: Sequence[Unit]) -> float:
-    """The share of the cost that goes with some units."""
-    return (budget.of(c.sizes) - of_rest(budget, c.without(units)).of(c.sizes)) / budget.whole
+def _saves(c: Candidates, budget: Budget, branches: Sequence[Unit]) -> dict[str, float]:
+    """The share of the cost that goes with each of the units."""
+    if isinstance(budget.cost, TimeCost):
+        full = budget.cost.exact(c.keep)(c.sizes)
+        found = {u.name: full - budget.cost.without([u]).exact(c.keep)(c.sizes) for u in branches}
+    elif budget.kind == "macs":
+        sizes = Sizes(c.analysis)
+        found = {u.name: sum(_at(sizes.of_node(i)[0], c) for i in u.goes) for u in branches}
+    else:
+        stored = c.analysis.coupling.weights
+        count = c.analysis.param_count if budget.kind == "params" else lambda n: stored[n].nbytes
+        found = {u.name: float(sum(map(count, u.weights))) for u in branches}
+    return {name: max(saved / budget.whole, LEAST) for name, saved in found.items()}
+
+
+def _at(number: Number, c: Candidates) -> float:
+    """The value of a polynomial in the sizes of groups, where all are whole."""
+    return float(Compiled(number, len(c.sizes))(c.sizes))
 
 
 def _error(a: Analysis, units: Sequence[Unit], comparer: OutputComparer) -> float:

@@ -207,12 +207,19 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
         report = TimingReport(cost.whole, left.of_plan(plan), cost.error, THREADS, table.digest, took)
         return _Timed(replace(plan, timings=table.digest), report, _miss(took, fraction))
 
-    found = [_approach(lambda asked: time(_within(first, budget_of_time(first.c, cost, asked))), fraction)]
+    ways: list[Callable[[float], Plan]] = [lambda asked: _within(first, budget_of_time(first.c, cost, asked))]
     if o.allocation in MEASURED and evaluator.batches and cost_of(first.c.analysis, "macs"):
-        found.append(_approach(lambda asked: time(_within(first, budget_of(first.c, "macs", asked), False)), fraction))
+        ways.append(lambda asked: _within(first, budget_of(first.c, "macs", asked), False))
     for rest, _ in _with_fewer_units(first, budget_of_time(first.c, cost, fraction)):
-        with suppress(OnnxPruneError):
-            found.append(_approach(lambda asked, rest=rest: time(_of_time(rest, cost, asked)), fraction))  # type: ignore[misc]
+        ways.append(lambda asked, rest=rest: _of_time(rest, cost, asked))  # type: ignore[misc]
+    found, errors = list[_Timed](), list[OnnxPruneError]()
+    for way in ways:
+        try:
+            found.append(_approach(lambda asked, way=way: time(way(asked)), fraction))  # type: ignore[misc]
+        except OnnxPruneError as e:  # this way does not lead there; another one may
+            errors.append(e)
+    if not found:
+        raise errors[0]
     least = min(t.miss for t in found)
     near = [t for t in found if t.miss <= least + NEAR]
     best = near[0] if len(near) == 1 else min(near, key=lambda t: evaluator.judge(t.plan).loss)

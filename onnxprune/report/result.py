@@ -17,7 +17,7 @@ from onnxprune.graph.view import opsets
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.measure import stand_ins
-from onnxprune.plans import Plan
+from onnxprune.plans import Plan, units_of
 from onnxprune.report.plain import to_json
 from onnxprune.report.sensitivity import measured_groups
 from onnxprune.report.sparsity import sparsity_report
@@ -39,12 +39,14 @@ from onnxprune.report.types import (
     Reconstruction,
     RepairReport,
     Shares,
+    UnitReport,
     ValidateReport,
     WeightReport,
 )
 from onnxprune.settings import Options
 from onnxprune.sparsity import Sparsified
 from onnxprune.targets import TARGETS
+from onnxprune.units import Unit, find_units
 from onnxprune.validation import Result
 
 
@@ -65,7 +67,14 @@ def inspect_report(a: Analysis) -> InspectReport:
         groups=[_group(a, g) for g in a.groups],
         frozen=_frozen(a),
         guarded=[_guarded(a, index, why) for index, why in a.coupling.guarded.items()],
+        units=[_unit(a, u) for u in find_units(a)],
     )
+
+
+def _unit(a: Analysis, unit: Unit) -> UnitReport:
+    node = a.flat.proto.graph.node[unit.node]
+    params = sum(map(a.param_count, unit.weights))
+    return UnitReport(unit.name, unit.kind, node.name or node.output[0], len(unit.goes), params)
 
 
 def _name(a: Analysis) -> str:
@@ -183,6 +192,7 @@ def prune_report(
         quantization=quantization,
         timing=evaluator.timing if evaluator and options else None,
         held_out=held_out,
+        units=[_unit(before, u) for u in units_of(plan, before)],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,12 @@ from rich.text import Text
 
 from onnxprune.cli.console import clean, count, facts, grid, indented, more, percent, plural, text
 from onnxprune.cli.render.frozen import render_frozen
-from onnxprune.report.types import GuardedNode, InspectReport
+from onnxprune.report.types import GuardedNode, InspectReport, UnitReport
 
 if TYPE_CHECKING:
     from onnxprune import Analysis, Group
 
+PLURALS = {"residual branch": "residual branches"}
 FEW_GROUPS, FEW_MEMBERS, FEW_ALIKE = 16, 6, 6
 TELLING = ("out", "in", "scale", "other", "bias", "stat")  # the members to show first where not all are
 
@@ -39,9 +40,17 @@ def _render_header(r: InspectReport, a: Analysis) -> RenderableType:
             ("parameters", f"{count(r.params)}, in prunable weights {count(r.prunable_params)}{share}"),
             ("MACs", count(r.macs) + (f" (one sample{sizes})" if r.macs is not None else f", {a.no_macs}")),
             ("groups", f"{len(r.groups)}, {sum(g.size for g in r.groups):,} channels"),
+            *([("blocks", _describe_units(r.units))] if r.units else []),
             *([("not understood", _describe_guarded(r.guarded))] if r.guarded else []),
         ]
     )
+
+
+def _describe_units(units: Sequence[UnitReport]) -> str:
+    kinds = Counter(u.kind for u in units)
+    counted = " and ".join(plural(n, kind, PLURALS.get(kind, "")) for kind, n in sorted(kinds.items(), reverse=True))
+    named = ", ".join(u.name for u in units[:FEW_ALIKE])
+    return f"{counted} that can go: {named}{', ..' if len(units) > FEW_ALIKE else ''}"
 
 
 def _describe_guarded(nodes: Sequence[GuardedNode]) -> str:

@@ -30,10 +30,11 @@ from onnxprune.report.types import (
     QuantizationReport,
     RepairReport,
     TimingReport,
+    UnitReport,
 )
 
 RenderedReport = tuple[Group, str]  # the report for people, and a warning ('': there is none)
-FEW_GROUPS = 24
+FEW_GROUPS, FEW_UNITS = 24, 8
 INSPECTED = "see 'onnxprune inspect'"  # which tells of frozen axes
 
 
@@ -41,7 +42,14 @@ def render_pruned(report: PruneReport, how: str, verbose: bool) -> RenderedRepor
     """What `prune` says when it is done, and a warning where nothing went: the groups, what is left, where the file is."""
     parts: list[RenderableType] = [*_render_groups(report.groups, verbose), ""] if report.groups else []
     sparse = render_layer_facts(report.sparsity, verbose) if report.sparsity else []
-    rows = [("channels", _count_channels(report.groups)), ("chosen by", how), *_render_notes(report, verbose), *sparse]
+    blocks = [("blocks", _describe_units(report.units))] if report.units else []
+    rows = [
+        ("channels", _count_channels(report.groups)),
+        *blocks,
+        ("chosen by", how),
+        *_render_notes(report, verbose),
+        *sparse,
+    ]
     unexpected = (explain_nothing(report, verbose), explain_none(report.sparsity, verbose))
     warnings = (
         *unexpected,
@@ -175,6 +183,12 @@ def _render_groups(groups: Sequence[PrunedGroup], verbose: bool) -> list[Rendera
 def _render_group(g: PrunedGroup) -> list[object]:
     remark = "; ".join(r for r in ("" if g.exact else "approximate", g.reason or "") if r)
     return [text(g.name), g.kind, g.size, text(g.kept, "dim" if g.kept == g.size else "bold"), text(remark, "dim")]
+
+
+def _describe_units(units: Sequence[UnitReport]) -> str:
+    named = ", ".join(u.name for u in units[:FEW_UNITS])
+    rest = f", and {len(units) - FEW_UNITS} more" if len(units) > FEW_UNITS else ""
+    return f"{plural(len(units), 'residual branch', 'residual branches')} removed: {named}{rest}"
 
 
 def _count_channels(groups: Sequence[PrunedGroup]) -> str:

@@ -17,7 +17,7 @@ from onnxprune.report.types.comparison import (
     ValidateReport,
 )
 from onnxprune.report.types.lists import OperatorRow, PlannedJob, ResultRow, SettingRow
-from onnxprune.report.types.model import FrozenAxis, GroupReport, GuardedNode, InspectReport, MemberReport
+from onnxprune.report.types.model import FrozenAxis, GroupReport, GuardedNode, InspectReport, MemberReport, UnitReport
 from onnxprune.report.types.pruning import (
     CalibrationReport,
     GroupSensitivity,
@@ -50,5 +50,5 @@ __all__ = [
     "LayerRepair", "Measures", "MetricReport", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch",
     "OutputReport", "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport",
     "Reconstruction", "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow", "Settings",
-    "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "ValidateReport", "WeightReport",
+    "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "UnitReport", "ValidateReport", "WeightReport",
 ]  # fmt: skip

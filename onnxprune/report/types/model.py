@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxprune.report.types.base import Report, Stop
+from onnxprune.report.types.base import Report, Stop, added
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,21 @@ class GuardedNode:
 
 
 @dataclass(frozen=True)
+class UnitReport:
+    """What can go beside channels: a residual branch, or a layer that keeps its layout.
+
+    `node` is the sum behind a branch, or the layer; `nodes` is the number of nodes that go with it, `params` that of their weights'
+    parameters.
+    """
+
+    name: str
+    kind: str
+    node: str
+    nodes: int
+    params: int
+
+
+@dataclass(frozen=True)
 class InspectReport(Report):
     """What `inspect` finds: the model, its groups of channels, and what is frozen."""
 
@@ -75,3 +90,4 @@ class InspectReport(Report):
     groups: list[GroupReport]
     frozen: list[FrozenAxis]
     guarded: list[GuardedNode]
+    units: list[UnitReport] | None = added()  # noqa: RUF009

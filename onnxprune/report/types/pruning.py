@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from onnxprune.report.types.base import Counts, Report, Settings, added
 from onnxprune.report.types.comparison import ErrorReport, Latency, Measures, MetricReport, Reconstruction
-from onnxprune.report.types.model import FrozenAxis
+from onnxprune.report.types.model import FrozenAxis, UnitReport
 from onnxprune.report.types.sparse import SparsityReport
 
 
@@ -203,12 +203,14 @@ class PruneReport(Report):
     quantization: QuantizationReport | None = added()  # noqa: RUF009
     timing: TimingReport | None = added()  # noqa: RUF009
     held_out: HeldOutReport | None = added()  # noqa: RUF009
+    units: list[UnitReport] | None = added()  # those that went  # noqa: RUF009
 
     @property
     def removes_nothing(self) -> bool:
-        """No channel went, and no weight became zero."""
+        """No channel and no block went, and no weight became zero."""
         sparse = self.sparsity.layers if self.sparsity else ()
-        return not any(g.kept < g.size for g in self.groups) and not any(x.sparse for x in sparse)
+        gone = any(g.kept < g.size for g in self.groups) or bool(self.units)
+        return not gone and not any(x.sparse for x in sparse)
 
 
 @dataclass(frozen=True)
