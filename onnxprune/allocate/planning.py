@@ -193,8 +193,8 @@ class _Timed:
 def _within_latency(first: _Stage, fraction: float) -> Plan:
     """The plan that a search within the predicted time makes; where the clock says another time, with another budget.
 
-    Where errors are measured, a search within multiply-accumulates is tried as well, whatever time is predicted for it: of the two
-    that take as long the better one on samples held out.
+    Where errors are measured, a search within multiply-accumulates is tried as well, whatever time is predicted for it, and so are
+    models with fewer residual branches: of those that are fast enough the best one on samples held out.
     """
     o, evaluator = first.c.options, first.sharing.evaluator
     model, table = first.c.analysis.model, evaluator.timings
@@ -221,7 +221,8 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
     if not found:
         raise errors[0]
     least = min(t.miss for t in found)
-    near = [t for t in found if t.miss <= least + NEAR]
+    fast = [t for t in found if t.report.measured <= fraction * SLOWER]
+    near = fast or [t for t in found if t.miss <= least + NEAR]
     best = near[0] if len(near) == 1 else min(near, key=lambda t: evaluator.judge(t.plan).loss)
     evaluator.timing = best.report
     return best.plan
