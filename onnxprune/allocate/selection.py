@@ -22,7 +22,7 @@ from onnxprune.scoring import score_group
 from onnxprune.settings import Options
 from onnxprune.signals import StatisticKey
 from onnxprune.targets import TARGETS
-from onnxprune.units import Unit, find_lost_weights
+from onnxprune.units import Unit, find_lost_weights, find_units
 
 Counts = Ints  # how many channels each group of an analysis keeps, in its order
 Bools = npt.NDArray[np.bool_]
@@ -199,7 +199,7 @@ def matching(a: Analysis, globs: Iterable[str], what: str) -> dict[str, str]:
     names = {g.name: _names(a, g) for g in a.groups} if globs else {}
     for glob in globs:
         hits = [g for g, ns in names.items() if glob in ns or any(fnmatchcase(n, glob) for n in ns)]
-        if not hits:
+        if not hits and not any(fnmatchcase(u.name, glob) for u in find_units(a)):
             raise OnnxPruneError(f"--{what} '{glob}' matches no group, node or initializer; see 'onnxprune inspect'")
         for g in hits:
             out.setdefault(g, glob)

@@ -81,7 +81,7 @@ class Sharing:
             scored = [g for g in scored if g.name in self.heights]
         named = {g.name for g in scored}
         others = [g for g in self.c.groups if g.name not in named]
-        if self.done is None:
+        if self.done is None and not named <= self.heights.keys():
             ratios = ratios_for(len(scored), self.evaluator.data.samples or 0)
             comparer = self.evaluator.quick_comparer(len(scored) * len(ratios))
             for name, table in self._measure(scored, ratios, comparer).items():
