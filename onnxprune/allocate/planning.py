@@ -15,7 +15,7 @@ from onnxprune.allocate.ratios import by_ratio
 from onnxprune.allocate.selection import Candidates, candidates
 from onnxprune.allocate.sharing import Sharing
 from onnxprune.allocate.steps import shares
-from onnxprune.allocate.timing.cost import TimeCost, time_cost
+from onnxprune.allocate.timing.cost import time_cost
 from onnxprune.calibration import random_batches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.save import saved_bytes
@@ -207,11 +207,19 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
         report = TimingReport(cost.whole, left.of_plan(plan), cost.error, THREADS, table.digest, took)
         return _Timed(replace(plan, timings=table.digest), report, _miss(took, fraction))
 
-    ways: list[Callable[[float], Plan]] = [lambda asked: _within(first, budget_of_time(first.c, cost, asked))]
-    if o.allocation in MEASURED and evaluator.batches and cost_of(first.c.analysis, "macs"):
-        ways.append(lambda asked: _within(first, budget_of(first.c, "macs", asked), False))
-    for rest, _ in _with_fewer_units(first, budget_of_time(first.c, cost, fraction)):
-        ways.append(lambda asked, rest=rest: _of_time(rest, cost, asked))  # type: ignore[misc]
+    def of_time(asked: float) -> Budget:
+        return budget_of_time(first.c, cost, asked)
+
+    def of_macs(asked: float) -> Budget:
+        return budget_of(first.c, "macs", asked)
+
+    ways: list[Callable[[float], Plan]] = [lambda asked: _within(first, of_time(asked))]
+    counted = cost_of(first.c.analysis, "macs") is not None
+    if o.allocation in MEASURED and evaluator.batches and counted:
+        ways.append(lambda asked: _within(first, of_macs(asked), False))
+    budget = of_macs if counted else of_time
+    for rest, _ in _with_fewer_units(first, budget(fraction)):
+        ways.append(lambda asked, c=rest: _within(c, of_rest(budget(asked), c.c), False))  # type: ignore[misc]
     found, errors = list[_Timed](), list[OnnxPruneError]()
     for way in ways:
         try:
@@ -221,15 +229,10 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
     if not found:
         raise errors[0]
     least = min(t.miss for t in found)
-    fast = [t for t in found if t.report.measured <= fraction * SLOWER]
-    near = fast or [t for t in found if t.miss <= least + NEAR]
+    near = [t for t in found if t.report.measured <= fraction * SLOWER or t.miss <= least + NEAR]
     best = near[0] if len(near) == 1 else min(near, key=lambda t: evaluator.judge(t.plan).loss)
     evaluator.timing = best.report
     return best.plan
-
-
-def _of_time(stage: _Stage, cost: TimeCost, asked: float) -> Plan:
-    return _within(stage, of_rest(budget_of_time(stage.c, cost, asked), stage.c), final=False)
 
 
 def _approach(make: Callable[[float], _Timed], fraction: float) -> _Timed:
