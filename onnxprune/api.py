@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Table, candidates, make_plan, measure
 from onnxprune.calibration import Preprocess
 from onnxprune.candidates import CandidateResult, run_repair
+from onnxprune.free import settle
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import save
@@ -78,6 +79,8 @@ def plan(
     **changes: Any,
 ) -> Plan:
     """Score and rank the channels of each group: `plan(model, ratio=0.3)`.
+
+    Those that change no output go first, and with `ratio=0` no others: `Choice.free` names them.
 
     Args:
         source: a path, a ModelProto, a Model, or what `analyze` found of one.
@@ -169,6 +172,8 @@ def apply(
 ) -> Model:
     """Remove the channels that a plan does not keep, and repair the layers that stay.
 
+    What read the channels that the plan calls free makes up for them exactly.
+
     Args:
         source: a path, a ModelProto, a Model, or what `analyze` found of one; it is not changed.
         plan: the channels that stay.
@@ -190,6 +195,7 @@ def apply(
     options.check()
     run = RunSettings(calib, samples, memory=memory)
     run.check_values()
+    analysis, plan = settle(analysis, plan)
     evaluator = make_evaluator(analysis, options, calibration_batches(run, analysis.model), run, None)
     return apply_plan(analysis, plan) if evaluator.repair == "none" else evaluator.finish(plan)[0]
 

@@ -21,6 +21,7 @@ from onnxprune.calibration.store import MEMORY_BYTES, Memory
 from onnxprune.convert import cast, flush_subnormals, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.forecast import forecast
+from onnxprune.free import settle
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import fits_message, full_proto, save, saved_bytes
@@ -118,6 +119,7 @@ class _Made:
     sparse: Sparsified | None = None
     quantized: Quantized | None = None
     pruned: Model | None = None  # in float, where `model` is quantized
+    plan: Plan | None = None  # as it is for the model whose consumers make up for what is free
 
     @property
     def in_float(self) -> Model:
@@ -155,7 +157,11 @@ def run(
         refuse_quantized(analysis)
     evaluator = make_evaluator(analysis, options, calibration, work.run, clock.progress)
     used = _plan(analysis, evaluator, work, clock)
-    made = _make(analysis, used, evaluator, sparsity, clock, work.dry_run)
+    with clock.time("apply"):
+        settled, mine = settle(analysis, used, evaluator.found)
+    evaluator.turn_to(settled)
+    made = _make(settled, mine, evaluator, sparsity, clock, work.dry_run)
+    made.plan = mine
     if target.slow_subnormals and used.groups:
         made.model = flush_subnormals(made.model)
     if work.run.cast is not None:
@@ -298,7 +304,7 @@ def _compare_and_report(
                 failure = e
     held_out: HeldOutReport | None = None
     try:
-        held_out = _judge_held_out(work, evaluator, plan, made, clock)
+        held_out = _judge_held_out(work, evaluator, made.plan or plan, made, clock)
     except OnnxPruneError as e:  # a metric may fail on a part of the data
         failure = failure or e
     if made.sparse:

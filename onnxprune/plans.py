@@ -20,15 +20,20 @@ from onnxprune.groups import Analysis, Group
 from onnxprune.units import Unit, find_units
 
 FORMAT = 1
+FREE = ("dead", "constant", "merged")  # why a channel can be removed and no output changes
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a plan says of one group: its size, the kept indices (in their new order), and a remark for the report."""
+    """What a plan says of one group: its size, the kept indices (in their new order), and a remark for the report.
+
+    `free` has those of the removed channels that their consumers make up for, by why they can: dead, constant, merged.
+    """
 
     size: int
     keep: tuple[int, ...]
     reason: str = ""
+    free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,9 @@ class Plan:
             "format": FORMAT,
             "model": self.model,
             "groups": {
-                name: {"size": c.size, "keep": list(c.keep)} | ({"reason": c.reason} if c.reason else {})
+                name: {"size": c.size, "keep": list(c.keep)}
+                | ({"reason": c.reason} if c.reason else {})
+                | ({"free": {why: list(some) for why, some in c.free.items()}} if c.free else {})
                 for name, c in self.groups.items()
             },
         }
@@ -69,7 +76,9 @@ class Plan:
             if data["format"] != FORMAT:
                 raise PlanError(f"the plan has format {_shown(data['format'])}, this version reads format {FORMAT}")
             groups = {
-                str(name): Choice(_index(g["size"]), _indices(g["keep"]), str(g.get("reason", "")))
+                str(name): Choice(
+                    _index(g["size"]), _indices(g["keep"]), str(g.get("reason", "")), _free(g.get("free", {}))
+                )
                 for name, g in data["groups"].items()
             }
             units = data.get("units", [])
@@ -106,6 +115,12 @@ def _indices(keep: Any) -> tuple[int, ...]:
     if not isinstance(keep, list):
         raise PlanError(f"the plan keeps {_shown(keep)}; expected a list of channels, as in [0, 2, 3]")
     return tuple(map(_index, keep))
+
+
+def _free(found: Any) -> dict[str, tuple[int, ...]]:
+    if not isinstance(found, dict) or not set(found) <= set(FREE):
+        raise PlanError(f"the plan calls {_shown(found)} free; expected lists of channels under {', '.join(FREE)}")
+    return {why: _indices(some) for why, some in found.items()}
 
 
 def _index(value: Any) -> int:

@@ -197,7 +197,7 @@ def test_options_reach_the_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "why"),
     [
-        (("--ratio", 0), "ratio 0 of"),
+        (("--ratio", 0), "no channel of it is free"),
         (("--exclude", "*"), "excluded by '*'"),
         (("--ratio", 0.1, "--round-to", 64), "round-to 64"),
     ],

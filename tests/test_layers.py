@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1] / "onnxprune"
 FLOORS = [
     "version", "errors", "progress", "machine", "settings", "targets", "axes", "report.types", "report.plain", "report.degraded",
     "graph.view", "ops.records", "graph", "layout", "ops", "coupling", "macs", "groups", "units", "signals", "criteria", "scoring",
-    "plans", "surgery", "calibration", "measure", "repair", "convert", "quantize", "sparsity", "validation", "allocate", "plain",
-    "explain", "report", "result", "forecast", "pipeline", "candidates",
+    "plans", "surgery", "calibration", "measure", "repair", "free", "convert", "quantize", "sparsity", "validation", "allocate",
+    "plain", "explain", "report", "result", "forecast", "pipeline", "candidates",
     "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {

@@ -17,6 +17,7 @@ from onnxprune.calibration.run import count
 from onnxprune.calibration.statistics import Statistics, gather
 from onnxprune.calibration.store import Memory
 from onnxprune.errors import OnnxPruneError
+from onnxprune.free import Found
 from onnxprune.graph.model import Model
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.groups import Analysis
@@ -80,7 +81,15 @@ class Evaluator:
     tables: dict[str, Table] = field(default_factory=dict)  # what was measured of the original's groups, for the report
     timing: TimingReport | None = None  # what was predicted and measured of the plan's time, for the report
     best: Plan | None = None  # of those that were found so far
+    found: Found | None = None  # what is free in the original, once a plan was made
     _judged: dict[tuple[Any, ...], HeldOutReport] = field(default_factory=dict)
+
+    def turn_to(self, original: Analysis) -> None:
+        """Go on with another file of the same function and the same groups."""
+        if original is not self.original:
+            self.original = original
+            for name in ("comparer", "_folds"):
+                vars(self).pop(name, None)
 
     def stage_progress(self, stage: str) -> Progress:
         return lambda done, of: self.progress(stage, done, of)

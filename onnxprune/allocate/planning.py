@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
 
 from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, explain_rest, of_rest, of_smaller, relax
 from onnxprune.allocate.cost import cost_of
 from onnxprune.allocate.depth import ROUNDS, find_branches, find_unit_sets
 from onnxprune.allocate.evaluator import FOLDS, Evaluator
+from onnxprune.allocate.poly import Ints
 from onnxprune.allocate.ratios import by_ratio
 from onnxprune.allocate.selection import Candidates, candidates
 from onnxprune.allocate.sharing import Sharing
@@ -18,9 +22,10 @@ from onnxprune.allocate.steps import shares
 from onnxprune.allocate.timing.cost import time_cost
 from onnxprune.calibration import random_batches
 from onnxprune.errors import OnnxPruneError
+from onnxprune.free import Found, find_free, fold_all
 from onnxprune.graph.save import saved_bytes
 from onnxprune.groups import Analysis, analyze
-from onnxprune.plans import Plan, units_of
+from onnxprune.plans import Choice, Plan, fingerprint, units_of
 from onnxprune.report.types import TimingReport
 from onnxprune.settings.options import MEASURED, Options
 from onnxprune.surgery import apply_plan
@@ -50,7 +55,37 @@ def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None)
     evaluator = evaluator or Evaluator(a)
     if options.max_drop is not None and evaluator.batches and evaluator.metric is None:
         raise OnnxPruneError(NO_LABELS)
-    first = _Stage.of(a, options, evaluator)
+    found = evaluator.found = find_free(a)
+    folded = a if options.only_free else fold_all(found)
+    evaluator.turn_to(folded)
+    free = {name: f.all for name, f in found.groups.items()}
+    try:
+        plan = _make(_Stage.of(folded, options, evaluator, free=free))
+    finally:
+        evaluator.turn_to(a)
+        if evaluator.best is not None:  # what an interrupt leaves behind is for the model as it was given
+            evaluator.best = mark_free(replace(evaluator.best, model=fingerprint(a.model)), found)
+    return mark_free(replace(plan, model=fingerprint(a.model)), found)
+
+
+def mark_free(plan: Plan, found: Found) -> Plan:
+    """A plan that says which of the removed channels are free."""
+
+    def mark(name: str, choice: Choice) -> Choice:
+        gone = np.setdiff1d(np.arange(choice.size), choice.keep)
+        free = found.groups[name].kinds() if name in found.groups else {}
+        kinds = {why: np.intersect1d(some, gone) for why, some in free.items()}
+        reason = "; ".join(filter(None, (choice.reason, found.notes.get(name, ""))))
+        return replace(
+            choice, reason=reason, free={why: tuple(some.tolist()) for why, some in kinds.items() if len(some)}
+        )
+
+    return replace(plan, groups={name: mark(name, choice) for name, choice in plan.groups.items()})
+
+
+def _make(first: _Stage) -> Plan:
+    """The plan that the options ask for."""
+    options = first.c.options
     if options.limit is not None:
         return _as_far_as_limit(first)
     if options.budget is None:
@@ -69,10 +104,15 @@ class _Stage:
 
     @staticmethod
     def of(
-        a: Analysis, options: Options, evaluator: Evaluator, done: Plan | None = None, first: _Stage | None = None
+        a: Analysis,
+        options: Options,
+        evaluator: Evaluator,
+        done: Plan | None = None,
+        first: _Stage | None = None,
+        free: Mapping[str, Ints] = MappingProxyType({}),
     ) -> _Stage:
         statistics = evaluator.watch(a, options)
-        c = candidates(a, options, statistics, evaluator.stage_progress("plan"), first.c if first else None)
+        c = candidates(a, options, statistics, evaluator.stage_progress("plan"), first.c if first else None, free)
         measured = done is not None and options.measures and options.allocation in MEASURED
         base = evaluator.comparer.of(a.model).error if measured else 0.0
         fitted = statistics if evaluator.repair != "none" else None
@@ -107,7 +147,7 @@ class _Stage:
 
     def by_ratio(self, share: float) -> Plan:
         o = self.c.options
-        local = "ratio {:g} of {} channels removes none"
+        local = "no channel of it is free" if o.only_free else "ratio {:g} of {} channels removes none"
         ranked = f"its channels rank above the others ({o.scope} scope)"
         return self.sharing.plan(
             by_ratio(self.c, o.scope, share)(o.ratio),

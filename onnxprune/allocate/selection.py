@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,7 @@ class Candidates:
     full: Mapping[str, int]  # how many channels each group had before the first step
     aligned: Mapping[str, int] = field(default_factory=dict)  # the multiples that the target is fast with
     relaxed: Mapping[str, int] = field(default_factory=dict)  # those that the budget leaves no room for
+    free: Mapping[str, Ints] = field(default_factory=dict)  # channels that cost nothing, which go whatever is asked
     units: Sequence[Unit] = ()  # that go whatever the groups keep
 
     def without(self, units: Sequence[Unit]) -> Candidates:
@@ -71,6 +73,13 @@ class Candidates:
         return least
 
     @cached_property
+    def most(self) -> Ints:
+        """How many channels each group keeps where none goes that costs something."""
+        free = [len(self.free.get(g.name, ())) for g in self.analysis.groups]
+        most: Ints = np.maximum(self.least, self.sizes - free)
+        return most
+
+    @cached_property
     def is_aligned(self) -> Bools:
         return np.array([g.name in self.aligned for g in self.analysis.groups], np.bool_)
 
@@ -82,8 +91,12 @@ class Candidates:
 
     @cached_property
     def _ranked(self) -> dict[str, Ints]:
-        """The channels of each candidate, the best first."""
-        return {name: np.argsort(-scores, kind="stable") for name, scores in self.scores.items()}
+        """The channels of each candidate, the best first; those that are free come last."""
+        ranked = {}
+        for name, scores in self.scores.items():
+            is_free = np.isin(np.arange(len(scores)), self.free.get(name, ()))
+            ranked[name] = np.lexsort((-scores, is_free))
+        return ranked
 
     def keep(self, g: Group, count: int) -> tuple[int, ...]:
         """The best `count` channels of a group, in their order."""
@@ -96,7 +109,7 @@ class Candidates:
     def settled(self, counts: Counts, at: int | slice = slice(None)) -> Counts:
         """Counts after the cap and the rounding, of all groups; or any number of counts of the group `at`."""
         by, least = self.multiples[at], self.least[at]
-        counts = np.maximum(counts, least)
+        counts = np.maximum(np.minimum(counts, self.most[at]), least)
         up = -(-counts // by) * by
         # A ratio says of each group what to keep; a budget finds it, and cheap groups would gain where narrow ones lose half.
         if self.options.budget is None:
@@ -132,16 +145,17 @@ class Candidates:
     def _explain(self, g: Group, asked: int, count: int) -> str:
         """What the cap and the rounding made of a count, in words."""
         at = self.analysis.at_of[g.name]
-        least, by = int(self.least[at]), int(self.multiples[at])
+        least, most, by = int(self.least[at]), int(self.most[at]), int(self.multiples[at])
         if count % self.relaxed.get(g.name, 1):
             return f"the budget leaves no room for target {self.options.target} (multiples of {self.relaxed[g.name]})"
         notes = []
         if asked < least and least > 1:
             notes.append(f"max-ratio {self.options.max_ratio:g} keeps {least} instead of {asked}")
-        if count != (capped := max(asked, least)):
+        if count != (capped := max(min(asked, most), least)):
             aligned = self.aligned.get(g.name, 1) > 1
             why = f"target {self.options.target} (multiples of {by})" if aligned else f"round-to {by}"
-            notes.append(f"{why} keeps {count} instead of {capped}")
+            spare = f", {count - most} of them free" if count > most else ""
+            notes.append(f"{why} keeps {count} instead of {capped}{spare}")
         return "; ".join(notes)
 
 
@@ -151,8 +165,11 @@ def candidates(
     statistics: Mapping[StatisticKey, np.ndarray] | None = None,
     progress: Progress | None = None,
     first: Candidates | None = None,
+    free: Mapping[str, Ints] = MappingProxyType({}),
 ) -> Candidates:
     """Score the groups that the options let lose channels; `statistics` are those of `scoring.needed`.
+
+    The channels of `free`, by group, go first.
 
     `first` has the candidates of the model from which steps of pruning made this one: the same groups, smaller by now.
     """
@@ -164,6 +181,8 @@ def candidates(
     scores: dict[str, np.ndarray] = {}
     for i, g in enumerate(chosen):
         scores[g.name] = score_group(a, g, options.criterion or "l2", options.reduce, options.seed, statistics)
+        if g.name in free:
+            scores[g.name][free[g.name]] = min(0.0, scores[g.name].min())
         if progress:
             progress(i + 1, len(chosen))
     full = first.full if first else {g.name: g.size for g in a.groups}
@@ -176,7 +195,9 @@ def candidates(
     )
     if options.budget is None and options.limit is None:  # a group of one block has a ratio to meet all the same
         aligned = {name: by for name, by in aligned.items() if 2 * by <= full[name]}
-    return Candidates(a, options, chosen, why_not, scores, own, full, aligned)
+    if options.only_free:  # whatever is fast: it is asked for size
+        aligned = {}
+    return Candidates(a, options, chosen, why_not, scores, own, full, aligned, free=free)
 
 
 def change(counts: Counts, at: At | Sequence[int], to: At | Sequence[int]) -> Counts:

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.axes import div
 from onnxprune.layout import LayoutError, factor, find
-from onnxprune.ops.records import SAME, Affine, Bounds, Line, NodeFacts
+from onnxprune.ops.records import SAME, Affine, Bounds, Line, NodeFacts, Passes
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple, same
 from onnxprune.ops.samples import by_condition, by_meeting, by_rounding, by_type, never
 
@@ -49,17 +49,19 @@ def _scale(x: int, power: float = 1.0) -> Affine:
     return of
 
 
-@couple("Relu", pointwise=True, bounds=_between(0, math.inf), clips=True)
-@couple("Abs", "Exp", "Softplus", "Sqrt", pointwise=True, bounds=_between(0, math.inf))
+@couple("Relu", pointwise=True, bounds=_between(0, math.inf), clips=True, passes=Passes.POSITIVE)
+@couple("Abs", pointwise=True, bounds=_between(0, math.inf), passes=Passes.POSITIVE)
+@couple("Exp", "Softplus", "Sqrt", pointwise=True, bounds=_between(0, math.inf))
 @couple("HardSigmoid", "Sigmoid", pointwise=True, bounds=_between(0, 1))
 @couple("Identity", pointwise=True, moves=SAME)
 @couple("MemcpyFromHost", "MemcpyToHost", pointwise=True, moves=SAME, any_opset=True)
 @couple("Cast", pointwise=True, moves=SAME, changes_type=True, by_chance=by_type)
-@couple("Neg", pointwise=True, by_chance=never)
+@couple("LeakyRelu", pointwise=True, passes=Passes.POSITIVE)
+@couple("Neg", pointwise=True, by_chance=never, passes=Passes.LINEAR)
 @couple("Affine", "ParametricSoftplus", "ScaledTanh", "ThresholdedRelu", pointwise=True, any_opset=True)
 @couple(
     "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitCast", "BitwiseNot", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
-    "Floor", "Gelu", "HardSwish", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Not", "Reciprocal", "Round", "Selu",
+    "Floor", "Gelu", "HardSwish", "IsInf", "IsNaN", "Log", "Mish", "Not", "Reciprocal", "Round", "Selu",
     "Shrink", "Sign", "Sin", "Sinh", "Softsign", "Swish", "Tan", "Tanh", pointwise=True,
 )  # fmt: skip
 def unary(op: Op) -> list[Axes | None]:
@@ -136,17 +138,18 @@ def first_input(op: Op) -> list[Axes | None]:
     return same(op)
 
 
-@couple("Add", pointwise=True, sums=True, affine=_add(1), by_chance=never)
-@couple("Sum", pointwise=True, sums=True)
-@couple("Sub", pointwise=True, affine=_add(0, -1.0), by_chance=never)
-@couple("Mul", pointwise=True, affine=_scale(1), by_chance=never)
+@couple("Add", pointwise=True, sums=True, affine=_add(1), by_chance=never, passes=Passes.LINEAR)
+@couple("Sum", pointwise=True, sums=True, passes=Passes.LINEAR)
+@couple("Sub", pointwise=True, affine=_add(0, -1.0), by_chance=never, passes=Passes.LINEAR)
+@couple("Mul", pointwise=True, affine=_scale(1), by_chance=never, passes=Passes.EACH)
 @couple("Div", pointwise=True, affine=_scale(0, -1.0), rounds=True, by_chance=by_rounding)
 @couple("Where", pointwise=True, by_chance=by_condition)
 @couple("Equal", pointwise=True, by_chance=by_meeting)
 @couple(
     "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
-    "Max", "Mean", "Min", "Mod", "Or", "Pow", "SwiGLU", "Xor", pointwise=True,
+    "Mod", "Or", "Pow", "SwiGLU", "Xor", pointwise=True,
 )  # fmt: skip
+@couple("Max", "Mean", "Min", pointwise=True, passes=Passes.POSITIVE)
 @couple("BiasAdd", "GatedAdd", domain=MICROSOFT, pointwise=True)
 def nary(op: Op) -> list[Axes | None]:
     """y = f(a, b, ..) with broadcasting: the aligned axes hold the same channels."""

@@ -20,6 +20,7 @@ from onnxprune.layout import (
     split,
     var,
 )
+from onnxprune.ops.records import NodeFacts, Passes
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
 from onnxprune.ops.samples import by_index, never
 from onnxprune.ops.shape import regroup
@@ -50,7 +51,7 @@ def take(op: Op, d: Dim, indices: np.ndarray, slot: int) -> Axes:
     return [out] if indices.ndim else []
 
 
-@couple("Gather", table=(0, 1), by_chance=by_index())
+@couple("Gather", table=(0, 1), by_chance=by_index(), passes=Passes.ALL)
 def gather(op: Op) -> list[Axes | None]:
     """y = take(x, indices, axis). Constant indices refine the axis; computed ones (an embedding) freeze it.
 
@@ -98,7 +99,7 @@ def _as_reshape(op: Op, x: Axes, axis: int) -> Axes:
     return y
 
 
-@couple("Concat", by_chance=never)
+@couple("Concat", by_chance=never, passes=Passes.ALL)
 def concat_(op: Op) -> list[Axes | None]:
     """Lay the inputs' channels end to end along `axis`; tie the other axes one to one.
 
@@ -112,7 +113,7 @@ def concat_(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("Split", by_chance=never)
+@couple("Split", by_chance=never, passes=Passes.ALL)
 def split_(op: Op) -> list[Axes | None]:
     """Refine the axis into the outputs' parts; the sizes follow the plan.
 
@@ -142,7 +143,7 @@ def split_(op: Op) -> list[Axes | None]:
     return [_with(x, axis, p) for p in parts]
 
 
-@couple("Slice", by_chance=by_index())
+@couple("Slice", by_chance=by_index(), passes=Passes.ALL)
 def slice_(op: Op) -> list[Axes | None]:
     """Refine each sliced axis into before + kept + after; starts and ends follow the plan.
 
@@ -237,7 +238,14 @@ def _set_entry(op: Op, e: Edits, slot: int, name: str, i: int, value: int) -> No
         e.entries.setdefault(slot, _bounds(op, name, slot))[i] = value
 
 
-@couple("Pad")
+def _pass_padding(node: NodeFacts) -> Passes:
+    """Zeros around it scale with it, its own edges move with it, too."""
+    if node.attr("mode", "constant") != "constant":
+        return Passes.ALL
+    return Passes.NOTHING if node.has(2) or node.attr("value", 0.0) else Passes.LINEAR
+
+
+@couple("Pad", passes=_pass_padding)
 def pad(op: Op) -> list[Axes | None]:
     """Constant padding of a channel axis adds equal positions, free to follow what they meet; other modes freeze.
 
@@ -296,7 +304,7 @@ def center_crop_pad(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("Tile", since=6, by_chance=never)
+@couple("Tile", since=6, by_chance=never, passes=Passes.ALL)
 def tile(op: Op) -> list[Axes | None]:
     """Whole copies end to end: y[a] = (r x[a]); an axis of size 1 becomes r equal positions.
 
@@ -321,7 +329,7 @@ def _ratio(size: Size, d: Dim) -> Size:
     return size_of(*(a // b for a, b in zip(pair(size), pair(find(d).size), strict=True)))
 
 
-@couple("Expand", by_chance=never)
+@couple("Expand", by_chance=never, passes=Passes.ALL)
 def expand(op: Op) -> list[Axes | None]:
     """Broadcast to a shape: an axis of size 1 becomes equal positions, free to follow what they meet.
 

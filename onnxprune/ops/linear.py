@@ -9,7 +9,7 @@ from typing import Any
 from onnxprune.axes import first
 from onnxprune.layout import Dim, LayoutError, factor, find, freeze, is_frozen, prod
 from onnxprune.ops.fused import View
-from onnxprune.ops.records import Bounds, NodeFacts, NodeShapes, Operand, Plainer, Product
+from onnxprune.ops.records import Bounds, NodeFacts, NodeShapes, Operand, Passes, Plainer, Product
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 
 
@@ -249,7 +249,7 @@ def _read_matmul(node: NodeFacts) -> list[Operand]:
 MATMUL = Product("matrix product", _count_matmul, _read_matmul)
 
 
-@couple("MatMul", product=MATMUL)
+@couple("MatMul", product=MATMUL, passes=Passes.EACH)
 @couple("FusedMatMul", "TransposeMatMul", domain=MICROSOFT, product=MATMUL)
 def matmul(op: Op) -> list[Axes | None]:
     """a [*b, m, k] @ b [*b, k, n] -> y [*b, m, n], NumPy's rules for vectors and batches.

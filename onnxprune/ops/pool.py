@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from onnxprune.axes import Size, pair, size_of
 from onnxprune.layout import find, fixed, is_frozen
+from onnxprune.ops.records import NodeFacts, Passes
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 from onnxprune.ops.samples import never
 
 
-@couple("AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+def _pass_average(node: NodeFacts) -> Passes:
+    """A constant stays one where no padding is counted."""
+    padded = any(node.attr("pads", ())) or node.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    counts = node.attr("count_include_pad", 0) and (padded or node.attr("ceil_mode", 0))
+    return Passes.LINEAR if counts else Passes.ALL
+
+
+def _pass_resize(node: NodeFacts) -> Passes:
+    """A constant stays one where weights sum to 1 and nothing is made up beyond the edges."""
+    beyond = node.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    return Passes.NOTHING if beyond else Passes.LINEAR if node.attr("mode", "nearest") == "cubic" else Passes.ALL
+
+
+@couple("MaxPool", "GlobalMaxPool", passes=Passes.POSITIVE | Passes.SHIFT)
+@couple("AveragePool", passes=_pass_average)
+@couple("GlobalAveragePool", passes=Passes.ALL)
+@couple("LpPool", "GlobalLpPool", passes=Passes.POSITIVE)
 def pool(op: Op) -> list[Axes | None]:
     """x [N, c, *s] -> y [N, c, *s']. Positions that MaxPool returns as indices count channels: they freeze them."""
     x = op.x(0)
@@ -20,7 +37,7 @@ def pool(op: Op) -> list[Axes | None]:
     return [y, list(y)]
 
 
-@couple("Resize", "Upsample")
+@couple("Resize", "Upsample", passes=_pass_resize)
 def resize(op: Op) -> list[Axes | None]:
     """Axes that keep their size keep their channels; the sizes input follows the plan.
 
@@ -61,11 +78,12 @@ def roi(op: Op) -> list[Axes | None]:
     return [[op.plain(shape[0]), x[1], *(op.plain(s, "spatial axis") for s in shape[2:])]]
 
 
-@couple("ReduceSum", "ReduceProd", by_chance=never)
-@couple(
-    "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceLogSum",
-    "ReduceLogSumExp", "ReduceSumSquare",
-)  # fmt: skip
+@couple("ReduceSum", by_chance=never, passes=Passes.LINEAR)
+@couple("ReduceProd", by_chance=never)
+@couple("ReduceMean", passes=Passes.ALL)
+@couple("ReduceMax", "ReduceMin", passes=Passes.POSITIVE | Passes.SHIFT)
+@couple("ReduceL1", "ReduceL2", passes=Passes.POSITIVE)
+@couple("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare")
 def reduce(op: Op) -> list[Axes | None]:
     """Reduced axes mix; they vanish or stay with size 1. A mean's count follows the axis by itself.
 

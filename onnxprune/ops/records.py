@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Flag, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -149,6 +150,18 @@ def _move(operand: Operand, slot: int, encoding: Encoding | None) -> Operand:
     return Operand(slot, operand.inputs, operand.outputs, operand.batch, operand.kernel, operand.groups, encoding)
 
 
+class Passes(Flag):
+    """What comes out of an operator f unchanged, if it is in all that f reads."""
+
+    NOTHING = 0
+    POSITIVE = auto()  # f(a x) = a f(x) for numbers a > 0
+    NEGATIVE = auto()  # the same for a < 0
+    SHIFT = auto()  # f(x + c) = f(x) + c
+    EACH = auto()  # f(a x, b y) = a b f(x, y) for any a and b
+    LINEAR = POSITIVE | NEGATIVE
+    ALL = LINEAR | SHIFT
+
+
 Bounds = tuple[float, float]
 
 
@@ -186,6 +199,7 @@ class Traits:
         None  # of its output, given constant inputs by slot
     )
     clips: bool = False  # it cuts its input at those bounds, and does nothing else
+    passes: Passes | Callable[[NodeFacts], Passes] = Passes.NOTHING  # of the axes that it does not touch
     affine: Affine | None = None
     sums: bool = False  # y is the sum of its inputs
     rounds: bool = False  # of integers it drops a remainder

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxprune.axes import Reason, Size, div, first, pair
 from onnxprune.layout import Dim, LayoutError, alike, factor, find, fixed, freeze, is_frozen, leaves, prod
-from onnxprune.ops.records import PERMUTE, REGROUP
+from onnxprune.ops.records import PERMUTE, REGROUP, Passes
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
 from onnxprune.ops.samples import never
 
@@ -200,7 +200,7 @@ def transpose(op: Op) -> list[Axes | None]:
     return [[x[p] for p in perm]]
 
 
-@couple("DepthToSpace")
+@couple("DepthToSpace", passes=Passes.ALL)
 def depth_to_space(op: Op) -> list[Axes | None]:
     """x [N, (b b c), h, w] (DCR) or [N, (c b b), h, w] (CRD) -> y [N, c, h b, w b]; the block factor is frozen.
 
@@ -221,7 +221,7 @@ def depth_to_space(op: Op) -> list[Axes | None]:
     return [[x[0], c, *(op.plain(s) for s in op.out_shape()[2:])]]
 
 
-@couple("SpaceToDepth")
+@couple("SpaceToDepth", passes=Passes.ALL)
 def space_to_depth(op: Op) -> list[Axes | None]:
     """x [N, c, h, w] -> y [N, (b b c), h/b, w/b].
 

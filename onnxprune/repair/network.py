@@ -80,6 +80,10 @@ class Constants:
         self._moved.update(constants(self.model, [name]))
         return self._moved[name]
 
+    def forget(self) -> None:
+        """Let go of what was read."""
+        self._moved.clear()
+
     def route(self, name: str) -> list[NodeProto]:
         """The nodes that a constant goes through to become a value, the last one first."""
         found = list[NodeProto]()
@@ -271,6 +275,11 @@ class Network:
             raise Unfit("its weight is shared with other nodes")
         if encoded:
             self._constants.stored(name, array)
+
+    def stores_all(self, change: Change) -> bool:
+        """Is a weight stored in the type in which the node reads it, so that it may have any contents?"""
+        name = self._name(change)
+        return not name or not self._constants.is_encoded(name)
 
     def nearest(self, layer: FitLayer) -> Nearest | None:
         """What gives the nearest weights [g, K, O] that a layer's node can read; None where all are stored as they are."""

@@ -17,7 +17,7 @@ from onnxprune.graph.view import opsets
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.measure import stand_ins
-from onnxprune.plans import Plan, units_of
+from onnxprune.plans import Choice, Plan, units_of
 from onnxprune.report.plain import to_json
 from onnxprune.report.sensitivity import measured_groups
 from onnxprune.report.sparsity import sparsity_report
@@ -262,7 +262,7 @@ def _less(before: int | None, after: int | None) -> float | None:
 def _planned(a: Analysis, plan: Plan, options: Options | None) -> list[PrunedGroup]:
     multiples = (
         find_multiples(a, TARGETS[options.target or "none"], options.has_fine_steps, options.has_measured_steps)
-        if options
+        if options and not options.only_free
         else {}
     )
     found = []
@@ -271,5 +271,11 @@ def _planned(a: Analysis, plan: Plan, options: Options | None) -> list[PrunedGro
         kept = len(choice.keep) if choice else g.size
         reason = choice.reason if choice else "not in the plan"
         by = multiples.get(g.name, 1)
-        found.append(PrunedGroup(g.name, g.kind, g.size, kept, g.exact, reason or None, multiple=by))
+        found.append(
+            PrunedGroup(g.name, g.kind, g.size, kept, g.exact, reason or None, multiple=by, free=_free(choice))
+        )
     return found
+
+
+def _free(choice: Choice | None) -> dict[str, int]:
+    return {why: len(some) for why, some in choice.free.items()} if choice else {}

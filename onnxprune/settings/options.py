@@ -52,7 +52,7 @@ class Options:
     ratio: float = setting(
         0.5,
         "The fraction of channels to remove, below 1: of each group (local), of all channels ranked together (global), of the "
-        "channels of all groups of one shape (isomorphic).",
+        "channels of all groups of one shape (isomorphic). 0: only what changes no output.",
         metavar="R",
         bounds=Bounds("it is the fraction of channels to remove, from 0 to below 1", 0.0, 1.0),
     )
@@ -236,6 +236,12 @@ class Options:
     def has_depth(self) -> bool:
         """May whole branches go?"""
         return self.depth and self.budget is not None and self.allocation in MEASURED and self.effort != "low"
+
+    @property
+    def only_free(self) -> bool:
+        """Is only that to go which changes no output?"""
+        asked = self.budget or self.limit or any(self.group_ratio.values())
+        return self.ratio == 0 and not asked
 
     @property
     def has_fine_steps(self) -> bool:

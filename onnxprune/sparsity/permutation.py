@@ -67,7 +67,7 @@ def permuted(
         whole = plan.groups[group.name].size if group.name in plan.groups else group.size
         reason = plan.groups[group.name].reason if group.name in plan.groups else ""
         groups[group.name] = Choice(whole, tuple(int(i) for i in stays[order]), reason)
-    return Plan(fingerprint(analysis.model), groups), gains
+    return Plan(fingerprint(analysis.model), groups, units=plan.units), gains
 
 
 def _votes(a: Analysis, group: Group, layers: dict[str, ConstantMatrix], m: int) -> list[_Vote]:

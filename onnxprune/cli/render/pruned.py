@@ -181,7 +181,7 @@ def _render_groups(groups: Sequence[PrunedGroup], verbose: bool) -> list[Rendera
 
 
 def _render_group(g: PrunedGroup) -> list[object]:
-    remark = "; ".join(r for r in ("" if g.exact else "approximate", g.reason or "") if r)
+    remark = "; ".join(r for r in ("" if g.exact else "approximate", _say_free([g]), g.reason or "") if r)
     return [text(g.name), g.kind, g.size, text(g.kept, "dim" if g.kept == g.size else "bold"), text(remark, "dim")]
 
 
@@ -189,6 +189,14 @@ def _describe_units(units: Sequence[UnitReport]) -> str:
     named = ", ".join(u.name for u in units[:FEW_UNITS])
     rest = f", and {len(units) - FEW_UNITS} more" if len(units) > FEW_UNITS else ""
     return f"{plural(len(units), 'residual branch', 'residual branches')} removed: {named}{rest}"
+
+
+def _say_free(groups: Sequence[PrunedGroup]) -> str:
+    """How many of the removed channels changed no output, by why."""
+    counts = Counter[str]()
+    for g in groups:
+        counts.update(g.free or {})
+    return ", ".join(f"{n:,} {why}" for why, n in counts.items())
 
 
 def _count_channels(groups: Sequence[PrunedGroup]) -> str:
@@ -201,6 +209,8 @@ def _count_channels(groups: Sequence[PrunedGroup]) -> str:
 
 def _render_notes(report: PruneReport, verbose: bool) -> Facts:
     rows: Facts = []
+    if free := _say_free(report.groups):
+        rows.append(("free", f"{free}: of the removed channels, no output depends on these"))
     whole = count_reasons(g.reason for g in report.groups if g.kept == g.size)
     if whole:
         rows.append(("left whole", f"{plural(whole.total(), 'group')}: {join_reasons(whole, say_where(verbose))}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onnxprune.report.types.base import Counts, Report, Settings, added
@@ -22,7 +23,8 @@ class CalibrationReport:
 class PrunedGroup:
     """How many channels of a group stay; `reason` where something was left or changed.
 
-    The target wants `kept` to be a multiple of `multiple` (1: of any number).
+    The target wants `kept` to be a multiple of `multiple` (1: of any number). `free` counts the removed channels that changed no
+    output, by why: dead, constant, merged.
     """
 
     name: str
@@ -32,6 +34,7 @@ class PrunedGroup:
     exact: bool
     reason: str | None
     multiple: int | None = added()
+    free: Mapping[str, int] | None = added()
 
     @property
     def unaligned(self) -> bool:

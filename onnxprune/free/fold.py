@@ -1,0 +1,79 @@
+"""What the removed free channels did is done by what stays: the same function, in a model that can do without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from onnxprune.axes import Var
+from onnxprune.errors import OnnxPruneError
+from onnxprune.free.find import Found, find_free
+from onnxprune.graph.weights import Array
+from onnxprune.groups import Analysis, analyze
+from onnxprune.plans import Plan, fingerprint
+
+NEEDING = ("constant", "merged")  # of free channels, those that consumers have to make up for
+
+
+def fold(found: Found, channels: Mapping[str, Array]) -> Analysis:
+    """The model whose consumers make up for those free channels, group by group; they stay, and add nothing any more."""
+    removed: dict[Var, Array] = {}
+    for g in (g for g in found.analysis.groups if g.name in channels):
+        gone = np.zeros(g.size, bool)
+        gone[np.intersect1d(channels[g.name], found.groups[g.name].all)] = True
+        at = 0
+        for v in g.vars:
+            removed[v], at = gone[at : at + v.size], at + v.size
+    model = found.consumers.without(removed, found.labels)
+    return _name_alike(found.analysis, analyze(model, found.analysis.data))
+
+
+def _name_alike(old: Analysis, new: Analysis) -> Analysis:
+    """The new analysis with the groups' names and order of the old one, of a model with the same activations.
+
+    A weight that stood behind an Identity, and named a group, may have another name now.
+    """
+    found: dict[Var, Var] = {}
+    was, now = ({**c.layouts, **c.uses} for c in (old.coupling, new.coupling))
+    for name, before in was.items():
+        for a, b in zip(before or (), now.get(name) or (), strict=False):
+            if len(a.leaves) == len(b.leaves):
+                found.update(zip(a.leaves, b.leaves, strict=True))
+    owner = {v: g for g in new.groups for v in g.vars}
+    groups = []
+    for g in old.groups:
+        parts = [found[v] for v in g.vars if v in found]
+        if len(parts) < len(g.vars) or any(v not in owner for v in parts):
+            raise OnnxPruneError(f"group '{g.name}' was lost; this is a defect of onnxprune, please report the model")
+        groups.append(replace(owner[parts[0]], name=g.name, vars=parts))
+    return replace(new, groups=groups)
+
+
+def fold_all(found: Found) -> Analysis:
+    """The same for all that is free."""
+    return (
+        fold(found, {name: free.all for name, free in found.groups.items()}) if found.needs_changes else found.analysis
+    )
+
+
+def settle(analysis: Analysis, plan: Plan, found: Found | None = None) -> tuple[Analysis, Plan]:
+    """A model whose consumers make up for the free channels that a plan removes, and the plan for it.
+
+    `found` is what `find_free` finds in the model, where somebody knows it.
+    """
+    channels = {
+        name: np.array(
+            sorted({c for kind in NEEDING for c in choice.free.get(kind, ())}.difference(choice.keep)), np.int64
+        )
+        for name, choice in plan.groups.items()
+    }
+    if not any(map(len, channels.values())) or plan.model != fingerprint(analysis.model):
+        return analysis, plan
+    found = found if found and found.analysis is analysis else find_free(analysis)
+    known = {name: some for name, some in channels.items() if len(some) and name in found.groups}
+    if not known:
+        return analysis, plan
+    settled = fold(found, known)
+    return settled, replace(plan, model=fingerprint(settled.model))
