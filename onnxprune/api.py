@@ -24,6 +24,7 @@ from onnxprune.pipeline import (
     Work,
     as_batches,
     calibration_batches,
+    draws_inputs,
     make_evaluator,
     run,
     runnable,
@@ -86,7 +87,7 @@ def plan(
         source: a path, a ModelProto, a Model, or what `analyze` found of one.
         options: what to remove; `changes` stand over it.
         calib: what the network is watched on, and what errors are measured on: whatever `calibration.load_data` takes.
-            Without it, criteria of activations get seeded random inputs.
+            Without it, criteria of activations get drawn scenes where the model takes pictures, else seeded random inputs.
         samples: at most so many of `calib`.
         cache: a file that keeps what was measured.
         timings: for a budget of `latency`, the file that keeps how long layers take on this machine.
@@ -109,7 +110,7 @@ def plan(
     options.check()
     return make_plan(
         analysis,
-        options.resolved(batches is not None),
+        options.resolved(batches is not None, draws_inputs(options, analysis.model, batches)),
         make_evaluator(analysis, options, batches, run, None),
     )
 
@@ -179,7 +180,8 @@ def apply(
         plan: the channels that stay.
         calib: as in `plan`; with it, the layers that stay take over what the removed channels did.
         samples: at most so many of `calib`.
-        repair: the method; None is lstsq with `calib`, none without. A method without data gets seeded random inputs.
+        repair: the method; None is lstsq with `calib` and for models of pictures, else none. Without data a method gets drawn
+            scenes for pictures, and seeded random inputs for others.
         seed: of those inputs.
         memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
 

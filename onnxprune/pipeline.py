@@ -16,8 +16,9 @@ import onnx
 from onnxprune.allocate import Cache, Evaluator, make_plan
 from onnxprune.allocate.evaluator import FOLDS
 from onnxprune.allocate.timing.table import TimingTable, default_path
-from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, read_preprocess
+from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, random_batches, read_preprocess
 from onnxprune.calibration.store import MEMORY_BYTES, Memory
+from onnxprune.calibration.substitutes import takes_pictures
 from onnxprune.convert import cast, flush_subnormals, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.forecast import forecast
@@ -145,7 +146,8 @@ def run(
     options = work.options or Options(seed=work.seed, repair="none")
     in_rows = work.sparsity is not None and isinstance(check_sparsity(work.sparsity), NofM)
     target = choose_target(options.target, in_rows, work.run.then_quantize is not None)
-    options = replace(options, target=target.name).resolved(calibration is not None)
+    drawn = work.sparsity is None and draws_inputs(options, model, calibration)
+    options = replace(options, target=target.name).resolved(calibration is not None, drawn)
     sparsity = work.sparsity
     if sparsity is not None:
         options, sparsity = _fit_together(options, sparsity, work, calibration is not None)
@@ -212,7 +214,8 @@ def make_evaluator(
     progress: StageProgress | None,
 ) -> Evaluator:
     """What planning and repair may use, by options; `run` names the files that keep what was measured."""
-    method = options.resolved(batches is not None).repair or "none"
+    drawn = draws_inputs(options, analysis.model, batches)
+    method = options.resolved(batches is not None, drawn).repair or "none"
     kept = Cache(None if run.cache is None else Path(run.cache))
     timed = TimingTable(Path(run.timings or default_path()) if options.latency is not None else None)
     metric = load_metric(run.metric)
@@ -224,6 +227,19 @@ def make_evaluator(
         analysis, batches, method, kept, timed, told, options.seed, metric, memory=memory,
         effort=options.effort,
     )  # fmt: skip
+
+
+def draws_inputs(options: Options, model: Model, batches: Batches | None) -> bool:
+    """May a repair that nobody asked for be made on drawn inputs: are there no data, pictures, and does the model run here?"""
+    room = memory_bytes()
+    fits = room is None or 2 * COPIES * model.size_bytes <= room  # with the original beside it
+    if batches is not None or options.repair is not None or not fits or not takes_pictures(model):
+        return False
+    try:
+        random_batches(model, options.seed, 1)
+    except OnnxPruneError:
+        return False
+    return True
 
 
 def choose_memory(run: RunSettings) -> Memory:

@@ -12,10 +12,11 @@ from onnxprune.allocate.need import check_memory
 from onnxprune.allocate.selection import left_out
 from onnxprune.allocate.tables import Cache, Table
 from onnxprune.allocate.timing.table import TimingTable
-from onnxprune.calibration import Batches, random_batches, reunite, split_samples
+from onnxprune.calibration import Batches, reunite, split_samples
 from onnxprune.calibration.run import count
 from onnxprune.calibration.statistics import Statistics, gather
 from onnxprune.calibration.store import Memory
+from onnxprune.calibration.substitutes import substitute_batches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.free import Found
 from onnxprune.graph.model import Model
@@ -95,7 +96,7 @@ class Evaluator:
         return lambda done, of: self.progress(stage, done, of)
 
     def watch(self, a: Analysis, options: Options) -> Statistics | None:
-        """What the criterion has to know of the activations: nothing, or statistics of the data, else of random inputs."""
+        """What the criterion has to know of the activations: nothing, or statistics of the data, else of seeded inputs."""
         out = left_out(a, options) if a is self.original else {}  # names that steps of pruning left may match no more
         groups = [g for g in a.groups if g.name not in out]
         wanted = needed(a, groups, options.criterion or "")
@@ -193,12 +194,12 @@ class Evaluator:
     def finish(self, plan: Plan) -> tuple[Model, RepairReport]:
         """The same, repaired on all of the data. It is the last thing that is made, so what plans were compared by is let go."""
         vars(self).pop("comparer", None)
-        return self._repaired(plan, self.data, "repair")
+        return self._repaired(plan, self.data, "repair", 1.0 if self.batches else TRIAL_ROWS)
 
     @cached_property
     def data(self) -> Batches:
-        """The calibration data, or seeded random inputs."""
-        return self.batches or random_batches(self.original.model, self.seed)
+        """The calibration data, or seeded inputs in their place."""
+        return self.batches or substitute_batches(self.original, self.seed)
 
     @property
     def used(self) -> Batches | None:

@@ -43,7 +43,7 @@ class Options:
     removed bit by bit, and those that are left are scored again each time; `schedule` says how much is gone after which step.
     `repair` is the method (see `repair.repair`) by which the layers that stay take over from the removed channels.
 
-    A None depends on whether there are calibration data: `resolved` says how.
+    A None depends on whether there are calibration data, or others in their place: `resolved` says how.
     """
 
     macs: float | None = setting(
@@ -191,9 +191,9 @@ class Options:
     )
     repair: str | None = setting(
         None,
-        "How the layers that stay take over what the removed channels did (lstsq with --calib, else none): the most "
-        "similar channel that stays (merge, which needs no data), means into biases (bias), means and deviations "
-        "(affine), least squares of every layer, one after the other (lstsq), or all at once (obs).",
+        "How the layers that stay take over what the removed channels did (lstsq with --calib, and on drawn scenes for models "
+        "of pictures, else none): the most similar channel that stays (merge, by the weights alone), means into biases (bias), "
+        "means and deviations (affine), least squares of every layer, one after the other (lstsq), or all at once (obs).",
         panel=REPAIR,
         choices=REPAIRS,
     )
@@ -253,9 +253,12 @@ class Options:
         """Do errors decide the counts of groups, within a budget?"""
         return self.budget is not None and self.allocation in MEASURED
 
-    def resolved(self, calibrated: bool) -> Options:
-        """The same with all that was left open settled: with calibration data, the best combination known."""
-        repair = self.repair or ("lstsq" if calibrated else "none")
+    def resolved(self, calibrated: bool, drawn: bool = False) -> Options:
+        """The same with all that was left open settled: the best combination known with calibration data, or without.
+
+        `drawn`: inputs can be drawn in the place of data that are like those of the model.
+        """
+        repair = self.repair or ("lstsq" if calibrated or drawn else "none")
         best = "uniform" if self.effort == "low" else "search"
         allocation = self.allocation or (best if calibrated and self.measures else None)
         return replace(

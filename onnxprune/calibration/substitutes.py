@@ -1,0 +1,125 @@
+"""What a network is watched and repaired on where there are no data: drawn scenes if it takes pictures, else random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from onnx import NodeProto
+
+from onnxprune.calibration.data import RANDOM_SAMPLES, Batches, Streamed, random_batches
+from onnxprune.calibration.inputs import InputSpec, input_specs
+from onnxprune.calibration.run import Feeds
+from onnxprune.calibration.scenes import draw_scenes
+from onnxprune.calibration.statistics import gather
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.model import Model
+from onnxprune.graph.weights import Array, dtype_of, is_float
+from onnxprune.groups import Analysis
+from onnxprune.ops.records import record_of
+from onnxprune.signals import StatisticKey
+
+LEAST_SIDE = 8  # of a picture, in pixels
+PIXELS, LEAST_SAMPLES = 1 << 20, 8  # of all scenes together; more scenes of small ones
+RANGE_SAMPLES = 16  # that tell which range a network expects
+MEAN, DEVIATION = 0.45, 0.27  # of the pixels of pictures, from 0 to 1
+RANGES = ((1.0, 0.0), (2 * DEVIATION, 2 * MEAN - 1), (DEVIATION, MEAN), (255 * DEVIATION, 255 * MEAN))
+"""Deviation and mean of what networks are fed: standardized, from -1 to 1, from 0 to 1, from 0 to 255."""
+
+
+def takes_pictures(model: Model) -> bool:
+    """Is there an input that looks like pictures: floats with 1 or 3 channels and two sides of some pixels?"""
+    try:
+        return any(map(_is_picture, input_specs(model.proto)))
+    except OnnxPruneError:  # an input that cannot be fed
+        return False
+
+
+def _is_picture(spec: InputSpec) -> bool:
+    return is_float(spec.dtype) and len(spec.shape) == 4 and any(_sides(spec.shape, axis) for axis in (1, 3))
+
+
+def _sides(shape: Sequence[object], channels: int) -> bool:
+    """Are those the channels of a picture, and the other axes its sides?"""
+    sides = [n for axis, n in enumerate(shape) if axis not in (0, channels)]
+    return shape[channels] in (1, 3) and all(not isinstance(n, int) or n >= LEAST_SIDE for n in sides)
+
+
+def substitute_batches(a: Analysis, seed: int) -> Batches:
+    """Seeded inputs that the model runs on. Raises OnnxPruneError where it runs on none."""
+    plain = random_batches(a.model, seed)
+    if not takes_pictures(a.model):
+        return plain
+    specs = input_specs(a.model.proto)
+    pictures = [plain.first()[s.name] for s in specs if _is_picture(s)]
+    sides = max(x[0].size // x.shape[_channels(x.shape)] for x in pictures)
+    least = max(LEAST_SAMPLES, *(len(x) for x in pictures))  # a batch of a model that takes no smaller one
+    few = plain.limit(min(max(PIXELS // sides, least), max(RANDOM_SAMPLES, least)))
+    tried = [_scenes(few, specs, seed, *pixels) for pixels in RANGES]
+    strange = [_measure_strangeness(a, batches) for batches in tried]
+    return tried[int(np.argmin(strange))]
+
+
+def _scenes(plain: Batches, specs: Sequence[InputSpec], seed: int, deviation: float, mean: float) -> Batches:
+    """The same batches with scenes for pictures."""
+    pictures = [s.name for s in specs if _is_picture(s)]
+
+    def start() -> Iterator[Feeds]:
+        for at, feeds in enumerate(plain):
+            rng = np.random.default_rng([seed, at])
+            yield {**feeds, **{n: _draw(feeds[n], rng, deviation, mean) for n in pictures}}
+
+    return Streamed(
+        source=f"drawn scenes, seed {seed}", samples=plain.samples, sizes=plain.sizes, start=start, specs=specs,
+        step=len(next(iter(plain.first().values()))),
+    )  # fmt: skip
+
+
+def _channels(shape: Sequence[int]) -> int:
+    """The axis of a picture's channels."""
+    return 1 if _sides(shape, 1) else 3
+
+
+def _draw(like: Array, rng: np.random.Generator, deviation: float, mean: float) -> Array:
+    axis = _channels(like.shape)
+    samples, channels, height, width = np.moveaxis(like, axis, 1).shape
+    scenes = draw_scenes(samples, channels, height, width, rng) * deviation + mean
+    return np.ascontiguousarray(np.moveaxis(scenes, 1, axis), like.dtype)
+
+
+def _measure_strangeness(a: Analysis, batches: Batches) -> float:
+    """How far what a network cuts off with its activations is from what training made of it: about standard normal.
+
+    That is the mean over layers of the median over channels of KL(N(mean, variance) || N(0, 1)): normalizations, initial
+    weights and weight decay all see to it that it is small, and inputs of another range upset it.
+    """
+    tensors = list(dict.fromkeys(_cut(a)))
+    axes = {t: 1 if len(a.coupling.layouts[t] or ()) == 4 else len(a.coupling.layouts[t] or ()) - 1 for t in tensors}
+    wants: list[StatisticKey] = [(t, axes[t], what) for t in tensors for what in ("mean", "mean_sq")]
+    if not wants:
+        return 0.0
+    found = gather(a, batches.limit(RANGE_SAMPLES), wants)
+    return float(np.mean([_diverge(found, t, axis) for t, axis in axes.items()]))
+
+
+def _diverge(found: Mapping[StatisticKey, Array], tensor: str, axis: int) -> float:
+    mean, square = (found[tensor, axis, what].astype(np.float64) for what in ("mean", "mean_sq"))
+    variance = np.maximum(square - mean**2, 1e-12)
+    alive = variance > 1e-6 * variance.max()
+    kl = (square - 1 - np.log(variance))[alive] / 2
+    return float(np.median(kl)) if len(kl) and np.isfinite(kl).all() else np.inf
+
+
+def _cut(a: Analysis) -> Iterator[str]:
+    """The activations of floats that activation functions cut off."""
+    made = {name for n in a.flat.proto.graph.node for name in n.output}
+    for node in a.flat.proto.graph.node:
+        if record_of(node).traits.clips and node.input[0] in made and _is_watchable(a, node):
+            yield node.input[0]
+
+
+def _is_watchable(a: Analysis, node: NodeProto) -> bool:
+    c, name = a.coupling, node.input[0]
+    elem = c.trace.dtype(name)
+    outside = name in a.outside and name not in c.weights and name not in c.computed
+    return outside and bool(elem and is_float(dtype_of(elem))) and len(c.layouts.get(name) or ()) >= 2
