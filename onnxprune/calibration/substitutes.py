@@ -23,8 +23,16 @@ LEAST_SIDE = 8  # of a picture, in pixels
 PIXELS, LEAST_SAMPLES = 1 << 20, 8  # of all scenes together; more scenes of small ones
 RANGE_SAMPLES = 16  # that tell which range a network expects
 MEAN, DEVIATION = 0.45, 0.27  # of the pixels of pictures, from 0 to 1
-RANGES = ((1.0, 0.0), (2 * DEVIATION, 2 * MEAN - 1), (DEVIATION, MEAN), (255 * DEVIATION, 255 * MEAN))
-"""Deviation and mean of what networks are fed: standardized, from -1 to 1, from 0 to 1, from 0 to 255."""
+Range = tuple[float, float]  # deviation and mean of the pixels that a network is fed
+RANGES: tuple[Range, ...] = (
+    (1.0, 0.0),
+    (2 * DEVIATION, 2 * MEAN - 1),
+    (DEVIATION, MEAN),
+    (255 * DEVIATION, 255 * MEAN),
+)
+"""Standardized, from -1 to 1, from 0 to 1, from 0 to 255."""
+FLOATS = 3  # the first of them are of numbers near 1
+LIKELY = 2.0  # times the least strangeness: such ranges are used side by side
 
 
 def takes_pictures(model: Model) -> bool:
@@ -55,23 +63,34 @@ def substitute_batches(a: Analysis, seed: int) -> Batches:
     sides = max(x[0].size // x.shape[_channels(x.shape)] for x in pictures)
     least = max(LEAST_SAMPLES, *(len(x) for x in pictures))  # a batch of a model that takes no smaller one
     few = plain.limit(min(max(PIXELS // sides, least), max(RANDOM_SAMPLES, least)))
-    tried = [_scenes(few, specs, seed, *pixels) for pixels in RANGES]
-    strange = [_measure_strangeness(a, batches) for batches in tried]
-    return tried[int(np.argmin(strange))]
+    return _scenes(few, specs, seed, _find_ranges(a, few, specs, seed))
 
 
-def _scenes(plain: Batches, specs: Sequence[InputSpec], seed: int, deviation: float, mean: float) -> Batches:
-    """The same batches with scenes for pictures."""
+def _find_ranges(a: Analysis, plain: Batches, specs: Sequence[InputSpec], seed: int) -> Sequence[Range]:
+    """The ranges that the network may expect, those that it is less surprised by. None of them is certain."""
+    cut = list(dict.fromkeys(_cut(a)))
+    if not cut:
+        return RANGES[:FLOATS]
+    some = plain.limit(max(RANGE_SAMPLES, len(plain.first()[specs[0].name])))
+    strange = [_measure_strangeness(a, _scenes(some, specs, seed, [pixels]), cut) for pixels in RANGES]
+    if not np.isfinite(strange).any():
+        return RANGES[:FLOATS]
+    return [pixels for pixels, value in zip(RANGES, strange, strict=True) if value <= LIKELY * min(strange)]
+
+
+def _scenes(plain: Batches, specs: Sequence[InputSpec], seed: int, ranges: Sequence[Range]) -> Batches:
+    """The same batches with scenes for pictures, of each range in turn."""
     pictures = [s.name for s in specs if _is_picture(s)]
 
     def start() -> Iterator[Feeds]:
         for at, feeds in enumerate(plain):
             rng = np.random.default_rng([seed, at])
-            yield {**feeds, **{n: _draw(feeds[n], rng, deviation, mean) for n in pictures}}
+            yield {**feeds, **{n: _draw(feeds[n], rng, ranges, at * len(feeds[n])) for n in pictures}}
 
+    first = plain.first()
     return Streamed(
         source=f"drawn scenes, seed {seed}", samples=plain.samples, sizes=plain.sizes, start=start, specs=specs,
-        step=len(next(iter(plain.first().values()))),
+        step=len(first[pictures[0]]),
     )  # fmt: skip
 
 
@@ -80,34 +99,36 @@ def _channels(shape: Sequence[int]) -> int:
     return 1 if _sides(shape, 1) else 3
 
 
-def _draw(like: Array, rng: np.random.Generator, deviation: float, mean: float) -> Array:
+def _draw(like: Array, rng: np.random.Generator, ranges: Sequence[Range], first: int) -> Array:
+    """Scenes in the shape of an input; `first` is the number of the first one."""
     axis = _channels(like.shape)
     samples, channels, height, width = np.moveaxis(like, axis, 1).shape
+    turns = (first + np.arange(samples)) % len(ranges)
+    deviation, mean = np.array(ranges, np.float32)[turns].T[:, :, None, None, None]
     scenes = draw_scenes(samples, channels, height, width, rng) * deviation + mean
     return np.ascontiguousarray(np.moveaxis(scenes, 1, axis), like.dtype)
 
 
-def _measure_strangeness(a: Analysis, batches: Batches) -> float:
+def _measure_strangeness(a: Analysis, batches: Batches, cut: Sequence[str]) -> float:
     """How far what a network cuts off with its activations is from what training made of it: about standard normal.
 
     That is the mean over layers of the median over channels of KL(N(mean, variance) || N(0, 1)): normalizations, initial
     weights and weight decay all see to it that it is small, and inputs of another range upset it.
     """
-    tensors = list(dict.fromkeys(_cut(a)))
-    axes = {t: 1 if len(a.coupling.layouts[t] or ()) == 4 else len(a.coupling.layouts[t] or ()) - 1 for t in tensors}
-    wants: list[StatisticKey] = [(t, axes[t], what) for t in tensors for what in ("mean", "mean_sq")]
-    if not wants:
-        return 0.0
-    found = gather(a, batches.limit(RANGE_SAMPLES), wants)
-    return float(np.mean([_diverge(found, t, axis) for t, axis in axes.items()]))
+    ranks = {name: len(a.coupling.layouts[name] or ()) for name in cut}
+    axes = {name: 1 if rank == 4 else rank - 1 for name, rank in ranks.items()}
+    wants: list[StatisticKey] = [(name, axis, what) for name, axis in axes.items() for what in ("mean", "mean_sq")]
+    found = gather(a, batches, wants)
+    return float(np.mean([_diverge(found, name, axis) for name, axis in axes.items()]))
 
 
 def _diverge(found: Mapping[StatisticKey, Array], tensor: str, axis: int) -> float:
     mean, square = (found[tensor, axis, what].astype(np.float64) for what in ("mean", "mean_sq"))
+    if not np.isfinite(square).all():
+        return np.inf
     variance = np.maximum(square - mean**2, 1e-12)
-    alive = variance > 1e-6 * variance.max()
-    kl = (square - 1 - np.log(variance))[alive] / 2
-    return float(np.median(kl)) if len(kl) and np.isfinite(kl).all() else np.inf
+    alive = variance > 1e-6 * variance.max()  # the others are constant whatever the range is
+    return float(np.median((square - 1 - np.log(variance))[alive] / 2))
 
 
 def _cut(a: Analysis) -> Iterator[str]:
