@@ -108,11 +108,8 @@ def plan(
     run.check_values()
     batches = calibration_batches(run, analysis.model)
     options.check()
-    return make_plan(
-        analysis,
-        options.resolved(batches is not None, draws_inputs(options, analysis.model, batches)),
-        make_evaluator(analysis, options, batches, run, None),
-    )
+    options = options.resolved(batches is not None, draws_inputs(options, analysis.model, batches))
+    return make_plan(analysis, options, make_evaluator(analysis, options, batches, run, None))
 
 
 def sensitivity(
@@ -180,8 +177,8 @@ def apply(
         plan: the channels that stay.
         calib: as in `plan`; with it, the layers that stay take over what the removed channels did.
         samples: at most so many of `calib`.
-        repair: the method; None is lstsq with `calib` and for models of pictures, else none. Without data a method gets drawn
-            scenes for pictures, and seeded random inputs for others.
+        repair: the method; None is lstsq with `calib`, none without, so that nothing but the plan is applied. A method without
+            data gets drawn scenes where the model takes pictures (`prune` does that of itself), else seeded random inputs.
         seed: of those inputs.
         memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
 

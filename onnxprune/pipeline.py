@@ -214,8 +214,7 @@ def make_evaluator(
     progress: StageProgress | None,
 ) -> Evaluator:
     """What planning and repair may use, by options; `run` names the files that keep what was measured."""
-    drawn = draws_inputs(options, analysis.model, batches)
-    method = options.resolved(batches is not None, drawn).repair or "none"
+    method = options.resolved(batches is not None).repair or "none"
     kept = Cache(None if run.cache is None else Path(run.cache))
     timed = TimingTable(Path(run.timings or default_path()) if options.latency is not None else None)
     metric = load_metric(run.metric)

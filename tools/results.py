@@ -24,7 +24,7 @@ from onnxprune.report.types import PruneReport  # noqa: E402
 def prune(path: Path, budget: dict[str, float], target: str) -> PruneReport | str:
     """The report, or why there is none."""
     try:
-        return onnxprune.prune(path, target=target, **budget).report
+        return onnxprune.prune(path, target=target, repair="none", **budget).report
     except onnxprune.OnnxPruneError as e:
         return str(e).split("; ")[0][:90]
 

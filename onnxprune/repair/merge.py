@@ -54,6 +54,8 @@ def _rows(a: Analysis, group: Group) -> Array:
     """What makes each channel, [n, k]: weights and bias, behind the normalization that follows."""
     factor, scaled, shifts = np.ones((group.size, 1)), [], []
     for m in group.members:
+        if not m.sites:  # only what is computed from it is read
+            continue
         index, slot = m.sites[0]
         rows = _by_channel(a, group, m)
         if m.role == "scale":
