@@ -601,7 +601,7 @@ def test_a_step_on_the_way_is_repaired_too_and_not_compared() -> None:
     analysis = onnxprune.analyze(redundant())
     (group,) = (g for g in analysis.groups if g.size == 8)
     plan = plan_of(analysis, {group.name: range(4)})
-    made, report = repair(analysis, plan, feeds, threads=1, share=0.25)
+    made, report = repair(analysis, plan, feeds, threads=1, share=0.25, is_step=True)
     assert report.error_before is None and report.error_after is None and report.kept == len(report.layers) == 2
     (want,), (got,) = outputs(redundant(), feeds[0]), outputs(full_proto(made), feeds[0])
     (plain,) = outputs(full_proto(repair(analysis, plan, feeds, "none", threads=1)[0]), feeds[0])

@@ -39,6 +39,7 @@ QUICK_PASSES = 3  # of the data, that many such errors cost
 TRIAL_SAMPLES = 256  # samples that a plan is repaired on while channels are still removed, or half of the data
 LEAST_TRIAL_SAMPLES = 64  # unless that is fewer
 TRIAL_ROWS = 0.125  # the share of a layer's rows that it is fitted on then
+DRAWN_ROWS = 0.25  # the same where inputs were drawn: they say little, however many rows there are
 WATCHED_SAMPLES = 512  # samples whose activations are watched
 FOLDS = 5  # parts of the data, each of which is held out once
 NO_DATA = "errors are measured on calibration data; give some with --calib"
@@ -130,7 +131,7 @@ class Evaluator:
 
     def _try(self, plan: Plan, data: Batches) -> Model:
         enough = max(trial_samples(self.data.samples), count(data.first()))  # of a static batch there is no part
-        return self._repaired(plan, data.limit(enough), "try", TRIAL_ROWS)[0]
+        return self._repaired(plan, data.limit(enough), "try", TRIAL_ROWS, is_step=True)[0]
 
     def judge(self, plan: Plan, held_out: int = 1) -> HeldOutReport:
         """How far the outputs move on samples that the repair has not seen.
@@ -194,7 +195,7 @@ class Evaluator:
     def finish(self, plan: Plan) -> tuple[Model, RepairReport]:
         """The same, repaired on all of the data. It is the last thing that is made, so what plans were compared by is let go."""
         vars(self).pop("comparer", None)
-        return self._repaired(plan, self.data, "repair", 1.0 if self.batches else TRIAL_ROWS)
+        return self._repaired(plan, self.data, "repair", 1.0 if self.batches else DRAWN_ROWS)
 
     @cached_property
     def data(self) -> Batches:
@@ -206,8 +207,10 @@ class Evaluator:
         """The data, where somebody asked for them."""
         return self.batches or vars(self).get("data")
 
-    def _repaired(self, plan: Plan, batches: Batches, stage: str, share: float = 1.0) -> tuple[Model, RepairReport]:
+    def _repaired(
+        self, plan: Plan, batches: Batches, stage: str, share: float = 1.0, is_step: bool = False
+    ) -> tuple[Model, RepairReport]:
         return repair(
             self.original, plan, batches, self.repair, seed=self.seed, progress=self.stage_progress(stage), share=share,
-            memory=self.memory, producers=self.effort != "low", convolutions=self.effort == "high",
+            is_step=is_step, memory=self.memory, producers=self.effort != "low", convolutions=self.effort == "high",
         )  # fmt: skip

@@ -37,9 +37,9 @@ class Lockstep:
 
     `changes` were made before, and stand over `flat`, the model that all of them are written into. `choose` says by the first
     output of a node, and its input, how the weights are chosen that stay; `plain` is what the result is compared with, where
-    that is not the network as it begins. Unless `all_stay`, later changes are dropped where the error would rise. With a
-    `share` of the rows that a layer needs, below 1, the result is only a step on the way: then nothing is compared, and all
-    changes stay. The original calls a tensor by the name in `names`, or by the same. Layers before `chains` change with the
+    that is not the network as it begins. Unless `all_stay`, later changes are dropped where the error would rise.
+    A layer is fitted on a `share` of the rows that it needs. Where the result `is_step`, one on the way, nothing is compared,
+    and all changes stay. The original calls a tensor by the name in `names`, or by the same. Layers before `chains` change with the
     one behind them.
     """
 
@@ -52,6 +52,7 @@ class Lockstep:
     samples: int | None = None
     threads: int | None = None
     share: float = 1.0
+    is_step: bool = False
     choose: Mapping[tuple[str, int], Choose] = field(default_factory=dict)
     plain: Model | None = None
     all_stay: bool = False
@@ -65,10 +66,6 @@ class Lockstep:
         self._before, self._after, self._plain = (ArrayStore(self.memory) for _ in range(3))
         self._fitted = StoredArrays[int](self.memory)
         self._batches = 0
-
-    @property
-    def is_step(self) -> bool:
-        return self.share < 1
 
     def __enter__(self) -> Lockstep:
         return self

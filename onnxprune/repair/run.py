@@ -46,6 +46,7 @@ def repair(
     progress: Progress | None = None,
     thin: SparsityRequest | None = None,
     share: float = 1.0,
+    is_step: bool = False,
     memory: Memory | None = None,
     producers: bool = True,
     convolutions: bool = False,
@@ -61,8 +62,8 @@ def repair(
     obs     least squares on the original's inputs: Optimal Brain Surgeon's update, blockwise (Hassibi and Stork 1993; Kurtic et al.
             2022, arXiv 2203.07259, eq. 5)
 
-    A `share` of the rows that a layer needs is taken, where the result is only a step on the way: then the outputs are not
-    compared either, and all changes stay. `thin` makes layers sparse on the way, each as soon as what it reads is as it will be.
+    A `share` of the rows that a layer needs is taken. Where `is_step`, the result is only one on the way: then the outputs are not
+    compared, and all changes stay. `thin` makes layers sparse on the way, each as soon as what it reads is as it will be.
     With `producers`, least squares on all rows change the layers before a pruned group as well (see producers.py), where nothing
     is to become sparse; with `convolutions`, also those before a convolution, which takes several times as long.
 
@@ -75,7 +76,7 @@ def repair(
         raise OnnxPruneError(f"repair '{method}' is unknown; there are {', '.join(METHODS)}")
     start = time.perf_counter()
     thin = thin or SparsityRequest()
-    with _prepare(analysis, plan, batches, method, samples, threads, thin, share, memory) as pair:
+    with _prepare(analysis, plan, batches, method, samples, threads, thin, share, is_step, memory) as pair:
         if producers and method == "lstsq" and share == 1 and not thin.choose:
             pair.chains = find_chains(pair.net, pair.tasks, convolutions)
         pair.run(np.random.default_rng(seed), progress or (lambda *_: None))
@@ -116,6 +117,7 @@ def _prepare(
     threads: int | None,
     thin: SparsityRequest,
     share: float,
+    is_step: bool,
     memory: Memory | None,
 ) -> Lockstep:
     """The original and the network that a plan makes of it, with the layers to fit."""
@@ -129,6 +131,6 @@ def _prepare(
         net.thin(net.thinned.difference((t.index, t.layer.slot) for t in found), thin.plain)
     changes = merged(net, plan) if method == "merge" else []
     return Lockstep(
-        net, flat, found, judged(analysis), report, batches, samples, threads, share,
+        net, flat, found, judged(analysis), report, batches, samples, threads, share, is_step,
         thin.choose, thin.plain, bool(thin.choose), changes, memory=memory or Memory(), skipped=skipped,
     )  # fmt: skip
