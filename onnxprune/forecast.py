@@ -10,12 +10,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from onnxprune.allocate.depth import ROUNDS, find_branches
 from onnxprune.allocate.evaluator import FOLDS, WATCHED_SAMPLES, Evaluator, trial_samples
 from onnxprune.allocate.planning import HALVINGS
 from onnxprune.calibration.run import count, open_session, run
 from onnxprune.settings import Options
 
-WATCH, MEASURE, TRY, REPAIR = 3.0, 4.0, 7.0, 9.0  # runs of a sample that each stage costs for each sample
+WATCH, MEASURE, DEPTH, TRY, REPAIR = 3.0, 4.0, 4.0, 7.0, 9.0  # runs of a sample that each stage costs for each sample
 CLOCK_SECONDS = 5.0  # of the comparison at the end
 LONG_SECONDS = 10.0  # below that nobody has to be told
 
@@ -40,11 +41,14 @@ def forecast(evaluator: Evaluator, options: Options, check: bool) -> Forecast | 
         return None
     once = _time_sample(evaluator)
     plans = HALVINGS if options.limit else 1 if options.allocation != "search" else 2
+    branches = options.has_depth and bool(find_branches(evaluator.original, options))
+    plans += ROUNDS if branches else 0
     held_out = FOLDS if options.limit or options.effort == "high" else 1
     tried = min(samples, trial_samples(samples))
     stages = {
         "calibrate": WATCH * min(samples, WATCHED_SAMPLES),
         "measure": MEASURE * samples if options.allocation == "search" else 0.0,
+        "depth": DEPTH * samples if branches else 0.0,
         "try": TRY * tried * plans * held_out if options.effort != "low" and evaluator.repair != "none" else 0.0,
         "repair": REPAIR * samples if evaluator.repair != "none" else 0.0,
         "validate": 2.0 * samples if check else 0.0,

@@ -3,10 +3,10 @@
 
     python tools/depth.py MODEL CALIB.npz TEST.npz [--times 0.8 0.6 0.4] [--ways width depth both]
 
-CALIB.npz holds calibration data, TEST.npz inputs that pruning does not see, with `labels` where there are some. Each cell is a run of
-`prune --latency` with `--no-depth` (width), with `--max-ratio 0` (depth) or with neither (both): the share of the rows for
-which the pruned model prefers the label, or the original's class where there are no labels; the time after / before by
-the clock of `prune`; and how many branches went.
+CALIB.npz holds calibration data, TEST.npz inputs that pruning does not see, with `labels` where there are some. Each cell is a
+run of `prune --latency` with `--no-depth` (width), with `--max-ratio 0` (depth) or with neither (both): the share of the rows for
+which the pruned model prefers the label, or the original's class where there are no labels; the time after / before by the
+clock of `prune`; and how many branches went.
 """
 
 from __future__ import annotations
