@@ -109,6 +109,7 @@ class _Surgery(Visitor):
         self._rewrite_constants()
         walk(self.editor.peek(), self, self.c.trace.sizes, varying=self.c.trace.varying)
         self._declare_shapes()
+        self.editor.remove({i for unit in self.units for i in unit.goes} - {unit.node for unit in self.units})
         self.editor.drop_dead()
         return take_branches(self.editor.finish(), self.c.trace.taken, set(self.c.unread))
 

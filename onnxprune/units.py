@@ -17,6 +17,7 @@ from onnx import ModelProto, NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune.axes import Axis, Layout, Size
+from onnxprune.graph.facts import FLOATS
 from onnxprune.graph.flat import flat_id
 from onnxprune.graph.view import IN_BODY, makers, opset, readers
 from onnxprune.groups import ANONYMOUS, Analysis
@@ -223,7 +224,7 @@ class _Graph:
         """Is a value a weight, or made of weights alone?"""
         if name in self.c.weights:
             return self.c.has_parameters(name)
-        return name in self.c.computed and not self._is_size(name)
+        return name in self.c.computed and self.c.trace.dtype(name) in FLOATS
 
     def _ways(self, node: NodeProto) -> Iterator[list[str]]:
         """Inputs that might have to be zero for a node to make zero: one of them, or all."""

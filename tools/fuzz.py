@@ -46,7 +46,7 @@ from onnxprune.ops.registry import RECORDS  # noqa: E402
 
 OFTEN = {
     "identity": 0.3, "permutation": 1.0, "removal": 1.0, "shapes": 0.5, "composition": 0.3, "accounting": 0.3,
-    "determinism": 0.1,
+    "determinism": 0.1, "units": 0.5,
 }  # fmt: skip
 SECONDS = 60  # after which a graph counts as one that never ends
 BATCH = 20

@@ -76,6 +76,12 @@ class Editor:
         node.input.append(name)
         self._touched = True
 
+    def remove(self, indices: Iterable[int]) -> None:
+        """Take nodes out that nobody needs, and those with them whose sizes alone are read."""
+        for index in indices:
+            self.nodes[index] = NodeProto()
+            self._touched = True
+
     def skip(self, names: Iterable[str]) -> None:
         """Let who reads these outputs of Identities read what the Identities do, but for the model's outputs, and bodies."""
         made = {n.output[0]: i for i, n in enumerate(self.nodes) if n.op_type == "Identity" and len(n.output) == 1}

@@ -91,7 +91,8 @@ def find_chains(net: Network, found: Sequence[FitTask], convolutions: bool = Fal
     for at, task in enumerate(found):
         if task.source is None and not task.tail.scored:
             with task.loaded(net) as layer:
-                chain = find_chain(net, layer) if convolutions or isinstance(layer, MatrixProduct) else None
+                own = all(change.node == task.index for change in layer.changes(layer.w, layer.b))  # its bias, too
+                chain = find_chain(net, layer) if own and (convolutions or isinstance(layer, MatrixProduct)) else None
             if chain is not None:
                 chains[at] = chain
     return chains
