@@ -159,7 +159,7 @@ def run(
         refuse_quantized(analysis)
     evaluator = make_evaluator(analysis, options, calibration, work.run, clock.progress)
     used = _plan(analysis, evaluator, work, clock)
-    with clock.time("apply"):
+    with clock.time("plan"):
         settled, mine = settle(analysis, used, evaluator.found)
     evaluator.turn_to(settled)
     made = _make(settled, mine, evaluator, sparsity, clock, work.dry_run)

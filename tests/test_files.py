@@ -115,7 +115,8 @@ def test_little_of_a_large_model_is_in_memory_at_once(tmp_path: Path, monkeypatc
     sizes = [(2048, 1024), (1024, 2048), (2048, 1024), (1024, 2048)]
     nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(4)]
     values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 2048]) for n in ("x0", "x4")]
-    weights = [named(f"w{i}", np.full(size, i + 1, np.float32)) for i, size in enumerate(sizes)]
+    rng = np.random.default_rng(0)
+    weights = [named(f"w{i}", rng.standard_normal(size, np.float32)) for i, size in enumerate(sizes)]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], weights)
     path = put(tmp_path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
     del graph, weights
@@ -125,7 +126,7 @@ def test_little_of_a_large_model_is_in_memory_at_once(tmp_path: Path, monkeypatc
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert 4 << 20 < peak < 24 << 20 < path.stat().st_size
+    assert 4 << 20 < peak < 28 << 20 < path.stat().st_size
 
 
 WAITS_WHILE_IT_WRITES = """

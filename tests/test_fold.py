@@ -200,4 +200,4 @@ def test_repair_fits_what_was_computed(tmp_path: Path) -> None:
         assert not any(violations(w, 2, 4) for w in operands(onnx.load(tmp_path / "o.onnx")).values())
         errors.append(made.report.error.relative_l2)
         assert all(0 < x.relative_l2 < 0.6 for x in made.report.reconstruction.layers)
-    assert errors[1] < 0.8 * errors[0]
+    assert errors[1] < 0.9 * errors[0]

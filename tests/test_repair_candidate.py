@@ -240,7 +240,7 @@ def test_what_nothing_makes_better_is_no_success(tmp_path: Path) -> None:
 
 def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     candidate, out, report = (tmp_path / name for name in ("pruned.onnx", "o.onnx", "r.json"))
-    onnxprune.prune(CNN, candidate, ratio=0.5, check=False)
+    onnxprune.prune(CNN, candidate, ratio=0.5, check=False, repair="none")
     args = ("repair", CNN, candidate, "-o", out, "--calib", CALIB, "--data", TEST)
     result = call(*args, "--report", report)
     assert result.exit_code == 0, result.output
