@@ -17,6 +17,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
 from onnxprune.measure import judged
+from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, keep_of, units_of
 from onnxprune.progress import Progress
 from onnxprune.repair.chains import Chain, find_chain
@@ -91,8 +92,10 @@ def find_chains(net: Network, found: Sequence[FitTask], convolutions: bool = Fal
     for at, task in enumerate(found):
         if task.source is None and not task.tail.scored:
             with task.loaded(net) as layer:
-                own = all(change.node == task.index for change in layer.changes(layer.w, layer.b))  # its bias, too
-                chain = find_chain(net, layer) if own and (convolutions or isinstance(layer, MatrixProduct)) else None
+                # A fused operator behind the layer may add its bias, but not by that alone.
+                places = {change.node for change in layer.changes(layer.w, layer.b)} - {task.index}
+                plain = all(record_of(net.nodes[i]).traits.sums for i in places)
+                chain = find_chain(net, layer) if plain and (convolutions or isinstance(layer, MatrixProduct)) else None
             if chain is not None:
                 chains[at] = chain
     return chains
