@@ -33,7 +33,11 @@ from onnxprune.units import Unit
 
 def apply_plan(analysis: Analysis, plan: Plan) -> Model:
     """A new model with the plan's channels gone. The original is not changed; weights are sliced when they are read."""
-    keep, units = keep_of(plan, analysis), units_of(plan, analysis)
+    return remove(analysis, keep_of(plan, analysis), units_of(plan, analysis))
+
+
+def remove(analysis: Analysis, keep: Keep, units: Sequence[Unit] = ()) -> Model:
+    """The same for who has looked up already what a plan names."""
     if not keep and not units:
         return Editor(analysis.model).finish()
     return skip_identities(nest(apply_flat(analysis, keep, units), analysis.model), bypassed(analysis, units))
@@ -62,6 +66,8 @@ def bypassed(analysis: Analysis, units: Sequence[Unit]) -> list[str]:
     Where a branch goes between two activations that cut alike (Relu, say), the first of them goes too: cutting twice changes
     nothing, and the layer before it then stands before the second one.
     """
+    if not units:
+        return []
     nodes = analysis.flat.proto.graph.node
     gone, read, made = {i for u in units for i in u.goes}, readers(nodes), makers(nodes)
     outputs = {v.name for v in analysis.flat.proto.graph.output}
@@ -128,6 +134,8 @@ class _Surgery(Visitor):
                 self.edits[index] = e
 
     def _remove_units(self) -> None:
+        if not self.units:
+            return
         stays = {self.nodes[u.node].output[0]: u.stays for u in self.units}
         made = makers(self.nodes)
         for name in bypassed(self.analysis, self.units):

@@ -202,23 +202,22 @@ def _within_best(first: _Stage, budget: Budget) -> Plan:
     plans = [evaluator.best]
     if o.effort == "high" and o.allocation == "search" and o.steps == 1:
         plans.append(_within(first.stepping(HIGH_STEPS), budget))
-    for rest, left in _with_fewer_units(first, budget):
+    for rest in _with_fewer_units(first, budget):
         with suppress(OnnxPruneError):  # where so much has gone, what is left may not be narrow enough
-            plans.append(_within(rest, left, final=False))
+            plans.append(_within(rest, of_rest(budget, rest.c), final=False))
     folds = FOLDS if o.effort == "high" else 1
     return plans[0] if len(plans) == 1 else min(plans, key=lambda plan: evaluator.judge(plan, folds).loss)
 
 
-def _with_fewer_units(first: _Stage, budget: Budget) -> list[tuple[_Stage, Budget]]:
-    """The same model with fewer and fewer residual branches, and what may stay of the rest of it."""
+def _with_fewer_units(first: _Stage, budget: Budget) -> list[_Stage]:
+    """The same model with fewer and fewer residual branches, as a budget asks for."""
     o, evaluator = first.c.options, first.sharing.evaluator
     branches = find_branches(first.c.analysis, o) if o.has_depth and evaluator.batches else []
     if not branches:
         return []
     comparer = evaluator.quick_comparer(ROUNDS * len(branches))
     sets = find_unit_sets(first.c, budget, branches, comparer, evaluator.stage_progress("depth"))
-    stages = [first.without(units) for units in sets]
-    return [(stage, of_rest(budget, stage.c)) for stage in stages]
+    return [first.without(units) for units in sets]
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
     if o.allocation in MEASURED and evaluator.batches and counted:
         ways.append(lambda asked: _within(first, of_macs(asked), False))
     budget = of_macs if counted else of_time
-    for rest, _ in _with_fewer_units(first, budget(fraction)):
+    for rest in _with_fewer_units(first, budget(fraction)):
         ways.append(lambda asked, c=rest: _within(c, of_rest(budget(asked), c.c), False))  # type: ignore[misc]
     found, errors = list[_Timed](), list[OnnxPruneError]()
     for way in ways:
