@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxprune.allocate.depth import ROUNDS, find_branches
+from onnxprune.allocate.depth import SHARES, find_branches
 from onnxprune.allocate.evaluator import FOLDS, WATCHED_SAMPLES, Evaluator, trial_samples
 from onnxprune.allocate.planning import HALVINGS
 from onnxprune.calibration.run import count, open_session, run
@@ -42,7 +42,7 @@ def forecast(evaluator: Evaluator, options: Options, check: bool) -> Forecast | 
     once = _time_sample(evaluator)
     plans = HALVINGS if options.limit else 1 if options.allocation != "search" else 2
     branches = options.has_depth and bool(find_branches(evaluator.original, options))
-    plans += ROUNDS if branches else 0
+    plans += len(SHARES) if branches else 0
     held_out = FOLDS if options.limit or options.effort == "high" else 1
     tried = min(samples, trial_samples(samples))
     stages = {

@@ -162,3 +162,45 @@ def test_the_layers_around_a_block_make_up_for_it() -> None:
     repaired = full_proto(onnxprune.apply(a, plan, calib=feeds))
     want, bad, good = (run_ort(m, feeds)[0][0] for m in (full_proto(a.model), plain, repaired))
     assert np.linalg.norm(good - want) < 0.5 * np.linalg.norm(bad - want)
+
+
+def two_blocks() -> ModelProto:
+    """A branch that computes something, then one whose outputs are the same for all inputs, and large."""
+    proto = parser.parse_model(f"""{HEAD}
+      g (float[N,4,5,5] input) => (float[N,4,5,5] z)
+      {{
+        a = Conv<pads=[1,1,1,1]>(input, "stem.weight")
+        x = Relu(a)
+        b = Conv<pads=[1,1,1,1]>(x, "first.0.weight")
+        c = Relu(b)
+        d = Conv<pads=[1,1,1,1]>(c, "first.1.weight")
+        e = Add(d, x)
+        y = Relu(e)
+        f = Conv<pads=[1,1,1,1]>(y, "second.0.weight")
+        h = Relu(f)
+        i = Conv<pads=[1,1,1,1]>(h, "second.1.weight", "second.1.bias")
+        j = Add(i, y)
+        k = Relu(j)
+        z = Conv(k, "head.weight", "head.bias")
+      }}""")
+    rng = np.random.default_rng(0)
+    for name in ("stem", "first.0", "first.1", "second.0", "second.1", "head"):
+        w = 0.3 * rng.standard_normal((4, 4, *([1, 1] if name == "head" else [3, 3])))
+        w = np.zeros_like(w) if name == "second.1" else w
+        proto.graph.initializer.append(numpy_helper.from_array(w.astype(np.float32), f"{name}.weight"))
+    for name, bias in (("second.1", 30.0), ("head", 0.0)):
+        proto.graph.initializer.append(numpy_helper.from_array(np.full(4, bias, np.float32), f"{name}.bias"))
+    return proto
+
+
+def test_a_branch_whose_loss_the_next_layers_make_up_for_goes_first() -> None:
+    proto, rng = two_blocks(), np.random.default_rng(0)
+    a = onnxprune.analyze(onnxprune.load(proto))
+    feeds = {"input": rng.standard_normal((64, 4, 5, 5)).astype(np.float32)}
+    plain = {u.name: full_proto(onnxprune.apply(a, Plan(fingerprint(a.model), units=(u.name,)))) for u in find_units(a)}
+    want, *made = (run_ort(m, [feeds])[0][0] for m in (proto, plain["first"], plain["second"]))
+    assert np.linalg.norm(made[1] - want) > 5 * np.linalg.norm(made[0] - want)
+    left = onnxprune.analyze(onnxprune.load(plain["second"])).macs() / a.macs()
+    small = onnxprune.prune(proto, macs=left, calib=feeds, check=False)
+    assert small.plan.units == ("second",)
+    assert np.linalg.norm(run_ort(small.model, [feeds])[0][0] - want) < 0.05 * np.linalg.norm(want)

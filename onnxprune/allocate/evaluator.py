@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,7 @@ from onnxprune.surgery import apply_plan
 COMPARISON_SAMPLES = 256  # samples that an error is measured on
 FEW_SAMPLES, QUICK_SAMPLES = 16, 64  # the same, where one of many is
 QUICK_PASSES = 3  # of the data, that many such errors cost
+QUICK_LAYERS, QUICK_ROWS = 4, 0.25  # the layers that are fitted for such an error, and the share of their rows
 TRIAL_SAMPLES = 256  # samples that a plan is repaired on while channels are still removed, or half of the data
 LEAST_TRIAL_SAMPLES = 64  # unless that is fewer
 TRIAL_ROWS = 0.125  # the share of a layer's rows that it is fitted on then
@@ -114,9 +115,24 @@ class Evaluator:
 
     def quick_comparer(self, measurements: int) -> OutputComparer:
         """The same on fewer samples, so that all measurements together cost some runs of the data."""
+        return self._comparer(self._quick_samples(measurements))
+
+    def _quick_samples(self, measurements: int) -> int:
         known = self.data.samples or QUICK_SAMPLES * max(measurements, 1)
         samples = QUICK_PASSES * known // max(measurements, 1)
-        return self._comparer(min(max(samples, FEW_SAMPLES), QUICK_SAMPLES))
+        return min(max(samples, FEW_SAMPLES), QUICK_SAMPLES)
+
+    def quick_trials(self, measurements: int) -> Callable[[Plan], float]:
+        """Measures so many plans' errors on few samples, each with the layers next behind the gaps repaired on others."""
+        fold, samples = self._folds[0], self._quick_samples(measurements)
+        comparer = OutputComparer(self.original, fold.samples.limit(samples), memory=self.memory)
+        data = (fold.rest or self.data).limit(samples)
+
+        def measure(plan: Plan) -> float:
+            made, _ = self._repaired(plan, data, None, QUICK_ROWS, is_step=True, layers=QUICK_LAYERS)
+            return comparer.of(made).error
+
+        return measure
 
     def _comparer(self, samples: int) -> OutputComparer:
         if self.batches is None:
@@ -208,9 +224,16 @@ class Evaluator:
         return self.batches or vars(self).get("data")
 
     def _repaired(
-        self, plan: Plan, batches: Batches, stage: str, share: float = 1.0, is_step: bool = False
+        self,
+        plan: Plan,
+        batches: Batches,
+        stage: str | None,
+        share: float = 1.0,
+        is_step: bool = False,
+        layers: int | None = None,
     ) -> tuple[Model, RepairReport]:
         return repair(
-            self.original, plan, batches, self.repair, seed=self.seed, progress=self.stage_progress(stage), share=share,
-            is_step=is_step, memory=self.memory, producers=self.effort != "low", convolutions=self.effort == "high",
+            self.original, plan, batches, self.repair, seed=self.seed, share=share, is_step=is_step, layers=layers,
+            progress=self.stage_progress(stage) if stage else None, memory=self.memory,
+            producers=self.effort != "low", convolutions=self.effort == "high",
         )  # fmt: skip

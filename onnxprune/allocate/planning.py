@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, explain_rest, of_rest, of_smaller, relax
 from onnxprune.allocate.cost import cost_of
-from onnxprune.allocate.depth import ROUNDS, find_branches, find_unit_sets
+from onnxprune.allocate.depth import find_branches, find_unit_sets
 from onnxprune.allocate.evaluator import FOLDS, Evaluator
 from onnxprune.allocate.poly import Ints
 from onnxprune.allocate.ratios import by_ratio
@@ -215,8 +215,13 @@ def _with_fewer_units(first: _Stage, budget: Budget) -> list[_Stage]:
     branches = find_branches(first.c.analysis, o) if o.has_depth and evaluator.batches else []
     if not branches:
         return []
-    comparer = evaluator.quick_comparer(ROUNDS * len(branches))
-    sets = find_unit_sets(first.c, budget, branches, comparer, evaluator.stage_progress("depth"))
+    measure = evaluator.quick_trials(len(branches))
+    whole = Plan(fingerprint(first.c.analysis.model))
+
+    def without(unit: Unit) -> float:
+        return measure(replace(whole, units=(unit.name,)))
+
+    sets = find_unit_sets(first.c, budget, branches, without, evaluator.stage_progress("depth"))
     return [first.without(units) for units in sets]
 
 

@@ -34,7 +34,7 @@ def positions_of(layout: Axis, v: Var) -> Array:
 
 def find_unread(array: Array, axis: int) -> Array:
     """Which positions of an axis have nothing but zeros, [n]."""
-    view = array.reshape(math.prod(array.shape[:axis]), array.shape[axis], -1)
+    view = array.reshape(math.prod(array.shape[:axis]), array.shape[axis], math.prod(array.shape[axis + 1 :]))
     unread = (view[:1] == 0).all(axis=(0, 2))
     some = np.flatnonzero(unread)
     if len(some):

@@ -48,6 +48,7 @@ def repair(
     thin: SparsityRequest | None = None,
     share: float = 1.0,
     is_step: bool = False,
+    layers: int | None = None,
     memory: Memory | None = None,
     producers: bool = True,
     convolutions: bool = False,
@@ -63,8 +64,9 @@ def repair(
     obs     least squares on the original's inputs: Optimal Brain Surgeon's update, blockwise (Hassibi and Stork 1993; Kurtic et al.
             2022, arXiv 2203.07259, eq. 5)
 
-    A `share` of the rows that a layer needs is taken. Where `is_step`, the result is only one on the way: then the outputs are not
-    compared, and all changes stay. `thin` makes layers sparse on the way, each as soon as what it reads is as it will be.
+    A `share` of the rows that a layer needs is taken, and of the layers the first so many are fitted. Where `is_step`, the result
+    is only one on the way: then the outputs are not compared, and all changes stay. `thin` makes layers sparse on the way, each as
+    soon as what it reads is as it will be.
     With `producers`, least squares on all rows change the layers before a pruned group as well (see producers.py), where nothing
     is to become sparse; with `convolutions`, also those before a convolution, which takes several times as long.
 
@@ -77,7 +79,7 @@ def repair(
         raise OnnxPruneError(f"repair '{method}' is unknown; there are {', '.join(METHODS)}")
     start = time.perf_counter()
     thin = thin or SparsityRequest()
-    with _prepare(analysis, plan, batches, method, samples, threads, thin, share, is_step, memory) as pair:
+    with _prepare(analysis, plan, batches, method, samples, threads, thin, share, is_step, layers, memory) as pair:
         if producers and method == "lstsq" and share == 1 and not thin.choose:
             pair.chains = find_chains(pair.net, pair.tasks, convolutions)
         pair.run(np.random.default_rng(seed), progress or (lambda *_: None))
@@ -122,6 +124,7 @@ def _prepare(
     thin: SparsityRequest,
     share: float,
     is_step: bool,
+    layers: int | None,
     memory: Memory | None,
 ) -> Lockstep:
     """The original and the network that a plan makes of it, with the layers to fit."""
@@ -130,7 +133,7 @@ def _prepare(
     original, pruned = (called(model, analysis.model) for model in (analysis.flat, flat))
     net = Network(analysis, keep, original, pruned, thin.choose, bypassed=skipped)
     report = RepairReport(method, 0, None, None)
-    found = tasks(net, method, report.left_out) if method in FITS or thin.choose else []
+    found = tasks(net, method, report.left_out)[:layers] if method in FITS or thin.choose else []
     if thin.plain is not None:  # what cannot be fitted is sparse from the start: later layers make up for it
         net.thin(net.thinned.difference((t.index, t.layer.slot) for t in found), thin.plain)
     changes = merged(net, plan) if method == "merge" else []
