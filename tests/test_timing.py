@@ -74,6 +74,17 @@ def test_what_is_fused_under_any_plan_is_one_layer() -> None:
     assert finder.layer_of(0) == finder.layer_of(1) and len(finder.members()) == 3
 
 
+def test_a_sum_that_is_fused_into_a_blocked_convolution_belongs_to_it() -> None:
+    """Not to the next one, or all blocks would be one layer: ONNX Runtime names such a kernel by the convolution alone."""
+    ops = (("Conv", "x w1", "a"), ("Relu", "a", "b"), ("Conv", "b w2", "c"), ("Add", "c x", "d"), ("Relu", "d", "e"),
+           ("Conv", "e w3", "f"), ("Relu", "f", "g"), ("Conv", "g w4", "h"), ("Add", "e h", "i"), ("Relu", "i", "y"))  # fmt: skip
+    finder = LayerFinder([helper.make_node(op, ins.split(), [out]) for op, ins, out in ops])
+    fused = [kernel("b_nchwc", "x r1", "t"), kernel("c_nchwc_token_1", "t r2 x", "u"), kernel("g_nchwc", "u r3", "v"),
+             kernel("h_nchwc", "v r4 u", "z"), kernel("ReorderOutput", "z", "y")]  # fmt: skip
+    finder.add(fused)
+    assert sorted(finder.members().values()) == [[0, 1], [2, 3, 4], [5, 6], [7, 8], [9]]
+
+
 # fits
 
 

@@ -36,7 +36,8 @@ from onnxprune.surgery import apply_plan
 COMPARISON_SAMPLES = 256  # samples that an error is measured on
 FEW_SAMPLES, QUICK_SAMPLES = 16, 64  # the same, where one of many is
 QUICK_PASSES = 3  # of the data, that many such errors cost
-QUICK_LAYERS, QUICK_ROWS = 4, 0.25  # the layers that are fitted for such an error, and the share of their rows
+QUICK_LAYERS, QUICK_ROWS = 2, 0.125  # the layers that are fitted for such an error, and the share of their rows
+QUICK_RUNS = 3  # of the samples, for such an error: of the original, of what is fitted, and of the result
 TRIAL_SAMPLES = 256  # samples that a plan is repaired on while channels are still removed, or half of the data
 LEAST_TRIAL_SAMPLES = 64  # unless that is fewer
 TRIAL_ROWS = 0.125  # the share of a layer's rows that it is fitted on then
@@ -85,6 +86,7 @@ class Evaluator:
     timing: TimingReport | None = None  # what was predicted and measured of the plan's time, for the report
     best: Plan | None = None  # of those that were found so far
     found: Found | None = None  # what is free in the original, once a plan was made
+    _dampings: dict[str | None, dict[str, float]] = field(default_factory=dict)  # of layers, by stage
     _judged: dict[tuple[Any, ...], HeldOutReport] = field(default_factory=dict)
 
     def turn_to(self, original: Analysis) -> None:
@@ -124,7 +126,7 @@ class Evaluator:
 
     def quick_trials(self, measurements: int) -> Callable[[Plan], float]:
         """Measures so many plans' errors on few samples, each with the layers next behind the gaps repaired on others."""
-        fold, samples = self._folds[0], self._quick_samples(measurements)
+        fold, samples = self._folds[0], self._quick_samples(measurements * QUICK_RUNS)
         comparer = OutputComparer(self.original, fold.samples.limit(samples), memory=self.memory)
         data = (fold.rest or self.data).limit(samples)
 
@@ -235,5 +237,6 @@ class Evaluator:
         return repair(
             self.original, plan, batches, self.repair, seed=self.seed, share=share, is_step=is_step, layers=layers,
             progress=self.stage_progress(stage) if stage else None, memory=self.memory,
+            dampings=self._dampings.setdefault(stage, {}) if is_step else self._dampings.get("try"),
             producers=self.effort != "low", convolutions=self.effort == "high",
         )  # fmt: skip

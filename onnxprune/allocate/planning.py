@@ -262,7 +262,7 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
     if o.allocation in MEASURED and evaluator.batches and counted:
         ways.append(lambda asked: _within(first, of_macs(asked), False))
     budget = of_macs if counted else of_time
-    for rest in _with_fewer_units(first, budget(fraction)):
+    for rest in _with_fewer_units(first, of_time(fraction)):
         ways.append(lambda asked, c=rest: _within(c, of_rest(budget(asked), c.c), False))  # type: ignore[misc]
     found, errors = list[_Timed](), list[OnnxPruneError]()
     for way in ways:

@@ -61,6 +61,9 @@ class Lockstep:
     chains: Mapping[int, Chain] = field(default_factory=dict)  # by the task whose layer reads what a chain makes
     skipped: Sequence[str] = ()  # values that an Identity makes in the place of a unit, which the result needs no more
     memory: Memory = field(default_factory=Memory)  # for what the samples become on the way, and for the fitted weights
+    dampings: dict[str, float] = field(
+        default_factory=dict
+    )  # of layers, by the output of their nodes, that other steps found
 
     def __post_init__(self) -> None:
         self._before, self._after, self._plain = (ArrayStore(self.memory) for _ in range(3))
@@ -101,11 +104,17 @@ class Lockstep:
             with self.tasks[at].loaded(self.net):
                 rows = gather(self.tasks[at], self.net, pairs, batches, rng, self.share)
                 rows.steps = FEW_STEPS if self.is_step else STEPS
-                rows.damping = self.report.layers[-1].damping if self.report.layers else 0.0
+                rows.damping, rows.is_sure = self._guess_damping(self.tasks[at])
                 self.changes.append(list(map(self._stored, self.fit(self.tasks[at], rows, began))))
             self.net.apply(self.changes[-1])
             if watch and self.changes[-1]:
                 self._adjust(watch, pruned)
+
+    def _guess_damping(self, task: FitTask) -> tuple[float, bool]:
+        """What was best for a layer on the way to another result, and whether to take it as it is; else the last layer's."""
+        known = self.dampings.get(self.net.output_of(task.index))
+        last = self.report.layers[-1].damping if self.report.layers else 0.0
+        return (last, False) if known is None else (known, self.is_step)
 
     def _adjust(self, watch: ChainWatch, walk: Walk) -> None:
         """Let the layers before a chain change with the one behind it, which has been fitted."""
@@ -156,6 +165,8 @@ class Lockstep:
             return []
         fit = FITS.get(self.report.method, chosen)
         found = fit(rows, layer.w, layer.b, task.tail, choose, self.net.nearest(layer))
+        if self.is_step:
+            self.dampings[output] = found.damping
         self.report.layers.append(
             LayerRepair(
                 task.name, task.op, found.before, found.after, rows.x.shape[1], found.damping, found.condition,

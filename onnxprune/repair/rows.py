@@ -14,7 +14,7 @@ from onnxprune.repair.tasks import FitTask
 
 ROWS_PER_INPUT = 128  # rows for each number that an output is a sum of
 LEAST_ROWS, ENOUGH_ROWS = 1 << 12, 1 << 15
-LEAST_PER_INPUT, FEW_PER_INPUT = 16, 2  # where those are not enough; the second where only some are taken
+LEAST_PER_INPUT, FEW_PER_INPUT = 16, 1  # where those are not enough; the second where only some are taken
 ROWS_BYTES = 256 << 20
 Feeds = Mapping[str, Array]
 Draw = Callable[[int, int], Array]

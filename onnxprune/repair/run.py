@@ -49,6 +49,7 @@ def repair(
     share: float = 1.0,
     is_step: bool = False,
     layers: int | None = None,
+    dampings: dict[str, float] | None = None,
     memory: Memory | None = None,
     producers: bool = True,
     convolutions: bool = False,
@@ -66,7 +67,8 @@ def repair(
 
     A `share` of the rows that a layer needs is taken, and of the layers the first so many are fitted. Where `is_step`, the result
     is only one on the way: then the outputs are not compared, and all changes stay. `thin` makes layers sparse on the way, each as
-    soon as what it reads is as it will be.
+    soon as what it reads is as it will be. `dampings` are those of layers that other steps found, for steps to add to:
+    the next ones need not look for them.
     With `producers`, least squares on all rows change the layers before a pruned group as well (see producers.py), where nothing
     is to become sparse; with `convolutions`, also those before a convolution, which takes several times as long.
 
@@ -82,6 +84,7 @@ def repair(
     with _prepare(analysis, plan, batches, method, samples, threads, thin, share, is_step, layers, memory) as pair:
         if producers and method == "lstsq" and share == 1 and not thin.choose:
             pair.chains = find_chains(pair.net, pair.tasks, convolutions)
+        pair.dampings = {} if dampings is None else dampings
         pair.run(np.random.default_rng(seed), progress or (lambda *_: None))
         model = pair.result()
     pair.report.seconds = time.perf_counter() - start

@@ -33,14 +33,15 @@ NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
 class FitRows:
     """What a layer reads, x [g, n, K], and what there should be, each [g, n, O]. `solve` changes them.
 
-    `damping` is a guess at what is best, relative to the mean of the Gram matrix's diagonal; `steps` are those that an activation
-    behind the layer gets.
+    `damping` is a guess at what is best, relative to the mean of the Gram matrix's diagonal, and taken as it is where it `is_sure`;
+    `steps` are those that an activation behind the layer gets.
     """
 
     x: Array
     target: Array
     others: Array | None
     damping: float = 0.0
+    is_sure: bool = False
     steps: int = STEPS
 
 
@@ -262,7 +263,7 @@ def solve(
     classifier of images keeps to least squares: on a ResNet-20 its probabilities were fitted no better (one run each).
     """
     f = CenteredRows(rows, w0, b0, tail)
-    ridge = f.ridge(rows.damping)
+    ridge = Ridge(f.x, f.w0, rows.damping) if rows.is_sure else f.ridge(rows.damping)
     w, c = _stepped(f, ridge)
     if choose is not None:
         sparse = Sparse(f.x, w, ridge.damping, choose)

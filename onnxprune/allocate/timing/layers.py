@@ -1,8 +1,9 @@
 """Which kernels of ONNX Runtime's optimized graph do the work of which nodes of the model.
 
 A kernel may do the work of several nodes (a convolution with its norm, activation and sum), and a plan may change what is fused
-with what. So nodes that share a kernel under any plan make one layer. What ONNX Runtime adds (a tensor laid out anew) counts for
-the layer whose tensor it reads.
+with what. So nodes that share a kernel under any plan make one layer. A kernel is named by the last of its nodes, but a blocked
+convolution keeps its name where a sum and an activation behind it are fused into it later. What ONNX Runtime adds (a tensor laid
+out anew) counts for the layer whose tensor it reads.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from onnx import NodeProto
 
 from onnxprune.calibration.kernels import Kernel
 from onnxprune.graph.view import makers
+from onnxprune.ops.records import record_of
 
 # How ONNX Runtime names nodes that it makes: by the output, as a blocked tensor; a copy by a number.
 COPY = re.compile(r"_token_\d+$")
-NAMES = (re.compile(r"<(.*)>"), re.compile(r"(.*)_nchwc"))
+BLOCKED = re.compile(r"(.*)_nchwc")
+NAMES = (re.compile(r"<(.*)>"), BLOCKED)
 UNKNOWN = -1  # the layer of kernels that belong to no node
 
 
@@ -47,6 +50,8 @@ class LayerFinder:
         """The node that each kernel works for, UNKNOWN where none is known; nodes that share a kernel are joined."""
         makes = [self._tensors(k) for k in kernels]
         there = {t for tensors in makes for t in tensors}
+        blocked = {t for k, tensors in zip(kernels, makes, strict=True) if BLOCKED.match(k.name) for t in tensors}
+        there |= self._extend(blocked, there)
         own = [self.made[tensors[0]] if tensors else UNKNOWN for tensors in makes]
         for tensors in makes:
             for t in tensors:
@@ -67,6 +72,18 @@ class LayerFinder:
 
     def _join(self, a: int, b: int) -> None:
         self.parent[self.layer_of(a)] = self.layer_of(b)
+
+    def _extend(self, blocked: set[str], there: set[str]) -> set[str]:
+        """Join sums and activations that no kernel makes to the blocked convolution before them; what they make."""
+        ends, found = {t: self.made[t] for t in blocked}, set[str]()
+        for i, node in enumerate(self.nodes):
+            before = [ends[t] for t in node.input if t in ends]
+            traits = record_of(node).traits
+            if before and (traits.sums or traits.pointwise) and there.isdisjoint(node.output):
+                self._join(i, max(before))
+                ends |= dict.fromkeys(node.output, max(before))
+                found.update(node.output)
+        return found
 
     def _absorb(self, tensor: str, there: set[str]) -> None:
         """Join the nodes before a tensor whose own outputs no kernel makes: they are part of its kernel."""
