@@ -26,6 +26,7 @@ SLACK = 0.03  # the least damping whose error there is within so much of the lea
 STRIDE = 2  # only one of two dampings is tried at first
 BLOCKS, HELD = 32, 4  # of the rows, in so many blocks, every fourth block is held back while a damping is chosen
 JUDGED_ROWS = 1 << 11  # of those held back, for the old and the new weights of an output to be compared by them alone
+ROUNDING = 1e-6  # a relative error of an output that is none
 NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
 
 
@@ -218,7 +219,8 @@ class CenteredRows:
             np.square(self.tail.act(self._make(x, fixed, *of)) - want, dtype=np.float64).sum(axis=1, keepdims=True)
             for of in ((self.w0, self.c0), (w, c))
         )
-        better = (after < before) & self.alive  # False where either is not finite
+        wrong = before > ROUNDING**2 * np.square(want, dtype=np.float64).sum(axis=1, keepdims=True)
+        better = (after < before) & wrong & self.alive  # False where any is not finite
         if self.tail.scored:  # one softmax of all outputs: all of them or none
             better = np.full_like(better, bool(after.sum() < before.sum()))
         w, c = np.where(better, w, self.w0), np.where(better, c, self.c0)
