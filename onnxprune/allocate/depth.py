@@ -1,4 +1,4 @@
-"""Which units a plan within a budget may remove: sets of them, one within the next, the cheapest errors first.
+"""Which units a plan within a budget may remove: those with the cheapest errors first.
 
 What a branch does to the outputs is measured alone, once the next layers are fitted to make up for it. On ResNet-56 the sum of
 these errors ranks sets of 11 of 27 branches, all repaired, as their own errors do (rank correlation .94); errors without repair do
@@ -8,7 +8,8 @@ How good a set is beside narrower layers, only a try tells: see `planning`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -23,7 +24,7 @@ from onnxprune.progress import Progress
 from onnxprune.settings import Options
 from onnxprune.units import BRANCH, Unit, find_units
 
-SHARES = (0.5, 1.0)  # of what the budget takes
+SHARES = (0.5, 1.0)  # of what a budget takes, that branches may save
 MOST_BRANCHES = 64  # that are measured; of more, those evenly spread
 LEAST = 1e-9  # an error, and a share of the cost
 
@@ -47,31 +48,41 @@ def find_branches(a: Analysis, options: Options) -> list[Unit]:
     return found
 
 
-def find_unit_sets(
+@dataclass(frozen=True)
+class RankedBranches:
+    """Branches in the order in which they are removed, and the share of the cost that each saves."""
+
+    branches: Sequence[Unit]
+    saves: Mapping[str, float]
+
+    def take(self, share: float) -> list[Unit]:
+        """The first branches that together save so large a share, or all, in the order of the graph."""
+        chosen, saved = list[Unit](), 0.0
+        for unit in self.branches:
+            if saved >= share:
+                break
+            chosen.append(unit)
+            saved += self.saves[unit.name]
+        return sorted(chosen, key=lambda u: u.node)
+
+
+def rank_branches(
     c: Candidates, budget: Budget, branches: Sequence[Unit], measure: Callable[[Unit], float], progress: Progress
-) -> list[list[Unit]]:
-    """Sets of branches, for each of SHARES one: so much of what the budget takes goes with branches.
+) -> RankedBranches:
+    """Branches by the error that removing each makes for what it saves.
 
     Args:
         c: The original's groups.
-        budget: What may stay.
+        budget: In what costs are counted.
         branches: Those that may go.
         measure: The error of the outputs without a branch.
         progress: Called with the measurements done and in all.
     """
-    saves, to_go = _saves(c, budget, branches), 1 - budget.allowed / budget.whole
-    prices = dict[str, float]()
+    saves, prices = _saves(c, budget, branches), dict[str, float]()
     for done, unit in enumerate(branches):
         progress(done, len(branches))
         prices[unit.name] = max(measure(unit), LEAST) / saves[unit.name]
-    chosen, sets, gone = list[Unit](), list[list[Unit]](), 0.0
-    dearest_first = sorted(branches, key=lambda u: (-prices[u.name], u.node))
-    for share in SHARES:
-        while gone < to_go * share and dearest_first:
-            chosen.append(dearest_first.pop())
-            gone += saves[chosen[-1].name]
-        sets.append(sorted(chosen, key=lambda u: u.node))
-    return [s for i, s in enumerate(sets) if s and s not in sets[:i]]
+    return RankedBranches(sorted(branches, key=lambda u: (prices[u.name], u.node)), saves)
 
 
 def _saves(c: Candidates, budget: Budget, branches: Sequence[Unit]) -> dict[str, float]:

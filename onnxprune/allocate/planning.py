@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
 
 from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, explain_rest, of_rest, of_smaller, relax
 from onnxprune.allocate.cost import cost_of
-from onnxprune.allocate.depth import find_branches, find_unit_sets
+from onnxprune.allocate.depth import SHARES, RankedBranches, find_branches, rank_branches
 from onnxprune.allocate.evaluator import FOLDS, Evaluator
 from onnxprune.allocate.poly import Ints
 from onnxprune.allocate.ratios import by_ratio
@@ -202,27 +203,33 @@ def _within_best(first: _Stage, budget: Budget) -> Plan:
     plans = [evaluator.best]
     if o.effort == "high" and o.allocation == "search" and o.steps == 1:
         plans.append(_within(first.stepping(HIGH_STEPS), budget))
-    for rest in _with_fewer_units(first, budget):
+    for rest in _with_fewer_branches(first, budget):
         with suppress(OnnxPruneError):  # where so much has gone, what is left may not be narrow enough
             plans.append(_within(rest, of_rest(budget, rest.c), final=False))
     folds = FOLDS if o.effort == "high" else 1
     return plans[0] if len(plans) == 1 else min(plans, key=lambda plan: evaluator.judge(plan, folds).loss)
 
 
-def _with_fewer_units(first: _Stage, budget: Budget) -> list[_Stage]:
-    """The same model with fewer and fewer residual branches, as a budget asks for."""
+def _with_fewer_branches(first: _Stage, budget: Budget) -> list[_Stage]:
+    """The same model without the branches that save some shares of what a budget takes."""
+    ranked, to_go = _rank_branches(first, budget), 1 - budget.allowed / budget.whole
+    sets = [ranked.take(to_go * share) for share in SHARES]
+    return [first.without(units) for i, units in enumerate(sets) if units and units not in sets[:i]]
+
+
+def _rank_branches(first: _Stage, budget: Budget) -> RankedBranches:
+    """The residual branches that a budget may remove: none without data to rank them by."""
     o, evaluator = first.c.options, first.sharing.evaluator
     branches = find_branches(first.c.analysis, o) if o.has_depth and evaluator.batches else []
     if not branches:
-        return []
+        return RankedBranches((), {})
     measure = evaluator.quick_trials(len(branches))
     whole = Plan(fingerprint(first.c.analysis.model))
 
     def without(unit: Unit) -> float:
         return measure(replace(whole, units=(unit.name,)))
 
-    sets = find_unit_sets(first.c, budget, branches, without, evaluator.stage_progress("depth"))
-    return [first.without(units) for units in sets]
+    return rank_branches(first.c, budget, branches, without, evaluator.stage_progress("depth"))
 
 
 @dataclass(frozen=True)
@@ -262,8 +269,13 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
     if o.allocation in MEASURED and evaluator.batches and counted:
         ways.append(lambda asked: _within(first, of_macs(asked), False))
     budget = of_macs if counted else of_time
-    for rest in _with_fewer_units(first, of_time(fraction)):
-        ways.append(lambda asked, c=rest: _within(c, of_rest(budget(asked), c.c), False))  # type: ignore[misc]
+    ranked = _rank_branches(first, of_time(1.0))
+
+    def shallower(asked: float, share: float) -> Plan:
+        rest = first.without(ranked.take((1 - asked) * share))
+        return _within(rest, of_rest(budget(asked), rest.c), False)
+
+    ways += [partial(shallower, share=share) for share in SHARES if ranked.branches]
     found, errors = list[_Timed](), list[OnnxPruneError]()
     for way in ways:
         try:
