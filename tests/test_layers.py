@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1] / "onnxprune"
 # graphs, which look operators up; the rules, which fill the records in, stand above.
 FLOORS = [
     "version", "errors", "progress", "machine", "settings", "targets", "axes", "report.types", "report.plain", "report.degraded",
-    "graph.view", "ops.records", "graph", "layout", "ops", "coupling", "macs", "groups", "units", "signals", "criteria", "scoring",
+    "graph.view", "ops.records", "graph", "layout", "ops",
+    "gradients", "coupling", "macs", "groups", "units", "signals", "criteria", "scoring",
     "plans", "surgery", "calibration", "measure", "repair", "free", "convert", "quantize", "sparsity", "validation", "allocate",
     "plain", "explain", "report", "result", "forecast", "pipeline", "candidates",
     "api", "batch", "passes", "__init__", "cli", "__main__",
@@ -21,6 +22,7 @@ OWNERS = {
     "pydantic": {"report.plain"},
     "onnxruntime": {"calibration", "convert", "graph", "quantize"},
     "PIL": {"calibration"},
+    "torch": {"gradients"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 

@@ -21,8 +21,8 @@ def _normalize(node: NodeFacts, slot: int, constants: Mapping[int, np.ndarray]) 
     return scale.reshape(shape), (beta - mean * scale).reshape(shape)
 
 
-@couple("BatchNormalization", affine=_normalize, statistics=(3, 4))
-@couple("SpatialBN", affine=_normalize, statistics=(3, 4))
+@couple("BatchNormalization", affine=_normalize, statistics=(3, 4), learned=(1, 2))
+@couple("SpatialBN", affine=_normalize, statistics=(3, 4), learned=(1, 2))
 def batch_norm(op: Op) -> list[Axes | None]:
     """x [N, c, *s]; scale, bias, mean, var [c].
 
@@ -40,7 +40,7 @@ def batch_norm(op: Op) -> list[Axes | None]:
     return [list(x), *(list(op.x(3)) for _ in op.node.output[1:])]
 
 
-@couple("InstanceNormalization")
+@couple("InstanceNormalization", learned=(1, 2))
 def instance_norm(op: Op) -> list[Axes | None]:
     """x [N, c, *s]; scale, bias [c]; mean and variance over *s. (A GroupNorm in disguise has channels there: they mix.)
 
@@ -55,7 +55,7 @@ def instance_norm(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("GroupNormalization", any_opset=True)
+@couple("GroupNormalization", any_opset=True, learned=(1, 2))
 def group_norm(op: Op) -> list[Axes | None]:
     """x [N, (g c), *s]; scale, bias [(g c)], or [g] before opset 21; the mean is over c and *s.
 
@@ -75,7 +75,7 @@ def group_norm(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-@couple("GroupNorm", "SkipGroupNorm", domain=MICROSOFT)
+@couple("GroupNorm", "SkipGroupNorm", domain=MICROSOFT, learned=(1, 2))
 def group_norm_nhwc(op: Op) -> list[Axes | None]:
     """x [N, h, w, (g c)] (or [N, (g c), h, w]); gamma, beta [(g c)]; y = norm(x [+ skip + bias]), and the sum itself."""
     x = op.x(0)
@@ -97,9 +97,9 @@ def group_norm_nhwc(op: Op) -> list[Axes | None]:
     return [list(x), list(x)]
 
 
-@couple("LayerNormalization", "SimplifiedLayerNormalization", any_opset=True)
-@couple("RMSNormalization")
-@couple("SimplifiedLayerNormalization", domain=MICROSOFT)
+@couple("LayerNormalization", "SimplifiedLayerNormalization", any_opset=True, learned=(1, 2))
+@couple("RMSNormalization", learned=(1,))
+@couple("SimplifiedLayerNormalization", domain=MICROSOFT, learned=(1,))
 def layer_norm(op: Op) -> list[Axes | None]:
     """Normalize over the axes from `axis` on; scale and bias broadcast to them.
 
@@ -122,8 +122,8 @@ def _affine(op: Op, x: Axes, gamma: int, beta: int) -> Axes:
     return x
 
 
-@couple("SkipLayerNormalization", domain=MICROSOFT, adds=4)
-@couple("SkipSimplifiedLayerNormalization", domain=MICROSOFT, adds=3)
+@couple("SkipLayerNormalization", domain=MICROSOFT, adds=4, learned=(2, 3, 4))
+@couple("SkipSimplifiedLayerNormalization", domain=MICROSOFT, adds=3, learned=(2, 3))
 def skip_layer_norm(op: Op) -> list[Axes | None]:
     """y = norm(x + skip [+ bias]) gamma + beta over the last axis; the last output is the sum itself.
 
@@ -138,7 +138,7 @@ def skip_layer_norm(op: Op) -> list[Axes | None]:
     return [y, stats, stats, list(x)]
 
 
-@couple("GatedRMSNorm", domain=MICROSOFT)
+@couple("GatedRMSNorm", domain=MICROSOFT, learned=(1,))
 def gated_rms_norm(op: Op) -> list[Axes | None]:
     """y = rms_norm(x) scale act(gate): x, gate [.., (h c)], scale [c]."""
     x, (scale,) = op.broadcast(op.x(0), op.x(2)), op.x(1)
@@ -149,7 +149,7 @@ def gated_rms_norm(op: Op) -> list[Axes | None]:
     return [x]
 
 
-@couple("EmbedLayerNormalization", "QEmbedLayerNormalization", domain=MICROSOFT)
+@couple("EmbedLayerNormalization", "QEmbedLayerNormalization", domain=MICROSOFT, learned=(2, 3, 4, 5, 6))
 def embed_layer_norm(op: Op) -> list[Axes | None]:
     """norm(words[ids] + positions + segments[ids]) gamma + beta -> y [B, s, e], the mask's lengths [B], the sum.
 

@@ -212,6 +212,7 @@ class Traits:
     random: bool = False
     reads_sizes: bool = False  # only the sizes of its input matter: Shape, Size
     statistics: tuple[int, ...] = ()  # input slots of running means and variances
+    learned: tuple[int, ...] = ()  # input slots of learned scales, shifts and tables, beside a product's operands
     table: tuple[int, int] | None = None  # input slots of a table and of the row numbers that are looked up in it
     any_opset: bool = False  # ONNX Runtime takes it at opsets at which ONNX does not have it
     like: Plainer | None = None  # it is that operator with more around it

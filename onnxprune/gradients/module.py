@@ -1,0 +1,208 @@
+"""`Module`: an ONNX model as a torch module, and back into the same file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from onnx import ModelProto, TensorProto
+
+from onnxprune.errors import OnnxPruneError
+from onnxprune.gradients.program import Program
+from onnxprune.gradients.table import State
+from onnxprune.gradients.types import to_array, to_tensor
+from onnxprune.gradients.weights import FLOATS, find_trainable
+from onnxprune.graph.flat import flatten
+from onnxprune.graph.inner import marked, marks, rewritten
+from onnxprune.graph.io import load
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import all_weights
+from onnxprune.graph.save import full_proto, save
+from onnxprune.graph.view import Names
+from onnxprune.graph.weights import Array, ArrayWeight, Weight, dtype_of
+
+Feeds = Mapping[str, Any]  # arrays or tensors by input name
+WEIGHTS, ALL = "weights", "all"
+
+
+class Module(torch.nn.Module):
+    """An ONNX model that torch computes, differentiable in its weights and inputs.
+
+    It always computes what the file computes at inference: there is no other behavior in `train()`. Floats of 32 bits and less are
+    computed in float32 (`.double()` makes that float64), and rounded to the file's types when they are written back.
+
+    Args:
+        model: a path, a ModelProto, or a model that `onnxprune.load` gave; it is not changed.
+        trainable: what becomes parameters: "weights" (see `trainable_weights`), "all" initializers of floats, or their names.
+        device: "cpu", "cuda", or "auto": a GPU where there is one.
+        precision: "float32", or "bfloat16": products in that type, by torch's autocast.
+
+    Raises:
+        OnnxPruneError: an operator that has no torch form here, or a name in `trainable` that is no initializer of floats.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | ModelProto | Model,
+        trainable: str | Iterable[str] = WEIGHTS,
+        device: str = "cpu",
+        precision: str = "float32",
+    ) -> None:
+        super().__init__()
+        self.model = model if isinstance(model, Model) else load(model)
+        self.precision = precision
+        source = marked(self.model)
+        self.flat = flatten(source)
+        self._inner = marks(self.flat.proto)
+        weights = all_weights(self.flat)
+        self._state = State(torch.device("cpu"), torch.float32)
+        self._names: dict[str, str] = {}  # of the attributes that hold the parameters, by the initializers' names
+        claimed = Names(dir(self))
+        for name in _chosen(trainable, self.flat, weights):
+            key = claimed.claim(re.sub(r"\.", "_", name) or "weight", f"{name.replace('.', '_')}_")
+            self._names[name] = key
+            self.register_parameter(key, torch.nn.Parameter(to_tensor(weights[name].array(), self._state)))
+        self.program = Program(self.flat, self._names, self._state)
+        self.to(choose_device(device))
+
+    # Run
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs that each run needs."""
+        return self.program.inputs
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self.program.outputs
+
+    def forward(self, feeds: Feeds | None = None, /, **more: Any) -> dict[str, Any]:
+        """The graph's outputs by name, in its order; a float16 output is float32 here.
+
+        Args:
+            feeds: arrays or tensors by input name; a tensor may require a gradient.
+            more: the same as keyword arguments.
+        """
+        return self.run({**(feeds or {}), **more}, self.output_names)
+
+    def run(self, feeds: Feeds, names: Sequence[str]) -> dict[str, Any]:
+        """Any values of the graph by name, as tensors; nothing is computed that they do not need.
+
+        Names inside bodies and local functions are those of the model in one line (see graph/flat.py); of a value inside a loop it
+        is the last step's.
+        """
+        parameters = {name: getattr(self, key) for name, key in self._names.items()}
+        with self._autocast():
+            values = self.program.run(self._fed(feeds), parameters, names)
+        return dict(zip(names, values, strict=True))
+
+    @torch.no_grad()
+    def predict(self, feeds: Feeds, names: Sequence[str] | None = None) -> dict[str, Array]:
+        """The outputs as arrays of the types that the file declares, without gradients."""
+        found = self.run(feeds, self.output_names if names is None else names)
+        return {name: to_array(x, self._elem(name)) for name, x in found.items()}
+
+    def _elem(self, name: str) -> int:
+        outputs = {o.name: o.type for o in self.model.proto.graph.output}
+        if name in outputs and outputs[name].HasField("sequence_type"):
+            return int(outputs[name].sequence_type.elem_type.tensor_type.elem_type)
+        return self.program.elems.get(name, 0)
+
+    def _fed(self, feeds: Feeds) -> dict[str, Any]:
+        wrong = set(feeds) ^ set(self.input_names)
+        if wrong:
+            name = min(wrong)
+            raise OnnxPruneError(
+                f"input {name!r} is missing" if name in self.input_names else f"the model has no input {name!r}"
+            )
+        return {name: self._tensor(x, self.program.elems.get(name, 0)) for name, x in feeds.items()}
+
+    def _tensor(self, x: Any, elem: int) -> Any:
+        if isinstance(x, list) or x is None:
+            return x if x is None else [self._tensor(v, 0) for v in x]
+        return to_tensor(x, self._state, elem).to(self._state.device)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self._state.device.type, torch.bfloat16)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        """Move or convert constants along with the parameters: what `to`, `cuda` and `double` call."""
+        self.program.apply(fn)
+        return super()._apply(fn, recurse)
+
+    # Weights
+
+    def named_weights(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters by the names of their initializers."""
+        return {name: getattr(self, key) for name, key in self._names.items()}
+
+    def to_model(self) -> Model:
+        """The model with the parameters' values, rounded to the types that they have in it; all else is the source's."""
+        changed: dict[str, Weight] = dict(self.model.weights)
+        inner: dict[int, Array] = {}
+        sources = all_weights(self.flat)
+        for name, parameter in self.named_weights().items():
+            array = _written(parameter, sources[name])
+            if array is None:
+                continue
+            if name in self._inner:
+                inner[self._inner[name]] = array
+            elif name in changed:
+                changed[name] = ArrayWeight(array, sources[name].data_type)
+            else:
+                raise OnnxPruneError(f"constant {name!r} is not stored as a tensor, so it cannot be changed")
+        return replace(rewritten(self.model, inner), weights=changed)
+
+    def to_onnx(self) -> ModelProto:
+        """The same as one message with all its data; raises OutputError beyond 2 GiB."""
+        return full_proto(self.to_model())
+
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write the file, with its weights in a data file where the source's are; returns what was written."""
+        return save(self.to_model(), path)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; "auto" is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise OnnxPruneError("torch finds no GPU; use --device auto or cpu")
+    return device
+
+
+def _chosen(trainable: str | Iterable[str], flat: Model, weights: Mapping[str, Weight]) -> list[str]:
+    if trainable == WEIGHTS:
+        return find_trainable(flat)
+    floats = [name for name, w in weights.items() if w.data_type in FLOATS and 0 not in w.shape]
+    if trainable == ALL:
+        return floats
+    names = [trainable] if isinstance(trainable, str) else list(dict.fromkeys(trainable))
+    wrong = sorted(set(names).difference(floats))
+    if wrong:
+        raise OnnxPruneError(f"{wrong[0]!r} is no initializer of floats, so it cannot be trained")
+    return names
+
+
+def _written(parameter: torch.Tensor, source: Weight) -> Array | None:
+    """A parameter as the file's type; None where that is what the file has."""
+    values = parameter.detach().cpu()
+    if source.data_type == TensorProto.FLOAT:
+        array = values.to(torch.float32).numpy().copy()
+    else:
+        array = values.numpy().astype(dtype_of(source.data_type))
+    before = source.array()
+    same = array.view(np.uint8) if array.ndim else array.reshape(1).view(np.uint8)
+    was = np.ascontiguousarray(before).astype(array.dtype.newbyteorder("="), copy=False)
+    was = was.view(np.uint8) if was.ndim else was.reshape(1).view(np.uint8)
+    return None if np.array_equal(same, was) else array

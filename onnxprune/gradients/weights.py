@@ -1,0 +1,187 @@
+"""Which initializers a model has learned: what products, norms and tables of rows read as weights, by the operators' records."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto
+
+import onnxprune.ops.rules  # noqa: F401  (fills in the records)
+from onnxprune.graph.flat import FLAT, OPENERS, flatten
+from onnxprune.graph.io import load
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import all_weights
+from onnxprune.graph.view import domain_of, makers, opsets, readers, reads
+from onnxprune.graph.weights import Array, Weight
+from onnxprune.ops.records import NodeView, Record, record_of
+
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+WEIGHT, OTHER = "weight", "other"
+
+
+def trainable_weights(source: str | os.PathLike[str] | ModelProto | Model) -> list[str]:
+    """The initializers that training may change, in the order of the file.
+
+    They are floats that convolutions, matrix products and recurrences read as weights or biases, norms as scale and shift, and
+    Gather as a table of rows; directly, or behind operators that move elements, change their type, or quantize them. A vector that
+    is added to a product at once is its bias. A weight may also be computed from initializers alone. What anything else reads as
+    well stays as it is: running statistics, masks, scales. So do tables of sines.
+    """
+    model = source if isinstance(source, Model) else load(source)
+    return find_trainable(flatten(model))
+
+
+def find_trainable(flat: Model) -> list[str]:
+    """The same of a model without bodies (see graph/flat.py)."""
+    search = _Search(flat)
+    return [name for name, weight in search.weights.items() if weight.data_type in FLOATS and search.is_learned(name)]
+
+
+class _Shapes(NodeView):
+    """What a product may ask of a node; its operands' slots do not depend on ranks."""
+
+    def rank(self, i: int = 0) -> int:
+        return 4
+
+
+class _Search:
+    def __init__(self, flat: Model) -> None:
+        self.nodes: list[NodeProto] = list(flat.proto.graph.node)
+        self.opsets = opsets(flat.proto.opset_import)
+        self.weights: Mapping[str, Weight] = all_weights(flat)
+        self.readers = readers(self.nodes)
+        self.makers = makers(self.nodes)
+        self.outputs = {o.name for o in flat.proto.graph.output}
+        self.constant = self._find_constant()
+
+    def _find_constant(self) -> set[int]:
+        """The nodes that compute with initializers alone."""
+        known, found = {"", *self.weights}, set()
+        for index, node in enumerate(self.nodes):
+            if node.domain != FLAT and known.issuperset(reads(node)) and not self._record(node).traits.random:
+                found.add(index)
+                known.update(node.output)
+        return found
+
+    def is_learned(self, name: str) -> bool:
+        """Is every read of an initializer the read of a weight?"""
+        shape = self.weights[name].shape
+        if not shape or not math.prod(shape):
+            return False
+        return set(self._reads(name, name)) == {WEIGHT}
+
+    def _reads(self, name: str, weight: str) -> Iterator[str]:
+        """What the operators that read a value, directly or moved, take it for."""
+        if name in self.outputs:
+            yield OTHER
+        for index, slot in self.readers.get(name, ()):
+            node = self.nodes[index]
+            record = self._record(node)
+            if slot in learned_slots(node, record):
+                yield WEIGHT if self._may_change(record, slot, weight) else OTHER
+            elif node.domain == FLAT:
+                if node.op_type in OPENERS and slot < len(node.output):
+                    yield from self._reads(node.output[slot], weight)
+                else:
+                    yield OTHER
+            elif slot == 0 and self._hands_on(node, record):
+                yield from self._reads(node.output[0], weight)
+            elif record.traits.sums and self._is_bias(node, slot, weight):
+                yield WEIGHT
+            elif self._is_computed_weight(index, record, weight):
+                yield from self._reads(node.output[0], weight)
+            elif not record.traits.reads_sizes:
+                yield OTHER
+
+    def _is_computed_weight(self, index: int, record: Record, weight: str) -> bool:
+        """Is a weight computed from the initializer and other constants alone (standardized, of unit length, times a gain)?
+
+        A mask of zeros and ones is no part of the weight that it is multiplied with, and a number for all of it is none either.
+        """
+        if (
+            index not in self.constant
+            or record.traits.encoding
+            or record.traits.statistics
+            or record.traits.reads_sizes
+        ):
+            return False
+        values = self.weights[weight]
+        return math.prod(values.shape) > 1 and not _is_mask(values.array())
+
+    def _record(self, node: NodeProto) -> Record:
+        return record_of(node, self.opsets.get(domain_of(node), 1))
+
+    def _hands_on(self, node: NodeProto, record: Record) -> bool:
+        """Is the output still the weight: moved, of another type, quantized, normalized, or one part of it?"""
+        traits = record.traits
+        parts = traits.table is not None and self._row(node, record) is not None
+        return bool(traits.moves or traits.encoding or traits.statistics or parts)
+
+    def _row(self, node: NodeProto, record: Record) -> Weight | None:
+        """The constant that says which one row is taken."""
+        assert record.traits.table is not None
+        found = self.weights.get(node.input[record.traits.table[1]])
+        return found if found is not None and math.prod(found.shape) == 1 else None
+
+    def _may_change(self, record: Record, slot: int, weight: str) -> bool:
+        """Is what is read here learned? A table of sines, or the frequencies of one, was computed."""
+        table, shape = record.traits.table, self.weights[weight].shape
+        if table is not None and table[0] == slot:
+            return len(shape) == 2 and not is_sinusoidal(self.weights[weight].array())
+        return sum(n != 1 for n in shape) > 1 or not is_geometric(self.weights[weight].array())
+
+    def _is_bias(self, node: NodeProto, slot: int, weight: str) -> bool:
+        """Is the weight a vector that is added to what a product made, with nothing between?"""
+        shape = self.weights[weight].shape
+        made = self.makers.get(node.input[1 - slot]) if len(node.input) == 2 else None
+        if made is None or sum(n != 1 for n in shape) > 1:
+            return False
+        product = self._record(self.nodes[made]).product
+        operands = product.operands(_Shapes(self.nodes[made])) if product else ()
+        return any(self._leads_to_weight(self.nodes[made].input[o.slot]) for o in operands)
+
+    def _leads_to_weight(self, name: str) -> bool:
+        while name not in self.weights:
+            index = self.makers.get(name)
+            if index is None or not self._hands_on(self.nodes[index], self._record(self.nodes[index])):
+                return False
+            name = self.nodes[index].input[0]
+        return True
+
+
+def learned_slots(node: NodeProto, record: Record) -> set[int]:
+    """The input slots that hold learned numbers, by the record: a product's operands and bias, scales and shifts, tables."""
+    product, traits = record.product, record.traits
+    slots = set(traits.learned)
+    if product is not None:
+        slots |= {o.slot for o in product.operands(_Shapes(node))}
+        slots |= set() if product.bias is None else {product.bias}
+    return slots | ({traits.table[0]} if traits.table else set())
+
+
+def is_sinusoidal(table: Array) -> bool:
+    """Is each column a sine of the row's number, as rotary and sinusoidal positions are? Then x[p - 1] + x[p + 1] = c x[p]."""
+    x = np.asarray(table, np.float64)[:256]
+    if len(x) < 5 or not np.isfinite(x).all() or np.abs(x).max() > 1.01 or np.ptp(x, 0).max() < 0.1:
+        return False
+    middle, around = x[1:-1], x[:-2] + x[2:]
+    power = (middle**2).sum(0)
+    c = (middle * around).sum(0) / np.maximum(power, 1e-12)
+    rest = np.sqrt(((around - c * middle) ** 2).mean(0))
+    return bool(np.all(rest <= 5e-3))
+
+
+def is_geometric(values: Array) -> bool:
+    """Are the numbers positive, with one ratio between neighbors, as the frequencies of rotary positions are?"""
+    x = np.asarray(values, np.float64).reshape(-1)
+    if len(x) < 4 or not np.isfinite(x).all() or x.min() <= 0:
+        return False
+    ratios = x[1:] / x[:-1]
+    return bool(np.ptp(ratios) <= 1e-2 * ratios.mean()) and abs(float(ratios.mean()) - 1) > 1e-3
+
+
+def _is_mask(values: Array) -> bool:
+    return bool(np.isin(values, (0, 1)).all())
