@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients.table import State
-from onnxprune.graph.weights import Array, dtype_of, is_float
+from onnxprune.graph.weights import BITS, Array, dtype_of, is_float
 
 WIDE: dict[int, torch.dtype] = {TensorProto.DOUBLE: torch.float64}
 INTEGERS: dict[int, torch.dtype] = {
@@ -30,6 +30,7 @@ INTEGERS: dict[int, torch.dtype] = {
     TensorProto.INT4: torch.int8,
     TensorProto.UINT4: torch.uint8,
 }
+PAIRS = ("INT2", torch.int8, (-2, 1)), ("UINT2", torch.uint8, (0, 3))  # newer than the oldest onnx that is supported
 COMPLEX: dict[int, torch.dtype] = {TensorProto.COMPLEX64: torch.complex64, TensorProto.COMPLEX128: torch.complex128}
 ROUNDED: dict[int, torch.dtype] = {TensorProto.FLOAT16: torch.float16, TensorProto.BFLOAT16: torch.bfloat16}
 RANGES: dict[int, tuple[int, int]] = {
@@ -37,6 +38,10 @@ RANGES: dict[int, tuple[int, int]] = {
     TensorProto.UINT16: (0, 65535), TensorProto.INT32: (-(2**31), 2**31 - 1), TensorProto.INT4: (-8, 7),
     TensorProto.UINT4: (0, 15),
 }  # fmt: skip
+for _name, _type, _range in PAIRS:
+    if _name in TensorProto.DataType.keys():
+        INTEGERS[TensorProto.DataType.Value(_name)] = _type
+        RANGES[TensorProto.DataType.Value(_name)] = _range
 _RANGES_OF = {torch.int8: (-128, 127), torch.uint8: (0, 255), torch.int16: (-32768, 32767)}
 
 
@@ -48,13 +53,24 @@ def carrier(elem: int, state: State) -> torch.dtype:
     return found or state.dtype
 
 
-def cast(x: torch.Tensor, elem: int, state: State) -> torch.Tensor:
+def cast(x: torch.Tensor, elem: int, state: State, saturate: bool = True) -> torch.Tensor:
     """A tensor as another ONNX element type, rounded as that type rounds."""
     if elem in ROUNDED and x.is_floating_point():
         return x.to(ROUNDED[elem]).to(state.dtype)
+    if elem in BITS or (elem not in INTEGERS and is_float(dtype_of(elem)) and dtype_of(elem).itemsize == 1):
+        return narrowed(x, elem, state, saturate)
     if elem in INTEGERS and x.is_floating_point():
-        return x.trunc().to(INTEGERS[elem]) if elem != TensorProto.BOOL else x != 0
+        return x != 0 if elem == TensorProto.BOOL else x.trunc().to(INTEGERS[elem])
     return x.to(carrier(elem, state))
+
+
+def narrowed(x: torch.Tensor, elem: int, state: State, saturate: bool = True) -> torch.Tensor:
+    """Rounded to a type of 8 bits or fewer; the gradient of a float is the number's."""
+    values, dtype = x.detach().cpu().numpy(), dtype_of(elem)
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = numpy_helper.saturate_cast(values, dtype) if saturate and is_float(dtype) else values.astype(dtype)
+    rounded = to_tensor(narrow, state, elem).to(x.device)
+    return x + (rounded - x.detach()) if x.requires_grad and is_float(dtype) else rounded
 
 
 def integer_range(elem: int, x: torch.Tensor | None) -> tuple[int, int]:
@@ -90,4 +106,5 @@ def to_array(x: Any, elem: int) -> Any:
     if isinstance(x, list):
         return [to_array(v, elem) for v in x]
     array = x.detach().cpu().numpy()
-    return array.astype(dtype_of(elem)) if elem and array.dtype != dtype_of(elem) else array
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype_of(elem)) if elem and array.dtype != dtype_of(elem) else array

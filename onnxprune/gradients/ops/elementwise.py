@@ -114,12 +114,12 @@ def is_infinite(node: Node, x: Tensor) -> Tensor:
 
 @operator("Cast")
 def convert(node: Node, x: Tensor) -> Tensor:
-    return cast(x, node.to, node.state)
+    return cast(x, node.to, node.state, bool(node.get("saturate", 1)))
 
 
 @operator("CastLike")
 def convert_like(node: Node, x: Tensor, like: Tensor) -> Tensor:
-    return cast(x, node.elem(1), node.state) if node.elem(1) else x.to(like.dtype)
+    return cast(x, node.elem(1), node.state, bool(node.get("saturate", 1))) if node.elem(1) else x.to(like.dtype)
 
 
 @operator("Dropout")
@@ -130,7 +130,9 @@ def drop_out(node: Node, x: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor]:
 
 @operator("Clip", host=(1, 2))
 def clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    """Where the bounds cross, the upper one holds."""
+    """Where the bounds cross, the upper one holds. Bounds are numbers to torch, unless they are to have gradients."""
+    if any(b is not None and b.requires_grad for b in (low, high)):
+        return torch.clamp(x, low, high)
     least = node.min if low is None else low.item()
     most = node.max if high is None else high.item()
     return x if least is None and most is None else torch.clamp(x, least, most)
@@ -249,6 +251,18 @@ def quick_gelu(node: Node, x: Tensor) -> Tensor:
 def bias_split_gelu(node: Node, x: Tensor, bias: Tensor) -> Tensor:
     value, gate = (x + bias).chunk(2, dim=-1)
     return value * gate * torch.sigmoid(1.702 * gate)
+
+
+@operator("ScaledSiLU", domain=MICROSOFT)
+def scaled_silu(node: Node, x: Tensor, scale: Tensor | None = None) -> Tensor:
+    return F.silu(x if scale is None else scale * x)
+
+
+@operator("LinearAttentionGate", domain=MICROSOFT)
+def decay_and_rate(node: Node, a: Tensor, bias: Tensor, scale: Tensor, b: Tensor | None = None) -> Any:
+    """scale softplus(a + bias), and sigmoid(b)"""
+    decay = scale * F.softplus(a + bias)
+    return decay if b is None else (decay, torch.sigmoid(b))
 
 
 def activation(name: str, parameters: Any = None) -> Callable[[Tensor], Tensor]:

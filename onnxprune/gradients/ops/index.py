@@ -99,15 +99,15 @@ def compress(node: Node, x: Tensor, condition: Tensor) -> Tensor:
 def unique(node: Node, x: Tensor) -> tuple[Tensor, ...]:
     """Values, first positions, which value each entry has, and how often; in the order of the values, or of appearance."""
     x, axis = (x.reshape(-1), 0) if node.axis is None else (x, node.axis)
-    values, inverse, counts = torch.unique(x, dim=axis, return_inverse=True, return_counts=True)
+    _, inverse, counts = torch.unique(x.detach(), dim=axis, return_inverse=True, return_counts=True)
     n = len(counts)
     at = torch.arange(len(inverse), device=x.device)
     first = torch.full((n,), len(inverse), dtype=torch.int64, device=x.device).scatter_reduce(0, inverse, at, "amin")
     if not node.sorted:
         order = first.argsort()
         place = torch.empty_like(order).scatter(0, order, torch.arange(n, device=x.device))
-        values, first, counts, inverse = values.index_select(axis, order), first[order], counts[order], place[inverse]
-    return values, first, inverse, counts
+        first, counts, inverse = first[order], counts[order], place[inverse]
+    return x.index_select(axis, first), first, inverse, counts
 
 
 @operator("NonMaxSuppression", host=(2, 3, 4))

@@ -153,9 +153,9 @@ def embed_layer_norm(
 
 @operator("MeanVarianceNormalization")
 def mean_variance_norm(node: Node, x: Tensor) -> Tensor:
-    """(x - mean) / standard deviation; below opset 9 over the picture, or over channels too."""
-    old = range(1 if node.get("across_channels", 0) else 2, x.dim())
-    dims = list(old if node.version < 9 else node.axes)
+    """(x - mean) / standard deviation over `axes`; below opset 9 over all but the channels, or over them too."""
+    old = [d for d in range(x.dim()) if d != 1 or node.get("across_channels", 0)]
+    dims = old if node.version < 9 else list(node.axes)
     centered = x - x.mean(dims, keepdim=True)
     if node.version < 9 and not node.get("normalize_variance", 1):
         return centered
