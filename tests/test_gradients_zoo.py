@@ -1,7 +1,7 @@
 """Real models in torch: their outputs against ONNX Runtime without optimizations, and gradients that are finite.
 
-Where a model is ill-conditioned, its outputs may differ as far as those of ONNX Runtime do between its own levels of optimization, or
-where every number that goes in moves by a rounding.
+Where a model is ill-conditioned, its outputs may differ as far as those of ONNX Runtime do between its own levels of
+optimization, or where every number that goes in moves by a rounding.
 """
 
 from __future__ import annotations

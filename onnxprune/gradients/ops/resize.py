@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from onnxprune.gradients.table import Node, operator
 
 Array = NDArray[Any]
-NEAREST = {
+NEAREST: dict[str, Callable[[Array], Array]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5), "round_prefer_ceil": lambda x: np.floor(x + 0.5), "floor": np.floor,
     "ceil": np.ceil, "simple": np.floor,
 }  # fmt: skip
