@@ -230,6 +230,32 @@ def test_inner_values_can_be_asked_for() -> None:
         module.run({"image": IMAGES[:2]}, ["nowhere"])
 
 
+def test_what_depends_on_sizes_is_computed_once_for_each() -> None:
+    """Shape arithmetic is left out of later runs; what numbers decide is not."""
+    text = """g (float[n, m] x) => (float[k] y, int64[2] s) {
+      shape = Shape(x)
+      one = Constant<value = int64[1] {1}>()
+      rows = Gather<axis = 0>(shape, one)
+      ones = ConstantOfShape(rows)
+      found = NonZero(x)
+      count = Shape(found)
+      wide = Expand(ones, rows)
+      sum = ReduceSum<keepdims = 0>(x)
+      y = Add(wide, sum)
+      s = Identity(count)
+    }"""
+    module, rng = Module(make(text)), np.random.default_rng(0)
+    for shape in ((2, 3), (4, 5), (2, 3), (2, 3)):
+        x = np.maximum(rng.standard_normal(shape), 0).astype(np.float32)
+        found = module.predict({"x": x})
+        np.testing.assert_allclose(found["y"], np.full(shape[1], x.sum()), rtol=1e-6)
+        assert found["s"].tolist() == [2, np.count_nonzero(x)]
+    (plan,) = module.program._plans.values()
+    assert len(plan.seen) == 2 and {s.node.op_type for s in plan.steps} - {s.node.op_type for s in plan.rest} == {
+        "Gather", "ConstantOfShape", "Expand",
+    }  # fmt: skip
+
+
 def test_inputs_are_checked_and_may_need_gradients() -> None:
     module = Module(MODELS / "digits_cnn.onnx", trainable=())
     assert not list(module.parameters())

@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients.ops import load_table
+from onnxprune.gradients.steps import ABSENT, Body, Step, Values, find_host_only, find_sized, free_values
 from onnxprune.gradients.table import Entry, Node, State, find_entry, make_node
 from onnxprune.gradients.types import to_tensor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, CLOSE, FLAT, flat_id, flatten
@@ -21,8 +22,7 @@ from onnxprune.graph.nodes import all_weights, constant_of
 from onnxprune.graph.view import attribute, domain_of, is_constant, opsets, subgraphs
 from onnxprune.ops.records import MICROSOFT
 
-Values = list[Any]
-ABSENT = 0  # the slot of an input that is not there: always None
+SIZES, SIZED_BYTES = 8, 1 << 26  # how many sizes of inputs are remembered, and how much of each at most
 HOST_ENTRIES = 64  # integer constants of no more entries than this stay on the CPU, where shapes are computed
 
 
@@ -55,46 +55,17 @@ def _entry_of(node: NodeProto, version: int) -> Entry | None:
     return found or (find_entry(MICROSOFT, node.op_type, 1) if domain == "" else None)
 
 
-@dataclass
-class Step:
-    """One operator: where its inputs are among the values of a run, and where its outputs go."""
-
-    entry: Entry
-    node: Node
-    ins: tuple[int, ...]
-    outs: tuple[int, ...]  # ABSENT for an output that nobody reads
-    captured: tuple[int, ...] = ()  # outer values that its bodies read
-    frees: tuple[int, ...] = ()
-    run: Callable[..., Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.run = self.entry.run
-
-    @property
-    def reads(self) -> tuple[int, ...]:
-        return (*self.ins, *self.captured)
+Sizes = tuple[tuple[str, tuple[int, ...]], ...]  # of the inputs of a run
 
 
 @dataclass
-class Body:
-    """A body of If, Loop or Scan: its steps work on the values of the graph around it."""
+class Plan:
+    """The steps that some values need. What depends on the inputs' sizes alone is computed once for each of them."""
 
-    program: Program
-    steps: list[Step]
-    ins: tuple[int, ...]
-    outs: tuple[int, ...]
-
-    def __call__(self, values: Values, *inputs: Any) -> list[Any]:
-        for slot, x in zip(self.ins, inputs, strict=True):
-            values[slot] = x
-        self.program.execute(self.steps, values)
-        return [values[slot] for slot in self.outs]
-
-    @property
-    def captured(self) -> set[int]:
-        """The outer values that it reads."""
-        made = {*self.ins, *(o for s in self.steps for o in s.outs)}
-        return {i for s in self.steps for i in s.reads}.union(self.outs) - made - {ABSENT}
+    steps: list[Step]  # all of them
+    rest: list[Step]  # without those
+    kept: tuple[int, ...]  # what the rest reads of them
+    seen: dict[Sizes, list[Any]] = field(default_factory=dict)
 
 
 class Program:
@@ -134,7 +105,9 @@ class Program:
             if name not in self.parameters and self.slots[name] in read:
                 self.constants[self.slots[name]] = to_tensor(weight.array(), state)
         self._fold()
-        self._plans: dict[tuple[str, ...], list[Step]] = {}
+        variable = [self.slots[name] for name in (*self.inputs, *self.parameters)]
+        self._sized = find_sized(self.steps, (*self.constants, *self._unread), variable)
+        self._plans: dict[tuple[str, ...], Plan] = {}
 
     # Compile
 
@@ -157,10 +130,10 @@ class Program:
                 assert ident is not None
                 ins = tuple(self._slot(o) for o in node.output)
                 inner = self._compile(nodes, ident)
-                body = Body(self, inner, ins, self._closed)
+                body = Body(self.execute, inner, ins, self._closed)
                 bodies.setdefault(ident, {})[attribute(node, "branch")] = body
                 opened[ident] = node
-                _free(inner, keep={*body.outs, *body.captured})
+                free_values(inner, keep={*body.outs, *body.captured})
             elif ident is not None:
                 steps.append(self._control(node, opened[ident], bodies[ident]))
             else:
@@ -198,7 +171,7 @@ class Program:
         read = {i for s in left for i in s.reads} | {self.slots[o] for o in self.outputs}
         self._unread = {i: x for i, x in self.constants.items() if i not in read}
         self.constants = {i: x for i, x in self.constants.items() if i in read}
-        self.host = _host_only(left)
+        self.host = find_host_only(left)
 
     # Run
 
@@ -209,25 +182,31 @@ class Program:
             values[slot] = x
         for name, x in (*parameters.items(), *feeds.items()):
             values[self.slots[name]] = x
-        self.execute(self._plan(tuple(names)), values)
+        plan = self._plan(tuple(names))
+        sizes = _sizes_of(feeds) if plan.kept else None
+        if sizes in plan.seen:
+            for slot, x in zip(plan.kept, plan.seen[sizes], strict=True):
+                values[slot] = x
+            self.execute(plan.rest, values)
+        else:
+            self.execute(plan.steps, values)
+            _remember(plan, sizes, [values[slot] for slot in plan.kept])
         return [self._unread.get(self.slots[n], values[self.slots[n]]) for n in names]
 
-    def _plan(self, names: tuple[str, ...]) -> list[Step]:
+    def _plan(self, names: tuple[str, ...]) -> Plan:
         """The steps that those values need, each with what is not needed after it."""
         if names not in self._plans:
             unknown = [n for n in names if n not in self.slots]
             if unknown:
                 raise OnnxPruneError(f"the model has no value named {unknown[0]!r}")
             wanted = {self.slots[n] for n in names}
-            steps: list[Step] = []
-            needed = set(wanted)
-            for step in reversed(self.steps):
-                if needed.intersection(step.outs):
-                    steps.append(Step(step.entry, step.node, step.ins, step.outs, step.captured))
-                    needed.update(step.reads)
-            steps.reverse()
-            _free(steps, keep=wanted)
-            self._plans[names] = steps
+            steps = _needed(self.steps, wanted)
+            rest = [s.copy() for s in steps if not self._sized.issuperset(s.outs)]
+            read = {i for s in rest for i in s.reads} | wanted
+            kept = tuple(sorted({o for s in steps for o in s.outs if o in self._sized and o in read} - {ABSENT}))
+            free_values(steps, keep={*wanted, *kept})
+            free_values(rest, keep=wanted)
+            self._plans[names] = Plan(steps, rest, kept)
         return self._plans[names]
 
     def execute(self, steps: Iterable[Step], values: Values) -> None:
@@ -255,6 +234,7 @@ class Program:
         """Move or convert the constants as `torch.nn.Module.to` does parameters; what shapes are computed from stays."""
         probe = change(torch.empty(0, dtype=self.state.dtype, device=self.state.device))
         self.state.device, self.state.dtype = probe.device, probe.dtype
+        self._plans.clear()
         for constants in (self.constants, self._unread):
             for slot, x in constants.items():
                 constants[slot] = x if self._stays(slot, x) else change(x)
@@ -267,31 +247,32 @@ class Program:
         return slot in self.host or x.numel() <= HOST_ENTRIES
 
 
-def _free(steps: list[Step], keep: set[int]) -> None:
-    """Have each step drop the values that no later one reads."""
-    live = {ABSENT, *keep}
+def _needed(steps: Sequence[Step], wanted: set[int]) -> list[Step]:
+    """Copies of the steps that some values need."""
+    found: list[Step] = []
+    needed = set(wanted)
     for step in reversed(steps):
-        touched = {*step.reads, *step.outs}
-        step.frees = tuple(sorted(touched - live)) + ((ABSENT,) if ABSENT in step.outs else ())
-        live |= touched
+        if needed.intersection(step.outs):
+            found.append(step.copy())
+            needed.update(step.reads)
+    return found[::-1]
 
 
-def _inner_steps(step: Step) -> Iterator[Step]:
-    for body in step.node.bodies.values():
-        for inner in body.steps:
-            yield inner
-            yield from _inner_steps(inner)
+def _sizes_of(feeds: Mapping[str, Any]) -> Sizes | None:
+    """The inputs' sizes; None where one is a sequence."""
+    if not all(isinstance(x, torch.Tensor) for x in feeds.values()):
+        return None
+    return tuple((name, tuple(x.shape)) for name, x in sorted(feeds.items()))
 
 
-def _host_only(steps: Sequence[Step]) -> set[int]:
-    """The values that are read as Python numbers alone."""
-    host: set[int] = set()
-    other: set[int] = set()
-    for step in (s for top in steps for s in (top, *_inner_steps(top))):
-        for at, slot in enumerate(step.ins):
-            (host if at in step.entry.host else other).add(slot)
-        other.update(step.captured)
-    return host - other
+def _remember(plan: Plan, sizes: Sizes | None, kept: list[Any]) -> None:
+    """Keep what depends on sizes alone. Tensors of inference mode could not be used where gradients are wanted."""
+    if sizes is None or torch.is_inference_mode_enabled():
+        return
+    if sum(x.nbytes for x in kept if isinstance(x, torch.Tensor)) <= SIZED_BYTES:
+        if len(plan.seen) >= SIZES:
+            del plan.seen[next(iter(plan.seen))]
+        plan.seen[sizes] = kept
 
 
 def _aligned(entry: Entry, inputs: list[Any], device: torch.device) -> list[Any]:

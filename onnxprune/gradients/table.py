@@ -34,6 +34,8 @@ class Entry:
     host: tuple[int, ...]  # input slots that are read as Python numbers (shapes, axes): they stay on the CPU
     control: bool  # it has bodies
     random: bool
+    sizes: bool  # only the sizes of its inputs matter
+    dynamic: bool  # the sizes of its outputs depend on the numbers in its inputs, beside those of `host`
 
 
 TABLE: dict[tuple[str, str], list[Entry]] = {}
@@ -47,12 +49,14 @@ def operator(
     host: Sequence[int] = (),
     control: bool = False,
     random: bool = False,
+    sizes: bool = False,
+    dynamic: bool = False,
 ) -> Callable[[Function], Function]:
     """Register the torch form of one or more operators, for the opset versions [since, until]."""
 
     def register(run: Function) -> Function:
         for op in ops:
-            entry = Entry(op, domain, run, since, until, tuple(host), control, random)
+            entry = Entry(op, domain, run, since, until, tuple(host), control, random, sizes, dynamic)
             TABLE.setdefault((domain, op), []).append(entry)
         return run
 

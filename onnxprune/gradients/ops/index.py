@@ -84,18 +84,18 @@ def tensor_scatter(node: Node, cache: Tensor, update: Tensor, write: Tensor | No
     return torch.stack(rows)
 
 
-@operator("NonZero")
+@operator("NonZero", dynamic=True)
 def non_zero(node: Node, x: Tensor) -> Tensor:
     return torch.stack(x.nonzero(as_tuple=True)) if x.dim() else x.reshape(1).nonzero().t()[:0]
 
 
-@operator("Compress")
+@operator("Compress", dynamic=True)
 def compress(node: Node, x: Tensor, condition: Tensor) -> Tensor:
     x, axis = (x.reshape(-1), 0) if node.axis is None else (x, node.axis)
     return x.index_select(axis, condition[: x.shape[axis]].nonzero().reshape(-1))
 
 
-@operator("Unique")
+@operator("Unique", dynamic=True)
 def unique(node: Node, x: Tensor) -> tuple[Tensor, ...]:
     """Values, first positions, which value each entry has, and how often; in the order of the values, or of appearance."""
     x, axis = (x.reshape(-1), 0) if node.axis is None else (x, node.axis)
@@ -110,7 +110,7 @@ def unique(node: Node, x: Tensor) -> tuple[Tensor, ...]:
     return x.index_select(axis, first), first, inverse, counts
 
 
-@operator("NonMaxSuppression", host=(2, 3, 4))
+@operator("NonMaxSuppression", host=(2, 3, 4), dynamic=True)
 def non_max_suppression(
     node: Node, boxes: Tensor, scores: Tensor, most: Tensor | None = None, overlap: Tensor | None = None,
     least: Tensor | None = None,

@@ -15,12 +15,12 @@ from onnxprune.gradients.types import carrier, to_tensor
 from onnxprune.ops.records import MICROSOFT
 
 
-@operator("Shape")
+@operator("Shape", sizes=True)
 def shape_of(node: Node, x: Tensor) -> Tensor:
     return torch.tensor(x.shape[node.get("start", 0) : node.get("end", None)], dtype=torch.int64)
 
 
-@operator("Size")
+@operator("Size", sizes=True)
 def size_of(node: Node, x: Tensor) -> Tensor:
     return torch.tensor(x.numel())
 
