@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.gradients.program import Program
+from onnxprune.gradients.program import Program, place_channels_last
 from onnxprune.gradients.table import State
 from onnxprune.gradients.types import to_array, to_tensor
 from onnxprune.gradients.weights import FLOATS, find_trainable
@@ -70,6 +70,9 @@ class Module(torch.nn.Module):
             self._names[name] = key
             self.register_parameter(key, torch.nn.Parameter(to_tensor(weights[name].array(), self._state)))
         self.program = Program(self.flat, self._names, self._state)
+        for name, parameter in self.named_weights().items():
+            if self.program.slots[name] in self.program.filters:
+                parameter.data = place_channels_last(parameter.data)
         self.to(choose_device(device))
 
     # Run
@@ -196,13 +199,6 @@ def _chosen(trainable: str | Iterable[str], flat: Model, weights: Mapping[str, W
 
 def _written(parameter: torch.Tensor, source: Weight) -> Array | None:
     """A parameter as the file's type; None where that is what the file has."""
-    values = parameter.detach().cpu()
-    if source.data_type == TensorProto.FLOAT:
-        array = values.to(torch.float32).numpy().copy()
-    else:
-        array = values.numpy().astype(dtype_of(source.data_type))
-    before = source.array()
-    same = array.view(np.uint8) if array.ndim else array.reshape(1).view(np.uint8)
-    was = np.ascontiguousarray(before).astype(array.dtype.newbyteorder("="), copy=False)
-    was = was.view(np.uint8) if was.ndim else was.reshape(1).view(np.uint8)
-    return None if np.array_equal(same, was) else array
+    array = parameter.detach().cpu().numpy().astype(dtype_of(source.data_type), order="C")  # a copy
+    before = np.ascontiguousarray(source.array()).astype(array.dtype, copy=False)
+    return None if array.tobytes() == before.tobytes() else array

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients.ops import load_table
-from onnxprune.gradients.steps import ABSENT, Body, Step, Values, find_host_only, find_sized, free_values
+from onnxprune.gradients.steps import ABSENT, Body, Step, Values, find_filters, find_host_only, find_sized, free_values
 from onnxprune.gradients.table import Entry, Node, State, find_entry, make_node
 from onnxprune.gradients.types import to_tensor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, CLOSE, FLAT, flat_id, flatten
@@ -172,6 +172,8 @@ class Program:
         self._unread = {i: x for i, x in self.constants.items() if i not in read}
         self.constants = {i: x for i, x in self.constants.items() if i in read}
         self.host = find_host_only(left)
+        self.filters = find_filters(left)
+        self.constants = {i: place_channels_last(x) if i in self.filters else x for i, x in self.constants.items()}
 
     # Run
 
@@ -245,6 +247,11 @@ class Program:
         if x.is_floating_point():
             return slot in self.host and x.dtype == self.state.dtype
         return slot in self.host or x.numel() <= HOST_ENTRIES
+
+
+def place_channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Filters [O, I, h, w] with their channels last in memory: torch's convolutions take half to nine tenths of the time then."""
+    return x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _needed(steps: Sequence[Step], wanted: set[int]) -> list[Step]:

@@ -85,6 +85,16 @@ def find_host_only(steps: Sequence[Step]) -> set[int]:
     return host - other
 
 
+def find_filters(steps: Sequence[Step]) -> set[int]:
+    """The values that are read as filters alone."""
+    filters: set[int] = set()
+    other: set[int] = set()
+    for step in (s for top in steps for s in (top, *inner_steps(top))):
+        for at, slot in enumerate(step.ins):
+            (filters if at in step.entry.filters else other).add(slot)
+    return filters - other
+
+
 def find_sized(steps: Sequence[Step], constants: Iterable[int], others: Iterable[int]) -> set[int]:
     """The values that depend on nothing but constants and the sizes of the graph's inputs.
 

@@ -35,6 +35,7 @@ class Entry:
     control: bool  # it has bodies
     random: bool
     sizes: bool  # only the sizes of its inputs matter
+    filters: tuple[int, ...]  # input slots of filters, which torch is faster with where their channels lie last in memory
     dynamic: bool  # the sizes of its outputs depend on the numbers in its inputs, beside those of `host`
 
 
@@ -50,13 +51,14 @@ def operator(
     control: bool = False,
     random: bool = False,
     sizes: bool = False,
+    filters: Sequence[int] = (),
     dynamic: bool = False,
 ) -> Callable[[Function], Function]:
     """Register the torch form of one or more operators, for the opset versions [since, until]."""
 
     def register(run: Function) -> Function:
         for op in ops:
-            entry = Entry(op, domain, run, since, until, tuple(host), control, random, sizes, dynamic)
+            entry = Entry(op, domain, run, since, until, tuple(host), control, random, sizes, tuple(filters), dynamic)
             TABLE.setdefault((domain, op), []).append(entry)
         return run
 

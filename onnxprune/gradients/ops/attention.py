@@ -54,7 +54,7 @@ def normalize(scores: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return torch.softmax(scores, -1)
     blind = (bias == NEVER).all(-1, keepdim=True)
-    if not bool(blind.any()):
+    if blind.device.type == "cpu" and not bool(blind.any()):
         return torch.softmax(scores + bias, -1)
     total = torch.where(blind, torch.zeros_like(scores), scores + bias)
     return torch.where(blind, torch.zeros_like(scores), torch.softmax(total, -1))

@@ -54,12 +54,12 @@ def convolve(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tenso
     return CONVOLVE[n](x, w, b, strides, pads[:n], dilations, node.get("group", 1))
 
 
-@operator("Conv")
+@operator("Conv", filters=(1,))
 def convolution(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     return convolve(node, x, w, b)
 
 
-@operator("FusedConv", domain=MICROSOFT)
+@operator("FusedConv", domain=MICROSOFT, filters=(1,))
 def fused_convolution(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None = None) -> Tensor:
     """activation(conv(x) + z)"""
     y = convolve(node, x, w, b)
