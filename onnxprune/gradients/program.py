@@ -213,24 +213,23 @@ class Program:
 
     def execute(self, steps: Iterable[Step], values: Values) -> None:
         """Run steps on the values of a run."""
-        align = self.state.device.type != "cpu"
-        for step in steps:
-            inputs = [values[i] for i in step.ins]
-            if align:
-                inputs = _aligned(step.entry, inputs, self.state.device)
-            try:
-                made = step.run(step.node, values, *inputs) if step.entry.control else step.run(step.node, *inputs)
-            except OnnxPruneError:
-                raise
-            except Exception as e:  # torch has many kinds
-                raise OnnxPruneError(_explain(step.node, inputs, e)) from e
-            if isinstance(made, tuple):
-                for slot, x in zip(step.outs, made, strict=False):
-                    values[slot] = x
-            else:
-                values[step.outs[0]] = made
-            for slot in step.frees:
-                values[slot] = None
+        device = None if self.state.device.type == "cpu" else self.state.device
+        step = None
+        try:
+            for step in steps:
+                made = step.call(values) if device is None else step.call_on(device, values)
+                if type(made) is tuple:
+                    for slot, x in zip(step.outs, made, strict=False):
+                        values[slot] = x
+                else:
+                    values[step.outs[0]] = made
+                for slot in step.frees:
+                    values[slot] = None
+        except OnnxPruneError:
+            raise
+        except Exception as e:  # torch has many kinds
+            assert step is not None
+            raise OnnxPruneError(_explain(step.node, [values[i] for i in step.ins], e)) from e
 
     def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Move or convert the constants as `torch.nn.Module.to` does parameters; what shapes are computed from stays."""
@@ -280,15 +279,6 @@ def _remember(plan: Plan, sizes: Sizes | None, kept: list[Any]) -> None:
         if len(plan.seen) >= SIZES:
             del plan.seen[next(iter(plan.seen))]
         plan.seen[sizes] = kept
-
-
-def _aligned(entry: Entry, inputs: list[Any], device: torch.device) -> list[Any]:
-    """The inputs where one of them is on the device: all there, but for those that are read as numbers."""
-    tensors = [i for i, x in enumerate(inputs) if isinstance(x, torch.Tensor) and i not in entry.host]
-    if len({inputs[i].device for i in tensors}) > 1:
-        for i in tensors:
-            inputs[i] = inputs[i].to(device)
-    return inputs
 
 
 def _explain(node: Node, inputs: Sequence[Any], error: Exception) -> str:

@@ -6,10 +6,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from onnxprune.gradients.table import Entry, Node
 
 Values = list[Any]
 ABSENT = 0  # the slot of an input that is not there: always None
+
+
+def _bind(entry: Entry, node: Node, ins: tuple[int, ...]) -> Callable[[Values], Any]:
+    """An operator as a function of the values of a run; most have one or two inputs."""
+    run = entry.run
+    if entry.control:
+        return lambda values: run(node, values, *[values[i] for i in ins])
+    if len(ins) == 1:
+        (only,) = ins
+        return lambda values: run(node, values[only])
+    if len(ins) == 2:
+        first, second = ins
+        return lambda values: run(node, values[first], values[second])
+    return lambda values: run(node, *[values[i] for i in ins])
 
 
 @dataclass
@@ -22,10 +38,19 @@ class Step:
     outs: tuple[int, ...]  # ABSENT for an output that nobody reads
     captured: tuple[int, ...] = ()  # outer values that its bodies read
     frees: tuple[int, ...] = ()
-    run: Callable[..., Any] = field(init=False)
+    call: Callable[[Values], Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.run = self.entry.run
+        self.call = _bind(self.entry, self.node, self.ins)
+
+    def call_on(self, device: torch.device, values: Values) -> Any:
+        """The same on a device: where one input is there all go there, but for those that are read as numbers."""
+        inputs = [values[i] for i in self.ins]
+        tensors = [i for i, x in enumerate(inputs) if isinstance(x, torch.Tensor) and i not in self.entry.host]
+        if len({inputs[i].device for i in tensors}) > 1:
+            for i in tensors:
+                inputs[i] = inputs[i].to(device)
+        return self.entry.run(self.node, values, *inputs) if self.entry.control else self.entry.run(self.node, *inputs)
 
     @property
     def reads(self) -> tuple[int, ...]:

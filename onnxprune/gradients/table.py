@@ -35,7 +35,9 @@ class Entry:
     control: bool  # it has bodies
     random: bool
     sizes: bool  # only the sizes of its inputs matter
-    filters: tuple[int, ...]  # input slots of filters, which torch is faster with where their channels lie last in memory
+    filters: tuple[
+        int, ...
+    ]  # input slots of filters, which torch is faster with where their channels lie last in memory
     dynamic: bool  # the sizes of its outputs depend on the numbers in its inputs, beside those of `host`
 
 
@@ -92,10 +94,14 @@ class Node:
     attributes: dict[str, Any]
     bodies: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        own = vars(self)
+        own.update({name: value for name, value in self.attributes.items() if name not in own})  # fast to read
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "attributes" not in self.__dict__:
+        if name.startswith("__"):
             raise AttributeError(name)
-        return self.attributes.get(name)
+        return None
 
     def get(self, name: str, default: Any) -> Any:
         """An attribute of an operator that ONNX has no defaults for."""

@@ -72,7 +72,7 @@ def convolution_nhwc(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None, 
     return activation(node.get("activation", ""), node.activation_params)(y if z is None else y + z)
 
 
-@operator("ConvTranspose")
+@operator("ConvTranspose", filters=(1,))
 def convolution_transpose(node: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """The whole output, then cut by the pads; `output_padding` adds positions at the end."""
     n = w.dim() - 2
