@@ -148,6 +148,37 @@ def test_what_is_no_weight_is_not_trained() -> None:
         Module(proto, trainable=["ids"])
 
 
+def test_norms_that_are_written_out_are_trained() -> None:
+    """RMSNorm and LayerNorm in single operators: their scale and shift, not what else is multiplied or added."""
+    vectors = dict.fromkeys(("gamma", "scale", "shift", "gate", "place"), np.ones(4, np.float32))
+    proto = make(
+        """g (float[n, 4] x, float[n, 4] z) => (float[n, 4] y) {
+          square = Mul(x, x)
+          power = ReduceMean<keepdims = 1>(square, last)
+          safe = Add(power, epsilon)
+          root = Sqrt(safe)
+          rms = Div(x, root)
+          a = Mul(rms, gamma)
+          mean = ReduceMean<keepdims = 1>(z, last)
+          d = Sub(z, mean)
+          square2 = Pow(d, two)
+          var = ReduceMean<keepdims = 1>(square2, last)
+          safe2 = Add(var, epsilon)
+          root2 = Sqrt(safe2)
+          normed = Div(d, root2)
+          scaled = Mul(scale, normed)
+          b = Add(scaled, shift)
+          c = Add(a, b)
+          open = Sigmoid(c)
+          silu = Mul(c, open)
+          gated = Mul(silu, gate)
+          y = Add(gated, place)
+        }""",
+        last=np.array([-1]), epsilon=np.float32(1e-5), two=np.float32(2), **vectors,
+    )  # fmt: skip
+    assert trainable_weights(proto) == ["gamma", "scale", "shift"]
+
+
 def test_shared_weights_are_one_parameter_and_get_both_gradients() -> None:
     text = "g (int64[n] ids) => (float[n, 5] y) { e = Gather(table, ids) t = Transpose(table) y = MatMul(e, t) }"
     module = Module(make(text, table=np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)))
@@ -303,6 +334,16 @@ def test_bfloat16_and_devices() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(OnnxPruneError, match="no GPU"):
             Module(MODELS / "digits_cnn.onnx", device="cuda")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_moves_as_a_whole(name: str) -> None:
+    """torch's device without data stands in for a GPU: nothing of a run may stay behind on the CPU but shapes."""
+    module = Module(MODELS / f"{name}.onnx").to("meta")
+    logits = module({"image": IMAGES[:3]})["logits"]
+    logits.sum().backward()
+    assert logits.device.type == "meta" and logits.shape == (3, 10)
+    assert all(p.device.type == "meta" and p.grad is not None for p in module.parameters())
 
 
 def test_what_runs_a_model_is_there_by_name() -> None:

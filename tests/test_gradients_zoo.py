@@ -18,6 +18,8 @@ from onnx import ModelProto
 from rounding import measure_noise
 from test_zoo import SAMPLE, every_model, feeds, load, needs_zoo
 
+from onnxprune.errors import OnnxPruneError
+
 torch = pytest.importorskip("torch", reason="gradients need torch: pip install 'onnxprune[torch]'")
 from onnxprune.gradients import Module  # noqa: E402
 
@@ -69,6 +71,36 @@ def check_gradients(module: Any, fed: Feeds) -> None:
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     assert grads and all(bool(g.isfinite().all()) for g in grads)
     assert any(bool(g.any()) for g in grads)
+
+
+def check_devices(name: str) -> None:
+    """On torch's device without data every tensor of a run and of its gradient must be on one device, as on a GPU."""
+    proto = load(name)
+    (fed, *_) = feeds(name, proto)
+    module = Module(proto).to("meta")
+    try:
+        outputs = [y for y in module(fed).values() if y.requires_grad]
+    except OnnxPruneError as e:
+        assert "item()" in str(e) or "nonzero" in str(e), e  # what depends on data has none
+        return
+    assert all(y.device.type == "meta" for y in outputs)
+    if outputs:
+        sum(y.mean() for y in outputs).backward()
+
+
+@needs_zoo
+@pytest.mark.parametrize("name", SAMPLE)
+def test_devices(name: str) -> None:
+    if name not in every_model():
+        pytest.skip(f"the zoo has no '{name}'")
+    check_devices(name)
+
+
+@needs_zoo
+@pytest.mark.slow
+@pytest.mark.parametrize("name", every_model())
+def test_devices_of_every_model(name: str) -> None:
+    check_devices(name)
 
 
 @needs_zoo

@@ -16,10 +16,11 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.view import domain_of, makers, opsets, readers, reads
 from onnxprune.graph.weights import Array, Weight
-from onnxprune.ops.records import NodeView, Record, record_of
+from onnxprune.ops.records import SAME, NodeView, Passes, Record, record_of
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 WEIGHT, OTHER = "weight", "other"
+NORM_STEPS = 6  # from x to what it is divided by: a power, a mean, an epsilon, a root, a reciprocal
 
 
 def trainable_weights(source: str | os.PathLike[str] | ModelProto | Model) -> list[str]:
@@ -27,8 +28,8 @@ def trainable_weights(source: str | os.PathLike[str] | ModelProto | Model) -> li
 
     They are floats that convolutions, matrix products and recurrences read as weights or biases, norms as scale and shift, and
     Gather as a table of rows; directly, or behind operators that move elements, change their type, or quantize them. A vector that
-    is added to a product at once is its bias. A weight may also be computed from initializers alone. What anything else reads as
-    well stays as it is: running statistics, masks, scales. So do tables of sines.
+    is added to a product at once is its bias; a norm may be written out in single operators. A weight may also be computed from
+    initializers alone. What anything else reads as well stays as it is: running statistics, masks, scales. So do tables of sines.
     """
     model = source if isinstance(source, Model) else load(source)
     return find_trainable(flatten(model))
@@ -89,7 +90,7 @@ class _Search:
                     yield OTHER
             elif slot == 0 and self._hands_on(node, record):
                 yield from self._reads(node.output[0], weight)
-            elif record.traits.sums and self._is_bias(node, slot, weight):
+            elif self._is_bias(node, record, slot, weight) or self._is_norm_scale(node, record, slot, weight):
                 yield WEIGHT
             elif self._is_computed_weight(index, record, weight):
                 yield from self._reads(node.output[0], weight)
@@ -133,15 +134,52 @@ class _Search:
             return len(shape) == 2 and not is_sinusoidal(self.weights[weight].array())
         return sum(n != 1 for n in shape) > 1 or not is_geometric(self.weights[weight].array())
 
-    def _is_bias(self, node: NodeProto, slot: int, weight: str) -> bool:
-        """Is the weight a vector that is added to what a product made, with nothing between?"""
-        shape = self.weights[weight].shape
-        made = self.makers.get(node.input[1 - slot]) if len(node.input) == 2 else None
-        if made is None or sum(n != 1 for n in shape) > 1:
+    def _is_bias(self, node: NodeProto, record: Record, slot: int, weight: str) -> bool:
+        """Is the weight a vector that is added to what a product made, or to what a norm scaled, with nothing between?"""
+        made = self._other_maker(node, slot, weight) if record.traits.sums else None
+        if made is None:
             return False
-        product = self._record(self.nodes[made]).product
-        operands = product.operands(_Shapes(self.nodes[made])) if product else ()
-        return any(self._leads_to_weight(self.nodes[made].input[o.slot]) for o in operands)
+        product = self._record(made).product
+        operands = product.operands(_Shapes(made)) if product else ()
+        vector = sum(n != 1 for n in self.weights[weight].shape) == 1
+        if vector and any(self._leads_to_weight(made.input[o.slot]) for o in operands):
+            return True
+        return any(
+            name in self.weights and self._is_norm_scale(made, self._record(made), at, name)
+            for at, name in enumerate(made.input)
+        )
+
+    def _is_norm_scale(self, node: NodeProto, record: Record, slot: int, weight: str) -> bool:
+        """Is the weight a vector times x / f(x), as norms that are written out have it?"""
+        made = self._other_maker(node, slot, weight) if _multiplies(record) else None
+        if made is None or not _multiplies(self._record(made)) or len(made.input) != 2:
+            return False
+        a, b = made.input
+        return self._is_computed_from(a, b) or self._is_computed_from(b, a)
+
+    def _other_maker(self, node: NodeProto, slot: int, weight: str) -> NodeProto | None:
+        """The node that made the other operand of two, where the weight is more than a number."""
+        if len(node.input) != 2 or all(n == 1 for n in self.weights[weight].shape):
+            return None
+        index = self.makers.get(node.input[1 - slot])
+        while index is not None and self._record(self.nodes[index]).traits.moves == SAME:
+            index = self.makers.get(self.nodes[index].input[0])
+        return None if index is None else self.nodes[index]
+
+    def _is_computed_from(self, name: str, source: str) -> bool:
+        """Is a value made of one other and constants alone, in a few steps of which one mixes positions?"""
+        mixes = False
+        for _ in range(NORM_STEPS):
+            index = self.makers.get(name)
+            inputs = {x for x in self.nodes[index].input if x not in self.weights} if index is not None else set()
+            if index is None or len(inputs) != 1:
+                return False
+            traits = self._record(self.nodes[index]).traits
+            mixes |= not (traits.pointwise or traits.moves)
+            (name,) = inputs
+            if name == source:
+                return mixes
+        return False
 
     def _leads_to_weight(self, name: str) -> bool:
         while name not in self.weights:
@@ -150,6 +188,13 @@ class _Search:
                 return False
             name = self.nodes[index].input[0]
         return True
+
+
+def _multiplies(record: Record) -> bool:
+    """Is it a product or a quotient, element by element?"""
+    traits = record.traits
+    product = isinstance(traits.passes, Passes) and Passes.EACH in traits.passes
+    return traits.pointwise and (product or traits.rounds)  # a quotient of integers drops a remainder
 
 
 def learned_slots(node: NodeProto, record: Record) -> set[int]:

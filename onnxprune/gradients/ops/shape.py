@@ -108,8 +108,11 @@ def _slice(x: Tensor, starts: Sequence[int], ends: Sequence[int], axes: Sequence
 
 @operator("Expand", host=(1,))
 def expand(node: Node, x: Tensor, shape: Tensor) -> Tensor:
+    """To a shape that x broadcasts to; where it has a 1, x keeps its size."""
     target = shape.tolist()
-    return x.expand(torch.broadcast_shapes(x.shape, target))
+    target = [1] * (x.dim() - len(target)) + target
+    more = len(target) - x.dim()
+    return x.expand([x.shape[i - more] if n == 1 and i >= more else n for i, n in enumerate(target)])
 
 
 @operator("Tile", host=(1,))
