@@ -202,6 +202,39 @@ def test_half_floats_are_trained_in_float32_and_rounded_when_written() -> None:
     assert module.predict({"x": np.ones((1, 3), np.float16)})["y"].dtype == np.float16
 
 
+def quantized_model(form: str) -> ModelProto:
+    """x [n, 3] times int8 weights [3, 2] with a scale for each column: behind a dequantizer, or inside QLinearMatMul."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.integers(-90, 90, (3, 2)).astype(np.int8), "ws": np.array([0.02, 0.05], np.float32),
+        "wz": np.array([0, 0], np.int8), "s": np.float32(0.1), "z": np.uint8(128),
+    }  # fmt: skip
+    if form == "dequantized":
+        body = "d = DequantizeLinear<axis = 1>(w, ws, wz) y = MatMul(x, d)"
+    else:
+        body = "q = QuantizeLinear(x, s, z) p = QLinearMatMul(q, s, z, w, ws, wz, s, z) y = DequantizeLinear(p, s, z)"
+    return make(f"g (float[n, 3] x) => (float[n, 2] y) {{ {body} }}", **weights)
+
+
+@pytest.mark.parametrize("form", ["dequantized", "integer product"])
+def test_integers_are_trained_as_the_numbers_they_stand_for(form: str) -> None:
+    proto = quantized_model(form)
+    module, before = Module(proto), arrays(proto)
+    (w,) = module.parameters()
+    np.testing.assert_allclose(w.detach(), before["w"] * before["ws"], rtol=1e-6)
+    assert [*module.named_weights()] == ["w"] and same_bytes(module.to_onnx(), proto)
+    x = np.random.default_rng(1).standard_normal((8, 3)).astype(np.float32)
+    module({"x": x})["y"].square().mean().backward()
+    assert bool(w.grad.all())
+    with torch.no_grad():
+        w -= 0.3 * w.grad
+    new = module.to_onnx()
+    after = arrays(new)
+    assert (after["w"] != before["w"]).any() and [n for n in before if not np.array_equal(before[n], after[n])] == ["w"]
+    assert np.array_equal(after["w"], np.clip(np.rint(w.detach().numpy() / before["ws"]), -128, 127))
+    np.testing.assert_allclose(module.predict({"x": x})["y"], run_ort(new, [{"x": x}])[0][0], atol=1e-5)
+
+
 def test_constants_bodies_and_functions_are_trained_and_written_back() -> None:
     """A weight may be a Constant node, belong to a branch, or stand in a local function."""
     w = numpy_helper.from_array(np.eye(3, dtype=np.float32) * 2, "w")

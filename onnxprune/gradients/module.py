@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -15,10 +14,11 @@ import torch
 from onnx import ModelProto
 
 from onnxprune.errors import OnnxPruneError
+from onnxprune.gradients.codes import Code
 from onnxprune.gradients.program import Program, place_channels_last
 from onnxprune.gradients.table import State
 from onnxprune.gradients.types import to_array, to_tensor
-from onnxprune.gradients.weights import FLOATS, find_trainable
+from onnxprune.gradients.weights import FLOATS, find_codes, find_trainable
 from onnxprune.graph.flat import flatten
 from onnxprune.graph.inner import marked, marks, rewritten
 from onnxprune.graph.io import load
@@ -36,11 +36,12 @@ class Module(torch.nn.Module):
     """An ONNX model that torch computes, differentiable in its weights and inputs.
 
     It always computes what the file computes at inference: there is no other behavior in `train()`. Floats of 32 bits and less are
-    computed in float32 (`.double()` makes that float64), and rounded to the file's types when they are written back.
+    computed in float32 (`.double()` makes that float64), and rounded to the file's types when they are written back. Integers that
+    stand for weights are parameters as the numbers that they stand for; each run, and the file, has the nearest that there are.
 
     Args:
         model: a path, a ModelProto, or a model that `onnxprune.load` gave; it is not changed.
-        trainable: what becomes parameters: "weights" (see `trainable_weights`), "all" initializers of floats, or their names.
+        trainable: what becomes parameters: "weights" (see `trainable_weights`), "all" initializers of floats, or names of either.
         device: "cpu", "cuda", or "auto": a GPU where there is one.
         precision: "float32", or "bfloat16": products in that type, by torch's autocast.
 
@@ -64,16 +65,22 @@ class Module(torch.nn.Module):
         weights = all_weights(self.flat)
         self._state = State(torch.device("cpu"), torch.float32)
         self._names: dict[str, str] = {}  # of the attributes that hold the parameters, by the initializers' names
+        chosen = _chosen(trainable, self.flat, weights)
+        self._codes = {n: Code.of(q, n, weights) for n, q in find_codes(self.flat, chosen).items()}
         claimed = Names(dir(self))
-        for name in _chosen(trainable, self.flat, weights):
-            key = claimed.claim(re.sub(r"\.", "_", name) or "weight", f"{name.replace('.', '_')}_")
-            self._names[name] = key
-            self.register_parameter(key, torch.nn.Parameter(to_tensor(weights[name].array(), self._state)))
+        for name in chosen:
+            key = name.replace(".", "_")
+            self._names[name] = claimed.claim(key, f"{key}_")
+            self.register_parameter(self._names[name], torch.nn.Parameter(self._initial(name, weights[name])))
         self.program = Program(self.flat, self._names, self._state)
         for name, parameter in self.named_weights().items():
             if self.program.slots[name] in self.program.filters:
                 parameter.data = place_channels_last(parameter.data)
         self.to(choose_device(device))
+
+    def _initial(self, name: str, weight: Weight) -> torch.Tensor:
+        array = weight.array()
+        return self._codes[name].decode(array) if name in self._codes else to_tensor(array, self._state)
 
     # Run
 
@@ -101,10 +108,14 @@ class Module(torch.nn.Module):
         Names inside bodies and local functions are those of the model in one line (see graph/flat.py); of a value inside a loop it
         is the last step's.
         """
-        parameters = {name: getattr(self, key) for name, key in self._names.items()}
+        parameters = {name: self._stored(name, p) for name, p in self.named_weights().items()}
         with self._autocast():
             values = self.program.run(self._fed(feeds), parameters, names)
         return dict(zip(names, values, strict=True))
+
+    def _stored(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
+        """A parameter as the graph has it: integers for the numbers that they stand for."""
+        return self._codes[name].encode(parameter) if name in self._codes else parameter
 
     @torch.no_grad()
     def predict(self, feeds: Feeds, names: Sequence[str] | None = None) -> dict[str, Array]:
@@ -140,6 +151,7 @@ class Module(torch.nn.Module):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         """Move or convert constants along with the parameters: what `to`, `cuda` and `double` call."""
         self.program.apply(fn)
+        self._codes = {name: code.apply(fn) for name, code in self._codes.items()}
         return super()._apply(fn, recurse)
 
     # Weights
@@ -154,7 +166,7 @@ class Module(torch.nn.Module):
         inner: dict[int, Array] = {}
         sources = all_weights(self.flat)
         for name, parameter in self.named_weights().items():
-            array = _written(parameter, sources[name])
+            array = self._written(name, parameter.detach(), sources[name])
             if array is None:
                 continue
             if name in self._inner:
@@ -164,6 +176,17 @@ class Module(torch.nn.Module):
             else:
                 raise OnnxPruneError(f"constant {name!r} is not stored as a tensor, so it cannot be changed")
         return replace(rewritten(self.model, inner), weights=changed)
+
+    def _written(self, name: str, parameter: torch.Tensor, source: Weight) -> Array | None:
+        """A parameter as the file's type; None where that is what the file has."""
+        code = self._codes.get(name)
+        if code is not None:
+            if torch.equal(parameter, code.decode_like(source.array(), parameter)):
+                return None
+            parameter = code.encode(parameter)
+        array = parameter.cpu().numpy().astype(dtype_of(source.data_type), order="C")  # a copy
+        before = np.ascontiguousarray(source.array()).astype(array.dtype, copy=False)
+        return None if array.tobytes() == before.tobytes() else array
 
     def to_onnx(self) -> ModelProto:
         """The same as one message with all its data; raises OutputError beyond 2 GiB."""
@@ -191,14 +214,7 @@ def _chosen(trainable: str | Iterable[str], flat: Model, weights: Mapping[str, W
     if trainable == ALL:
         return floats
     names = [trainable] if isinstance(trainable, str) else list(dict.fromkeys(trainable))
-    wrong = sorted(set(names).difference(floats))
+    wrong = sorted(set(names).difference(floats, find_codes(flat, [n for n in names if n in weights])))
     if wrong:
         raise OnnxPruneError(f"{wrong[0]!r} is no initializer of floats, so it cannot be trained")
     return names
-
-
-def _written(parameter: torch.Tensor, source: Weight) -> Array | None:
-    """A parameter as the file's type; None where that is what the file has."""
-    array = parameter.detach().cpu().numpy().astype(dtype_of(source.data_type), order="C")  # a copy
-    before = np.ascontiguousarray(source.array()).astype(array.dtype, copy=False)
-    return None if array.tobytes() == before.tobytes() else array

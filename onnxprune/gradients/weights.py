@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
 import onnxprune.ops.rules  # noqa: F401  (fills in the records)
 from onnxprune.graph.flat import FLAT, OPENERS, flatten
+from onnxprune.graph.integers import Quantized
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.view import domain_of, makers, opsets, readers, reads
 from onnxprune.graph.weights import Array, Weight
-from onnxprune.ops.records import SAME, NodeView, Passes, Record, record_of
+from onnxprune.ops.records import SAME, Encoding, NodeView, Passes, Record, record_of
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32)
 WEIGHT, OTHER = "weight", "other"
 NORM_STEPS = 6  # from x to what it is divided by: a power, a mean, an epsilon, a root, a reciprocal
 
@@ -29,7 +31,8 @@ def trainable_weights(source: str | os.PathLike[str] | ModelProto | Model) -> li
     They are floats that convolutions, matrix products and recurrences read as weights or biases, norms as scale and shift, and
     Gather as a table of rows; directly, or behind operators that move elements, change their type, or quantize them. A vector that
     is added to a product at once is its bias; a norm may be written out in single operators. A weight may also be computed from
-    initializers alone. What anything else reads as well stays as it is: running statistics, masks, scales. So do tables of sines.
+    initializers alone. Integers are trained where they stand for such numbers by constant scales. What anything else reads as well
+    stays as it is: running statistics, masks, scales. So do tables of sines.
     """
     model = source if isinstance(source, Model) else load(source)
     return find_trainable(flatten(model))
@@ -38,7 +41,18 @@ def trainable_weights(source: str | os.PathLike[str] | ModelProto | Model) -> li
 def find_trainable(flat: Model) -> list[str]:
     """The same of a model without bodies (see graph/flat.py)."""
     search = _Search(flat)
-    return [name for name, weight in search.weights.items() if weight.data_type in FLOATS and search.is_learned(name)]
+    return [
+        name
+        for name, weight in search.weights.items()
+        if (weight.data_type in FLOATS and search.is_learned(name)) or search.code_of(name) is not None
+    ]
+
+
+def find_codes(flat: Model, names: Iterable[str]) -> dict[str, Quantized]:
+    """What the integers among those initializers stand for."""
+    search = _Search(flat)
+    found = {name: search.code_of(name) for name in names}
+    return {name: code for name, code in found.items() if code is not None}
 
 
 class _Shapes(NodeView):
@@ -111,6 +125,28 @@ class _Search:
             return False
         values = self.weights[weight]
         return math.prod(values.shape) > 1 and not _is_mask(values.array())
+
+    def code_of(self, name: str) -> Quantized | None:
+        """What the integers of a weight stand for, where all that read it agree, by constant scales and zero points."""
+        if self.weights[name].data_type not in INTEGERS or not self.is_learned(name):
+            return None
+        codes = {self._code_at(index, slot) for index, slot in self.readers.get(name, ())}
+        return codes.pop() if len(codes) == 1 else None
+
+    def _code_at(self, index: int, slot: int) -> Quantized | None:
+        node = self.nodes[index]
+        record, view = self._record(node), _Shapes(node)
+        if record.traits.encoding is not None:
+            encoding: Encoding | None = record.traits.encoding(view) if slot == 0 else None
+        else:
+            operands = record.product.operands(view) if record.product else ()
+            encoding = next((o.encoding for o in operands if o.slot == slot), None)
+        if encoding is None or encoding.bits != 8:
+            return None
+        scale, zero = (node.input[i] if i < len(node.input) else "" for i in (encoding.scale, encoding.zero))
+        if scale not in self.weights or (zero and zero not in self.weights) or not encoding.scale:
+            return None
+        return Quantized(scale, zero, encoding.axis, default=encoding.default, block=encoding.block)
 
     def _record(self, node: NodeProto) -> Record:
         return record_of(node, self.opsets.get(domain_of(node), 1))
