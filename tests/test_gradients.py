@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,22 @@ def test_inner_values_can_be_asked_for() -> None:
     assert bool(grad.abs().sum() > 0)
     with pytest.raises(OnnxPruneError, match="no value named"):
         module.run({"image": IMAGES[:2]}, ["nowhere"])
+
+
+def test_copies_have_weights_of_their_own() -> None:
+    module = Module(MODELS / "digits_cnn.onnx").double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter *= 1.5
+    copy = deepcopy(module)
+    want = module.predict({"image": IMAGES[:2]})["logits"]
+    assert np.array_equal(copy.predict({"image": IMAGES[:2]})["logits"], want)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    copy.float()
+    np.testing.assert_allclose(copy.predict({"image": IMAGES[:2]})["logits"], want, rtol=1e-4, atol=1e-4)
+    assert not module.predict({"image": IMAGES[:2]})["logits"].any()
 
 
 def test_what_depends_on_sizes_is_computed_once_for_each() -> None:

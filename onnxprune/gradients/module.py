@@ -30,6 +30,7 @@ from onnxprune.graph.weights import Array, ArrayWeight, Weight, dtype_of
 
 Feeds = Mapping[str, Any]  # arrays or tensors by input name
 WEIGHTS, ALL = "weights", "all"
+PRECISIONS = ("float32", "bfloat16")
 
 
 class Module(torch.nn.Module):
@@ -57,6 +58,8 @@ class Module(torch.nn.Module):
         precision: str = "float32",
     ) -> None:
         super().__init__()
+        if precision not in PRECISIONS:
+            raise OnnxPruneError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
         self.model = model if isinstance(model, Model) else load(model)
         self.precision = precision
         source = marked(self.model)
@@ -153,6 +156,14 @@ class Module(torch.nn.Module):
         self.program.apply(fn)
         self._codes = {name: code.apply(fn) for name, code in self._codes.items()}
         return super()._apply(fn, recurse)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Module:
+        """Another module of the same file with parameters of its own, as averages of weights ask for."""
+        copy = Module(self.model, list(self._names), precision=self.precision)
+        copy.to(device=self._state.device, dtype=self._state.dtype)
+        copy.load_state_dict(self.state_dict())
+        memo[id(self)] = copy
+        return copy
 
     # Weights
 
