@@ -337,6 +337,18 @@ def test_what_depends_on_sizes_is_computed_once_for_each() -> None:
     }  # fmt: skip
 
 
+def test_frozen_filters_are_laid_out_for_speed_where_no_gradient_is_wanted() -> None:
+    frozen, trained = Module(MODELS / "digits_cnn.onnx", trainable=()), Module(MODELS / "digits_cnn.onnx")
+    want = trained({"image": IMAGES[:4]})["logits"].detach()
+    x = torch.tensor(IMAGES[:4], requires_grad=True)
+    for _ in range(2):
+        np.testing.assert_allclose(frozen.predict({"image": IMAGES[:4]})["logits"], want, atol=1e-5)
+        torch.testing.assert_close(frozen({"image": x})["logits"], want, atol=1e-5, rtol=1e-5)
+    assert frozen.program._placed and not trained.program._placed
+    filters = [x for x in frozen.program._placed.values() if x.shape[2] > 1 < x.shape[1]]
+    assert all(not f.is_contiguous() and f.is_contiguous(memory_format=torch.channels_last) for f in filters)
+
+
 def test_inputs_are_checked_and_may_need_gradients() -> None:
     module = Module(MODELS / "digits_cnn.onnx", trainable=())
     assert not list(module.parameters())

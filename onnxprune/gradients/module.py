@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients.codes import Code
-from onnxprune.gradients.program import Program, place_channels_last
+from onnxprune.gradients.program import Program
 from onnxprune.gradients.table import State
 from onnxprune.gradients.types import to_array, to_tensor
 from onnxprune.gradients.weights import FLOATS, find_codes, find_trainable
@@ -76,9 +76,6 @@ class Module(torch.nn.Module):
             self._names[name] = claimed.claim(key, f"{key}_")
             self.register_parameter(self._names[name], torch.nn.Parameter(self._initial(name, weights[name])))
         self.program = Program(self.flat, self._names, self._state)
-        for name, parameter in self.named_weights().items():
-            if self.program.slots[name] in self.program.filters:
-                parameter.data = place_channels_last(parameter.data)
         self.to(choose_device(device))
 
     def _initial(self, name: str, weight: Weight) -> torch.Tensor:
