@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,8 @@ def check(name: str) -> None:
     module = Module(proto)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module.predict({n: np.zeros_like(x) for n, x in fed.items()})  # nothing of it may be remembered but the sizes
+        with suppress(OnnxPruneError):  # nothing of it may be remembered but the sizes
+            module.predict({n: np.zeros_like(x) for n, x in fed.items()})
         error = distance(want, list(module.predict(fed).values()))
     assert error <= EXACT or error <= 3 * conditioning(proto, fed, want), error
     check_gradients(module, fed)
