@@ -48,15 +48,11 @@ T = TypeVar("T")
 Chosen = TypeVar("Chosen", Options, Sparsity)
 
 
-def _load_model(source: Source) -> Model:
-    return source if isinstance(source, Model) else load(source)
-
-
 def analyze(source: Source) -> Analysis:
     """Find the groups of a model, and what is frozen and why.
 
     Args:
-        source: a path, a ModelProto or a Model; it is not changed.
+        source: whatever `load` takes; it is not changed.
 
     Returns:
         The groups, with the weights they live in.
@@ -64,7 +60,7 @@ def analyze(source: Source) -> Analysis:
     Raises:
         ModelError: the file is not a valid model.
     """
-    return _analyze(_load_model(source))
+    return _analyze(load(source))
 
 
 def plan(
@@ -84,7 +80,7 @@ def plan(
     Those that change no output go first, and with `ratio=0` no others: `Choice.free` names them.
 
     Args:
-        source: a path, a ModelProto, a Model, or what `analyze` found of one.
+        source: whatever `load` takes, or what `analyze` found of one.
         options: what to remove; `changes` stand over it.
         calib: what the network is watched on, and what errors are measured on: whatever `calibration.load_data` takes.
             Without it, criteria of activations get drawn scenes where the model takes pictures, else seeded random inputs.
@@ -128,7 +124,7 @@ def sensitivity(
     """Measure how far the outputs move where each group is pruned alone, at several ratios.
 
     Args:
-        source: a path, a ModelProto, a Model, or what `analyze` found of one.
+        source: whatever `load` takes, or what `analyze` found of one.
         calib: the data to measure on: whatever `calibration.load_data` takes.
         options: those count that choose groups and rank channels; `changes` stand over them.
         samples: at most so many of `calib`.
@@ -173,7 +169,7 @@ def apply(
     What read the channels that the plan calls free makes up for them exactly.
 
     Args:
-        source: a path, a ModelProto, a Model, or what `analyze` found of one; it is not changed.
+        source: whatever `load` takes, or what `analyze` found of one; it is not changed.
         plan: the channels that stay.
         calib: as in `plan`; with it, the layers that stay take over what the removed channels did.
         samples: at most so many of `calib`.
@@ -214,7 +210,7 @@ def validate(
     """Run both models on the same inputs in ONNX Runtime and measure how far the outputs moved.
 
     Args:
-        original: a path, a ModelProto or a Model.
+        original: whatever `load` takes.
         candidate: the model to judge, of any of these kinds too.
         data: whatever `calibration.load_data` takes; without it, seeded random inputs.
         preprocess: how pictures among the data become inputs: a Preprocess, or the parts of one as text.
@@ -231,7 +227,7 @@ def validate(
         OnnxPruneError: the models do not have the same inputs and outputs, one does not run, or the data do not fit.
     """
     a, b = runnable(original), runnable(candidate)
-    batches = None if data is None else as_batches(data, _load_model(original), preprocess)
+    batches = None if data is None else as_batches(data, load(original), preprocess)
     return _validate(
         a, b, data=batches, seed=seed, threads=threads, timed=timed, profile=profile, metric=load_metric(metric)
     )
@@ -246,6 +242,7 @@ def prune(
     plan_out: str | PathLike[str] | None = None,
     sparsity: Sparsity | None = None,
     dry_run: bool = False,
+    example_inputs: Any = None,
     progress: StageProgress | None = None,
     **settings: Any,
 ) -> PruneResult:
@@ -255,13 +252,14 @@ def prune(
     `data`, outputs and layers are compared on `calib`.
 
     Args:
-        source: a path, a ModelProto or a Model; it is not changed.
+        source: whatever `load` takes; it is not changed.
         out: where the pruned model is written; None writes no file, the result has the model all the same.
         options: what to remove; `settings` that are fields of `Options` stand over it.
         plan: the channels that stay, decided before; of the options only `repair`, `seed` and `target` count then.
         plan_out: where the plan is written, as soon as it is made.
         sparsity: what becomes zero of what stays, as `sparsify` does it.
         dry_run: only predict: nothing is repaired, written or compared, but for the plan.
+        example_inputs: for a torch.nn.Module what it is called with when it is exported: a tensor, or a tuple of arguments.
         progress: called with the stage, the steps done and the steps in all.
         settings: fields of `Options` and of `RunSettings`.
 
@@ -276,7 +274,7 @@ def prune(
     _check_types(options, Options, plan, sparsity)
     how, settings = _take(RunSettings, settings)
     chosen = _override(options or Options(), settings, RunSettings)
-    return run(source, out, Work(chosen, plan, sparsity, how, plan_out, dry_run), progress)
+    return run(source, out, Work(chosen, plan, sparsity, how, plan_out, dry_run, example_inputs), progress)
 
 
 def sparsify(
@@ -295,7 +293,7 @@ def sparsify(
     precision, and `gemm` turns a MatMul with a constant matrix into a Gemm.
 
     Args:
-        source: a path, a ModelProto or a Model; it is not changed.
+        source: whatever `load` takes; it is not changed.
         out: where the sparse model is written; None writes no file, the result has the model all the same.
         options: which pattern, and where; `settings` that are fields of `Sparsity` stand over it.
         plan: the channels that stay; all of them without.
@@ -339,7 +337,7 @@ def repair_model(
     never worse on the data than the candidate: where nothing is better, its weights are the candidate's.
 
     Args:
-        original: a path, a ModelProto or a Model; it is not changed.
+        original: whatever `load` takes; it is not changed.
         candidate: the model to repair, of any of these kinds too; it is not changed.
         out: where the repaired model is written; None writes no file.
         calib: the inputs to fit on: whatever `calibration.load_data` takes.

@@ -61,7 +61,7 @@ def run_repair(
     settings.check_values()
     clock = Clock(progress or (lambda *_: None))
     with clock.time("load"):
-        models = [m if isinstance(m, Model) else load(m) for m in (original, candidate)]
+        models = [load(m) for m in (original, candidate)]
         calibration, data = _read_data(settings, _check_same_kind(*models))
     before, after = None, None
     if settings.check:

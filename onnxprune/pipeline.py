@@ -104,6 +104,7 @@ class Work:
     run: RunSettings = field(default_factory=RunSettings)
     plan_out: str | PathLike[str] | None = None
     dry_run: bool = False  # only predict: nothing is repaired, written or compared
+    example_inputs: Any = None  # of a torch module, which is exported with them
 
     @property
     def seed(self) -> int:
@@ -121,6 +122,7 @@ class _Made:
     quantized: Quantized | None = None
     pruned: Model | None = None  # in float, where `model` is quantized
     plan: Plan | None = None  # as it is for the model whose consumers make up for what is free
+    given: type = Model  # the kind of what came in
 
     @property
     def in_float(self) -> Model:
@@ -136,9 +138,11 @@ def run(
     """Do it; `out` None writes no file. Raises NotCompared where only the comparison fails."""
     work.run.check_values()
     check_quantization(work.run, work.sparsity)
-    clock = Clock(progress or (lambda *_: None))
+    clock, given = Clock(progress or (lambda *_: None)), type(source)
     with clock.time("load"):
-        model = source if isinstance(source, Model) else load(source)
+        if not isinstance(source, str | PathLike | onnx.ModelProto):
+            source = load(source, work.example_inputs)
+        model = load(source)
         if work.run.gemm:
             model = gemms(model)
         batches = as_batches(work.run.data, model, work.run.preprocess) if work.run.check else None
@@ -163,7 +167,7 @@ def run(
         settled, mine = settle(analysis, used, evaluator.found)
     evaluator.turn_to(settled)
     made = _make(settled, mine, evaluator, sparsity, clock, work.dry_run)
-    made.plan = mine
+    made.plan, made.given = mine, given
     if target.slow_subnormals and used.groups:
         made.model = flush_subnormals(made.model)
     if work.run.cast is not None:
@@ -335,7 +339,7 @@ def _compare_and_report(
         analysis, plan, after, files, size, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
         too_large or None, _report_quantization(made, before, work), compressed, held_out,
     )  # fmt: skip
-    done = PruneResult(report, plan, files, made.model, type(source))
+    done = PruneResult(report, plan, files, made.model, made.given)
     if failure:
         raise NotCompared(str(failure), done) from failure
     return done
@@ -378,6 +382,9 @@ def _explain_too_large(model: Model, size: int) -> str:
 
 def runnable(source: Source) -> Path | onnx.ModelProto | Model:
     """What sessions are opened from: the file where the model is one, else the message with its weights, else the model."""
-    if isinstance(source, Model):
-        return full_proto(source) if fits_message(source) else source
-    return source if isinstance(source, onnx.ModelProto) else Path(source)
+    if isinstance(source, onnx.ModelProto):
+        return source
+    if isinstance(source, str | PathLike):
+        return Path(source)
+    model = load(source)
+    return full_proto(model) if fits_message(model) else model

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import onnx
 
+from onnxprune.graph.foreign import like, to_graphsurgeon, to_ir
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import full_proto, save
 from onnxprune.plans import Plan
 from onnxprune.report.types import PruneReport
 
-Source = str | PathLike[str] | onnx.ModelProto | Model
+Source = Any  # a path, a Model, or a model in memory of a kind that `load` takes
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -35,18 +37,38 @@ class PruneResult:
     given: type
 
     @property
-    def model(self) -> Path | onnx.ModelProto | Model:
-        """The pruned model as the original was given: a path for a path, a ModelProto for a ModelProto, a Model for a Model.
+    def model(self) -> Any:
+        """The pruned model as the original was given: a path for a path, a ModelProto for a ModelProto, a Model for a Model, bytes
+        for bytes, an onnx_graphsurgeon.Graph and an onnx_ir.Model for their like; a ModelProto for what torch had.
 
         Returns:
             The path of the file that was written. Where none was, the Model stands for it.
 
         Raises:
-            OutputError: a ModelProto came in, and the pruned model is larger than one message (2 GiB).
+            OutputError: a model in memory came in, and the pruned one is larger than one message (2 GiB).
         """
-        if issubclass(self.given, onnx.ModelProto):
-            return self.proto
-        return self.pruned if issubclass(self.given, Model) or not self.files else self.files[0]
+        if issubclass(self.given, Model):
+            return self.pruned
+        if issubclass(self.given, str | PathLike):
+            return self.files[0] if self.files else self.pruned
+        return like(self.given, self.proto)
+
+    def to_graphsurgeon(self) -> Any:
+        """The pruned model as an onnx_graphsurgeon.Graph, to be edited; `load`, `prune` and the others take it back whole.
+
+        Raises:
+            OutputError: it is larger than a message (2 GiB).
+        """
+        return to_graphsurgeon(self.proto)
+
+    def to_ir(self) -> Any:
+        """The pruned model as an onnx_ir.Model.
+
+        Raises:
+            OutputError: it is larger than a message (2 GiB).
+            OnnxPruneError: onnx_ir is not installed.
+        """
+        return to_ir(self.proto)
 
     @cached_property
     def proto(self) -> onnx.ModelProto:

@@ -4,7 +4,6 @@
 where they lie; `save` (save.py) streams them into a new file, about one tensor at a time.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from onnxprune.graph import files, wire
 from onnxprune.graph.calls import check_calls
 from onnxprune.graph.check import check_divisors, check_text, run_checker
 from onnxprune.graph.files import SourceFile
+from onnxprune.graph.foreign import to_proto
 from onnxprune.graph.model import SMALL_BYTES, Model, inner_tensors
 from onnxprune.graph.nodes import sort_nodes
 from onnxprune.graph.save import saved_bytes
@@ -37,12 +37,15 @@ from onnxprune.graph.weights import (
 # Load
 
 
-def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
+def load(source: Any, example_inputs: Any = None) -> Model:
     """Read and check a model; weights are left in the file.
 
     Args:
-        source: a path, or a ModelProto, which is not changed. Its weights are not copied: the model reads them from there.
-            Fields of it that the installed onnx does not know are dropped at the level of the model and the graph.
+        source: a path, or a model in memory: a ModelProto, the bytes of a file, an onnx_graphsurgeon.Graph, an onnx_ir.Model, a
+            torch.onnx.ONNXProgram, or a torch.nn.Module; it is not changed. The weights of a ModelProto are not copied: the
+            model reads them from there. Fields of it that the installed onnx does not know are dropped at the level of the
+            model and the graph.
+        example_inputs: for a torch.nn.Module what it is called with when it is exported: a tensor, or a tuple of arguments.
 
     Returns:
         The model. A change of its file is an error wherever weights are read after it, and in `save`.
@@ -51,9 +54,17 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto) -> Model:
         ModelError: a file that is missing, unreadable, cut short or not ONNX; data that do not fit their shape; external data
             outside the model's folder; whatever onnx.checker finds.
     """
-    if isinstance(source, onnx.ModelProto):
-        return _from_proto(source)
-    path = Path(source)
+    if isinstance(source, Model):
+        return source
+    proto = source if isinstance(source, onnx.ModelProto) else to_proto(source, example_inputs)
+    if proto is not None:
+        return _from_proto(proto)
+    try:
+        path = Path(source)
+    except TypeError as e:
+        raise TypeError(
+            f"{type(source).__name__} is no model; give a path, a ModelProto, or what another library has of one"
+        ) from e
     try:
         return _from_file(path)
     except OSError as e:
