@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         sparsify,
         validate,
     )
-    from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError
+    from onnxprune.errors import DataError, ModelError, OnnxPruneError, OutputError, PlanError, SettingError
     from onnxprune.graph.io import load
     from onnxprune.graph.model import Model
     from onnxprune.graph.save import save
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Analysis", "CandidateResult", "Choice", "DataError", "Group", "Model", "ModelError", "OnnxPruneError", "Options",
-    "OutputError", "Plan", "PlanError", "PruneResult", "Result", "RunSettings", "Sparsity", "Table", "__version__", "analyze",
-    "apply", "load", "plan", "prune", "repair_model", "run_pass", "save", "sensitivity", "sparsify", "validate",
+    "OutputError", "Plan", "PlanError", "PruneResult", "Result", "RunSettings", "SettingError", "Sparsity", "Table",
+    "__version__", "analyze", "apply", "load", "plan", "prune", "repair_model", "run_pass", "save", "sensitivity", "sparsify",
+    "validate",
 ]  # fmt: skip
 
 
@@ -59,3 +60,8 @@ def __getattr__(name: str) -> Any:
             if name in vars(module):
                 return globals().setdefault(name, vars(module)[name])
     raise AttributeError(f"module 'onnxprune' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """The public names, for editors and `dir`: most are imported when they are asked for."""
+    return sorted({*globals(), *__all__} - {"Any", "TYPE_CHECKING", "import_module"})

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Table, candidates, make_plan, measure
 from onnxprune.calibration import Preprocess
 from onnxprune.candidates import CandidateResult, run_repair
+from onnxprune.errors import SettingError
 from onnxprune.free import settle
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
@@ -96,7 +97,7 @@ def plan(
 
     Raises:
         OnnxPruneError: an impossible ratio, an unknown criterion, a glob that matches nothing, NaN weights.
-        TypeError: there is no such setting.
+        SettingError: there is no such setting.
     """
     options = _override(options or Options(), changes)
     analysis = source if isinstance(source, Analysis) else analyze(source)
@@ -140,7 +141,7 @@ def sensitivity(
 
     Raises:
         OnnxPruneError: the model, the data or the options are not what they should be.
-        TypeError: there is no such setting.
+        SettingError: there is no such setting.
     """
     options = _override(options or Options(), changes)
     # Each group is measured at the ratios that are asked for, not at the nearest count that is fast.
@@ -269,7 +270,7 @@ def prune(
     Raises:
         NotCompared: the model is made, and only the comparison with the original failed.
         OnnxPruneError: the model, the data, the plan or the settings are not what they should be, or a file cannot be written.
-        TypeError: there is no such setting, or an argument is not of its type.
+        SettingError: there is no such setting, or an argument is not of its type.
     """
     _check_types(options, Options, plan, sparsity)
     how, settings = _take(RunSettings, settings)
@@ -307,7 +308,7 @@ def sparsify(
     Raises:
         NotCompared: the model is made, and only the comparison with the original failed.
         OnnxPruneError: the model, the data, the plan or the settings are not what they should be, or a file cannot be written.
-        TypeError: there is no such setting, or an argument is not of its type.
+        SettingError: there is no such setting, or an argument is not of its type.
     """
     _check_types(options, Sparsity, plan)
     how, settings = _take(RunSettings, settings)
@@ -366,7 +367,7 @@ def _take(home: type[T], settings: Mapping[str, Any]) -> tuple[T, dict[str, Any]
 
 
 def _check_types(options: object, home: type, plan: object, sparsity: object = None) -> None:
-    """Raise a TypeError where somebody gives a dictionary or a path for what has a type of its own."""
+    """Raise a SettingError where somebody gives a dictionary or a path for what has a type of its own."""
     for name, value, kind in (("options", options, home), ("plan", plan, Plan), ("sparsity", sparsity, Sparsity)):
         if value is not None and not isinstance(value, kind):
             hint = (
@@ -374,15 +375,15 @@ def _check_types(options: object, home: type, plan: object, sparsity: object = N
                 if kind is Plan
                 else f"{kind.__name__}(..) makes one, its fields are settings"
             )
-            raise TypeError(f"{name} is of type {type(value).__name__}; expected {kind.__name__}; {hint}")
+            raise SettingError(f"{name} is of type {type(value).__name__}; expected {kind.__name__}; {hint}")
 
 
 def _override(options: Chosen, settings: Mapping[str, Any], *others: type) -> Chosen:
-    """The options with these settings. A TypeError where one is unknown names those that there are, of `others` too."""
+    """The options with these settings. A SettingError where one is unknown names those that there are, of `others` too."""
     for name in settings:
         if name not in settings_in(type(options)):
             known = {s: None for home in (type(options), *others) for s in settings_in(home)}
-            raise TypeError(f"there is no setting '{name}'; {suggest_near(name, known)}")
+            raise SettingError(f"there is no setting '{name}'; {suggest_near(name, known)}")
     return replace(options, **settings)
 
 

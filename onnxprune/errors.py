@@ -11,6 +11,10 @@ class ModelError(OnnxPruneError):
     """The model that was given cannot be read, or is not valid ONNX."""
 
 
+class SettingError(OnnxPruneError, TypeError):
+    """There is no such setting, or an argument is of another type than its own."""
+
+
 class PlanError(OnnxPruneError):
     """A plan does not fit the model, or is not a plan."""
 

@@ -74,7 +74,7 @@ class Group:
         return not self.mixed
 
 
-@dataclass
+@dataclass(repr=False)
 class Analysis:
     """What can be pruned in a model, and what cannot."""
 
@@ -85,6 +85,9 @@ class Analysis:
     frozen: list[Frozen]
     letters: dict[Var, str] = field(default_factory=dict)
     data: Mapping[str, int] = field(default_factory=dict)  # sizes of the data that it was made with
+
+    def __repr__(self) -> str:
+        return f"Analysis({self.model}, {len(self.groups)} groups, {len(self.frozen)} frozen axes)"
 
     @property
     def by_name(self) -> dict[str, Group]:

@@ -36,7 +36,7 @@ class Choice:
     free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The kept indices of each group, and the names of the units that go; groups that it does not name stay whole."""
 
@@ -44,6 +44,12 @@ class Plan:
     groups: Mapping[str, Choice] = field(default_factory=dict)
     timings: str = ""  # a hash of the times that it was made with; with the same, the same plan
     units: tuple[str, ...] = ()  # residual branches and layers that go (units.py)
+
+    def __repr__(self) -> str:
+        size = sum(c.size for c in self.groups.values())
+        kept = sum(len(c.keep) for c in self.groups.values())
+        units = f", {len(self.units)} units removed" if self.units else ""
+        return f"Plan({kept} of {size} channels kept in {len(self.groups)} groups{units})"
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {

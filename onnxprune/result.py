@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,27 @@ class PruneResult:
     def __repr__(self) -> str:
         report, error = self.report, self.report.error
         target = Path(report.output).name if report.output else "in memory"
-        said = [f"{Path(report.model).name or 'model'} -> {target}"]
+        parts = [f"{Path(report.model).name or 'model'} -> {target}"]
         for size, of in ((report.macs, "MACs"), (report.params, "parameters")):
             if size.before and size.after is not None:
-                said.append(f"{100 * size.after / size.before:.1f}% of the {of}")
+                parts.append(f"{100 * size.after / size.before:.1f}% of the {of}")
         if error and error.relative_l2 is not None:
-            said.append(f"relative L2 {error.relative_l2:.3g}" + (", degraded" if error.degraded else ""))
-        return f"PruneResult({', '.join(said)})"
+            parts.append(f"relative L2 {error.relative_l2:.3g}" + (", degraded" if error.degraded else ""))
+        return f"PruneResult({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: sizes before and after, the measured speed-up, and how far the outputs moved."""
+        report, rows = self.report, list[tuple[str, str, str, str]]()
+        for name, size in (("parameters", report.params), ("MACs", report.macs), ("bytes", report.bytes)):
+            if size.before and size.after is not None:
+                rows.append((name, f"{size.before:,}", f"{size.after:,}", f"{100 * size.after / size.before:.1f} %"))
+        if report.latency and report.latency.ratio:
+            rows.append(("speed-up", "", f"{report.latency.ratio:.2f}x", ""))
+        if report.error and report.error.relative_l2 is not None:
+            rows.append(("relative L2 error", "", f"{report.error.relative_l2:.3g}", ""))
+        accuracy = report.error.accuracy if report.error else None
+        if accuracy and accuracy.before is not None and accuracy.after is not None:
+            rows.append(("accuracy", f"{100 * accuracy.before:.1f} %", f"{100 * accuracy.after:.1f} %", ""))
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        head = "<tr><th></th><th>before</th><th>after</th><th>kept</th></tr>"
+        return f"<p>{escape(repr(self))}</p><table>{head}{body}</table>"

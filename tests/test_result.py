@@ -104,3 +104,20 @@ def test_a_loaded_model_is_not_changed() -> None:
     onnxprune.sparsify(source, layers="eligible", gemm=True, permute=True)
     onnxprune.prune(source, ratio=0.5)
     assert full_proto(source).SerializeToString() == before
+
+
+def test_names_are_listed_and_values_are_a_line() -> None:
+    assert {"prune", "Plan", "SettingError", "analyze"} <= set(dir(onnxprune)) and "import_module" not in dir(onnxprune)
+    assert set(onnxprune.__all__) <= set(dir(onnxprune))
+    analysis = onnxprune.analyze(CNN)
+    plan = onnxprune.plan(analysis, ratio=0.5)
+    for value, start in ((analysis, "Analysis(Model('digits_cnn.onnx'"), (analysis.model, "Model("), (plan, "Plan(")):
+        assert repr(value).startswith(start) and len(repr(value)) < 160
+    shown = onnxprune.prune(CNN, ratio=0.5, data=TEST)._repr_html_()
+    assert all(part in shown for part in ("<td>parameters</td>", "<td>MACs</td>", "<td>accuracy</td>"))
+
+
+def test_an_unknown_setting_is_one_of_our_errors() -> None:
+    with pytest.raises(onnxprune.OnnxPruneError, match="did you mean 'ratio'"):
+        onnxprune.prune(CNN, ratoi=0.5)
+    assert issubclass(onnxprune.SettingError, TypeError)

@@ -13,7 +13,7 @@ from onnxprune.graph.weights import Weight
 SMALL_BYTES = 1024  # an initializer of more bytes than this is taken out of the message
 
 
-@dataclass
+@dataclass(repr=False)
 class Model:
     """An ONNX model, its weights apart.
 
@@ -30,6 +30,10 @@ class Model:
     external: bool = False  # initializers came from data files
     files: tuple[SourceFile, ...] = ()  # what it is read from: the model file and its data files
     sparse: tuple[str, ...] = ()  # initializers that the source stores sparse
+
+    def __repr__(self) -> str:
+        name = self.path.name if self.path else self.proto.graph.name
+        return f"Model({name!r}, {len(self.proto.graph.node)} nodes, {len(self.weights)} initializers, {self.size_bytes:,} bytes)"
 
     def check_unchanged(self) -> None:
         """Raise ModelError where a file that it is read from has changed, or another one has taken its place."""
