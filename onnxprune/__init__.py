@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from onnxprune.allocate import Table
     from onnxprune.api import (
         CandidateResult,
+        DistilledResult,
         PruneResult,
         analyze,
         apply,
+        distill,
         plan,
         prune,
         repair_model,
@@ -34,14 +36,14 @@ if TYPE_CHECKING:
     from onnxprune.groups import Analysis, Group
     from onnxprune.passes import run_pass
     from onnxprune.plans import Choice, Plan
-    from onnxprune.settings import Options, RunSettings, Sparsity
+    from onnxprune.settings import Options, RunSettings, Sparsity, Training
     from onnxprune.validation import Result
 
 __all__ = [
-    "Analysis", "CandidateResult", "Choice", "DataError", "Group", "Model", "ModelError", "OnnxPruneError", "Options",
-    "OutputError", "Plan", "PlanError", "PruneResult", "Result", "RunSettings", "SettingError", "Sparsity", "Table",
-    "__version__", "analyze", "apply", "load", "plan", "prune", "repair_model", "run_pass", "save", "sensitivity", "sparsify",
-    "validate",
+    "Analysis", "CandidateResult", "Choice", "DataError", "DistilledResult", "Group", "Model", "ModelError", "OnnxPruneError",
+    "Options", "OutputError", "Plan", "PlanError", "PruneResult", "Result", "RunSettings", "SettingError", "Sparsity",
+    "Table", "Training", "__version__", "analyze", "apply", "distill", "load", "plan", "prune", "repair_model", "run_pass", "save",
+    "sensitivity", "sparsify", "validate",
 ]  # fmt: skip
 
 

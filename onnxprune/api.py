@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Table, candidates, make_plan, measure
 from onnxprune.calibration import Preprocess
 from onnxprune.candidates import CandidateResult, run_repair
+from onnxprune.distillation import DistilledResult, run_distillation
 from onnxprune.errors import SettingError
 from onnxprune.free import settle
 from onnxprune.graph.io import load
@@ -34,19 +35,20 @@ from onnxprune.plain import suggest_near
 from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
 from onnxprune.result import PruneResult, Source
-from onnxprune.settings import Options, RunSettings, Sparsity
+from onnxprune.settings import Options, RunSettings, Sparsity, Training
 from onnxprune.settings.table import settings_in
 from onnxprune.surgery import apply_plan
 from onnxprune.validation import Result
 from onnxprune.validation import validate as _validate
 
 __all__ = [
-    "CandidateResult", "NotCompared", "PruneResult", "analyze", "apply", "load", "plan", "prune", "repair_model", "save",
+    "CandidateResult", "DistilledResult", "NotCompared", "PruneResult", "analyze", "apply", "distill", "load", "plan", "prune",
+    "repair_model", "save",
     "sensitivity", "sparsify", "validate",
 ]  # fmt: skip
 
 T = TypeVar("T")
-Chosen = TypeVar("Chosen", Options, Sparsity)
+Chosen = TypeVar("Chosen", Options, Sparsity, Training)
 
 
 def analyze(source: Source) -> Analysis:
@@ -262,7 +264,7 @@ def prune(
         dry_run: only predict: nothing is repaired, written or compared, but for the plan.
         example_inputs: for a torch.nn.Module what it is called with when it is exported: a tensor, or a tuple of arguments.
         progress: called with the stage, the steps done and the steps in all.
-        settings: fields of `Options` and of `RunSettings`.
+        settings: fields of `Options`, of `RunSettings` and of `Training`.
 
     Returns:
         The model in the kind that came in, the report and the plan.
@@ -274,8 +276,9 @@ def prune(
     """
     _check_types(options, Options, plan, sparsity)
     how, settings = _take(RunSettings, settings)
-    chosen = _override(options or Options(), settings, RunSettings)
-    return run(source, out, Work(chosen, plan, sparsity, how, plan_out, dry_run, example_inputs), progress)
+    training, settings = _take(Training, settings)
+    chosen = _override(options or Options(), settings, RunSettings, Training)
+    return run(source, out, Work(chosen, plan, sparsity, how, training, plan_out, dry_run, example_inputs), progress)
 
 
 def sparsify(
@@ -300,7 +303,7 @@ def sparsify(
         plan: the channels that stay; all of them without.
         dry_run: only predict, by magnitude: nothing is repaired, written or compared.
         progress: called with the stage, the steps done and the steps in all.
-        settings: fields of `Sparsity` and of `RunSettings`.
+        settings: fields of `Sparsity`, of `RunSettings` and of `Training`.
 
     Returns:
         As `prune`; the report's `sparsity` has a row for each layer.
@@ -312,8 +315,9 @@ def sparsify(
     """
     _check_types(options, Sparsity, plan)
     how, settings = _take(RunSettings, settings)
-    chosen = _override(options or Sparsity(), settings, RunSettings)
-    work = Work(None, plan, chosen, how, dry_run=dry_run)
+    training, settings = _take(Training, settings)
+    chosen = _override(options or Sparsity(), settings, RunSettings, Training)
+    work = Work(None, plan, chosen, how, training, dry_run=dry_run)
     return run(source, out, work, progress)
 
 
@@ -360,6 +364,53 @@ def repair_model(
     return run_repair(original, candidate, out, settings, seed, progress)
 
 
+def distill(
+    original: Source,
+    candidate: Source,
+    out: str | PathLike[str] | None = None,
+    *,
+    calib: Data,
+    samples: int | None = None,
+    data: Data | None = None,
+    preprocess: Preprocess | Sequence[str] | None = None,
+    memory: int | str | None = None,
+    seed: int = 0,
+    check: bool = True,
+    progress: StageProgress | None = None,
+    **settings: Any,
+) -> DistilledResult:
+    """Train a candidate to make of data what the original makes of them, without labels; with torch.
+
+    The candidate may be pruned, masked (its zeros stay zero) or rewritten, by any tool, as long as it has the original's inputs and
+    outputs. One of ten samples is held out; the result is never worse on these than the candidate. Ctrl-C ends the training with
+    the best so far, and the report says so.
+
+    Args:
+        original: a path, a ModelProto or a Model; it is not changed.
+        candidate: the model to train, of any of these kinds too; it is not changed.
+        out: where the trained model is written; None writes no file.
+        calib: the inputs to learn on: whatever `calibration.load_data` takes.
+        samples: at most so many of `calib`.
+        data: the inputs to compare on, with labels if there are any; `calib` without.
+        preprocess: how pictures become inputs: a Preprocess, or the parts of one as text.
+        memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
+        seed: of the order of samples and of what is changed in them.
+        check: compare the outputs before and after.
+        progress: called with the stage, the steps done and the steps in all.
+        settings: fields of `Training`: `passes`, `augment`, `labels` (an array, too) and others.
+
+    Returns:
+        The trained model, the report and the files.
+
+    Raises:
+        OnnxPruneError: torch is missing, an operator has no form in it, these are no versions of one model, or the data do not fit.
+        SettingError: there is no such setting.
+    """
+    training = _override(Training(), settings)
+    how = RunSettings(calib, samples, data, preprocess or (), memory=memory, check=check)
+    return run_distillation(original, candidate, out, how, training, seed, progress)
+
+
 def _take(home: type[T], settings: Mapping[str, Any]) -> tuple[T, dict[str, Any]]:
     """The settings that are fields of `home`, as one, and the others."""
     mine = {k: v for k, v in settings.items() if k in settings_in(home)}
@@ -397,5 +448,5 @@ def _document(function: Callable[..., Any], homes: Sequence[type]) -> None:
     function.__doc__ = f"{function.__doc__}\n    Settings:\n" + "\n".join(lines) + "\n"
 
 
-_document(prune, (Options, RunSettings))
-_document(sparsify, (Sparsity, RunSettings))
+_document(prune, (Options, RunSettings, Training))
+_document(sparsify, (Sparsity, RunSettings, Training))

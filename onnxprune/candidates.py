@@ -62,11 +62,11 @@ def run_repair(
     clock = Clock(progress or (lambda *_: None))
     with clock.time("load"):
         models = [load(m) for m in (original, candidate)]
-        calibration, data = _read_data(settings, _check_same_kind(*models))
+        calibration, data = read_data(settings, check_same_kind(*models))
     before, after = None, None
     if settings.check:
         with clock.time("validate"):
-            before = _compare(original, candidate, data, seed)
+            before = compare_models(original, candidate, data, seed)
     with clock.time("analyze"):
         whole, part = (analyze(m, calibration.measure_sizes()) for m in models)
     with clock.time("repair"):
@@ -79,12 +79,12 @@ def run_repair(
         files = [] if out is None else save(repaired, out)
     if settings.check:
         with clock.time("validate"):
-            after = _compare(original, files[0] if files else repaired, data, seed)
+            after = compare_models(original, files[0] if files else repaired, data, seed)
     for model in models:  # ONNX Runtime has opened them by their paths
         model.check_unchanged()
     found = CandidateReport(
-        original=_name(models[0]),
-        candidate=_name(models[1]),
+        original=name_of(models[0]),
+        candidate=name_of(models[1]),
         output=str(files[0]) if files else None,
         files=[str(f) for f in files],
         calibration=CalibrationReport(calibration.source, calibration.samples),
@@ -96,23 +96,23 @@ def run_repair(
     return CandidateResult(found, files, repaired)
 
 
-def _read_data(settings: RunSettings, model: Model) -> tuple[Batches, Batches]:
+def read_data(settings: RunSettings, model: Model) -> tuple[Batches, Batches]:
     """What the layers are fitted on, and what the models are compared on."""
     calibration = calibration_batches(settings, model)
     if calibration is None:
-        raise OnnxPruneError("repair fits layers on data, and there are none; give calib")
+        raise OnnxPruneError("this takes data, and there are none; give calib")
     return calibration, as_batches(settings.data, model, settings.preprocess) or calibration
 
 
-def _name(model: Model) -> str:
+def name_of(model: Model) -> str:
     return str(model.path) if model.path else model.proto.graph.name
 
 
-def _compare(original: Source, candidate: Source, data: Batches, seed: int) -> ErrorReport:
+def compare_models(original: Source, candidate: Source, data: Batches, seed: int) -> ErrorReport:
     return compare(runnable(original), runnable(candidate), data=data, seed=seed).error
 
 
-def _check_same_kind(original: Model, candidate: Model) -> Model:
+def check_same_kind(original: Model, candidate: Model) -> Model:
     """The one whose inputs leave less open. Raises OnnxPruneError where inputs or outputs are not the same."""
     its, mine = ({s.name: s for s in input_specs(m.proto)} for m in (original, candidate))
     for name in its.keys() | mine.keys():

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from onnxprune.allocate.depth import SHARES, find_branches
 from onnxprune.allocate.evaluator import FOLDS, WATCHED_SAMPLES, Evaluator, trial_samples
 from onnxprune.allocate.planning import HALVINGS
+from onnxprune.calibration import Batches
 from onnxprune.calibration.run import count, open_session, run
+from onnxprune.graph.model import Model
 from onnxprune.settings import Options
 
 WATCH, MEASURE, DEPTH, TRY, REPAIR = 3.0, 4.0, 4.0, 7.0, 9.0  # runs of a sample that each stage costs for each sample
+TRAIN = 5.0  # the same of a pass of training, with what the original makes of it
 CLOCK_SECONDS = 5.0  # of the comparison at the end
 LONG_SECONDS = 10.0  # below that nobody has to be told
 
@@ -34,12 +37,12 @@ class Forecast:
         return sum(self.stages.values())
 
 
-def forecast(evaluator: Evaluator, options: Options, check: bool) -> Forecast | None:
-    """None where there are no calibration data, or their number is not known before they are read."""
+def forecast(evaluator: Evaluator, options: Options, check: bool, passes: int = 0) -> Forecast | None:
+    """With so many `passes` of a training at the end. None where nobody knows how many data there are before they are read."""
     samples = evaluator.batches.samples if evaluator.batches else None
     if evaluator.batches is None or not samples:
         return None
-    once = _time_sample(evaluator)
+    once = _time_sample(evaluator.original.model, evaluator.batches)
     plans = HALVINGS if options.limit else 1 if options.allocation != "search" else 2
     branches = options.has_depth and bool(find_branches(evaluator.original, options))
     plans += len(SHARES) if branches else 0
@@ -51,6 +54,7 @@ def forecast(evaluator: Evaluator, options: Options, check: bool) -> Forecast | 
         "depth": DEPTH * samples if branches else 0.0,
         "try": TRY * tried * plans * held_out if options.effort != "low" and evaluator.repair != "none" else 0.0,
         "repair": REPAIR * samples if evaluator.repair != "none" else 0.0,
+        "distill": TRAIN * samples * passes,
         "validate": 2.0 * samples if check else 0.0,
     }
     seconds = {stage: runs * once for stage, runs in stages.items() if runs}
@@ -59,11 +63,18 @@ def forecast(evaluator: Evaluator, options: Options, check: bool) -> Forecast | 
     return Forecast(seconds, samples, len(evaluator.original.groups))
 
 
-def _time_sample(evaluator: Evaluator) -> float:
+def forecast_training(original: Model, batches: Batches, passes: int) -> Forecast | None:
+    """The same of a training alone."""
+    if not batches.samples:
+        return None
+    seconds = TRAIN * batches.samples * passes * _time_sample(original, batches)
+    return Forecast({"distill": seconds}, batches.samples, 0)
+
+
+def _time_sample(original: Model, batches: Batches) -> float:
     """Seconds of the original for one sample, by its second run of the first batch."""
-    assert evaluator.batches is not None
-    feeds = evaluator.batches.first()
-    session = open_session(evaluator.original.model, "original")
+    feeds = batches.first()
+    session = open_session(original, "original")
     run(session, feeds)
     start = time.perf_counter()
     run(session, feeds)

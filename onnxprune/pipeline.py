@@ -33,9 +33,16 @@ from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
 from onnxprune.quantize import Quantized, check_quantization, quantize, refuse_quantized
 from onnxprune.report.result import prune_report
-from onnxprune.report.types import CompressedSize, HeldOutReport, QuantizationReport, Reconstruction, RepairReport
+from onnxprune.report.types import (
+    CompressedSize,
+    DistillationReport,
+    HeldOutReport,
+    QuantizationReport,
+    Reconstruction,
+    RepairReport,
+)
 from onnxprune.result import PruneResult, Source
-from onnxprune.settings import Options, RunSettings, Sparsity
+from onnxprune.settings import Options, RunSettings, Sparsity, Training
 from onnxprune.settings.units import size_bytes
 from onnxprune.sparsity import Sparsified, sparsify
 from onnxprune.sparsity.compressed import measure_compressed
@@ -43,6 +50,7 @@ from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import NofM
 from onnxprune.surgery import apply_plan
 from onnxprune.targets import choose_target
+from onnxprune.training import check_request, hold_out, make_recipe, make_task, train, with_labels
 from onnxprune.validation import Result, layer_errors
 from onnxprune.validation import validate as compare
 
@@ -102,6 +110,7 @@ class Work:
     plan: Plan | None = None
     sparsity: Sparsity | None = None
     run: RunSettings = field(default_factory=RunSettings)
+    training: Training = field(default_factory=Training)
     plan_out: str | PathLike[str] | None = None
     dry_run: bool = False  # only predict: nothing is repaired, written or compared
     example_inputs: Any = None  # of a torch module, which is exported with them
@@ -121,6 +130,7 @@ class _Made:
     sparse: Sparsified | None = None
     quantized: Quantized | None = None
     pruned: Model | None = None  # in float, where `model` is quantized
+    trained: DistillationReport | None = None
     plan: Plan | None = None  # as it is for the model whose consumers make up for what is free
     given: type = Model  # the kind of what came in
 
@@ -138,6 +148,7 @@ def run(
     """Do it; `out` None writes no file. Raises NotCompared where only the comparison fails."""
     work.run.check_values()
     check_quantization(work.run, work.sparsity)
+    check_request(work.training, work.run.calib is not None)
     clock, given = Clock(progress or (lambda *_: None)), type(source)
     with clock.time("load"):
         if not isinstance(source, str | PathLike | onnx.ModelProto):
@@ -147,6 +158,9 @@ def run(
             model = gemms(model)
         batches = as_batches(work.run.data, model, work.run.preprocess) if work.run.check else None
         calibration = calibration_batches(work.run, model)
+        if work.training.distill and calibration is not None:
+            recipe = make_recipe(work.training, work.seed)
+            calibration, unseen = hold_out(with_labels(calibration, work.training, recipe.label_weight))
     options = work.options or Options(seed=work.seed, repair="none")
     in_rows = work.sparsity is not None and isinstance(check_sparsity(work.sparsity), NofM)
     target = choose_target(options.target, in_rows, work.run.then_quantize is not None)
@@ -168,6 +182,10 @@ def run(
     evaluator.turn_to(settled)
     made = _make(settled, mine, evaluator, sparsity, clock, work.dry_run)
     made.plan, made.given = mine, given
+    if work.training.distill and calibration is not None and not work.dry_run:
+        with clock.time("distill"):
+            task = make_task(analysis, _in_memory(made.model), calibration, unseen, evaluator.memory)
+            made.model, made.trained = train(task, recipe, work.training.checkpoint, clock.progress)
     if target.slow_subnormals and used.groups:
         made.model = flush_subnormals(made.model)
     if work.run.cast is not None:
@@ -189,8 +207,13 @@ def run(
 
 def _plan(analysis: Analysis, evaluator: Evaluator, work: Work, clock: Clock) -> Plan:
     """The plan that was given, or one that is made; where that is interrupted, the best so far is written where one was wanted."""
-    expect = getattr(clock.progress, "expect", None)
-    if expect and work.options and not work.plan and (expected := forecast(evaluator, work.options, work.run.check)):
+    expect, passes = getattr(clock.progress, "expect", None), work.training.passes if work.training.distill else 0
+    if (
+        expect
+        and work.options
+        and not work.plan
+        and (expected := forecast(evaluator, work.options, work.run.check, passes))
+    ):
         expect(expected)
     try:
         with clock.time("plan"):
@@ -337,7 +360,7 @@ def _compare_and_report(
     options = None if work.plan else work.options
     report = prune_report(
         analysis, plan, after, files, size, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
-        too_large or None, _report_quantization(made, before, work), compressed, held_out,
+        too_large or None, _report_quantization(made, before, work), compressed, held_out, made.trained,
     )  # fmt: skip
     done = PruneResult(report, plan, files, made.model, made.given)
     if failure:
@@ -349,6 +372,8 @@ def _judge_held_out(work: Work, evaluator: Evaluator, plan: Plan, made: _Made, c
     """How good the repaired plan is on calibration samples that a repair has not seen, where no other data say it."""
     options = work.options
     if options is None or evaluator.batches is None or made.sparse or evaluator.repair == "none":
+        return None
+    if made.trained and options.limit is None:  # it was judged on samples that it did not learn
         return None
     left_out = options.effort == "low" or work.dry_run or work.run.data is not None or not work.run.check
     if options.limit is None and left_out:  # a limit has had a look already

@@ -13,10 +13,11 @@ from typing import Any
 from onnxprune.calibration import read_preprocess
 from onnxprune.errors import OnnxPruneError
 from onnxprune.quantize import check_quantization
-from onnxprune.settings import HOMES, Options, RunSettings, Sparsity, settings_of
+from onnxprune.settings import HOMES, Options, RunSettings, Sparsity, Training, settings_of
 from onnxprune.settings.options import BUDGETS, LIMITS
 from onnxprune.settings.table import FUNCTION, INPUTS, PLACE, show_value, to_option
 from onnxprune.sparsity.options import resolve_sparsity
+from onnxprune.training import check_request
 
 Settings = Mapping[str, Any]
 
@@ -51,6 +52,7 @@ def check_all(settings: Settings, command: str = COMMAND) -> None:
     made = build(settings, command)
     made[Options].check()
     check_quantization(made[RunSettings], made.get(Sparsity))
+    check_request(made[Training], "calib" in settings)
     if sparsity := made.get(Sparsity):
         resolve_sparsity(sparsity, "calib" in settings)
 
@@ -90,7 +92,7 @@ def make_arguments(settings: Settings, base: Path, command: str = COMMAND) -> di
     if located.get("preprocess"):
         located["preprocess"] = read_preprocess(_locate(located["preprocess"], base))
     made = build(located, command)
-    run = {name: value for name, value in located.items() if settings_of(command)[name].home is RunSettings}
+    run = {name: value for name, value in located.items() if settings_of(command)[name].home in (RunSettings, Training)}
     if command == "sparsify":
         return {"options": made[Sparsity], **run}
     sparse = {"sparsity": made.get(Sparsity)} if command == COMMAND else {}

@@ -6,8 +6,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import onnxprune
 from onnxprune import gradients
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients import trainable_weights
@@ -26,6 +28,14 @@ def test_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(OnnxPruneError, match=r"pip install 'onnxprune\[torch\]'") as caught:
             ask()
         assert "\n" not in str(caught.value)
+    data = {"image": np.zeros((4, 1, 8, 8), np.float32)}
+    for ask in (
+        lambda: onnxprune.distill(MODEL, MODEL, calib=data),
+        lambda: onnxprune.prune(MODEL, calib=data, distill=True),
+        lambda: onnxprune.sparsify(MODEL, calib=data, distill=True),
+    ):
+        with pytest.raises(OnnxPruneError, match=r"pip install 'onnxprune\[torch\]'"):
+            ask()
 
 
 def test_which_weights_are_trained_needs_no_torch() -> None:

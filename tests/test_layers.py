@@ -12,8 +12,8 @@ FLOORS = [
     "version", "errors", "progress", "machine", "settings", "targets", "axes", "report.types", "report.plain", "report.degraded",
     "graph.view", "ops.records", "graph", "layout", "ops",
     "gradients", "coupling", "macs", "groups", "units", "signals", "criteria", "scoring",
-    "plans", "surgery", "calibration", "measure", "repair", "free", "convert", "quantize", "sparsity", "validation", "allocate",
-    "plain", "explain", "report", "result", "forecast", "pipeline", "candidates",
+    "plans", "surgery", "calibration", "measure", "repair", "free", "convert", "quantize", "sparsity", "validation", "training",
+    "allocate", "plain", "explain", "report", "result", "forecast", "pipeline", "candidates", "distillation",
     "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {
@@ -22,7 +22,7 @@ OWNERS = {
     "pydantic": {"report.plain"},
     "onnxruntime": {"calibration", "convert", "graph", "quantize"},
     "PIL": {"calibration"},
-    "torch": {"gradients"},
+    "torch": {"gradients", "training"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 

@@ -21,13 +21,13 @@ from onnxprune.convert import TYPES
 from onnxprune.criteria import NORMALIZERS, REDUCES
 from onnxprune.errors import OnnxPruneError
 from onnxprune.repair import METHODS as REPAIR_METHODS
-from onnxprune.settings import HOMES, data, options, settings_of, sparsity
+from onnxprune.settings import HOMES, Training, data, options, settings_of, sparsity
 from onnxprune.settings.table import RATIOS, TEXTS, settings_in
 from onnxprune.sparsity.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 CNN = ROOT / "models" / "digits_cnn.onnx"
-COMMANDS = ("prune", "sparsify", "sensitivity", "repair", "validate", "batch")
+COMMANDS = ("prune", "sparsify", "sensitivity", "repair", "distill", "finetune", "validate", "batch")
 
 NEW = """
     flavor: str | None = setting(
@@ -147,7 +147,8 @@ def sample(s: Any) -> Any:
         "metric": "metrics.py:top1",
         "memory": "4GB",
     }
-    made["data"] = made["calib"]
+    made["data"] = made["labels"] = made["calib"]
+    made["checkpoint"] = "state.pt"
     if s.field in made:
         return made[s.field]
     return (not s.default) if isinstance(s.default, bool) else 2 if s.annotation in (int, int | None) else 0.25
@@ -157,6 +158,8 @@ def sample(s: Any) -> Any:
 def test_every_setting_has_a_value_and_refuses_others(name: str, tmp_path: Path) -> None:
     s = settings_of("prune")[name]
     beside = {"allocation": "macs = 0.5\n", "permute": 'then_sparsify = "2:4"\n', "layers": 'then_sparsify = "2:4"\n'}
+    learned = f"calib = {json.dumps(str(ROOT / 'models' / 'digits_calib.npz'))}\n"
+    beside |= {n: learned + "distill = true\n" * (n != "distill") for n in settings_in(Training)}
     text = f"{beside.get(name, '')}{name} = "
     path = tmp_path / "r.toml"
     value = sample(s)

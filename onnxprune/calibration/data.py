@@ -55,6 +55,10 @@ class Batches:
         """
         raise NotImplementedError
 
+    def pairs(self) -> Iterator[tuple[Feeds, Array | None]]:
+        """The batches with their labels, where they have some."""
+        raise NotImplementedError
+
     def hold_out(self, fold: int, folds: int) -> tuple[Batches, Batches]:
         """All samples but those of one of the folds, and these: of data in any order every so many samples, else batches."""
         raise NotImplementedError
@@ -95,15 +99,15 @@ class Stored(Batches):
     def limit(self, samples: int) -> Stored:
         if all(a is None for a in self.axes.values()) or samples >= len(self.rows):
             return self
-        return self._at(np.arange(self._whole(samples)) * len(self.rows) // self._whole(samples))
+        return self.take(np.arange(self._whole(samples)) * len(self.rows) // self._whole(samples))
 
     def head(self, samples: int) -> Stored:
         """The first samples."""
-        return self._at(np.arange(min(len(self.rows), self._whole(samples))))
+        return self.take(np.arange(min(len(self.rows), self._whole(samples))))
 
     def hold_out(self, fold: int, folds: int) -> tuple[Stored, Stored]:
         mine = np.arange(len(self.rows)) // (self.step if self.static else 1) % folds == fold
-        return self._at(np.flatnonzero(~mine)), self._at(np.flatnonzero(mine))
+        return self.take(np.flatnonzero(~mine)), self.take(np.flatnonzero(mine))
 
     def count_parts(self, most: int) -> int:
         if all(a is None for a in self.axes.values()):
@@ -116,7 +120,8 @@ class Stored(Batches):
             raise DataError(f"data '{self.source}': {samples} samples asked for, but {least}")
         return samples - samples % self.step if self.static else samples
 
-    def _at(self, which: Array) -> Stored:
+    def take(self, which: Array) -> Stored:
+        """Those of the samples, in that order."""
         labels = None if self.labels is None else self.labels[which]
         return replace(self, rows=self.rows[which], samples=len(which), labels=labels)
 

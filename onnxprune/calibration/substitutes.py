@@ -47,6 +47,11 @@ def _is_picture(spec: InputSpec) -> bool:
     return is_float(spec.dtype) and len(spec.shape) == 4 and any(_sides(spec.shape, axis) for axis in (1, 3))
 
 
+def find_picture_axis(spec: InputSpec) -> int | None:
+    """The axis of the channels of an input that looks like pictures; None of another one."""
+    return _channels(spec.shape) if _is_picture(spec) else None
+
+
 def _sides(shape: Sequence[object], channels: int) -> bool:
     """Are those the channels of a picture, and the other axes its sides?"""
     sides = [n for axis, n in enumerate(shape) if axis not in (0, channels)]
@@ -94,7 +99,7 @@ def _scenes(plain: Batches, specs: Sequence[InputSpec], seed: int, ranges: Seque
     )  # fmt: skip
 
 
-def _channels(shape: Sequence[int]) -> int:
+def _channels(shape: Sequence[object]) -> int:
     """The axis of a picture's channels."""
     return 1 if _sides(shape, 1) else 3
 

@@ -35,6 +35,7 @@ SAY = {
     "sparsify": "choosing weights",
     "fit": "choosing and fitting weights",
     "tally": "reading the weights",
+    "distill": "training",
     "save": "writing",
     "hold out": "comparing on held-out samples",
     "validate": "comparing outputs in ONNX Runtime",
@@ -46,6 +47,7 @@ UNITS = {
     "repair": "layers",
     "fit": "layers",
     "permute": "groups",
+    "distill": "steps",
 }
 LINE_SECONDS = 10.0  # between two lines where stderr is no terminal
 SLOWEST = 4.0  # how many times slower than expected work is taken to be at the most
@@ -92,12 +94,18 @@ class Shown:
 
     def __init__(self) -> None:
         self.estimate = Estimate()
+        self.remarks: dict[str, str] = {}
+
+    def remark(self, stage: str, words: str) -> None:
+        """Say this of a stage from now on."""
+        self.remarks[stage] = f", {words}"
 
     def expect(self, forecast: Forecast) -> None:
         """Say how long the work is going to take, where that is long."""
         self.estimate.expect(forecast)
         if forecast.seconds >= LINE_SECONDS:
-            what = f"{plural(forecast.samples, 'sample')}, {plural(forecast.groups, 'group')}"
+            groups = f", {plural(forecast.groups, 'group')}" if forecast.groups else ""
+            what = f"{plural(forecast.samples, 'sample')}{groups}"
             self.say(f"this takes {describe_time(forecast.seconds)}: {what}")
 
     def __call__(self, stage: str, done: int, of: int) -> None:
@@ -105,7 +113,7 @@ class Shown:
         count = f" {done}/{of} {UNITS.get(stage, '')}".rstrip() if of else ""
         left = self.estimate.left
         rest = "" if left is None else f", {describe_time(left)} left"
-        self.show(f"{SAY.get(stage, stage)}{count}{rest}")
+        self.show(f"{SAY.get(stage, stage)}{count}{self.remarks.get(stage, '')}{rest}")
 
     def show(self, line: str) -> None:
         raise NotImplementedError

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
+from onnxprune.cli.app import INTERRUPTED
 from onnxprune.cli.console import WITHOUT_DATA, emit, emit_json, has_data, note, warn
 from onnxprune.errors import OnnxPruneError, OutputError
 
@@ -43,7 +46,14 @@ class RunFiles:
         if self.out is None and not self.dry_run:
             raise OnnxPruneError(f"where should the {kind} model go? give -o OUT (or --dry-run to write none)")
         data = [self.base / path for _, path in list_input_paths(settings)]
-        outputs = {"-o": self.out, "--plan-out": self.plan_out, "--report": self.report, "--html": self.html}
+        kept = self.base / settings["checkpoint"] if "checkpoint" in settings else None
+        outputs = {
+            "--checkpoint": kept,
+            "-o": self.out,
+            "--plan-out": self.plan_out,
+            "--report": self.report,
+            "--html": self.html,
+        }
         check_outputs(outputs, [self.model, self.recipe, self.plan, *data])
 
 
@@ -104,6 +114,9 @@ def _tell(report: PruneReport, rendered: RenderedReport, files: RunFiles, asked:
         emit(rendered[0])
     if rendered[1]:
         warn(rendered[1])
+    if report.distillation and report.distillation.interrupted:
+        warn("the training was interrupted; the model is the best so far")
+        raise typer.Exit(INTERRUPTED)
 
 
 def _make_page(asked: Mapping[str, Any], report: PruneReport) -> str:

@@ -37,6 +37,8 @@ SCHEMAS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "prune": ("prune --json, and the files of --report", _of("report.types", "PruneReport")),
     "sparsify": ("sparsify --json, and the files of --report: as prune", _of("report.types", "PruneReport")),
     "repair": ("repair --json", _of("report.types", "CandidateReport")),
+    "distill": ("distill --json", _of("report.types", "TrainedReport")),
+    "finetune": ("finetune --json: as distill", _of("report.types", "TrainedReport")),
     "validate": ("validate --json of two models", _of("report.types", "ValidateReport")),
     "pattern": ("validate --pattern --json of one model", _of("report.types", "PatternReport")),
     "sensitivity": ("sensitivity --json", _of("report.types", "SensitivityReport")),

@@ -115,9 +115,14 @@ def kl(original: Array, smaller: Array, temperature: float = TEMPERATURE) -> flo
 
 def _as_scores(original: Array, smaller: Array) -> tuple[Array, Array]:
     """Probabilities become their logarithms."""
-    if original.min() < 0 or not np.allclose(original.sum(1), 1, atol=1e-3):
+    if not is_probabilities(original):
         return original, smaller
     return np.log(np.maximum(original, LEAST)), np.log(np.maximum(smaller, LEAST))
+
+
+def is_probabilities(scores: Array) -> bool:
+    """Is each row of `scores [N, C]` a distribution already?"""
+    return bool(scores.min() >= 0) and np.allclose(scores.sum(1), 1, atol=1e-3)
 
 
 def _log_softmax(x: Array) -> Array:

@@ -7,10 +7,11 @@ from onnxprune.report.types import (
     PatternReport,
     PruneReport,
     SensitivityReport,
+    TrainedReport,
     ValidateReport,
 )
 
 __all__ = [
-    "CandidateReport", "InspectReport", "PatternReport", "PruneReport", "SensitivityReport", "ValidateReport", "from_json",
-    "json_schema", "json_text", "to_json",
+    "CandidateReport", "InspectReport", "PatternReport", "PruneReport", "SensitivityReport", "TrainedReport", "ValidateReport",
+    "from_json", "json_schema", "json_text", "to_json",
 ]  # fmt: skip

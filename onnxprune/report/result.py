@@ -25,6 +25,7 @@ from onnxprune.report.types import (
     CalibrationReport,
     CompressedSize,
     Counts,
+    DistillationReport,
     FrozenAxis,
     GroupReport,
     GuardedNode,
@@ -159,6 +160,7 @@ def prune_report(
     quantization: QuantizationReport | None = None,
     compressed: CompressedSize | None = None,
     held_out: HeldOutReport | None = None,
+    trained: DistillationReport | None = None,
 ) -> PruneReport:
     """The report of `prune`. `error` is None where validation was left out; no `files`: nothing was written.
 
@@ -192,6 +194,7 @@ def prune_report(
         quantization=quantization,
         timing=evaluator.timing if evaluator and options else None,
         held_out=held_out,
+        distillation=trained,
         units=[_unit(before, u) for u in units_of(plan, before)],
     )
 

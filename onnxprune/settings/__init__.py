@@ -1,8 +1,8 @@
 """The one table of settings: every setting of every command, described once.
 
-A new setting is a field of `Options` (what to remove), `Sparsity` (what becomes zero), `RunSettings` (data, checks, the form of the
-file) or `BatchSettings` (how a batch runs its jobs), made by `setting(..)`. The command line, completion, recipes, `run_pass`,
-`prune(..)` in Python, the JSON Schema and the page of settings read it from there.
+A new setting is a field of `Options` (what to remove), `Sparsity` (what becomes zero), `RunSettings` (data, checks, the form of
+the file), `Training` (distillation) or `BatchSettings` (how a batch runs its jobs), made by `setting(..)`. The command line,
+completion, recipes, `run_pass`, `prune(..)` in Python, the JSON Schema and the page of settings read it from there.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from onnxprune.settings.data import RunSettings
 from onnxprune.settings.options import Options
 from onnxprune.settings.sparsity import Sparsity
 from onnxprune.settings.table import Setting, settings_in
+from onnxprune.settings.training import Training
 
-HOMES = (Options, RunSettings, Sparsity, BatchSettings)
+HOMES = (Options, RunSettings, Training, Sparsity, BatchSettings)
 
-__all__ = ["HOMES", "BatchSettings", "Options", "RunSettings", "Setting", "Sparsity", "settings_of"]
+__all__ = ["HOMES", "BatchSettings", "Options", "RunSettings", "Setting", "Sparsity", "Training", "settings_of"]
 
 
 @cache

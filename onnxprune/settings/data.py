@@ -23,6 +23,7 @@ CASTS = ("fp16",)
 INTEGERS = ("int8",)
 CALIBRATION, CHECK, SPARSITY, INT8 = "Calibration", "Check", "Sparsity", "Quantization"
 BOTH = "prune sparsify"
+COMPARED = "Compare on these inputs rather than those of --calib. With an array 'labels', accuracy is measured too."
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class RunSettings:
             "sparsify": Use(),
             "sensitivity": Use(help="Inputs to measure on; labels are not needed."),
             "repair": Use(help="Inputs to fit the layers on, some hundred of them; labels are not needed."),
+            "distill": Use(help="Inputs to learn on, some hundred or thousand of them; labels are not needed."),
+            "finetune": Use(help="Inputs to learn on, with an array 'labels' (or --labels FILE)."),
         },
         metavar="FILE.npz|FOLDER",
         kind=INPUTS,
@@ -55,6 +58,8 @@ class RunSettings:
             "prune": Use(),
             "sparsify": Use(),
             "repair": Use(),
+            "distill": Use(),
+            "finetune": Use(),
             "sensitivity": Use(help="Use so many of them, spread evenly.", default=256),
         },
         metavar="N",
@@ -67,9 +72,8 @@ class RunSettings:
         on={
             "prune": Use(),
             "sparsify": Use(),
-            "repair": Use(
-                help="Compare on these inputs rather than those of --calib. With an array 'labels', accuracy is measured too."
-            ),
+            "repair": Use(help=COMPARED),
+            **dict.fromkeys(("distill", "finetune"), Use(help=COMPARED)),
             "validate": Use(),
         },
         metavar="FILE.npz|FOLDER",
@@ -84,6 +88,8 @@ class RunSettings:
             "sparsify": Use(),
             "sensitivity": Use(panel=""),
             "repair": Use(panel=""),
+            "distill": Use(panel=""),
+            "finetune": Use(panel=""),
             "validate": Use(panel=""),
         },
         panel=CALIBRATION,
@@ -121,7 +127,14 @@ class RunSettings:
         None,
         "Let calibration data, and what is made of them on the way, take so much memory: 800MB, 4GB (half of what is free, at "
         "most 4GiB). The rest waits in temporary files; the result is the same.",
-        on={"prune": Use(), "sparsify": Use(), "sensitivity": Use(panel=""), "repair": Use(panel="")},
+        on={
+            "prune": Use(),
+            "sparsify": Use(),
+            "sensitivity": Use(panel=""),
+            "repair": Use(panel=""),
+            "distill": Use(panel=""),
+            "finetune": Use(panel=""),
+        },
         panel=CALIBRATION,
         metavar="SIZE",
         kind=SIZE,
@@ -154,7 +167,7 @@ class RunSettings:
         True,
         "Compare the outputs of both models (--no-validate on the command line leaves that out).",
         on={name: Use(help="Leave the comparison out.") for name in BOTH.split()}
-        | {"repair": Use(help="Leave the comparison out.", panel="")},
+        | dict.fromkeys(("repair", "distill", "finetune"), Use(help="Leave the comparison out.", panel="")),
         panel=CHECK,
         kind=FLAG,
         negative="no_validate",

@@ -204,6 +204,8 @@ class Options:
             "prune": Use(),
             "sensitivity": Use(panel=""),
             "repair": Use(help="Seed of the places in feature maps that are fitted on.", panel=""),
+            "distill": Use(help="Seed of the order of samples, and of what is changed in them.", panel=""),
+            "finetune": Use(help="Seed of the order of samples, and of what is changed in them.", panel=""),
             "validate": Use(help="Seed of the random inputs.", panel=""),
         },
         panel=OTHER,

@@ -6,8 +6,9 @@ from onnxprune.cli.render.layers import render_pattern
 from onnxprune.cli.render.pruned import RenderedReport, render_pruned, render_sparsified
 from onnxprune.cli.render.repaired import render_candidate
 from onnxprune.cli.render.sensitivity import render_sensitivities
+from onnxprune.cli.render.trained import render_trained
 
 __all__ = [
     "RenderedReport", "render_candidate", "render_comparison", "render_inspection", "render_pattern", "render_pruned",
-    "render_sensitivities", "render_sparsified",
+    "render_sensitivities", "render_sparsified", "render_trained",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from onnxprune.cli.render.compared import (
 )
 from onnxprune.cli.render.layers import explain_none, render_layer_facts, render_layer_table
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
+from onnxprune.cli.render.trained import render_distillation
 from onnxprune.report.promises import explain_weak_promise
 from onnxprune.report.stages import STAGES, compare_stages, explain_slow
 from onnxprune.report.types import (
@@ -78,6 +79,8 @@ def _render_outcome(report: PruneReport, rows: Facts) -> list[RenderableType]:
         rows += render_stand_ins(report.judged_by)
     if report.repair:
         rows.append(("repaired", _describe_repair(report.repair)))
+    if report.distillation:
+        rows += render_distillation(report.distillation)
     if report.timing:
         rows.append(("time", _describe_timing(report.timing)))
     if report.quantization:

@@ -42,13 +42,16 @@ from onnxprune.report.types.sparse import (
     SparseLayerReport,
     SparsityReport,
 )
+from onnxprune.report.types.trained import DistillationReport, TrainedReport
 
 __all__ = [
-    "FORMAT", "CalibrationReport", "CandidateReport", "CheckedLayer", "CompressedSize", "Counts", "ErrorNumbers", "ErrorReport",
+    "FORMAT", "CalibrationReport", "CandidateReport", "CheckedLayer", "CompressedSize", "Counts", "DistillationReport",
+    "ErrorNumbers", "ErrorReport",
     "FedInput", "FrozenAxis", "GroupReport", "GroupSensitivity", "GuardedNode", "InspectReport", "Latency", "LayerError",
     "LayerFacts", "HeldOutReport",
     "LayerRepair", "Measures", "MetricReport", "MemberReport", "NonFinite", "NotComparable", "OperatorRow", "OutputMismatch",
     "OutputReport", "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport",
     "Reconstruction", "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow", "Settings",
-    "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "UnitReport", "ValidateReport", "WeightReport",
+    "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "TrainedReport",
+    "UnitReport", "ValidateReport", "WeightReport",
 ]  # fmt: skip

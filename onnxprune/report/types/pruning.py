@@ -9,6 +9,7 @@ from onnxprune.report.types.base import Counts, Report, Settings, added
 from onnxprune.report.types.comparison import ErrorReport, Latency, Measures, MetricReport, Reconstruction
 from onnxprune.report.types.model import FrozenAxis, UnitReport
 from onnxprune.report.types.sparse import SparsityReport
+from onnxprune.report.types.trained import DistillationReport
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ class PruneReport(Report):
     timing: TimingReport | None = added()  # noqa: RUF009
     held_out: HeldOutReport | None = added()  # noqa: RUF009
     units: list[UnitReport] | None = added()  # those that went  # noqa: RUF009
+    distillation: DistillationReport | None = added()  # noqa: RUF009
 
     @property
     def removes_nothing(self) -> bool:

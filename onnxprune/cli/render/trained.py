@@ -1,0 +1,40 @@
+"""What training did, for people to read."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+
+from onnxprune.cli.console import Facts, duration, facts, plural, text
+from onnxprune.cli.render.compared import render_error, render_outputs
+from onnxprune.report.types import DistillationReport, TrainedReport
+
+
+def render_trained(report: TrainedReport) -> Group:
+    """What `distill` says: the loss on samples that were held out, how far the outputs are apart, where the file is."""
+    took = f"{sum(report.seconds.values()):.1f} s"
+    rows: Facts = [("data", report.data), *render_distillation(report.distillation)]
+    outputs: list[RenderableType] = []
+    if report.error_before and report.error_after:
+        (where, *before), (_, *after) = map(render_error, (report.error_before, report.error_after))
+        rows += [where, *((f"{name} before", said) for name, said in before), *after]
+        outputs = render_outputs(report.error_after)
+    wrote = f"wrote {' and '.join(report.files)} in {took}" if report.files else f"no model was written ({took})"
+    return Group(facts(rows), *outputs, "", text(wrote, "bold"))
+
+
+def render_distillation(found: DistillationReport) -> Facts:
+    """How long, on what, and what it brought on the samples that were held out."""
+    passes = f"{found.passes_done:g} of {plural(found.passes, 'pass', 'passes')}"
+    seen = f"{plural(found.samples, 'sample')}{', augmented' if found.augmented else ''}"
+    stopped = ", interrupted" if found.interrupted else ""
+    rows: Facts = [("trained", f"{passes} over {seen}, in {duration(found.seconds)}{stopped}")]
+    before, after = (f"{x:.4g}" if x is not None else "no number" for x in (found.loss_before, found.loss_after))
+    if not found.improved:
+        return [
+            *rows,
+            ("", f"nothing was better than the loss of {before} on {found.held_out:,} held out: it is as it was"),
+        ]
+    said = f"loss {before} -> {after} on {found.held_out:,} held out, best after {found.best_pass:g}"
+    if found.agreement_before is not None and found.agreement_after is not None:
+        said += f"; the same class for {found.agreement_before:.1%} -> {found.agreement_after:.1%}"
+    return [*rows, ("", said)]

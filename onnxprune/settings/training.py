@@ -1,0 +1,92 @@
+"""How a candidate is trained to do what the original does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnxprune.settings.table import FLAG, INPUTS, PLACE, Bounds, Use, check_fields, setting
+
+PANEL = "Distillation"
+PASSES, FINETUNED = 50, 1.0
+PIPELINES, COMMANDS = "prune sparsify", ("distill", "finetune")
+OF_ALL = {"prune": Use(), "sparsify": Use()} | {name: Use(panel="") for name in COMMANDS}
+SHARE = Bounds("it is the share of the loss, from 0 to 1", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The settings of `distill`, of `finetune`, and of `prune` and `sparsify` with `distill`.
+
+    `labels` are integers, one for each sample of the calibration data, where the data have none beside them. None depends on the
+    command and the data: see `distill.recipe`.
+    """
+
+    distill: bool = setting(
+        False,
+        "Train what is left to make of --calib what the original makes of it, without labels: after the repair, with torch (pip "
+        "install 'onnxprune[torch]'). It is never worse than before on the samples that are held out.",
+        on=PIPELINES,
+        kind=FLAG,
+    )
+    passes: int = setting(
+        PASSES,
+        "Go over --calib so many times; more is better, and takes longer.",
+        on=OF_ALL,
+        panel=PANEL,
+        metavar="N",
+        bounds=Bounds("training takes 1 pass over the data, or more", 1),
+    )
+    augment: bool = setting(
+        True,
+        "Change the inputs a little at each pass, and learn what the original makes of them then: pictures are mirrored, moved, "
+        "enlarged, blended, of other colors; other floats are noisy.",
+        on=OF_ALL,
+        panel=PANEL,
+        kind=FLAG,
+    )
+    learning_rate: float | None = setting(
+        None,
+        "How far weights move in a step at the most, relative to the root mean square of their tensor (0.05 / layers, at most "
+        "0.005).",
+        on=OF_ALL,
+        panel=PANEL,
+        metavar="R",
+        bounds=Bounds("it is a number above 0, up to 1", 0.0, 1.0, above=True),
+    )
+    labels: Any = setting(
+        None,
+        "Classes to learn too: an .npz or .npy of integers, one for each sample of --calib. An array 'labels' in the data does as "
+        "well.",
+        on=OF_ALL,
+        panel=PANEL,
+        metavar="FILE.npy",
+        kind=INPUTS,
+    )
+    label_weight: float | None = setting(
+        None,
+        "The share of the loss that is cross-entropy with labels (0.5 with --labels, else 0).",
+        on={
+            "prune": Use(),
+            "sparsify": Use(),
+            "distill": Use(panel=""),
+            "finetune": Use(
+                help="The share of the loss that is cross-entropy with labels.", panel="", default=FINETUNED
+            ),
+        },
+        panel=PANEL,
+        metavar="W",
+        bounds=SHARE,
+    )
+    checkpoint: Any = setting(
+        None,
+        "Keep the state of training here; where it was interrupted, the same command goes on from there.",
+        on=OF_ALL,
+        panel=PANEL,
+        metavar="FILE",
+        kind=PLACE,
+    )
+
+    def check_values(self) -> None:
+        """Raise OnnxPruneError for what cannot be; data may be anything that `load_data` takes."""
+        check_fields(self, (INPUTS, PLACE))
