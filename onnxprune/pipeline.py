@@ -157,7 +157,7 @@ def run(
         if work.run.gemm:
             model = gemms(model)
         batches = as_batches(work.run.data, model, work.run.preprocess) if work.run.check else None
-        calibration = calibration_batches(work.run, model)
+        calibration = given_data = calibration_batches(work.run, model)
         if work.training.distill and calibration is not None:
             recipe = make_recipe(work.training, work.seed)
             calibration, unseen = hold_out(with_labels(calibration, work.training, recipe.label_weight))
@@ -186,6 +186,10 @@ def run(
         with clock.time("distill"):
             task = make_task(analysis, _in_memory(made.model), calibration, unseen, evaluator.memory)
             made.model, made.trained = train(task, recipe, work.training.checkpoint, clock.progress)
+        if not made.trained.improved:  # then the repair may have the samples that were held out, too
+            evaluator.turn_to_data(given_data)
+            made = replace(_make(settled, mine, evaluator, sparsity, clock, dry=False), trained=made.trained)
+            made.plan, made.given = mine, given
     if target.slow_subnormals and used.groups:
         made.model = flush_subnormals(made.model)
     if work.run.cast is not None:

@@ -353,6 +353,14 @@ def test_pruning_and_sparsifying_end_with_training(tmp_path: Path) -> None:
     assert predicted.report.distillation is None
 
 
+def test_where_training_brings_nothing_all_data_repair() -> None:
+    settings = {"calib": CALIB, "samples": 100, "check": False}
+    pruned = onnxprune.prune(CNN, ratio=0.3, distill=True, passes=1, learning_rate=1.0, augment=False, **settings)
+    assert not pruned.report.distillation.improved and pruned.report.repair.samples == 100
+    want = onnxprune.prune(CNN, plan=pruned.plan, **settings)
+    assert want.proto.SerializeToString() == pruned.proto.SerializeToString()
+
+
 def test_progress_tells_the_loss_and_the_time_left() -> None:
     class Kept(Shown):
         def __init__(self) -> None:

@@ -96,6 +96,13 @@ class Evaluator:
             for name in ("comparer", "_folds"):
                 vars(self).pop(name, None)
 
+    def turn_to_data(self, batches: Batches | None) -> None:
+        """Go on with other data for the same model."""
+        self.batches = batches
+        self._judged.clear()
+        for name in ("comparer", "data", "_folds"):
+            vars(self).pop(name, None)
+
     def stage_progress(self, stage: str) -> Progress:
         return lambda done, of: self.progress(stage, done, of)
 
