@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Table, candidates, make_plan, measure
 from onnxprune.calibration import Preprocess
-from onnxprune.candidates import CandidateResult, run_repair
-from onnxprune.distillation import DistilledResult, run_distillation
+from onnxprune.candidates import run_repair
+from onnxprune.distillation import run_distillation
 from onnxprune.errors import SettingError
 from onnxprune.free import settle
 from onnxprune.graph.io import load
@@ -34,7 +34,7 @@ from onnxprune.pipeline import (
 from onnxprune.plain import suggest_near
 from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
-from onnxprune.result import PruneResult, Source
+from onnxprune.result import CandidateResult, DistilledResult, PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity, Training
 from onnxprune.settings.table import settings_in
 from onnxprune.surgery import apply_plan

@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from os import PathLike
-from pathlib import Path
-
-import onnx
 
 from onnxprune.calibration import Batches, InputSpec, input_specs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import full_proto, save
+from onnxprune.graph.save import save
 from onnxprune.groups import analyze
 from onnxprune.pipeline import Clock, as_batches, calibration_batches, choose_memory, runnable
 from onnxprune.progress import StageProgress
 from onnxprune.repair.candidate import repair_candidate
 from onnxprune.report.types import CalibrationReport, CandidateReport, ErrorReport
-from onnxprune.result import Source
+from onnxprune.result import CandidateResult, Source
 from onnxprune.settings import RunSettings
 from onnxprune.validation import validate as compare
-
-
-@dataclass(frozen=True, eq=False)
-class CandidateResult:
-    """What `repair_model` made.
-
-    report     which layers were fitted, which were not and why, and the error of the outputs before and after
-    files      what was written: the model, and a data file beside it where it is large; empty where nothing was
-    repaired   the repaired model, its weights apart
-    """
-
-    report: CandidateReport
-    files: list[Path]
-    repaired: Model
-
-    @cached_property
-    def proto(self) -> onnx.ModelProto:
-        """The repaired model as one message, with its weights.
-
-        Raises:
-            OutputError: it is larger than a message (2 GiB).
-            ModelError: a file that it is read from is not there any more, or was changed.
-        """
-        return full_proto(self.repaired)
 
 
 def run_repair(
@@ -93,7 +65,7 @@ def run_repair(
         error_after=after,
         seconds={stage: round(seconds, 4) for stage, seconds in clock.seconds.items()},
     )
-    return CandidateResult(found, files, repaired)
+    return CandidateResult(files, repaired, type(original), found)
 
 
 def read_data(settings: RunSettings, model: Model) -> tuple[Batches, Batches]:

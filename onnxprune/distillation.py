@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from os import PathLike
-from pathlib import Path
-
-import onnx
 
 from onnxprune.candidates import check_same_kind, compare_models, name_of, read_data
 from onnxprune.forecast import forecast_training
 from onnxprune.graph.io import load
-from onnxprune.graph.model import Model
-from onnxprune.graph.save import full_proto, save
+from onnxprune.graph.save import save
 from onnxprune.groups import analyze
 from onnxprune.pipeline import Clock, choose_memory
 from onnxprune.progress import StageProgress
 from onnxprune.report.types import TrainedReport
-from onnxprune.result import Source
+from onnxprune.result import DistilledResult, Source
 from onnxprune.settings import RunSettings, Training
 from onnxprune.training import check_training, hold_out, make_recipe, make_task, train, with_labels
-
-
-@dataclass(frozen=True, eq=False)
-class DistilledResult:
-    """What `distill` made.
-
-    report    how far the outputs were from the original's, and are, on samples that were held out
-    files     what was written: the model, and a data file beside it where it is large; empty where nothing was
-    trained   the trained model, its weights apart
-    """
-
-    report: TrainedReport
-    files: list[Path]
-    trained: Model
-
-    @cached_property
-    def proto(self) -> onnx.ModelProto:
-        """The trained model as one message, with its weights.
-
-        Raises:
-            OutputError: it is larger than a message (2 GiB).
-            ModelError: a file that it is read from is not there any more, or was changed.
-        """
-        return full_proto(self.trained)
 
 
 def run_distillation(
@@ -98,4 +69,4 @@ def run_distillation(
         error_after=after,
         seconds={stage: round(seconds, 4) for stage, seconds in clock.seconds.items()},
     )
-    return DistilledResult(report, files, trained)
+    return DistilledResult(files, trained, type(original), report)

@@ -366,7 +366,7 @@ def _compare_and_report(
         analysis, plan, after, files, size, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
         too_large or None, _report_quantization(made, before, work), compressed, held_out, made.trained,
     )  # fmt: skip
-    done = PruneResult(report, plan, files, made.model, made.given)
+    done = PruneResult(files, made.model, made.given, report, plan)
     if failure:
         raise NotCompared(str(failure), done) from failure
     return done

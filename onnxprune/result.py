@@ -1,4 +1,4 @@
-"""What pruning made: the model in the kind that came in, its report and its plan."""
+"""What pruning, repair and training made: the model in the kind that came in, and a report."""
 
 from __future__ import annotations
 
@@ -15,47 +15,53 @@ from onnxprune.graph.foreign import like, to_graphsurgeon, to_ir
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import full_proto, save
 from onnxprune.plans import Plan
-from onnxprune.report.types import PruneReport
+from onnxprune.report.types import CandidateReport, PruneReport, TrainedReport
 
 Source = Any  # a path, a Model, or a model in memory of a kind that `load` takes
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class PruneResult:
-    """What `prune` or `sparsify` made.
+class ModelResult:
+    """A new model.
 
-    report   what was done, what was left and why, and how far the outputs moved
-    plan     the channels that stay
     files    what was written: the model, and a data file beside it where it is large; empty where nothing was
-    pruned   the pruned model, its weights apart; of a dry run the one that was predicted, without repair
-    given    the kind that came in, which `model` has
+    stored   the model, its weights apart
+    given    the kind that the original came in, which `model` has
     """
 
-    report: PruneReport
-    plan: Plan
     files: list[Path]
-    pruned: Model
+    stored: Model
     given: type
 
     @property
     def model(self) -> Any:
-        """The pruned model as the original was given: a path for a path, a ModelProto for a ModelProto, a Model for a Model, bytes
-        for bytes, an onnx_graphsurgeon.Graph and an onnx_ir.Model for their like; a ModelProto for what torch had.
+        """The model as the original was given: a path for a path, a ModelProto for a ModelProto, a Model for a Model, bytes for
+        bytes, an onnx_graphsurgeon.Graph and an onnx_ir.Model for their like; a ModelProto for what torch had.
 
         Returns:
             The path of the file that was written. Where none was, the Model stands for it.
 
         Raises:
-            OutputError: a model in memory came in, and the pruned one is larger than one message (2 GiB).
+            OutputError: a model in memory came in, and the new one is larger than one message (2 GiB).
         """
         if issubclass(self.given, Model):
-            return self.pruned
+            return self.stored
         if issubclass(self.given, str | PathLike):
-            return self.files[0] if self.files else self.pruned
+            return self.files[0] if self.files else self.stored
         return like(self.given, self.proto)
 
+    @cached_property
+    def proto(self) -> onnx.ModelProto:
+        """The model as one message, with its weights.
+
+        Raises:
+            OutputError: it is larger than a message (2 GiB).
+            ModelError: a file that it is read from is not there any more, or was changed.
+        """
+        return full_proto(self.stored)
+
     def to_graphsurgeon(self) -> Any:
-        """The pruned model as an onnx_graphsurgeon.Graph, to be edited; `load`, `prune` and the others take it back whole.
+        """The model as an onnx_graphsurgeon.Graph, to be edited; `load`, `prune` and the others take it back whole.
 
         Raises:
             OutputError: it is larger than a message (2 GiB).
@@ -63,7 +69,7 @@ class PruneResult:
         return to_graphsurgeon(self.proto)
 
     def to_ir(self) -> Any:
-        """The pruned model as an onnx_ir.Model.
+        """The model as an onnx_ir.Model.
 
         Raises:
             OutputError: it is larger than a message (2 GiB).
@@ -71,18 +77,8 @@ class PruneResult:
         """
         return to_ir(self.proto)
 
-    @cached_property
-    def proto(self) -> onnx.ModelProto:
-        """The pruned model as one message, with its weights.
-
-        Raises:
-            OutputError: it is larger than a message (2 GiB).
-            ModelError: the file that was written is not there any more, or was changed.
-        """
-        return full_proto(self.pruned)
-
     def save(self, path: str | PathLike[str]) -> list[Path]:
-        """Write the pruned model.
+        """Write the model.
 
         Args:
             path: where the model goes; a large one gets a data file beside it.
@@ -93,7 +89,19 @@ class PruneResult:
         Raises:
             OutputError: it cannot be written there.
         """
-        return save(self.pruned, path)
+        return save(self.stored, path)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class PruneResult(ModelResult):
+    """What `prune` or `sparsify` made; of a dry run the model that was predicted, without repair.
+
+    report   what was done, what was left and why, and how far the outputs moved
+    plan     the channels that stay
+    """
+
+    report: PruneReport
+    plan: Plan
 
     def __repr__(self) -> str:
         report, error = self.report, self.report.error
@@ -122,3 +130,26 @@ class PruneResult:
         body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         head = "<tr><th></th><th>before</th><th>after</th><th>kept</th></tr>"
         return f"<p>{escape(repr(self))}</p><table>{head}{body}</table>"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class CandidateResult(ModelResult):
+    """What `repair_model` made; the report says which layers were fitted, which were not, and the errors before and after."""
+
+    report: CandidateReport
+
+    def __repr__(self) -> str:
+        repair = self.report.repair
+        errors = f"relative L2 {repair.error_before:.3g} -> {repair.error_after:.3g}"
+        return f"CandidateResult({len(repair.layers)} layers fitted, {errors})"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class DistilledResult(ModelResult):
+    """What `distill` made; the report says how far the outputs were from the original's, and are, on samples held out."""
+
+    report: TrainedReport
+
+    def __repr__(self) -> str:
+        d = self.report.distillation
+        return f"DistilledResult({d.passes_done:g} passes: loss {d.loss_before} -> {d.loss_after} on {d.held_out} samples held out)"

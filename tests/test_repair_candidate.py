@@ -140,7 +140,7 @@ def test_trained_candidates_become_as_good_as_with_their_plan(path: Path) -> Non
     analysis = onnxprune.analyze(path)
     plan = onnxprune.plan(analysis, ratio=0.25)
     candidate = renamed(full_proto(onnxprune.apply(analysis, plan)))
-    made = onnxprune.repair_model(path, candidate, calib=CALIB, samples=256, check=False).repaired
+    made = onnxprune.repair_model(path, candidate, calib=CALIB, samples=256, check=False).stored
     models = candidate, made, onnxprune.apply(analysis, plan, calib=CALIB, samples=256)
     before, after, own = (onnxprune.validate(path, m, data=TEST).relative_l2 or 0.0 for m in models)
     assert 0 < after < 1.05 * own < 0.5 * before

@@ -66,7 +66,7 @@ def test_a_dry_run_predicts(tmp_path: Path) -> None:
         report = made.report
         assert report.repair is report.error is report.latency is report.output is report.bytes.after is None
         assert isinstance(made.model, onnx.ModelProto if out is None and source is not CNN else onnxprune.Model)
-        assert onnxprune.analyze(made.pruned).params() == report.params.after
+        assert onnxprune.analyze(made.stored).params() == report.params.after
         onnx.checker.check_model(made.proto, full_check=True)
     sparse = onnxprune.sparsify(CNN, tmp_path / "o.onnx", layers="eligible", dry_run=True)
     assert sparse.report.sparsity and sparse.files == [] and list(tmp_path.iterdir()) == []
