@@ -90,10 +90,10 @@ def test_after_a_step_onnxruntime_equals_torch(name: str) -> None:
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
-def test_fine_tuning_as_the_readme_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's own lines, on a network that was pruned without repair."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(from onnxprune\.gradients import Module.*?)```", readme, re.DOTALL)
+def test_fine_tuning_as_the_page_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of the page on training, on a network that was pruned without repair."""
+    page = (ROOT / "onnxprune" / "docs" / "train.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(from onnxprune\.gradients import Module.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     small = onnxprune.prune(MODELS / "digits_cnn.onnx", ratio=0.5, criterion="random", repair="none").model
     onnxprune.save(small, "pruned.onnx")

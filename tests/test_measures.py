@@ -14,6 +14,7 @@ import laws
 import numpy as np
 import onnx
 import pytest
+from documents import read_page
 from onnx import TensorProto, helper
 from test_cli import CNN, MODELS, TEST, call
 from tiny import linear, model, tensor
@@ -415,10 +416,10 @@ def test_prune_reports_every_measure(tmp_path: Path) -> None:
     assert dry["measures"]["compression_ratio"] is None and dry["measures"]["macs_reduction"] > 0
 
 
-def test_every_key_is_in_the_readme(tmp_path: Path) -> None:
+def test_every_key_is_in_the_page(tmp_path: Path) -> None:
     done = call("prune", CNN, "-o", tmp_path / "o.onnx", "--data", TEST, "--json")
     report = json.loads(done.stdout)
-    named = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    named = read_page("json.md")
     parts = (report, report["error"], report["measures"], report["latency"], report["reconstruction"])
     keys = {key for part in (*parts, report["reconstruction"]["layers"][0]) for key in part}
     missing = [key for key in keys if f"`{key}`" not in named]

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import onnx
 import pytest
+from documents import read_page
 from runs import CALIB, HOSTILE, MODELS, TEST, Job, jobs
 from test_cli import call, fails
 from test_sparse_layers import LEFT, graph
@@ -22,8 +23,6 @@ from onnxprune.report.html.data import first_rise, models
 from onnxprune.report.result import inspect_report
 from onnxprune.report.rows import COLUMNS, csv_text, name_settings, rows
 from onnxprune.report.types import NonFinite, OutputMismatch, ResultRow
-
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(html: str, name: str) -> list[str]:
@@ -227,12 +226,14 @@ def test_report_says_where_it_cannot_write(folder: Path) -> None:
     fails(call("report", folder, "-o", folder / "no" / "x.html"), "create it first")
 
 
-def test_the_readme_names_the_columns() -> None:
+def test_the_page_of_json_names_the_columns() -> None:
     pairs = {re.sub("_(before|after|left|ratio)$", "", c) for c in COLUMNS}
-    missing = {c for c in COLUMNS if f"`{c}`" not in README} - {f"{p}_{w}" for p in pairs for w in ("before", "after")}
-    assert not missing, f"the README does not name {sorted(missing)}"
+    missing = {c for c in COLUMNS if f"`{c}`" not in read_page("json.md")} - {
+        f"{p}_{w}" for p in pairs for w in ("before", "after")
+    }
+    assert not missing, f"json.md does not name {sorted(missing)}"
     report = jobs()[0].report
-    assert report and not {k for k in to_json(report) if f"`{k}`" not in README}
+    assert report and not {k for k in to_json(report) if f"`{k}`" not in read_page("json.md")}
 
 
 def test_a_sparse_model_and_layers_that_were_left_are_shown(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from broken import external, small
-from test_cli import CNN, ROOT, TEST, UNKNOWN, call, fails
+from documents import read_page
+from test_cli import CNN, TEST, UNKNOWN, call, fails
 
 from onnxprune.batch.content import Contents
 from onnxprune.batch.jobs import Spec, prepare, settings_for, specs
@@ -284,8 +285,8 @@ def test_a_recipe_for_one_model_must_be_one(tmp_path: Path) -> None:
     )
 
 
-def test_the_recipe_of_the_readme(tmp_path: Path) -> None:
-    blocks = (ROOT / "README.md").read_text(encoding="utf-8").split("```toml\n")[1:]
+def test_the_recipe_of_the_page(tmp_path: Path) -> None:
+    blocks = read_page("batch.md").split("```toml\n")[1:]
     text = blocks[0].partition("```")[0].replace("hf://org/repo/model.onnx", "model.onnx")
     zoo(tmp_path, "zoo/resnet.onnx", "zoo/vit_b.onnx", "zoo/broken/x.onnx", "more/net.onnx", "model.onnx")
     zoo(tmp_path, "cifar10.npz", "cifar10_test.npz")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Make the pictures of the README: prune models/ in a few ways, write the page, and photograph it in chromium.
+"""Make the screenshots of the documentation: prune models/ in a few ways, write the page, and photograph it in chromium.
 
-    python tools/screenshot.py [-o .github] [--page FILE.html]
+    python tools/screenshot.py [-o onnxprune/docs/images] [--page FILE.html]
 
 Takes some minutes; --page photographs a page that is there already. Needs chromium, chromedriver and Pillow (extra `test`).
 """
@@ -67,7 +67,9 @@ def photograph(page: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", type=Path, default=ROOT / ".github", help="the folder that the pictures go to")
+    parser.add_argument(
+        "-o", type=Path, default=ROOT / "onnxprune" / "docs" / "images", help="the folder of the screenshots"
+    )
     parser.add_argument("--page", type=Path, help="a page that is there already")
     args = parser.parse_args()
     args.o.mkdir(exist_ok=True)

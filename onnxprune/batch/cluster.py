@@ -81,13 +81,15 @@ def _client(address: str) -> Any:
     except ImportError:
         raise OnnxPruneError("--dask needs Dask; pip install 'onnxprune[dask]'") from None
     if address.endswith(".json") and not Path(address).is_file():  # Dask would wait for it
-        raise OnnxPruneError(f"no Dask scheduler at {address}: there is no such file; start one, see the README")
+        raise OnnxPruneError(
+            f"no Dask scheduler at {address}: there is no such file; start one, see 'onnxprune docs batch'"
+        )
     where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
     try:
         client = Client(timeout=CONNECT_SECONDS, set_as_default=False, **where)
     except (OSError, TimeoutError, ValueError) as e:
         raise OnnxPruneError(
-            f"no Dask scheduler at {address}: {' '.join(str(e).split())}; start one, see the README"
+            f"no Dask scheduler at {address}: {' '.join(str(e).split())}; start one, see 'onnxprune docs batch'"
         ) from e
     try:
         client.wait_for_workers(1, timeout=WORKER_SECONDS)

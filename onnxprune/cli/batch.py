@@ -40,8 +40,8 @@ def batch(
         list[str],
         typer.Argument(
             metavar="RECIPE.toml|MODELS...",
-            help="A recipe (see the README), or models: paths, globs, folders, addresses such as s3://bucket/net.onnx. Then the "
-            "options of 'onnxprune prune' are those of every job.",
+            help="A recipe (see 'onnxprune docs batch'), or models: paths, globs, folders, addresses such as "
+            "s3://bucket/net.onnx. Then the options of 'onnxprune prune' are those of every job.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where results go.")] = None,

@@ -27,7 +27,7 @@ LAMBDAS, LEAST_LAMBDA, SWEEPS = 40, 1e-4, 8
 
 @activation_criterion("thinet", statistics=NEEDS, reduce="sum", cumulative=True)
 def thinet(s: Signal) -> Scores:
-    """s_c = |sum of what the channels gone so far and c contribute|^2 when c goes, greedily the least first
+    """s_c = |sum of what the channels removed so far and c contribute|^2 when c is removed, greedily the least first
 
     With Q as above and r the channels that are gone: Q_cc + 2 (Q r)_c + r^T Q r, over the energy of the results.
     Source: Luo et al. 2017, ThiNet, arXiv 1707.06342, eq. 5 and algorithm 1
@@ -72,7 +72,7 @@ def lasso(s: Signal) -> Scores:
 
 @activation_criterion("obs", statistics=NEEDS, reduce="sum", joint=True, cumulative=True)
 def obs(signals: Sequence[Signal]) -> Scores:
-    """s_c = sum of tr(W_c^T [H^-1]_cc^-1 W_c) over the channels gone so far and c, greedily the least first
+    """s_c = sum of tr(W_c^T [H^-1]_cc^-1 W_c) over the channels removed so far and c, greedily the least first
 
     H = C + damping, C of few samples shrunk (see `shrink`); after each step the other weights take over what they can,
     W -= H^-1_:c [H^-1]_cc^-1 W_c. It is the
