@@ -266,7 +266,7 @@ def _follow_rule(c: _Draft, index: int, op: Op) -> dict[str, Known]:
     failed = next((c.trace.failed[name] for name in op.node.output if name in c.trace.failed), "")
     if failed:
         c.guarded[index] = failed
-        raise LayoutError(f"{op.type} makes shapes that cannot be told ({failed})")
+        raise LayoutError(f"{op.type} makes unknown shapes ({failed})")
     rule = lookup(op.domain, op.type, op.version)
     if rule is None:
         where = f"{op.domain}::" if op.domain else ""

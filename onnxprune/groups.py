@@ -24,7 +24,7 @@ from onnxprune.ops.records import NOTHING, record_of
 
 COPIED = re.compile(r"(_pruned_\d+)+$")  # what surgery adds to the name of a copy
 ANONYMOUS = re.compile(r"^(onnx::.*|_?v?a?l?_?\d+|const_.*|.*::.*_\d+)$")
-ALONE = "a single channel owns all of it, and the last of a group always stays"
+ALONE = "a single channel owns all of it, and the last of a group is always kept"
 
 
 # axes, and how many of their positions a channel owns at each sample size

@@ -48,7 +48,7 @@ def suggest_near(name: str, known: Mapping[str, object]) -> str:
 def check_all(settings: Settings, command: str = COMMAND) -> None:
     """Raise OnnxPruneError where settings that are right one by one do not go together."""
     if "ratio" in settings and (other := [a for a in AMOUNTS[1:] if a in settings]):
-        raise OnnxPruneError(f"ratio and {to_option(other[0])}: give one, each says how much goes")
+        raise OnnxPruneError(f"ratio and {to_option(other[0])}: give one, each decides how much is removed")
     made = build(settings, command)
     made[Options].check()
     check_quantization(made[RunSettings], made.get(Sparsity))

@@ -185,7 +185,7 @@ def _one(name: str, choice: Choice, group: Group, keep: dict[Var, np.ndarray]) -
     if choice.size != group.size:
         raise PlanError(f"the plan says group '{name}' has {choice.size} channels, the model has {group.size}")
     if not len(indices):
-        raise PlanError(f"the plan empties group '{name}'; at least one channel must stay")
+        raise PlanError(f"the plan empties group '{name}'; at least one channel must be kept")
     if indices.min() < 0 or indices.max() >= group.size or len(set(choice.keep)) != len(choice.keep):
         raise PlanError(f"the plan keeps channels of group '{name}' that are repeated or outside [0, {group.size})")
     keep |= vars_of(group, indices)

@@ -57,7 +57,7 @@ def check_quantization(run: RunSettings, sparsity: Sparsity | None) -> None:
         )
     if run.cast is not None:
         raise OnnxPruneError(
-            f"then-quantize {run.then_quantize} and cast {run.cast}: give one, each says how weights are kept"
+            f"then-quantize {run.then_quantize} and cast {run.cast}: give one, each decides the type of the weights"
         )
     if run.calib is None:
         raise OnnxPruneError(

@@ -195,7 +195,7 @@ def test_measured_allocations_keep_the_budget_and_beat_one_ratio(allocation: str
 
 def test_a_budget_out_of_reach() -> None:
     for allocation in ("search", "netadapt"):
-        with pytest.raises(OnnxPruneError, match="stay even"):
+        with pytest.raises(OnnxPruneError, match="remain even"):
             onnxprune.plan(CNN, macs=0.2, max_ratio=0.2, allocation=allocation, calib=make_comparer().feeds)
 
 

@@ -382,7 +382,7 @@ def test_an_interrupted_run_stops_and_goes_on(tmp_path: Path, sent: signal.Signa
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130 and out == ""
     assert err.splitlines()[-2:] == [
-        "1 of 2 jobs ended; the same command goes on where this one stopped",
+        "1 of 2 jobs ended; the same command continues from here",
         "error: interrupted",
     ]
     assert children and gone(children)

@@ -44,7 +44,7 @@ def shell(*args: object, **environ: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-UNKNOWN = "note: without data nobody knows what accuracy is left; give a hundred inputs with --calib"
+UNKNOWN = "note: without data the remaining accuracy is unknown; give a hundred inputs with --calib"
 
 
 def fails(result: Result, *said: str) -> None:
@@ -285,12 +285,12 @@ def test_a_report_that_does_not_fit_says_that_the_model_is_there(
         (("--data", CNN), "digits_cnn.onnx"),
         (("--calib", MODELS / "nowhere.npz"), "nowhere.npz"),
         (("--preprocess", "imagnet"), "neither a preset"),
-        (("--samples", 5), "--samples is for --calib"),
+        (("--samples", 5), "--samples is the number of --calib inputs"),
         (("--calib", TEST, "--samples", 0), "samples is 0; expected a whole number"),
         (("--repair", "magic"), "unknown repair 'magic'"),
         (("--plan", "nowhere.json"), "nowhere.json"),
         (("--plan", CNN), "not JSON"),
-        (("--plan", CNN, "--ratio", 0.5), "--plan already says what to remove, so --ratio"),
+        (("--plan", CNN, "--ratio", 0.5), "--plan already has the channels to remove, so --ratio"),
         (("--plan", CNN, "--plan-out", "x.json"), "--plan-out"),
     ],
 )
@@ -426,7 +426,7 @@ def test_inspect_shows_the_layout_of_the_use_that_is_frozen(tmp_path: Path) -> N
 def test_inspect_tells_of_an_axis_that_a_single_channel_owns(tmp_path: Path) -> None:
     onnx.save(rolled(), tmp_path / "m.onnx")
     said = " ".join(call("inspect", tmp_path / "m.onnx").stdout.split())
-    assert "a single channel owns all of it, and the last of a group always stays 2 axes, 2 weights whole" in said
+    assert "a single channel owns all of it, and the last of a group is always kept 2 axes, 2 weights whole" in said
     assert "w1[1] [4, 8] w2[0] [8, 3]" in said
     frozen = json.loads(call("inspect", tmp_path / "m.onnx", "--json").stdout)["frozen"]
     assert {(f["tensor"], f["axis"], f["layout"]) for f in frozen} >= {("w1", 1, "8"), ("w2", 0, "8")}
@@ -487,7 +487,7 @@ def test_validate_does_not_call_nan_equal(tmp_path: Path) -> None:
 
 def test_validate_refuses_what_is_no_number() -> None:
     fails(call("validate", CNN, CNN, "--max-error", "nan"), "--max-error")
-    fails(call("validate", CNN), "which model is to be judged")
+    fails(call("validate", CNN), "there is no model to judge")
 
 
 def test_reasons_that_are_left_out_are_where_it_says() -> None:

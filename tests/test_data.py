@@ -438,13 +438,13 @@ def _png(width: int, height: int) -> bytes:
 
 def test_pictures_that_do_not_fit(tmp_path: Path) -> None:
     path, x = png(tmp_path, frames(2)), [spec("x", ("N", 3, None, None))]
-    with pytest.raises(OnnxPruneError, match="say what the network does with pixels"):
+    with pytest.raises(OnnxPruneError, match="images need preprocess"):
         load_data(path, x)
-    with pytest.raises(OnnxPruneError, match="if it holds pictures, say how with preprocess"):
+    with pytest.raises(OnnxPruneError, match="if it holds images, give preprocess"):
         load_data(saved(tmp_path, x=frames(2)), x)
     with pytest.raises(OnnxPruneError, match=r"do not feed 2 inputs, \['x', 'y'\]"):
         load_data(path, [*x, spec("y", ("N",))], preprocess=Preprocess())
-    with pytest.raises(OnnxPruneError, match="preprocess is for pictures"):
+    with pytest.raises(OnnxPruneError, match="preprocess is for images"):
         load_data(saved(tmp_path, x=np.zeros((2, 3, 4, 4), np.float32)), x, preprocess=Preprocess())
     with pytest.raises(OnnxPruneError, match=r"mean is \[1, 2\]; give one number, or 3 for rgb"):
         load_data(path, x, preprocess=Preprocess(mean=(1, 2)))

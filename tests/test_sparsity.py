@@ -480,7 +480,7 @@ def test_a_comparison_and_a_check_are_one_json(tmp_path: Path) -> None:
         (("--pattern", "unstructured", "--scope", "global", "--repair", "lstsq", "--calib", CALIB), "are not repaired"),
         (("--include", "nobody*"), "no layer matches 'nobody*'"),
         (("--cast", "fp4"), "unknown cast 'fp4'"),
-        (("--samples", 5), "--samples is for --calib"),
+        (("--samples", 5), "--samples is the number of --calib inputs"),
     ],
 )
 def test_what_cannot_be_is_one_line(args: tuple[object, ...], said: str, tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_with_one_table_one_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("ideal")
 def test_the_least_that_can_be_is_told() -> None:
     with pytest.raises(
-        OnnxPruneError, match=r"--latency 0.001: 0\.\d+ of the time stay even where every group keeps as little"
+        OnnxPruneError, match=r"--latency 0.001: 0\.\d+ of the time remain even if every group keeps the least"
     ):
         onnxprune.plan(CNN, latency=0.001)
 

@@ -228,6 +228,6 @@ def out_of_reach(c: Candidates, budget: Budget) -> OnnxPruneError:
     }  # fmt: skip
     loosen = " or ".join(name for name, bounds_it in bounds.items() if bounds_it)
     return OnnxPruneError(
-        f"{o.asked}: {budget.of(c.smallest) / budget.whole:.3g} of the {WORDS[budget.kind]} stay even where every group keeps "
-        f"as little as it may; ask for more than that{f', or loosen {loosen}' if loosen else ''}"
+        f"{o.asked}: {budget.of(c.smallest) / budget.whole:.3g} of the {WORDS[budget.kind]} remain even if every group keeps "
+        f"the least; ask for more{f', or loosen {loosen}' if loosen else ''}"
     )

@@ -28,7 +28,7 @@ from onnxprune.units import Unit, find_lost_weights, find_units
 Counts = Ints  # how many channels each group of an analysis keeps, in its order
 Bools = npt.NDArray[np.bool_]
 At = int | np.integer | Ints
-UNIT_GOES = "its block goes"
+UNIT_GOES = "its block is removed"
 RENAMED = "an earlier step joined it with another group"
 
 

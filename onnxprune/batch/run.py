@@ -133,7 +133,7 @@ def _outcome(future: Future[Outcome | None]) -> Outcome | None:
         return future.result()
     except CancelledError as e:
         raise OnnxPruneError(
-            "the cluster is gone, or has dropped the jobs; start it, and the same command again"
+            "the cluster stopped, or dropped the jobs; start it, and run the same command again"
         ) from e
     except Exception as e:  # the thread, or the cluster's worker: not the job, which has a process of its own
         return Outcome("crashed", f"{type(e).__name__}: {' '.join(str(e).split())}")

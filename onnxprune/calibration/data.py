@@ -295,11 +295,9 @@ def _pictures(
     frames: Sequence[Path] | Array, specs: Sequence[InputSpec], how: Preprocess | None, source: str
 ) -> Pictures:
     if len(specs) != 1:
-        raise _bad(source, f"pictures alone do not feed {len(specs)} inputs, {[s.name for s in specs]}; give an .npz")
+        raise _bad(source, f"images alone do not feed {len(specs)} inputs, {[s.name for s in specs]}; give an .npz")
     if how is None:
-        raise _bad(
-            source, "pictures; say what the network does with pixels: preprocess 'imagenet', 'unit' or a TOML file"
-        )
+        raise _bad(source, "images need preprocess: 'imagenet', 'unit', 'raw' or a TOML file")
     return Pictures(frames, specs[0], how)
 
 
@@ -310,7 +308,7 @@ def _with_pictures(
     matched = _match(_split_labels(columns, specs)[0], specs, source)
     turned = {s.name: Pictures(x, s, how) for _, s, x in matched if isinstance(x, np.ndarray) and _is_picture(x, s)}
     if not turned:
-        raise _bad(source, "preprocess is for pictures: uint8 [n, H, W, C] for an input of four axes; none are there")
+        raise _bad(source, "preprocess is for images: uint8 [n, H, W, C] for an input of four axes; none are there")
     made: dict[str, Column] = {name: turned.get(name, x) for name, _, x in matched}
     return made | {k: columns[k] for k in ("labels", "label") if k in columns}
 
@@ -383,7 +381,7 @@ def _checked(spec: InputSpec, x: Column, source: str) -> Column:
     expected = f"{spec.dtype.name} [{', '.join('?' if d is None else str(d) for d in spec.shape)}]"
     expected += " (or several such batches on axis 0)" if spec.shape and isinstance(spec.shape[0], int) else ""
     how = f"convert it with .astype('{spec.dtype.name}')" if fits and x.size else "reshape or resize it"
-    how += " or, if it holds pictures, say how with preprocess" if x.size and _is_picture(x, spec) else ""
+    how += " or, if it holds images, give preprocess" if x.size and _is_picture(x, spec) else ""
     raise _bad(source, f"input '{spec.name}' expects {expected}, got {x.dtype.name} {list(x.shape)}; {how}")
 
 

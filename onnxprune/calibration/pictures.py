@@ -131,7 +131,7 @@ class Pictures:
 
     def __init__(self, frames: Sequence[Path] | Array, spec: InputSpec, how: Preprocess) -> None:
         if len(spec.shape) != 4:
-            raise DataError(f"input '{spec.name}' has {len(spec.shape)} axes; pictures make inputs of 4: N, C, H, W")
+            raise DataError(f"input '{spec.name}' has {len(spec.shape)} axes; images make inputs of 4: N, C, H, W")
         self.frames, self.dtype = frames, spec.dtype
         layout = how.layout or ("nhwc" if spec.shape[3] in (1, 3) and spec.shape[1] not in (1, 3) else "nchw")
         at = 1 if layout == "nchw" else 3
@@ -162,7 +162,7 @@ class Pictures:
             frame = self._frame(int(index))
             if frame.shape != out.shape[1:]:
                 raise DataError(
-                    f"picture {self._name(int(index))} becomes {list(frame.shape)}, the first one "
+                    f"image {self._name(int(index))} becomes {list(frame.shape)}, the first one "
                     f"{list(out.shape[1:])}; give resize or crop, so that all have one size"
                 )
             out[i] = frame
@@ -191,7 +191,7 @@ def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as e:
-        raise DataError("pictures need Pillow; pip install 'onnxprune[images]'") from e
+        raise DataError("images need Pillow; pip install 'onnxprune[images]'") from e
     return Image
 
 
@@ -205,20 +205,20 @@ def _decoded(path: Path, color: str) -> Array:
     except (
         Exception
     ) as e:  # damaged files make Pillow raise almost anything; one that unpacks to too much, a kind of its own
-        raise DataError(f"picture '{path}' cannot be read: {e}; take it out of the folder, or write it again") from e
+        raise DataError(f"image '{path}' cannot be read: {e}; take it out of the folder, or write it again") from e
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _colored(pixels: Array, color: str) -> Array:
     """Pixels [H, W, C], [C, H, W] or [H, W] as [H, W, C], gray ones repeated where colors are asked for."""
     if pixels.dtype != np.uint8:
-        raise DataError(f"pictures of {pixels.dtype.name}; pixels are uint8, and what is no pixel needs no preprocess")
+        raise DataError(f"images of {pixels.dtype.name}; pixels are uint8, other arrays need no preprocess")
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim == 3 and pixels.shape[2] not in (1, 3) and pixels.shape[0] in (1, 3):
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim != 3 or pixels.shape[2] not in (1, CHANNELS[color]):
-        raise DataError(f"pictures of shape {list(pixels.shape)}; give [H, W, {CHANNELS[color]}] for {color}")
+        raise DataError(f"images of shape {list(pixels.shape)}; give [H, W, {CHANNELS[color]}] for {color}")
     return np.broadcast_to(pixels, (*pixels.shape[:2], CHANNELS[color]))
 
 

@@ -137,16 +137,16 @@ def _version(asked: bool) -> None:
 )
 def onnxprune(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help=f"Show the traceback of an error; may stand anywhere. Or set {DEBUG}=1.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", help="Say nothing but errors, and what --json asks for; may stand anywhere.")
+        bool, typer.Option("--quiet", help="Print errors only, and the result of --json; may stand anywhere.")
     ] = False,
 ) -> None:
-    """Make an exported ONNX model smaller by removing whole channels, and measure how far its outputs move.
+    """Make an exported ONNX model smaller and faster by removing whole channels, and measure the error of its outputs.
 
     Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 a check failed, 2 an error,
     130 interrupted, 141 closed pipe.

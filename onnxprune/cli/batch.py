@@ -31,7 +31,7 @@ def _run(*names: str, metavar: str, help: str, **more: Any) -> Any:
 
 @app.command(
     epilog="Examples:\n\nonnxprune batch recipe.toml -o pruned\n\nonnxprune batch recipe.toml -o pruned --dry-run\n\n"
-    "onnxprune batch zoo/ more/*.onnx -o pruned --macs 0.5 --calib pictures.npz --workers 2 --timeout 10m --memory 3GB"
+    "onnxprune batch zoo/ more/*.onnx -o pruned --macs 0.5 --calib calib.npz --workers 2 --timeout 10m --memory 3GB"
 )
 @add_settings("batch", "prune")
 def batch(
@@ -44,7 +44,9 @@ def batch(
             "s3://bucket/net.onnx. Then the options of 'onnxprune prune' are those of every job.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where results go.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="The folder for the results.")
+    ] = None,
     retry: Annotated[bool, _run("--retry", metavar="", help="Run the jobs again that failed before.")] = False,
     dask: Annotated[
         str | None, _run(metavar="ADDRESS", help="Run on a Dask cluster: tcp://HOST:PORT, or the scheduler's file.")
@@ -55,9 +57,9 @@ def batch(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Prune many models in many ways, each job in a process of its own; the same command goes on after an interruption.
+    """Prune many models in many ways, each job in a process of its own; the same command continues after an interruption.
 
-    A job whose outputs are ruined is 'degraded', not 'done': its model is written, but look for
+    A job whose outputs are ruined is 'degraded', not 'done': its model is written, but choose
     another. Exit status: 0 all jobs made a model, 1 some failed, 2 an error, 130 interrupted.
     """
     from onnxprune.batch.jobs import specs
@@ -88,7 +90,7 @@ def _recipe(what: Sequence[str], settings: dict[str, Any]) -> Recipe:
             check(name, value, Path())
         return recipe.Recipe(list(what), Path(), settings=of_jobs, run=BatchSettings(**run))
     if len(what) > 1:
-        raise OnnxPruneError("a recipe says what the models are; give one recipe, or models")
+        raise OnnxPruneError("a recipe names the models; give one recipe, or models")
     if of_jobs:
         names = ", ".join(f"--{to_option(n)}" for n in of_jobs)
         raise OnnxPruneError(f"{names}: the recipe has the settings; write it there")
@@ -102,7 +104,7 @@ def _folder(out: Path | None, recipe: Recipe, csv: Path | None) -> Path:
     check_outputs({"--csv": csv}, [recipe.path])
     if out is None and recipe.output is None:
         raise OnnxPruneError(
-            "where should the results go? give -o DIR (or output in the recipe; --dry-run writes none)"
+            "there is no folder for the results; give -o DIR (or output in the recipe; --dry-run writes none)"
         )
     return out or recipe.base / str(recipe.output)
 
@@ -141,7 +143,7 @@ def _go(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None, re
                 run(jobs, store, pool, limits, shown, retry)
         except KeyboardInterrupt:
             shown.close()
-            print(f"{shown.left()}; the same command goes on where this one stopped", file=sys.stderr)
+            print(f"{shown.left()}; the same command continues from here", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
 
 

@@ -59,7 +59,7 @@ def note(message: str) -> None:
         print(_encodable(f"note: {clean(message)}", sys.stderr.encoding), file=sys.stderr, flush=True)
 
 
-WITHOUT_DATA = "without data nobody knows what accuracy is left; give a hundred inputs with --calib"
+WITHOUT_DATA = "without data the remaining accuracy is unknown; give a hundred inputs with --calib"
 
 
 def has_data(settings: Mapping[str, object]) -> bool:

@@ -14,13 +14,13 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List everything, however long.")] = False,
 ) -> None:
-    """Show the groups of channels that can be pruned, the weights they live in, and what is frozen and why.
+    """Show the groups of channels that can be pruned, their weights, and the frozen weights with the reason.
 
     A weight is shown with the layout of its axes: a letter stands for a
     group's channels, (a b) for a product, a + b for one after the other,
     a number for a frozen axis. Weights that share a letter lose the same
-    channels. An arrow leads from a weight that is frozen, node by node, to
-    what freezes it.
+    channels. An arrow leads from a frozen weight, node by node, to the
+    cause.
     """
     import onnxprune
     from onnxprune.cli.console import emit, emit_json

@@ -20,7 +20,7 @@ def ops(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
-    """List the operators that pruning follows, with the opset versions and the rule; all others freeze what they touch."""
+    """List the operators that pruning follows, with the opset versions and the rule; all others freeze their neighbors."""
     from onnxprune.cli.console import emit, emit_json, markdown_table, table
 
     rows = _rows()

@@ -28,7 +28,7 @@ JSON = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 def output(kind: str) -> Any:
     """Where a command writes its model, which is smaller, sparse or repaired."""
-    text = f"Where the {kind} model goes (its data file, if any: OUT.HASH.data)."
+    text = f"The path of the {kind} model (its data file, if any: OUT.HASH.data)."
     return typer.Option("--output", "-o", metavar="OUT", help=text)
 
 
@@ -111,7 +111,7 @@ def _check_typed(typed: Mapping[str, tuple[Setting, Any]], calibrates: bool) -> 
     for name, (s, _) in typed.items():
         s.check_value(plain[name], name)
     if calibrates and "samples" in plain and "calib" not in plain:
-        raise OnnxPruneError("--samples is for --calib: it says how much of it to use; give both")
+        raise OnnxPruneError("--samples is the number of --calib inputs to use; give both")
     return plain
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SAY = {
     "load": "reading the model",
-    "analyze": "finding what can be pruned",
+    "analyze": "finding prunable channels",
     "calibrate": "watching the network",
     "plan": "scoring channels",
     "measure": "measuring errors of groups",

@@ -32,10 +32,10 @@ BESIDE_PLAN = ("repair", "seed")  # of the options, those that say what happens 
 @app.command(
     epilog="Examples:\n\nonnxprune prune model.onnx -o smaller.onnx --ratio 0.3 --data test.npz\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --scope global --max-ratio 0.8 --round-to 8 --exclude 'head*'\n\n"
-    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib pictures.npz\n\n"
-    "onnxprune prune model.onnx -o smaller.onnx --criterion wanda --calib pictures/ --preprocess imagenet --samples 500\n\n"
-    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib pictures.npz --then-sparsify 2:4 --permute --cast fp16\n\n"
-    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib pictures.npz --then-quantize int8 --data test.npz\n\n"
+    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib calib.npz\n\n"
+    "onnxprune prune model.onnx -o smaller.onnx --criterion wanda --calib images/ --preprocess imagenet --samples 500\n\n"
+    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib calib.npz --then-sparsify 2:4 --permute --cast fp16\n\n"
+    "onnxprune prune model.onnx -o smaller.onnx --macs 0.5 --calib calib.npz --then-quantize int8 --data test.npz\n\n"
     "onnxprune prune model.onnx --dry-run --plan-out plan.json\n\n"
     "onnxprune prune model.onnx -o smaller.onnx --plan plan.json"
 )
@@ -63,8 +63,8 @@ def prune(
 ) -> None:
     """Remove whole channels (filters, neurons, heads) from a model, with all that depends on them.
 
-    The smaller model runs wherever the original ran. Prints what was removed,
-    what was not and why, and how far the outputs moved.
+    The smaller model runs wherever the original ran. Prints the removed
+    channels, the frozen weights with the reason, and the error of the outputs.
     """
     import onnxprune
     from onnxprune.cli.render import render_pruned
@@ -86,7 +86,7 @@ def _read_recipe(recipe: Path, model: Path, typed: Sequence[str]) -> dict[str, A
     from onnxprune.batch.jobs import settings_for
     from onnxprune.batch.recipe import read
 
-    _refuse(typed, "--recipe says how")
+    _refuse(typed, "--recipe has the settings")
     return settings_for(read(recipe), model)
 
 
@@ -97,11 +97,11 @@ def _check_together(ctx: typer.Context, settings: Mapping[str, Any], planned: bo
     if planned:
         selection = [n for n in settings_in(Options) if n not in BESIDE_PLAN]
         written = ["plan_out"] if is_typed(ctx, "plan_out") else []
-        _refuse([*(n for n in selection if n in settings), *written], "--plan already says what to remove")
+        _refuse([*(n for n in selection if n in settings), *written], "--plan already has the channels to remove")
     if any(budget in settings for budget in (*BUDGETS, *LIMITS)):
-        _refuse([n for n in ("ratio",) if n in settings], "a budget says how much goes")
+        _refuse([n for n in ("ratio",) if n in settings], "a budget decides how much is removed")
     if "allocation" in settings:
-        _refuse([n for n in ("scope",) if n in settings], "--allocation says which channels compete")
+        _refuse([n for n in ("scope",) if n in settings], "--allocation decides which channels compete")
 
 
 def _refuse(names: Sequence[str], why: str) -> None:

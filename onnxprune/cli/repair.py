@@ -12,8 +12,8 @@ from onnxprune.cli.options import JSON, REPORT, add_settings, output
 
 
 @app.command(
-    epilog="Examples:\n\nonnxprune repair model.onnx pruned.onnx -o repaired.onnx --calib pictures.npz\n\n"
-    "onnxprune repair model.onnx masked.onnx -o repaired.onnx --calib pictures/ --preprocess imagenet --data test.npz"
+    epilog="Examples:\n\nonnxprune repair model.onnx pruned.onnx -o repaired.onnx --calib calib.npz\n\n"
+    "onnxprune repair model.onnx masked.onnx -o repaired.onnx --calib images/ --preprocess imagenet --data test.npz"
 )
 @add_settings("repair", required=("calib",))
 def repair(
@@ -31,9 +31,9 @@ def repair(
 ) -> None:
     """Fit the layers of a pruned, masked or rewritten model to its original, by least squares and without labels.
 
-    Layers are found by names, or by what they read; which channels they still have, by how these
-    move on the data. Zeros stay zero. The report says of each layer that was left why. Exit status 1
-    where the result is no better than the candidate: then its weights are the candidate's.
+    Layers are matched by names, or by their inputs; the remaining channels by their activations on
+    the data. Zeros stay zero. The report has the reason for each layer that was left. Exit status 1
+    if the result is no better than the candidate: then its weights are the candidate's.
     """
     from onnxprune.cli.paths import check_outputs
     from onnxprune.plain import make_arguments

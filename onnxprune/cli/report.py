@@ -24,16 +24,16 @@ def report(
             "--output",
             "-o",
             metavar="FILE.html",
-            help=f"Where the page goes (DIR/{PAGE}; where --csv or --json is given, none unless this says so).",
+            help=f"The path of the page (DIR/{PAGE}; with --csv or --json, none by default).",
         ),
     ] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write the table as CSV.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """Make one page of all results: a table, Pareto plots, and of every model what was kept and why the rest was not cut.
+    """Make one page of all results: a table, Pareto plots, and for every model the kept channels with the reason.
 
-    The page is one file that loads nothing; open it in a browser. A run may still be going on:
-    the page shows what is there.
+    The page is one file that loads nothing; open it in a browser. A run may still be in progress:
+    the page shows the results so far.
     """
     from onnxprune.batch.results import read
     from onnxprune.cli.console import clean, emit, emit_json, plural, text

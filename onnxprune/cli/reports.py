@@ -44,7 +44,7 @@ class RunFiles:
         from onnxprune.plain import list_input_paths
 
         if self.out is None and not self.dry_run:
-            raise OnnxPruneError(f"where should the {kind} model go? give -o OUT (or --dry-run to write none)")
+            raise OnnxPruneError(f"there is no path for the {kind} model; give -o OUT (or --dry-run to write none)")
         data = [self.base / path for _, path in list_input_paths(settings)]
         kept = self.base / settings["checkpoint"] if "checkpoint" in settings else None
         outputs = {

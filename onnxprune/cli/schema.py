@@ -63,10 +63,10 @@ def schema(
         typer.Argument(metavar="[NAME]", help="Which schema; without, the names are listed.", autocompletion=_names),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of what a command prints as JSON, or of a recipe; without a name, list them all.
+    """Print the JSON Schema of a command's JSON output, or of a recipe; without a name, list them all.
 
-    The keys of a `format` only grow: a key that goes, or means something
-    else, makes a new format.
+    Within a `format` keys are only added; a removed or changed key makes a
+    new format.
     """
     from onnxprune.cli.console import emit, emit_json, table
 

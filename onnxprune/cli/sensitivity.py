@@ -12,8 +12,8 @@ from onnxprune.cli.options import add_settings
 
 
 @app.command(
-    epilog="Examples:\n\nonnxprune sensitivity model.onnx --calib pictures.npz\n\n"
-    "onnxprune sensitivity model.onnx --calib pictures.npz --cache measured.jsonl --html sensitivity.html"
+    epilog="Examples:\n\nonnxprune sensitivity model.onnx --calib calib.npz\n\n"
+    "onnxprune sensitivity model.onnx --calib calib.npz --cache measured.jsonl --html sensitivity.html"
 )
 @add_settings("sensitivity", required=("calib",))
 def sensitivity(
@@ -28,7 +28,7 @@ def sensitivity(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Prune each group alone at several ratios, and measure how far the model's outputs move.
+    """Prune each group alone at several ratios, and measure the error of the model's outputs.
 
     The error is the Kullback-Leibler divergence of class scores (at temperature 4), or the
     relative squared error of other outputs.

@@ -21,7 +21,7 @@ def settings(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
-    """List all settings: what each may be, its default, and which commands take it; a recipe has those of 'prune'."""
+    """List all settings with their values, defaults and commands; a recipe has those of 'prune'."""
     from onnxprune.cli.console import emit, emit_json, markdown_table, table
 
     rows = list(_rows())

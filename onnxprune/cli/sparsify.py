@@ -14,7 +14,7 @@ from onnxprune.errors import OnnxPruneError
 
 @app.command(
     epilog="Examples:\n\nonnxprune sparsify model.onnx -o sparse.onnx --cast fp16\n\n"
-    "onnxprune sparsify model.onnx -o sparse.onnx --permute --calib pictures.npz --data test.npz\n\n"
+    "onnxprune sparsify model.onnx -o sparse.onnx --permute --calib calib.npz --data test.npz\n\n"
     "onnxprune sparsify model.onnx -o sparse.onnx --layers eligible --exclude '*classifier*'\n\n"
     "onnxprune sparsify model.onnx -o sparse.onnx --pattern unstructured --sparsity 0.7 --scope global\n\n"
     "onnxprune validate sparse.onnx --pattern 2:4"
@@ -40,10 +40,10 @@ def sparsify(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Write zeros into the weights in a pattern that hardware is fast on: 2:4 for TensorRT, or another.
+    """Write zeros into the weights in a hardware-friendly pattern: 2:4 for TensorRT, or another.
 
-    Zeros stand where the consumer looks for them, whatever lies between the file and the
-    product. Prints what the target can make of each layer, and how far the outputs moved.
+    Zeros follow the axis that the consumer sums over, through the nodes between the file and
+    the product. Prints one line per layer, and the error of the outputs.
     """
     import onnxprune
     from onnxprune.cli.render import render_sparsified
@@ -64,5 +64,5 @@ def _check_together(settings: dict[str, Any], options: Any) -> None:
     from onnxprune.sparsity.patterns import Units
 
     if "sparsity" in settings and not isinstance(check_sparsity(options), Units):
-        raise OnnxPruneError(f"pattern {options.pattern} says itself how much becomes zero; leave --sparsity out")
+        raise OnnxPruneError(f"pattern {options.pattern} implies the fraction of zeros; drop --sparsity")
     resolve_sparsity(options, "calib" in settings)

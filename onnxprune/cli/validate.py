@@ -33,19 +33,19 @@ def validate(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every layer of --pattern.")] = False,
     max_error: Annotated[
         float | None,
-        typer.Option(metavar="E", min=0.0, help="Exit with 1 where the relative L2 error is above E."),
+        typer.Option(metavar="E", min=0.0, help="Exit with 1 if the relative L2 error is above E."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Run two models on the same inputs in ONNX Runtime and measure how far the outputs differ; or check a sparsity pattern."""
+    """Run two models on the same inputs in ONNX Runtime and measure the error of the outputs; or check a sparsity pattern."""
     sparse, which = _check(candidate or original, settings) if "pattern" in settings else (None, None)
     held = sparse is None or _told(sparse, which, verbose, json=json and candidate is None, silent=json)
     if candidate is None:
         if sparse is not None:
             raise typer.Exit(0 if held else FAILED_CHECK)
-        raise OnnxPruneError("which model is to be judged? give ORIGINAL and CANDIDATE, or one model and --pattern")
+        raise OnnxPruneError("there is no model to judge; give ORIGINAL and CANDIDATE, or one model and --pattern")
     from dataclasses import replace
 
     import onnxprune

@@ -26,7 +26,7 @@ from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis, Group
 from onnxprune.ops.records import record_of
 
-STAYS = "constant channels that stay: {} (zeros are put around them, or no bias can take them)"
+STAYS = "constant channels that are kept: {} (they are padded with zeros, or no bias can take their value)"
 
 
 @dataclass(frozen=True)

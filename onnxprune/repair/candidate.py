@@ -34,8 +34,8 @@ from onnxprune.report.types import RepairReport
 LEAST_MATCHED = 0.5  # of the layers, for a model to be taken for a version of the original
 MOST_INPUTS = 1 << 13  # of a layer with zeros that stay: the Gram matrix of all its inputs is needed for that
 INSIDE = "its sums are no tensors of the graph"
-UNTOLD = f"which of the original's channels it makes cannot be told: none move with them (correlation below {ALIKE:g})"
-TOO_MANY = f"zeros of it are to stay zero, which takes too much memory with more than {MOST_INPUTS:,} inputs"
+UNTOLD = f"it is unknown which of the original's channels it makes: none move with them (correlation below {ALIKE:g})"
+TOO_MANY = f"its zeros must be kept, which takes too much memory with more than {MOST_INPUTS:,} inputs"
 INFINITE = "it reads or makes numbers that are not finite"
 
 

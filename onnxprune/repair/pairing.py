@@ -145,7 +145,7 @@ class Pairing:
         """Why a value cannot be what a layer is fitted to; empty where its counterpart differs in channels at most."""
         its = self.counterpart(name)
         if its is None:
-            return "no node of the original has its name, or reads what it reads"
+            return "no node of the original has its name, or the same inputs"
         if self.mine.is_float(name) != self.its.is_float(its):
             return f"only one of '{name}' and the original's '{its}' is of floats"
         sizes, wanted = self.mine.net.sizes(name), self.its.net.sizes(its)

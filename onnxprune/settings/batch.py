@@ -20,14 +20,14 @@ class BatchSettings:
     """`timeout` in seconds and `memory` in bytes, of a job. None: what fits the machine."""
 
     workers: int | None = setting(
-        None, "Jobs at a time (the cores).", on="batch", panel=PANEL, metavar="N", bounds=POSITIVE
+        None, "Jobs at a time (by default one per core).", on="batch", panel=PANEL, metavar="N", bounds=POSITIVE
     )
     threads: int | None = setting(
-        None, "Threads of a job (cores / workers).", on="batch", panel=PANEL, metavar="N", bounds=POSITIVE
+        None, "Threads per job (by default cores / workers).", on="batch", panel=PANEL, metavar="N", bounds=POSITIVE
     )
     timeout: float | None = setting(
         None,
-        "Stop a job after so long: 90s, 10m, 2h (1h).",
+        "Stop a job after this time: 90s, 10m, 2h (1h).",
         on="batch",
         panel=PANEL,
         metavar="TIME",
@@ -36,7 +36,8 @@ class BatchSettings:
     )
     memory: int | None = setting(
         None,
-        "Stop a job that holds more memory: 800MB, 3GB (the memory that is free / workers). Its data take half of that at most.",
+        "Stop a job that holds more memory: 800MB, 3GB (by default free memory / workers). Its data use at most half of "
+        "it.",
         on="batch",
         panel=PANEL,
         metavar="SIZE",

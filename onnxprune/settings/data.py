@@ -23,7 +23,7 @@ CASTS = ("fp16",)
 INTEGERS = ("int8",)
 CALIBRATION, CHECK, SPARSITY, INT8 = "Calibration", "Check", "Sparsity", "Quantization"
 BOTH = "prune sparsify"
-COMPARED = "Compare on these inputs rather than those of --calib. With an array 'labels', accuracy is measured too."
+COMPARED = "Compare on these inputs instead of --calib. With an array 'labels', accuracy is measured too."
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class RunSettings:
 
     calib: Any = setting(
         None,
-        "Inputs to watch the network on: an .npz with one array an input, a folder of .npy, or a folder of pictures. The "
-        "channels to remove are then chosen by what the network does with them, and the rest is repaired. Labels are used by "
-        "--metric and --max-drop alone.",
+        "Inputs to observe the network on: an .npz with one array per input, a folder of .npy, or a folder of images. "
+        "Channels are then chosen by their activations, and the remaining layers are refitted by least squares. Labels "
+        "are used by --metric and --max-drop only.",
         on={
             "prune": Use(),
             "sparsify": Use(),
             "sensitivity": Use(help="Inputs to measure on; labels are not needed."),
-            "repair": Use(help="Inputs to fit the layers on, some hundred of them; labels are not needed."),
+            "repair": Use(help="Inputs to fit the layers on, a hundred or more; labels are not needed."),
             "distill": Use(help="Inputs to learn on, some hundred or thousand of them; labels are not needed."),
             "finetune": Use(help="Inputs to learn on, with an array 'labels' (or --labels FILE)."),
         },
@@ -53,22 +53,22 @@ class RunSettings:
     )
     samples: int | None = setting(
         None,
-        "Use so many of them, spread evenly (all, unless given).",
+        "Use N of them, spread evenly (all by default).",
         on={
             "prune": Use(),
             "sparsify": Use(),
             "repair": Use(),
             "distill": Use(),
             "finetune": Use(),
-            "sensitivity": Use(help="Use so many of them, spread evenly.", default=256),
+            "sensitivity": Use(help="Use N of them, spread evenly.", default=256),
         },
         metavar="N",
         bounds=Bounds("expected a whole number, 1 or more", 1),
     )
     data: Any = setting(
         None,
-        "Compare on these inputs: what --calib takes. With an array 'labels', accuracy is measured too. Without, the inputs "
-        "are random.",
+        "Compare on these inputs, in the forms of --calib. With an array 'labels', accuracy is measured too. By default "
+        "the inputs are random.",
         on={
             "prune": Use(),
             "sparsify": Use(),
@@ -81,8 +81,8 @@ class RunSettings:
     )
     preprocess: Any = setting(
         (),
-        "How pictures, in --calib and --data, become inputs: a preset (imagenet, unit, raw), a TOML file, or one of resize, "
-        "crop, scale, mean, std, color, layout, filter; repeatable, the later ones win.",
+        "How images, in --calib and --data, become inputs: a preset (imagenet, unit, raw), a TOML file, or one of resize, "
+        "crop, scale, mean, std, color, layout, filter; repeatable, later ones override earlier ones.",
         on={
             "prune": Use(),
             "sparsify": Use(),
@@ -98,8 +98,8 @@ class RunSettings:
     )
     metric: Any = setting(
         None,
-        "Your own measure: a function of the outputs (a dict of arrays by name) and the labels that returns a number, higher is "
-        "better. It is reported, chooses between plans, and is what --max-drop looks at (accuracy, unless given).",
+        "Your own measure: a function of the outputs (a dict of arrays by name) and the labels that returns a number, "
+        "higher is better. It is reported, chooses between plans, and is the measure of --max-drop (accuracy by default).",
         on={"prune": Use(), "validate": Use(help="Your own measure: a function of outputs and labels.", panel="")},
         panel=CALIBRATION,
         metavar="FILE.py:FUNCTION",
@@ -107,8 +107,8 @@ class RunSettings:
     )
     cache: Any = setting(
         None,
-        "Keep measured errors here; what is found here is not measured again, so that an interrupted run goes on where it "
-        "stopped.",
+        "Keep measured errors in this file and reuse them: an interrupted run continues, and another budget needs no new "
+        "measurements.",
         on={"prune": Use(), "sensitivity": Use(panel="")},
         panel=CALIBRATION,
         metavar="FILE.jsonl",
@@ -116,8 +116,8 @@ class RunSettings:
     )
     timings: Any = setting(
         None,
-        "For --latency: the file that keeps how long layers take on this machine; what is found there is not timed again (a "
-        "file in the user's folder for caches, which all models share).",
+        "For --latency: a file of the measured times of layers on this machine, which are reused (by default one file for "
+        "all models, in the user's cache folder).",
         on="prune",
         panel=CALIBRATION,
         metavar="FILE.jsonl",
@@ -125,8 +125,8 @@ class RunSettings:
     )
     memory: int | str | None = setting(
         None,
-        "Let calibration data, and what is made of them on the way, take so much memory: 800MB, 4GB (half of what is free, at "
-        "most 4GiB). The rest waits in temporary files; the result is the same.",
+        "The memory for calibration data and everything computed from them: 800MB, 4GB (by default half of the free "
+        "memory, at most 4GiB). The rest is kept in temporary files; the result is the same.",
         on={
             "prune": Use(),
             "sparsify": Use(),
@@ -150,24 +150,24 @@ class RunSettings:
     )
     then_quantize: str | None = setting(
         None,
-        "Quantize what pruning leaves, on the --calib inputs: weights int8 channel by channel, activations 8 bits each, in "
-        "QuantizeLinear and DequantizeLinear. Without another --target channel counts are those of cpu-int8.",
+        "Quantize the pruned model on the --calib inputs: int8 weights with a scale per channel, 8-bit activations, as "
+        "QuantizeLinear and DequantizeLinear. The default --target is then cpu-int8.",
         panel=INT8,
         choices=INTEGERS,
         kind=TEXT,
     )
     gemm: bool = setting(
         False,
-        "Write a MatMul with a constant matrix as a Gemm (reshaped where it has more axes).",
+        "Write a MatMul with a constant matrix as a Gemm (with a Reshape if it has more axes).",
         on="sparsify",
         panel=SPARSITY,
         kind=FLAG,
     )
     check: bool = setting(
         True,
-        "Compare the outputs of both models (--no-validate on the command line leaves that out).",
-        on={name: Use(help="Leave the comparison out.") for name in BOTH.split()}
-        | dict.fromkeys(("repair", "distill", "finetune"), Use(help="Leave the comparison out.", panel="")),
+        "Compare the outputs of both models (--no-validate on the command line skips this).",
+        on={name: Use(help="Skip the comparison.") for name in BOTH.split()}
+        | dict.fromkeys(("repair", "distill", "finetune"), Use(help="Skip the comparison.", panel="")),
         panel=CHECK,
         kind=FLAG,
         negative="no_validate",

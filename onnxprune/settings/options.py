@@ -51,8 +51,8 @@ class Options:
     )
     ratio: float = setting(
         0.5,
-        "The fraction of channels to remove, below 1: of each group (local), of all channels ranked together (global), of the "
-        "channels of all groups of one shape (isomorphic). 0: only what changes no output.",
+        "The fraction of channels to remove, below 1: of each group (local), of all channels ranked together (global), or "
+        "of all groups of one shape (isomorphic). 0 removes only channels that change no output.",
         metavar="R",
         bounds=Bounds("it is the fraction of channels to remove, from 0 to below 1", 0.0, 1.0),
     )
@@ -68,73 +68,75 @@ class Options:
     )
     latency: float | None = setting(
         None,
-        "Instead of a ratio: keep the time of a run on this machine at this fraction, of one sample on one thread. It is predicted "
-        "from layers that are timed once.",
+        "Instead of a ratio: keep at most this fraction of the time of a run on this machine, with one sample and one "
+        "thread. Layers are timed once.",
         panel=AMOUNT,
         metavar="F",
         bounds=KEPT,
     )
     max_error: float | None = setting(
         None,
-        "Instead of a ratio: the smallest model whose relative L2 error is at most E on those of --calib that are held out.",
+        "Instead of a ratio: the smallest model whose relative L2 error is at most E on held-out --calib inputs.",
         panel=AMOUNT,
         metavar="E",
         bounds=Bounds("it is a relative L2 error, 0 or more", 0.0),
     )
     min_agreement: float | None = setting(
         None,
-        "Instead of a ratio: the smallest model that prefers the original's class for this fraction of --calib, held out.",
+        "Instead of a ratio: the smallest model that predicts the original's class for this fraction of held-out --calib "
+        "inputs.",
         panel=AMOUNT,
         metavar="A",
         bounds=Bounds("it is the fraction of samples with the same class, above 0 and up to 1", 0.0, 1.0, above=True),
     )
     max_drop: float | None = setting(
         None,
-        "Instead of a ratio: the smallest model that loses at most D of the --metric (of the accuracy, without one) on --calib, "
-        "held out.",
+        "Instead of a ratio: the smallest model that loses at most D of --metric (by default of the accuracy) on held-out "
+        "--calib inputs.",
         panel=AMOUNT,
         metavar="D",
         bounds=Bounds("it is how much less the metric may be, 0 or more", 0.0),
     )
     allocation: str | None = setting(
         None,
-        "How groups share what a budget takes: one ratio for all (uniform), all channels ranked together (global); or by "
-        "errors measured on --calib: one tolerance for all (sensitivity), the least sum (search, the default with --calib), "
-        "in small steps (netadapt).",
+        "How groups share a budget: one ratio for all (uniform), all channels ranked together (global), or by errors "
+        "measured on --calib: one tolerance for all (sensitivity), the smallest sum (search, the default with --calib), "
+        "small steps (netadapt).",
         panel=AMOUNT,
         choices=ALLOCATIONS,
     )
     depth: bool = setting(
         True,
-        "With --calib and a budget: may whole residual branches go too, where that is better on samples held out than narrower "
-        "layers alone?",
+        "With --calib and a budget: remove whole residual branches too, if that is better on held-out samples than "
+        "narrower layers alone.",
         panel=AMOUNT,
         kind=FLAG,
     )
     effort: str = setting(
         "default",
-        "How much work with --calib: one look and one repair, all groups losing the same (low); errors of groups measured, two "
-        "plans compared (default); more plans, all of the data held out, filters before convolutions repaired too (high, two to "
-        "four times the time).",
+        "How much work with --calib: one scoring and one repair, one ratio for all groups (low); measured errors of "
+        "groups, two plans compared (default); more plans, all data held out in turn, filters before convolutions "
+        "repaired too (high, two to four times the time).",
         panel=AMOUNT,
         choices=EFFORTS,
     )
     steps: int | None = setting(
         None,
-        "Remove channels in so many steps, and score the rest, repaired, again after each (1).",
+        "Remove channels in N steps, and score the remaining, repaired channels again after each (1).",
         panel=AMOUNT,
         metavar="N",
         bounds=Bounds(f"pruning takes 1 to {MOST_STEPS:,}", 1, MOST_STEPS),
     )
     schedule: str | None = setting(
         None,
-        "How much is gone after each step: as much each time, slowly at first, fast at first, the same part of the rest.",
+        "The pruning ratio after each step: equal steps (linear), small steps first (cubic), large steps first (agp), a "
+        "constant fraction of the rest (geometric).",
         panel=AMOUNT,
         choices=SCHEDULES,
     )
     criterion: str | None = setting(
         None,
-        "What makes a channel important; see 'onnxprune criteria' (obs with --calib, else l2).",
+        "The importance of a channel; see 'onnxprune criteria' (obs with --calib, else l2).",
         on={"prune": Use(), "sensitivity": Use(help="Which channels are removed first.", default="obs", panel="")},
         panel=RANKING,
         metavar="NAME",
@@ -144,21 +146,21 @@ class Options:
     scope: str = setting("local", "Which channels compete with each other.", panel=RANKING, choices=SCOPES)
     reduce: str | None = setting(
         None,
-        "How the scores of a group's weights become one (sum, mean, max, ..); the criterion knows a good one.",
+        "How the scores of a group's weights are combined (sum, mean, max, ..); by default as the criterion recommends.",
         panel=RANKING,
         metavar="NAME",
         choices=REDUCES,
     )
     normalize: str = setting(
         "mean",
-        "How the scores of groups that compete are made comparable (none, mean, lamp, ..).",
+        "How the scores of competing groups are made comparable (none, mean, lamp, ..).",
         panel=RANKING,
         metavar="NAME",
         choices=NORMALIZERS,
     )
     target: str | None = setting(
         None,
-        "Where the model is to run: channel counts are kept at multiples that are fast there (cpu, or tensorrt with "
+        "Where the model will run: channel counts are kept at multiples that are fast there (cpu, or tensorrt with "
         "--then-sparsify N:M; none with --round-to N).",
         metavar="NAME",
         choices=TARGETS,
@@ -171,29 +173,31 @@ class Options:
         metavar="N",
         bounds=Bounds("channel counts are kept at multiples of N >= 1", 1),
     )
-    max_ratio: float = setting(1.0, "The most that any one group may lose.", panel=GROUPS, metavar="R", bounds=REMOVED)
+    max_ratio: float = setting(
+        1.0, "The largest fraction of channels to remove from any group.", panel=GROUPS, metavar="R", bounds=REMOVED
+    )
     include: Sequence[str] = setting(
         (),
-        "Only groups with such a group, node or initializer name; repeatable.",
+        "Only groups whose name, nodes or initializers match; repeatable.",
         on={"prune": Use(), "sensitivity": Use(panel="")},
         panel=GROUPS,
         metavar="GLOB",
     )
     exclude: Sequence[str] = setting(
         (),
-        "No group with such a name; repeatable.",
+        "No groups whose name, nodes or initializers match; repeatable.",
         on={"prune": Use(), "sensitivity": Use(panel="")},
         panel=GROUPS,
         metavar="GLOB",
     )
     group_ratio: Mapping[str, float] = setting(
-        {}, "Another ratio for such groups; repeatable.", panel=GROUPS, metavar="GLOB=R", bounds=REMOVED
+        {}, "A different ratio for matching groups; repeatable.", panel=GROUPS, metavar="GLOB=R", bounds=REMOVED
     )
     repair: str | None = setting(
         None,
-        "How the layers that stay take over what the removed channels did (lstsq with --calib, and on drawn scenes for models "
-        "of pictures, else none): the most similar channel that stays (merge, by the weights alone), means into biases (bias), "
-        "means and deviations (affine), least squares of every layer, one after the other (lstsq), or all at once (obs).",
+        "How the remaining layers make up for the removed channels (lstsq with --calib, and on drawn scenes for models of "
+        "images, else none): use the most similar kept channel (merge, by the weights alone), correct means (bias), "
+        "means and deviations (affine), refit by least squares layer by layer (lstsq), or all layers at once (obs).",
         panel=REPAIR,
         choices=REPAIRS,
     )
@@ -203,7 +207,7 @@ class Options:
         on={
             "prune": Use(),
             "sensitivity": Use(panel=""),
-            "repair": Use(help="Seed of the places in feature maps that are fitted on.", panel=""),
+            "repair": Use(help="Seed of the positions in feature maps that are used for fitting.", panel=""),
             "distill": Use(help="Seed of the order of samples, and of what is changed in them.", panel=""),
             "finetune": Use(help="Seed of the order of samples, and of what is changed in them.", panel=""),
             "validate": Use(help="Seed of the random inputs.", panel=""),

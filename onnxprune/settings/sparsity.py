@@ -28,19 +28,19 @@ class Sparsity:
 
     pattern: str = setting(
         "2:4",
-        "N:M (at most N of every M inputs in a row), RxC (blocks of R outputs x C inputs: 1x8, 8x1, 4x4), KofN (K positions of "
-        "the N of each kernel, in a few shapes), unstructured, kernel, shared-kernel, stripe, filter.",
+        "N:M (at most N of every M inputs in a row), RxC (blocks of R outputs x C inputs: 1x8, 8x1, 4x4), KofN (K of the "
+        "N positions of each kernel, in a few shapes), unstructured, kernel, shared-kernel, stripe, filter.",
         on={
             "sparsify": Use(),
             "prune": Use(
                 "then_sparsify",
-                "Make the rest sparse too, as 'onnxprune sparsify --pattern' does; for N:M, channel counts are kept at "
+                "Make the pruned model sparse too, as 'onnxprune sparsify --pattern' does; for N:M, channel counts are kept at "
                 "multiples of M.",
                 ZEROS,
                 None,
             ),
             "validate": Use(
-                help="Does the candidate (or the only model) have this pattern, layer by layer? Exit with 1 where it does not.",
+                help="Check each layer of the candidate (or the only model) for this pattern; exit status 1 if one lacks it.",
                 default=None,
             ),
         },
@@ -49,21 +49,21 @@ class Sparsity:
     )
     sparsity: float = setting(
         0.5,
-        "The fraction that becomes zero, for patterns that do not say it.",
-        on={"sparsify": Use(), "validate": Use(help="The fraction of zeros, for patterns that do not say it.")},
+        "The fraction of zeros, for patterns that do not imply it.",
+        on={"sparsify": Use(), "validate": Use(help="The fraction of zeros, for patterns that do not imply it.")},
         metavar="F",
     )
     method: str | None = setting(
         None,
-        "What stays: the largest weights (magnitude, the default without --calib), the largest times the norm of what they "
-        "read (wanda), or those without which the output would change most (sparsegpt, the default with --calib).",
+        "Which weights are kept: the largest (magnitude, the default without --calib), the largest times the norm of "
+        "their inputs (wanda), or those that the output depends on most (sparsegpt, the default with --calib).",
         on=HERE,
         panel=ZEROS,
         choices=METHODS,
     )
     permute: bool = setting(
         False,
-        "First bring channels in an order in which more stays; outputs do not change.",
+        "First reorder channels to keep more magnitude; outputs do not change.",
         on="sparsify prune",
         panel=ZEROS,
     )
@@ -72,30 +72,32 @@ class Sparsity:
     )
     target: str | None = setting(
         None,
-        "Where the model is to run (tensorrt for 2:4, else nowhere in particular): the TensorRT targets have kernels for 2:4.",
+        "Where the model will run (by default tensorrt for 2:4, else none): the TensorRT targets have kernels for 2:4.",
         on=HERE,
         panel=ZEROS,
         choices=TARGETS,
     )
     layers: str | None = setting(
         None,
-        "Those that the target will probably run faster (likely, the default for tensorrt), all that it can run so "
+        "Layers that the target will probably run faster (likely, the default for tensorrt), all that it can run sparse "
         "(eligible), or all.",
         on={
             "sparsify": Use(),
             "prune": Use(),
-            "validate": Use(help="Which layers must have it, see 'onnxprune sparsify --help'.", panel=""),
+            "validate": Use(help="Which layers must have the pattern, see 'onnxprune sparsify --help'.", panel=""),
         },
         panel=ZEROS,
         choices=LAYERS,
     )
     include: Sequence[str] = setting(
-        (), "Only layers with such a node or tensor name; repeatable.", on=HERE, panel=ZEROS, metavar="GLOB"
+        (), "Only layers whose node or tensor names match; repeatable.", on=HERE, panel=ZEROS, metavar="GLOB"
     )
-    exclude: Sequence[str] = setting((), "No layer with such a name; repeatable.", on=HERE, panel=ZEROS, metavar="GLOB")
+    exclude: Sequence[str] = setting(
+        (), "No layers whose node or tensor names match; repeatable.", on=HERE, panel=ZEROS, metavar="GLOB"
+    )
     repair: str | None = setting(
         None,
-        "How the weights that stay take over from those that are zero (lstsq with --calib, else none).",
+        "How the kept weights make up for the zeros (lstsq with --calib, else none).",
         on=HERE,
         panel="Calibration",
         choices=FITTED,

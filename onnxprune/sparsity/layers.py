@@ -23,7 +23,7 @@ from onnxprune.macs import Shapes
 from onnxprune.ops.records import PERMUTE, SAME, Operand, UnknownShape, record_of
 from onnxprune.sparsity.masked import Numbers
 
-UNTOLD = "its rule could not say what is summed over"
+UNTOLD = "its rule does not give the axis of the sum"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def check_sparsity(s: Sparsity) -> Pattern:
     pattern = parse(s.pattern, s.sparsity)
     if s.scope == "global" and not isinstance(pattern, Units):
         raise OnnxPruneError(
-            f"pattern {pattern.name} says how much of each group goes: layers do not compete, leave --scope out"
+            f"pattern {pattern.name} decides how many weights of each group are kept: layers do not compete, drop --scope"
         )
     if s.scope == "global" and s.method not in (None, "magnitude"):
         raise OnnxPruneError("layers compete by magnitude; use --scope local with another method")

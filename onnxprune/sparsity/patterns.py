@@ -79,7 +79,7 @@ class NofM:
         return self.m
 
     def unfit(self, shape: Shape) -> str:
-        return "" if shape[2] > self.n else f"no more than {self.n} inputs for each output, and so many may stay"
+        return "" if shape[2] > self.n else f"no more than {self.n} inputs for each output, and that many may be kept"
 
     def keep(self, scores: Array) -> Array:
         inputs = scores.shape[2]

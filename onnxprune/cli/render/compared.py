@@ -37,7 +37,7 @@ def render_sizes(report: PruneReport | ValidateReport) -> RenderableType:
     sizes = (("parameters", report.params, ""), ("MACs", report.macs, ""), ("file", report.bytes, "B"))
     for name, size, unit in sizes:
         if size.before is None or (size.after is None and name == "file"):
-            why = "unknown, 'onnxprune inspect' says why" if name == "MACs" else "not written"
+            why = "unknown, see 'onnxprune inspect'" if name == "MACs" else "not written"
             rows.append((text(name, "bold"), count(size.before, unit), why, ""))
         else:
             rows.append(

@@ -50,7 +50,7 @@ def _describe_units(units: Sequence[UnitReport]) -> str:
     kinds = Counter(u.kind for u in units)
     counted = " and ".join(plural(n, kind, PLURALS.get(kind, "")) for kind, n in sorted(kinds.items(), reverse=True))
     named = ", ".join(u.name for u in units[:FEW_ALIKE])
-    return f"{counted} that can go: {named}{', ..' if len(units) > FEW_ALIKE else ''}"
+    return f"{counted} that can be removed: {named}{', ..' if len(units) > FEW_ALIKE else ''}"
 
 
 def _describe_guarded(nodes: Sequence[GuardedNode]) -> str:

@@ -120,7 +120,7 @@ def render_pattern(report: PatternReport, verbose: bool) -> Group:
 
 def _render_verdict(x: CheckedLayer) -> object:
     if x.broken is None:
-        return "cannot be told"
+        return "unknown"
     if x.holds:
         return "holds"
     return text(f"broken {plural(x.broken, 'time')}", "bold red" if x.checked else "dim")

@@ -245,8 +245,8 @@ def warn_no_faster(report: PruneReport) -> str:
         why = f"{plural(len(slow), 'group keeps', 'groups keep')} a count that is slow on {target}"
         return f"{said}{why}; keep more, or --exclude {slow[0].name!r}"
     if target in (None, "none"):
-        return f"{said}channel counts are as they come; --target cpu keeps those that are fast"
-    return f"{said}what was removed takes little of the time; --latency F budgets the time itself"
+        return f"{said}any channel count was allowed; --target cpu keeps fast ones"
+    return f"{said}the removed channels take little of the time; --latency F is a budget of time"
 
 
 def explain_nothing(report: PruneReport, verbose: bool = False) -> str:
