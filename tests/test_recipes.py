@@ -181,7 +181,10 @@ def test_the_command_line_is_checked_too(tmp_path: Path) -> None:
         call("batch", tmp_path / "r.toml", "-o", tmp_path / "o", "--ratio", 0.5), "--ratio: the recipe has the settings"
     )
     fails(call("batch", tmp_path / "r.toml", tmp_path / "a.onnx", "-o", tmp_path / "o"), "give one recipe, or models")
-    fails(call("batch", tmp_path / "a.onnx", "-o", tmp_path / "o", "--samples", 5), "--samples is the number of --calib inputs")
+    fails(
+        call("batch", tmp_path / "a.onnx", "-o", tmp_path / "o", "--samples", 5),
+        "--samples is the number of --calib inputs",
+    )
     fails(call("batch", tmp_path / "a.onnx", "-o", tmp_path / "o", "--timeout", "x"), "'x' is not a duration")
 
 
