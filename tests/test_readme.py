@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from documents import README, ROOT, blocks, named_options, options, read_page, rows
-from onnx import helper, save
+from onnx import helper, load, save
 from tiny import model, tensor
 from typer.testing import CliRunner
 
@@ -22,6 +22,7 @@ from onnxprune.cli import commands
 TEXT = README.read_text(encoding="utf-8")
 PYTHON = blocks(TEXT, "python")
 BUILT_BY_CI = ("Prune a model", "Run the tests")  # .ci/run runs these blocks
+EXPORT = next(code for code in PYTHON if "torch.onnx.export" in code)
 MOST_WORDS = 900
 
 
@@ -45,9 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from PIL import Image
 
     root = tmp_path_factory.mktemp("reader")
-    exported = next(code for code in PYTHON if "torch.onnx.export" in code)
     if find_spec("torch"):
-        in_python(root, exported)
+        in_python(root, EXPORT)
     else:
         save(stand_in(), root / "model.onnx")
     in_python(root, next(code for code in PYTHON if "np.savez" in code))
@@ -107,6 +107,12 @@ def test_the_commands_for_ones_own_model_run(folder: Path) -> None:
     for line in lines:
         assert in_shell(folder, line)
     assert (folder / "smaller.onnx").is_file()
+
+
+def test_the_export_of_pytorch_runs(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    in_python(tmp_path, EXPORT)
+    assert [i.name for i in load(tmp_path / "model.onnx").graph.input] == ["image"]
 
 
 @pytest.mark.skipif(not (find_spec("sklearn") and find_spec("skl2onnx")), reason="scikit-learn or skl2onnx is absent")
