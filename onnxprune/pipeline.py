@@ -16,7 +16,15 @@ import onnx
 from onnxprune.allocate import Cache, Evaluator, make_plan
 from onnxprune.allocate.evaluator import FOLDS
 from onnxprune.allocate.timing.table import TimingTable, default_path
-from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, random_batches, read_preprocess
+from onnxprune.calibration import (
+    Batches,
+    Preprocess,
+    check_finite,
+    input_specs,
+    load_data,
+    random_batches,
+    read_preprocess,
+)
 from onnxprune.calibration.store import MEMORY_BYTES, Memory
 from onnxprune.calibration.substitutes import takes_pictures
 from onnxprune.convert import cast, flush_subnormals, gemms
@@ -89,7 +97,11 @@ class NotCompared(OnnxPruneError):
 def calibration_batches(run: RunSettings, model: Model) -> Batches | None:
     """The calibration data that the settings name; None without."""
     batches = as_batches(run.calib, model, run.preprocess)
-    return batches if batches is None or run.samples is None else batches.limit(run.samples)
+    if batches is not None and run.samples is not None:
+        batches = batches.limit(run.samples)
+    if batches is not None:
+        check_finite(batches, model)
+    return batches
 
 
 def as_batches(source: Data | None, model: Model, preprocess: Preprocess | Sequence[str] | None) -> Batches | None:

@@ -173,9 +173,9 @@ def test_bfloat16_survives_a_file(tmp_path: Path) -> None:
         ({"x": np.zeros((0, 2), "f")}, r"got float32 \[0, 2\]"),
         ({"x": np.zeros((4, 2), "f"), "labels": np.arange(3)}, r"labels are int64 \[3\]; give 4 of them"),
         ({"x": np.zeros((4, 2), "f"), "labels": np.zeros(())}, "labels are float64"),
-        ({"x": np.zeros((4, 2), "f"), "z": np.zeros(1)}, r"missing \[\], not understood \['z'\]"),
+        ({"x": np.zeros((4, 2), "f"), "z": np.zeros(1)}, "'z' is no input of the model; give one array"),
         ({"x": np.array([{}, 1], object)}, "cannot be read as plain numpy arrays"),
-        ({}, r"missing \['x'\]"),
+        ({}, "the file has no arrays"),
     ],
 )
 def test_wrong_data_of_one_input(tmp_path: Path, arrays: dict[str, Any], why: str) -> None:

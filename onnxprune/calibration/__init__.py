@@ -7,6 +7,7 @@ what the network does with the inputs, channel by channel.
 from __future__ import annotations
 
 from onnxprune.calibration.data import Batches, load_data, random_batches, random_data
+from onnxprune.calibration.finite import check_finite
 from onnxprune.calibration.inputs import InputSpec, input_specs, random_inputs
 from onnxprune.calibration.pictures import Preprocess, read_preprocess
 from onnxprune.calibration.reunion import join, reunite, split_samples
@@ -15,6 +16,7 @@ __all__ = [
     "Batches",
     "InputSpec",
     "Preprocess",
+    "check_finite",
     "input_specs",
     "join",
     "load_data",

@@ -27,7 +27,8 @@ def read_arrays(path: Path) -> dict[str, Array]:
     """
     if not path.exists():
         raise DataError(
-            f"data '{path}': there is no such file; give an .npz with one array an input, or a folder of .npy"
+            f"data '{path}': there is no such file or folder; give an .npz with one array per input, a folder of .npy, "
+            "or a folder of images"
         )
     try:
         if path.is_dir():

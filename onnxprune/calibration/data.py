@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxprune.calibration.arrays import read_arrays
 from onnxprune.calibration.inputs import InputSpec, dynamic_axes, input_specs, label, random_inputs
+from onnxprune.calibration.mistakes import explain_names, explain_shape, find_labels
 from onnxprune.calibration.pictures import Pictures, Preprocess, find_pictures
 from onnxprune.calibration.run import Feeds, Guess, count, open_session, runnable_inputs
 from onnxprune.errors import DataError
@@ -228,6 +229,9 @@ def load_data(
     if files:
         return _stored({"pictures": _pictures(files, specs, preprocess, str(path))}, specs, batch_size, str(path))
     columns: dict[str, Column] = dict(read_arrays(path))
+    if not columns:
+        what = "folder has no .npy files and no images" if path.is_dir() else "file has no arrays"
+        raise _bad(str(path), f"the {what}; give one array for each input of the model, {[s.name for s in specs]}")
     if preprocess is not None:
         columns = _with_pictures(columns, specs, preprocess, str(path))
     return _stored(columns, specs, batch_size, str(path))
@@ -365,9 +369,21 @@ def _match(found: Mapping[str, Column], specs: Sequence[InputSpec], source: str)
     keys = [s.name if s.name in found else re.sub(r"[^\w.:-]", "_", s.name) for s in specs]
     missing, unknown = sorted(set(keys) - set(found)), sorted(set(found) - set(keys))
     if missing or unknown:
-        how = f"give one array for each input of the model, {[s.name for s in specs]}, and 'labels' if there are any"
-        raise _bad(source, f"missing {missing}, not understood {unknown}; {how}")
+        raise _bad(source, _explain_names(found, missing, unknown, specs))
     return [(s.name, s, found[key]) for s, key in zip(specs, keys, strict=True)]
+
+
+def _explain_names(
+    found: Mapping[str, Column], missing: Sequence[str], unknown: Sequence[str], specs: Sequence[InputSpec]
+) -> str:
+    lengths = {x.shape[0] for name, x in found.items() if name not in unknown and x.ndim}
+    samples = lengths.pop() if len(lengths) == 1 else None
+    wrong = explain_names(missing, unknown)
+    if labels := find_labels({name: tuple(found[name].shape) for name in unknown}, None if missing else samples):
+        return f"{wrong}; if '{labels}' has the labels, name it 'labels'"
+    return (
+        f"{wrong}; give one array for each input of the model, {[s.name for s in specs]}, and 'labels' if there are any"
+    )
 
 
 def _checked(spec: InputSpec, x: Column, source: str) -> Column:
@@ -380,7 +396,8 @@ def _checked(spec: InputSpec, x: Column, source: str) -> Column:
         return x
     expected = f"{spec.dtype.name} [{', '.join('?' if d is None else str(d) for d in spec.shape)}]"
     expected += " (or several such batches on axis 0)" if spec.shape and isinstance(spec.shape[0], int) else ""
-    how = f"convert it with .astype('{spec.dtype.name}')" if fits and x.size else "reshape or resize it"
+    mistake = explain_shape(spec, x.shape) or "reshape or resize it"
+    how = f"convert it with .astype('{spec.dtype.name}')" if fits and x.size else mistake
     how += " or, if it holds images, give preprocess" if x.size and _is_picture(x, spec) else ""
     raise _bad(source, f"input '{spec.name}' expects {expected}, got {x.dtype.name} {list(x.shape)}; {how}")
 

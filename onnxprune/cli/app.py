@@ -38,7 +38,9 @@ class Guarded(TyperGroup):
         loudness.quiet = "--quiet" in given
         given = [a for a in given if a not in ("--debug", "--quiet")]
         run = super().main
-        sys.exit(_status(lambda: run(given, prog_name, complete_var, False, windows_expand_args, **extra), debug))
+        sys.exit(
+            _status(lambda: run(given, prog_name, complete_var, False, windows_expand_args, **extra), given, debug)
+        )
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -47,7 +49,7 @@ class Guarded(TyperGroup):
             raise Interrupt from e
 
 
-def _status(run: Callable[[], Any], debug: bool) -> int:
+def _status(run: Callable[[], Any], given: Sequence[str], debug: bool) -> int:
     try:
         value = run()
         sys.stdout.flush()
@@ -57,7 +59,7 @@ def _status(run: Callable[[], Any], debug: bool) -> int:
     except (Exception, KeyboardInterrupt) as e:
         if debug:
             traceback.print_exc()
-        return _stopped(e.__cause__ or e if isinstance(e, Interrupt) else e)
+        return _stopped(e.__cause__ or e if isinstance(e, Interrupt) else e, given)
     if value == INTERRUPTED:
         _say("interrupted")
     return value if isinstance(value, int) else 0
@@ -69,13 +71,13 @@ def _drop_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _stopped(e: BaseException) -> int:
+def _stopped(e: BaseException, given: Sequence[str]) -> int:
     if type(e).__name__ == "NoArgsIsHelpError":
         e.show()  # type: ignore[attr-defined]
         return STOPPED
     if isinstance(e, OSError):
         _drop_stdout()  # it may be stdout that is full
-    _say(_line(e))
+    _say(_line(e, given))
     return INTERRUPTED if isinstance(e, KeyboardInterrupt) else STOPPED
 
 
@@ -84,18 +86,18 @@ def _say(line: str) -> None:
         print("error:", line, file=sys.stderr, flush=True)
 
 
-def _line(e: BaseException) -> str:
+def _line(e: BaseException, given: Sequence[str]) -> str:
     """An exception as one line that says what to do."""
     from onnxprune.cli.console import clean
 
-    return clean(" ".join(_words(e).split()))
+    return clean(" ".join(_words(e, given).split()))
 
 
-def _words(e: BaseException) -> str:
+def _words(e: BaseException, given: Sequence[str]) -> str:
     if isinstance(e, OnnxPruneError):
         return str(e)
     if hasattr(e, "format_message"):  # typer's usage errors; their module is private
-        return _usage(e)
+        return _usage(e, given)
     if isinstance(e, KeyboardInterrupt):
         return f"interrupted; {e}" if str(e) else "interrupted"
     if isinstance(e, MemoryError):
@@ -106,10 +108,13 @@ def _words(e: BaseException) -> str:
     return f"{defect}; this is a defect of onnxprune, run with --debug or {DEBUG}=1 for the traceback and report it"
 
 
-def _usage(e: Any) -> str:
+def _usage(e: Any, given: Sequence[str]) -> str:
     message = e.format_message().strip().rstrip(".")
     path = e.ctx.command_path if getattr(e, "ctx", None) else "onnxprune"
-    return f"{message[:1].lower()}{message[1:]}; see '{path} --help'"
+    from onnxprune.cli.mistakes import explain_usage
+
+    explained = explain_usage(e, message, given) or f"{message[:1].lower()}{message[1:]}"
+    return f"{explained}; see '{path} --help'"
 
 
 app = typer.Typer(

@@ -112,6 +112,8 @@ def _check_typed(typed: Mapping[str, tuple[Setting, Any]], calibrates: bool) -> 
         s.check_value(plain[name], name)
     if calibrates and "samples" in plain and "calib" not in plain:
         raise OnnxPruneError("--samples is the number of --calib inputs to use; give both")
+    if plain.get("check") is False and "data" in plain:
+        raise OnnxPruneError("--no-validate skips the comparison, so --data has no place beside it; drop one")
     return plain
 
 

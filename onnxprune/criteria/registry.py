@@ -198,7 +198,7 @@ def resolve(text: str) -> tuple[Criterion, float]:
         number = _parameter(c, text)
         if number is not None:
             return c, _positive(number, text, c)
-    near = difflib.get_close_matches(text, names(), n=1)
+    near = difflib.get_close_matches(text.lower(), names(), n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise OnnxPruneError(f"unknown criterion '{text}'.{hint} Known criteria: {', '.join(names())}")
 

@@ -36,6 +36,7 @@ from onnxprune.report.types import (
 
 RenderedReport = tuple[Group, str]  # the report for people, and a warning ('': there is none)
 FEW_GROUPS, FEW_UNITS = 24, 8
+EXCLUDED = "excluded by"  # how the reason of a plan begins
 INSPECTED = "see 'onnxprune inspect'"  # which tells of frozen axes
 
 
@@ -254,9 +255,9 @@ def explain_nothing(report: PruneReport, verbose: bool = False) -> str:
     if not report.removes_nothing:
         return ""
     if report.groups:
-        return "nothing was removed: " + join_reasons(
-            count_reasons(g.reason for g in report.groups), say_where(verbose)
-        )
+        reasons = join_reasons(count_reasons(g.reason for g in report.groups), say_where(verbose))
+        excluded = all((g.reason or "").startswith(EXCLUDED) for g in report.groups)
+        return f"nothing was removed: {reasons}" + ("; exclude fewer groups" if excluded else "")
     why = join_reasons(_count_frozen(report.frozen), INSPECTED) or (
         "it has no weights with channels that both a producer and a consumer share"
     )
