@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import sys
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from documents import DOCS, PAGES, ROOT, command_lines, group, named_options, options, read_page
-from test_cli import call, fails
+from documents import DOCS, PAGES, ROOT, blocks, command_lines, group, named_options, options, read_page
+from test_cli import MODELS, call, fails
 from test_layers import FLOORS
 
 import onnxprune
@@ -100,6 +102,24 @@ def test_the_glossary_has_the_words_of_the_reports() -> None:
     terms = ("group", "member", "role", "frozen", "layout", "unit", "exact", "free", "degraded", "held out")
     assert all(f"*{term}*" in page for term in terms)
     assert all(f"`{role}`" in page for role in ROLES)
+
+
+def test_the_lines_of_the_page_on_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(MODELS / "digits_cnn.onnx", "model.onnx")
+    np.savez("calib.npz", image=np.load(MODELS / "digits_calib.npz")["image"][:64])
+    for code in blocks(read_page("python.md"), "python"):
+        Path("smaller.onnx").unlink(missing_ok=True)
+        exec(code, {})
+        assert Path("smaller.onnx").is_file()
+
+
+def test_the_metric_of_the_page_on_data_can_be_used(tmp_path: Path) -> None:
+    (code,) = blocks(read_page("data.md"), "python")
+    (tmp_path / "metrics.py").write_text(code, encoding="utf-8")
+    model, data = MODELS / "digits_cnn.onnx", MODELS / "digits_test.npz"
+    shown = call("validate", model, model, "--data", data, "--metric", f"{tmp_path / 'metrics.py'}:top1").stdout
+    assert re.search("top1 +1 -> 1", shown)
 
 
 # where pages are

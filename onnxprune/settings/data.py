@@ -53,14 +53,14 @@ class RunSettings:
     )
     samples: int | None = setting(
         None,
-        "Use N of them, spread evenly (all by default).",
+        "Use N of the --calib inputs, spread evenly (all by default).",
         on={
             "prune": Use(),
             "sparsify": Use(),
             "repair": Use(),
             "distill": Use(),
             "finetune": Use(),
-            "sensitivity": Use(help="Use N of them, spread evenly.", default=256),
+            "sensitivity": Use(help="Use N of the --calib inputs, spread evenly.", default=256),
         },
         metavar="N",
         bounds=Bounds("expected a whole number, 1 or more", 1),

@@ -92,7 +92,7 @@ function settingSections(name, mine, row, s) {
     tabs,
     part("facts", row.setting, [h("dl", { class: "facts" }, s.facts.flatMap(([k, v]) => [h("dt", {}, k), h("dd", {}, v)]))]),
     s.stages.length ? part("stages", "Pruned, then int8", [stagesTable(s.stages)]) : null,
-    part("kept", "What was kept of each group", kept),
+    part("kept", "Kept channels of each group", kept),
     errorSection(s),
     s.curves && s.curves.length ? part("curves", "How sensitive each group is",
       [h("p", { class: "sub" }, "Each group pruned alone, and how far the outputs moved on the calibration data."), ...sensitivityCurves(s.curves)]) : null,
@@ -128,8 +128,8 @@ function frozenSection(name, s) {
     input: (e) => { state.text = e.target.value; draw(); } });
   const never = h("input", { type: "checkbox", id: "structural", change: (e) => { state.structural = e.target.checked; draw(); } });
   draw();
-  return part("frozen", "What stayed whole, and why", [
-    h("div", { class: "filters" }, h("label", {}, "layer or weight ", text), h("label", {}, never, " also what never is a channel (kernel positions)")), box]);
+  return part("frozen", "Frozen weights, with the reason", [
+    h("div", { class: "filters" }, h("label", {}, "layer or weight ", text), h("label", {}, never, " also axes that are never channels (kernel positions)")), box]);
 }
 
 function byReason(axes) {
