@@ -240,7 +240,7 @@ def test_both_settings_of_that_name_are_listed() -> None:
     helps = [
         CliRunner().invoke(commands(), [name, "--help"], env={"COLUMNS": "200"}).stdout for name in ("prune", "batch")
     ]
-    assert "Let calibration data" in helps[0] and "Stop a job that holds more memory" in helps[1]
+    assert "The memory for calibration data" in helps[0] and "Stop a job that holds more memory" in helps[1]
     assert all(text.count("--memory ") == n for text, n in zip(helps, (1, 2), strict=True))  # batch has an example
 
 

@@ -17,7 +17,7 @@ from laws import run_ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from sparse_checker import operands, violations
-from tiny import linear, model, saved, tensor
+from tiny import linear, model, tensor
 from typer.testing import CliRunner, Result
 
 import onnxprune
@@ -433,13 +433,14 @@ def test_both_matrices_of_a_recurrent_layer_are_told_apart(chosen: str, tmp_path
 
 
 def test_data_that_make_no_numbers_fit_nothing(tmp_path: Path) -> None:
-    """An infinite input makes the Gram matrix of no use: the layer goes by magnitude, and gets no NaN."""
+    """An infinite input makes the Gram matrix of no use: the layer goes by magnitude, and gets no NaN.
+
+    Arrays in files are refused before (test_mistakes.py); batches from Python are not looked at.
+    """
     x = scores(64, 16)
     x[3, 5] = np.inf
     onnx.save(linear(scores(16, 8)), tmp_path / "m.onnx")
-    made = onnxprune.sparsify(
-        tmp_path / "m.onnx", tmp_path / "o.onnx", layers="all", calib=saved(tmp_path, x=x), check=False
-    )
+    made = onnxprune.sparsify(tmp_path / "m.onnx", tmp_path / "o.onnx", layers="all", calib=[x], check=False)
     (w,) = operands(onnx.load(made.files[0])).values()
     assert np.isfinite(w).all() and violations(w, 2, 4) == 0
     assert [x.method for x in made.report.sparsity.layers] == ["magnitude"]
@@ -475,7 +476,7 @@ def test_a_comparison_and_a_check_are_one_json(tmp_path: Path) -> None:
         (("--layers", "some"), "unknown layers 'some'"),
         (("--all", "--layers", "likely"), "contradict"),
         (("--pattern", "4:8", "--layers", "likely"), "asks a target that has kernels for 4:8, and there is none"),
-        (("--sparsity", 0.9), "says itself how much becomes zero"),
+        (("--sparsity", 0.9), "implies the fraction of zeros"),
         (("--repair", "lstsq"), "give inputs with --calib"),
         (("--pattern", "unstructured", "--scope", "global", "--repair", "lstsq", "--calib", CALIB), "are not repaired"),
         (("--include", "nobody*"), "no layer matches 'nobody*'"),
