@@ -18,8 +18,8 @@ OUT = Annotated[Path, output("trained")]
 
 
 @app.command(
-    epilog="Examples:\n\nonnxprune distill model.onnx pruned.onnx -o trained.onnx --calib pictures.npz\n\n"
-    "onnxprune distill model.onnx sparse.onnx -o trained.onnx --calib pictures.npz --passes 100 --checkpoint state.pt"
+    epilog="Examples:\n\nonnxprune distill model.onnx pruned.onnx -o trained.onnx --calib calib.npz\n\n"
+    "onnxprune distill model.onnx sparse.onnx -o trained.onnx --calib calib.npz --passes 100 --checkpoint state.pt"
 )
 @add_settings("distill", required=("calib",))
 def distill(
@@ -32,10 +32,10 @@ def distill(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Train a pruned, masked or rewritten model to do what its original does, without labels. Needs torch.
+    """Train a pruned, masked or rewritten model to reproduce its original's outputs, without labels. Needs torch.
 
     Zeros stay zero. One of ten samples is held out, and the best model on these is written: never a
-    worse one than the candidate. Ctrl-C ends the training with the best so far. Exit status 1 where
+    worse one than the candidate. Ctrl-C ends the training with the best so far. Exit status 1 if
     nothing was better: then the weights are the candidate's.
     """
     _train("distill", original, candidate, out, report, json, settings)
@@ -58,7 +58,7 @@ def finetune(
     """Train a pruned, masked or rewritten model with labels: as 'onnxprune distill', with the weight on labels. Needs torch.
 
     The labels are an array 'labels' in --calib, or --labels FILE. With --label-weight below 1 the rest
-    of the loss is what the original says, as with 'distill'.
+    of the loss compares with the original, as in 'distill'.
     """
     from onnxprune.settings.training import FINETUNED
 

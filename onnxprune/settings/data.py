@@ -45,7 +45,7 @@ class RunSettings:
             "sparsify": Use(),
             "sensitivity": Use(help="Inputs to measure on; labels are not needed."),
             "repair": Use(help="Inputs to fit the layers on, a hundred or more; labels are not needed."),
-            "distill": Use(help="Inputs to learn on, some hundred or thousand of them; labels are not needed."),
+            "distill": Use(help="Inputs to learn on, hundreds or thousands; labels are not needed."),
             "finetune": Use(help="Inputs to learn on, with an array 'labels' (or --labels FILE)."),
         },
         metavar="FILE.npz|FOLDER",

@@ -24,14 +24,14 @@ class Training:
 
     distill: bool = setting(
         False,
-        "Train what is left to make of --calib what the original makes of it, without labels: after the repair, with torch (pip "
-        "install 'onnxprune[torch]'). It is never worse than before on the samples that are held out.",
+        "Train the pruned model to reproduce the original's outputs on --calib, without labels: after the repair, with torch "
+        "(pip install 'onnxprune[torch]'). It is never worse than before on held-out samples.",
         on=PIPELINES,
         kind=FLAG,
     )
     passes: int = setting(
         PASSES,
-        "Go over --calib so many times; more is better, and takes longer.",
+        "Passes over --calib; more are better, and take longer.",
         on=OF_ALL,
         panel=PANEL,
         metavar="N",
@@ -39,15 +39,15 @@ class Training:
     )
     augment: bool = setting(
         True,
-        "Change the inputs a little at each pass, and learn what the original makes of them then: pictures are mirrored, moved, "
-        "enlarged, blended, of other colors; other floats are noisy.",
+        "Change the inputs a little at each pass, and learn the original's outputs for them: images are mirrored, moved, enlarged, "
+        "blended and recolored; other floats get noise.",
         on=OF_ALL,
         panel=PANEL,
         kind=FLAG,
     )
     learning_rate: float | None = setting(
         None,
-        "How far weights move in a step at the most, relative to the root mean square of their tensor (0.05 / layers, at most "
+        "The largest change of a weight in a step, relative to the root mean square of its tensor (0.05 / layers, at most "
         "0.005).",
         on=OF_ALL,
         panel=PANEL,
@@ -56,8 +56,7 @@ class Training:
     )
     labels: Any = setting(
         None,
-        "Classes to learn too: an .npz or .npy of integers, one for each sample of --calib. An array 'labels' in the data does as "
-        "well.",
+        "Classes to learn too: an .npz or .npy of integers, one per sample of --calib. An array 'labels' in the data works too.",
         on=OF_ALL,
         panel=PANEL,
         metavar="FILE.npy",
@@ -80,7 +79,7 @@ class Training:
     )
     checkpoint: Any = setting(
         None,
-        "Keep the state of training here; where it was interrupted, the same command goes on from there.",
+        "Keep the state of training in this file; after an interruption the same command continues from it.",
         on=OF_ALL,
         panel=PANEL,
         metavar="FILE",
