@@ -26,10 +26,10 @@ from onnxprune.graph.samples import Sizes, data_sizes, first_sizes, grown_sizes,
 from onnxprune.graph.view import Site, attribute, captured, makers
 from onnxprune.graph.walk import Known, Told, Visitor, walk
 from onnxprune.graph.weights import Weight
-from onnxprune.layout import PROD, Dim, LayoutError, Terms, find, fixed, freeze, fresh, leaves
+from onnxprune.layout import PROD, AxisTerms, Dim, LayoutError, find, fixed, freeze, fresh, leaves
 from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
 from onnxprune.ops.records import PERMUTE, Operand, record_of
-from onnxprune.ops.registry import Axes, Edit, Edits, New, Op, Quantized, lookup
+from onnxprune.ops.registry import Axes, Edit, Edits, IntegerEncoding, New, Op, lookup
 from onnxprune.ops.sequences import has_sequences, lower_sequences
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
@@ -59,7 +59,7 @@ class _Learned(Generic[D, L]):
     operands: dict[Site, Operand] = field(default_factory=dict)  # what products read, weight or activation
     computed: set[str] = field(default_factory=set)  # from weights and static sizes alone
     kinds: list[tuple[D, str, str]] = field(default_factory=list)  # layout, kind, node
-    integers: dict[str, Quantized] = field(default_factory=dict)  # weights that stand for other numbers
+    integers: dict[str, IntegerEncoding] = field(default_factory=dict)  # weights that stand for other numbers
     guarded: dict[int, str] = field(default_factory=dict)  # nodes on which a rule failed, by index, and how
 
     def use(self, name: str, node: int, slot: int) -> L | None:
@@ -77,7 +77,7 @@ class _Draft(_Learned[Dim, Axes]):
 class Coupling(_Learned[Axis, Layout]):
     """All that the walk learned, in terms that no longer change."""
 
-    terms: Terms = field(default_factory=Terms)
+    terms: AxisTerms = field(default_factory=AxisTerms)
 
     def has_parameters(self, name: str) -> bool:
         """Are the weight's entries parameters, as floats and narrow integers are? Wide integers are where they stand for others."""
@@ -99,7 +99,7 @@ class Coupling(_Learned[Axis, Layout]):
 
 
 def _resolve(draft: _Draft) -> Coupling:
-    terms = Terms()
+    terms = AxisTerms()
 
     def layout(axes: Axes) -> Layout:
         return tuple(map(terms.of, axes))

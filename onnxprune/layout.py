@@ -2,7 +2,7 @@
 
 A `Dim` stands for a term (see axes.py), much like a type in type inference. Rules *tie* axes (`unify`), *refine* them (`split`,
 `factor`) or `freeze` them. A Var that meets a structure is bound to it, so every axis that shares the Var sees the refinement:
-`find` gives the term that a Dim stands for by now. When all rules have run, `Terms` makes immutable terms of them.
+`find` gives the term that a Dim stands for by now. When all rules have run, `AxisTerms` makes immutable terms of them.
 No graph makes a term deep: a level doubles the size, or adds to it.
 """
 
@@ -32,10 +32,10 @@ class Dim:
         self.ref: Dim | None = None
 
     def __repr__(self) -> str:
-        return repr(Terms().of(self))
+        return repr(AxisTerms().of(self))
 
     def __str__(self) -> str:
-        return str(Terms().of(self))
+        return str(AxisTerms().of(self))
 
 
 def var(size: int) -> Dim:
@@ -465,7 +465,7 @@ def is_frozen(d: Dim) -> bool:
     return find(d).kind == FIXED or not leaves(d)
 
 
-class Terms:
+class AxisTerms:
     """The immutable terms of a coupling, each made once: what Dims stand for when nothing is tied or frozen any more."""
 
     def __init__(self) -> None:

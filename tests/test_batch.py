@@ -23,7 +23,7 @@ from broken import BROKEN, external, hanging, small
 from test_cli import MODELS, ROOT, TEST, call, fails
 
 from onnxprune.batch import results, worker
-from onnxprune.batch.content import Contents, Seen, Stamp
+from onnxprune.batch.content import ContentDigests, Seen, Stamp
 from onnxprune.batch.isolate import Limits, Running, run
 from onnxprune.batch.jobs import ReadyJob, Spec, prepare
 from onnxprune.batch.results import JobResult, joined, split
@@ -164,7 +164,7 @@ def test_a_file_that_cannot_be_read_costs_that_job_only(tmp_path: Path) -> None:
 
 
 def task(folder: Path, model: Path, **settings: Any) -> ReadyJob:
-    return prepare(Spec(str(model), model.stem, settings, folder), folder, Contents(Nowhere()))
+    return prepare(Spec(str(model), model.stem, settings, folder), folder, ContentDigests(Nowhere()))
 
 
 class Nowhere:
@@ -259,15 +259,15 @@ def test_names_of_data_files_are_found_across_pieces(tmp_path: Path, monkeypatch
     external(tmp_path / "m.onnx")
     for size in (1, 7, 64, 1 << 22):
         monkeypatch.setattr("onnxprune.batch.content.CHUNK_BYTES", size)
-        assert Contents(Nowhere()).refers(tmp_path / "m.onnx") == ("m.bin",)
+        assert ContentDigests(Nowhere()).refers(tmp_path / "m.onnx") == ("m.bin",)
 
 
 def test_digests_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(tmp_path / "m.onnx")
     with ResultStore(tmp_path / "out") as store:
-        first = Contents(store).model(model)
-        monkeypatch.setattr(Contents, "_read", lambda self, path: pytest.fail("read again"))
-        assert Contents(store).model(model) == first
+        first = ContentDigests(store).model(model)
+        monkeypatch.setattr(ContentDigests, "_read", lambda self, path: pytest.fail("read again"))
+        assert ContentDigests(store).model(model) == first
 
 
 # Nothing lost

@@ -24,14 +24,14 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import analyze
 from onnxprune.measure import ShiftSums
 from onnxprune.report import TrainedReport, from_json
-from onnxprune.training import Recipe, make_task, train
+from onnxprune.training import TrainingRecipe, make_task, train
 from onnxprune.training import augment as changes
 from onnxprune.training.augment import augment
-from onnxprune.training.samples import Samples
+from onnxprune.training.samples import DrawnBatches
 from onnxprune.training.teacher import Teacher
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'onnxprune[torch]'")
-from onnxprune.training.loop import Training  # noqa: E402
+from onnxprune.training.loop import TrainingLoop  # noqa: E402
 from onnxprune.training.loss import Objective, measure_shift  # noqa: E402
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -322,15 +322,15 @@ def test_the_commands(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_command_writes_the_best_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidate, out, step = tmp_path / "c.onnx", tmp_path / "o.onnx", Training._step
+    candidate, out, step = tmp_path / "c.onnx", tmp_path / "o.onnx", TrainingLoop._step
     onnxprune.prune(CNN, candidate, ratio=0.5, repair="none", check=False)
 
-    def stop(training: Training) -> None:
+    def stop(training: TrainingLoop) -> None:
         if training.done == 11:
             raise KeyboardInterrupt
         step(training)
 
-    monkeypatch.setattr(Training, "_step", stop)
+    monkeypatch.setattr(TrainingLoop, "_step", stop)
     learned = ("--calib", CALIB, "--samples", 200, "--passes", 4, "--no-augment")
     for command in (("distill", CNN, candidate), ("prune", CNN, "--distill", "--repair", "none", "--ratio", 0.5)):
         found = call(*command, "-o", out, *learned)
@@ -385,7 +385,7 @@ def test_the_original_is_not_changed() -> None:
     candidate = onnxprune.load(CNN)
     before = candidate.proto.SerializeToString()
     task = make_task(analyze(original, batches.measure_sizes()), candidate, batches, batches, Memory())
-    train(task, Recipe(passes=1))
+    train(task, TrainingRecipe(passes=1))
     assert candidate.proto.SerializeToString() == before
 
 
@@ -430,8 +430,8 @@ def test_numbers_get_noise_and_tokens_and_masks_do_not() -> None:
 @pytest.mark.parametrize("augmented", [False, True])
 def test_samples_come_once_a_pass_and_are_the_same_when_they_come_again(augmented: bool) -> None:
     x = np.arange(100, dtype=np.float32)[:, None] + 0.25
-    recipe = Recipe(passes=9, augment=augmented, versions=2)
-    samples = Samples(load_data({"x": x}, [spec("x", ("N", 1))]), [spec("x", ("N", 1))], recipe, Memory())
+    recipe = TrainingRecipe(passes=9, augment=augmented, versions=2)
+    samples = DrawnBatches(load_data({"x": x}, [spec("x", ("N", 1))]), [spec("x", ("N", 1))], recipe, Memory())
     assert (samples.count, samples.total) == (6, 100)
     seen = [[samples.take(*samples.find(step))[0]["x"] for step in range(p * 6, p * 6 + 6)] for p in range(5)]
     for batches in seen:

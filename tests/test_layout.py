@@ -1,4 +1,4 @@
-"""Terms: refinements that meet each other, and layouts that must not contain themselves."""
+"""AxisTerms: refinements that meet each other, and layouts that must not contain themselves."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.axes import PLAIN, Axis, Dynamic, Fixed, Prod, Reason, Size, Sum, Var, div, first, pair, size_of
-from onnxprune.layout import Dim, LayoutError, Terms, concat, factor, find, fixed, leaves, pick, prod, split, unify, var
+from onnxprune.layout import (
+    AxisTerms,
+    Dim,
+    LayoutError,
+    concat,
+    factor,
+    find,
+    fixed,
+    leaves,
+    pick,
+    prod,
+    split,
+    unify,
+    var,
+)
 
 
 def term(d: Dim) -> Axis:
-    return Terms().of(d)
+    return AxisTerms().of(d)
 
 
 def test_refinements_that_do_not_nest_end_without_a_cycle() -> None:
@@ -52,7 +66,7 @@ def test_any_refinements_keep_the_size(steps: list[tuple[str, int]]) -> None:
 def test_factorisations_that_do_not_nest_share_their_innermost_rows() -> None:
     x, y = prod(var(2), var(6)), prod(var(3), var(4))
     unify(x, y)
-    terms = Terms()
+    terms = AxisTerms()
     assert terms.of(x) is terms.of(y)
     (v,) = terms.of(x).leaves
     assert terms.of(x).owner(v).tolist() == [0, 1] * 6
@@ -81,7 +95,7 @@ def test_sizes_that_differ_are_refused() -> None:
 
 
 def test_terms_are_made_once_and_do_not_change() -> None:
-    a, b, terms = var(6), var(2), Terms()
+    a, b, terms = var(6), var(2), AxisTerms()
     one, other = (terms.of(prod(concat(a, b), fixed(49))) for _ in range(2))
     assert one is other and isinstance(one, Prod) and isinstance(one.parts[0], Sum) and isinstance(one.parts[1], Fixed)
     assert one.leaves == (terms.of(a), terms.of(b)) and one.parts[0].parts[0] is terms.of(a)

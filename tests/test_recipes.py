@@ -11,7 +11,7 @@ from broken import external, small
 from documents import read_page
 from test_cli import CNN, TEST, UNKNOWN, call, fails
 
-from onnxprune.batch.content import Contents
+from onnxprune.batch.content import ContentDigests
 from onnxprune.batch.jobs import Spec, prepare, settings_for, specs
 from onnxprune.batch.lines import lines
 from onnxprune.batch.recipe import Recipe, read
@@ -237,9 +237,9 @@ def test_addresses_are_downloaded_with_their_data(tmp_path: Path) -> None:
         assert find(pattern, tmp_path) == [Source("memory:///zoo/deep/net.onnx", "deep/net")]
     assert find("memory://zoo/deep/net.onnx", tmp_path) == [Source("memory://zoo/deep/net.onnx", "net")]
     with ResultStore(tmp_path / "out") as store:
-        task = prepare(Spec("memory://zoo/deep/net.onnx", "net", {}, tmp_path), store.folder, Contents(store))
-        again = prepare(Spec("memory://zoo/deep/net.onnx", "net", {}, tmp_path), store.folder, Contents(store))
-        local = prepare(Spec(str(made), "net", {}, tmp_path), store.folder, Contents(store))
+        task = prepare(Spec("memory://zoo/deep/net.onnx", "net", {}, tmp_path), store.folder, ContentDigests(store))
+        again = prepare(Spec("memory://zoo/deep/net.onnx", "net", {}, tmp_path), store.folder, ContentDigests(store))
+        local = prepare(Spec(str(made), "net", {}, tmp_path), store.folder, ContentDigests(store))
     assert task == again and task.id == local.id
     assert Path(task.model).read_bytes() == made.read_bytes()
     assert (Path(task.model).parent / "net.bin").read_bytes() == (tmp_path / "net.bin").read_bytes()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.run import count
-from onnxprune.calibration.statistics import Sizes
+from onnxprune.calibration.statistics import StatisticSizes
 from onnxprune.calibration.store import Memory
 from onnxprune.criteria import resolve
 from onnxprune.errors import OnnxPruneError
@@ -31,7 +31,7 @@ def check_memory(a: Analysis, groups: Iterable[Group], criterion: str, batches: 
 
 
 def _needs(a: Analysis, groups: Iterable[Group], criterion: str, batches: Batches) -> Iterator[Need]:
-    sizes = Sizes(a, count(batches.first()), batches.samples or 0)
+    sizes = StatisticSizes(a, count(batches.first()), batches.samples or 0)
     guessed = unsettled(a.coupling.live, a.coupling.trace)  # their sizes are made up, and may be enormous
     for name in judged(a):
         if name not in guessed:

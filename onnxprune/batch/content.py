@@ -31,17 +31,17 @@ class Seen:
     refers: tuple[str, ...] = ()
 
 
-class Memory(Protocol):
+class DigestMemory(Protocol):
     """Where digests are remembered."""
 
     def recall(self, path: str, stamp: Stamp) -> Seen | None: ...
     def keep(self, path: str, stamp: Stamp, seen: Seen) -> None: ...
 
 
-class Contents:
+class ContentDigests:
     """Digests of files and folders. `stop` is asked between pieces of a file, and may raise."""
 
-    def __init__(self, memory: Memory, stop: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, memory: DigestMemory, stop: Callable[[], None] = lambda: None) -> None:
         self.memory, self.stop = memory, stop
 
     def model(self, path: Path) -> str:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from onnxprune.batch.content import Contents
+from onnxprune.batch.content import ContentDigests
 from onnxprune.batch.recipe import Recipe, matches
 from onnxprune.batch.sources import SUFFIX, Source, distinct, fetch, find
 from onnxprune.errors import OnnxPruneError
@@ -91,7 +91,7 @@ def _sources(recipe: Recipe) -> list[Source]:
     return kept
 
 
-def prepare(spec: Spec, folder: Path, contents: Contents) -> ReadyJob:
+def prepare(spec: Spec, folder: Path, contents: ContentDigests) -> ReadyJob:
     """Find out what is in the files of a job, and so who it is. Raises OnnxPruneError and OSError for what cannot be read.
 
     The identity is a hash of the model's content and name, the data's content, the settings and the version of onnxprune.
@@ -127,7 +127,7 @@ def unreadable(spec: Spec, why: str) -> str:
     return _digest(f"{__version__}\n{spec.place}\n{why}")[:32]
 
 
-def _local(path: str, base: Path, folder: Path, contents: Contents) -> Path:
+def _local(path: str, base: Path, folder: Path, contents: ContentDigests) -> Path:
     """The file or folder, downloaded where it is an address."""
     if is_remote(path):
         return fetch(path, folder.absolute() / FETCHED, contents.refers)

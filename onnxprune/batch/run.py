@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from onnxprune.batch.content import Contents
+from onnxprune.batch.content import ContentDigests
 from onnxprune.batch.isolate import Limits, Running, run
 from onnxprune.batch.jobs import ReadyJob, Spec, prepare, unreadable
 from onnxprune.batch.store import Outcome, ResultStore
@@ -73,7 +73,7 @@ def batch(
 
 def _prepared(specs: Sequence[Spec], store: ResultStore, watch: Watch) -> tuple[dict[str, ReadyJob], dict[str, str]]:
     """The jobs, and why some cannot be read; by place."""
-    contents = Contents(store)
+    contents = ContentDigests(store)
     tasks, unread = dict[str, ReadyJob](), dict[str, str]()
     for i, spec in enumerate(specs, 1):
         try:

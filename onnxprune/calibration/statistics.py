@@ -196,11 +196,11 @@ def _passes(
     by_samples: dict[int | None, list[StatisticKey]] = {}
     for want in wants:
         by_samples.setdefault(STATISTICS[want[2]].samples, []).append(want)
-    sizes = Sizes(analysis, count(batches.first()), batches.samples or 0)
+    sizes = StatisticSizes(analysis, count(batches.first()), batches.samples or 0)
     return [(n, chunk) for n, some in by_samples.items() for chunk in _chunks(sizes, some, room)]
 
 
-def _chunks(sizes: Sizes, wants: Sequence[StatisticKey], room: int) -> list[list[StatisticKey]]:
+def _chunks(sizes: StatisticSizes, wants: Sequence[StatisticKey], room: int) -> list[list[StatisticKey]]:
     """Wants that one pass has room for: what it probes may be kept alive until its end."""
     out: list[list[StatisticKey]] = [[]]
     held, left = set[str](), room
@@ -217,7 +217,7 @@ def _chunks(sizes: Sizes, wants: Sequence[StatisticKey], room: int) -> list[list
 
 
 @dataclass(frozen=True)
-class Sizes:
+class StatisticSizes:
     """How much memory statistics take while they are gathered, in batches of `batch` samples of `samples`."""
 
     analysis: Analysis

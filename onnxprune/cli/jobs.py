@@ -23,7 +23,7 @@ SHOWN = 8  # jobs in flight
 READING_SECONDS = 2.0  # between two words on the reading of files
 
 
-class Lines:
+class JobLines:
     """Counts what happens, and says it in lines."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Lines:
         return f", about {minutes // 60}:{minutes % 60:02}:{rest:02} left"
 
 
-class Display(Lines):
+class Display(JobLines):
     """The same on a terminal: what is in flight is shown, what failed is said, the rest is counted."""
 
     def __init__(self) -> None:
@@ -113,10 +113,10 @@ class Display(Lines):
 
 
 @contextmanager
-def watch() -> Iterator[Lines]:
+def watch() -> Iterator[JobLines]:
     """A display on a terminal, else lines."""
     if not sys.stderr.isatty():
-        yield Lines()
+        yield JobLines()
         return
     display = Display()
     with display.live:

@@ -14,7 +14,7 @@ from onnxprune.graph.view import attribute, makers
 from onnxprune.graph.weights import Array, is_float
 from onnxprune.groups import Analysis
 from onnxprune.ops.records import PERMUTE, Encoding, NodeFacts, record_of
-from onnxprune.repair.codes import Code
+from onnxprune.repair.codes import StoredCode
 from onnxprune.repair.layers import Site, Unfit
 from onnxprune.repair.network import Constants
 
@@ -70,14 +70,14 @@ class Contents:
             self.constants.forget()
 
     def _decoded(self, node: NodeProto, encoding: Callable[[NodeFacts], Encoding], x: Array) -> Array | None:
-        """What integers stand for; None where that has to be asked: a scale of 0 makes zeros, which `Code` has no use for."""
+        """What integers stand for; None where that has to be asked: a scale of 0 makes zeros, which a `StoredCode` has no use for."""
         site = Site(node, -1, [self.c.weights[n].array() if n in self.c.weights else None for n in node.input])
         if any(site.has(i) and i not in site.known for i in range(len(node.input))):
             return None
         if not site.known.get(encoding(site).scale, np.ones(())).all():
             return None
         try:
-            return Code.of(encoding(site), site.known, x.shape, x.dtype).decode(x).astype(np.float32)
+            return StoredCode.of(encoding(site), site.known, x.shape, x.dtype).decode(x).astype(np.float32)
         except (Unfit, KeyError):
             return None
 

@@ -29,7 +29,7 @@ LISTS = (AttributeProto.FLOATS, AttributeProto.STRINGS, AttributeProto.TENSOR)  
 Operands = dict[int, Slices]
 
 
-class View(NodeView):
+class RankedNode(NodeView):
     """A node with the ranks of what it reads."""
 
     def __init__(self, values: Values, index: int, node: NodeProto) -> None:
@@ -147,7 +147,7 @@ class Values:
             i: x for i, n in enumerate(node.input) if n and i != live[0] and (x := self.contents.read(n)) is not None
         }
         with np.errstate(all="ignore"):
-            line = record.traits.affine(View(self, index, node), live[0], read) if len(at) == 1 else None
+            line = record.traits.affine(RankedNode(self, index, node), live[0], read) if len(at) == 1 else None
         if line is None:
             return None
         scale, shift = (_for_channels(x, len(axes), at[0], axes[at[0]], v) for x in line)

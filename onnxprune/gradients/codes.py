@@ -9,7 +9,7 @@ import torch
 
 from onnxprune.gradients.ops.quant import round_through
 from onnxprune.gradients.types import RANGES
-from onnxprune.graph.integers import Quantized
+from onnxprune.graph.integers import IntegerEncoding
 from onnxprune.graph.weights import Array, Weight
 
 LARGEST = 2**31 - 128  # of 32 bits, that is a float32
@@ -25,7 +25,7 @@ class Code:
     high: int
 
     @staticmethod
-    def of(meaning: Quantized, name: str, weights: Mapping[str, Weight]) -> Code:
+    def of(meaning: IntegerEncoding, name: str, weights: Mapping[str, Weight]) -> Code:
         weight = weights[name]
         shape = weight.shape
         meaning = replace(meaning, axis=meaning.axis % max(len(shape), 1))

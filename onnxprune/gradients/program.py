@@ -59,7 +59,7 @@ Sizes = tuple[tuple[str, tuple[int, ...]], ...]  # of the inputs of a run
 
 
 @dataclass
-class Plan:
+class StepPlan:
     """The steps that some values need. What depends on the inputs' sizes alone is computed once for each of them."""
 
     steps: list[Step]  # all of them
@@ -107,7 +107,7 @@ class Program:
         self._fold()
         variable = [self.slots[name] for name in (*self.inputs, *self.parameters)]
         self._sized = find_sized(self.steps, (*self.constants, *self._unread), variable)
-        self._plans: dict[tuple[str, ...], Plan] = {}
+        self._plans: dict[tuple[str, ...], StepPlan] = {}
 
     # Compile
 
@@ -212,7 +212,7 @@ class Program:
             values[slot] = x
         return values
 
-    def _plan(self, names: tuple[str, ...]) -> Plan:
+    def _plan(self, names: tuple[str, ...]) -> StepPlan:
         """The steps that those values need, each with what is not needed after it."""
         if names not in self._plans:
             unknown = [n for n in names if n not in self.slots]
@@ -225,7 +225,7 @@ class Program:
             kept = tuple(sorted({o for s in steps for o in s.outs if o in self._sized and o in read} - {ABSENT}))
             free_values(steps, keep={*wanted, *kept})
             free_values(rest, keep=wanted)
-            self._plans[names] = Plan(steps, rest, kept)
+            self._plans[names] = StepPlan(steps, rest, kept)
         return self._plans[names]
 
     def execute(self, steps: Iterable[Step], values: Values) -> None:
@@ -284,7 +284,7 @@ def _sizes_of(feeds: Mapping[str, Any]) -> Sizes | None:
     return tuple((name, tuple(x.shape)) for name, x in sorted(feeds.items()))
 
 
-def _remember(plan: Plan, sizes: Sizes | None, kept: list[Any]) -> None:
+def _remember(plan: StepPlan, sizes: Sizes | None, kept: list[Any]) -> None:
     """Keep what depends on sizes alone. Tensors of inference mode could not be used where gradients are wanted."""
     if sizes is None or torch.is_inference_mode_enabled():
         return

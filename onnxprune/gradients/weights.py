@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 import onnxprune.ops.rules  # noqa: F401  (fills in the records)
 from onnxprune.graph.flat import FLAT, OPENERS, flatten
-from onnxprune.graph.integers import Quantized
+from onnxprune.graph.integers import IntegerEncoding
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import all_weights
@@ -48,7 +48,7 @@ def find_trainable(flat: Model) -> list[str]:
     ]
 
 
-def find_codes(flat: Model, names: Iterable[str]) -> dict[str, Quantized]:
+def find_codes(flat: Model, names: Iterable[str]) -> dict[str, IntegerEncoding]:
     """What the integers among those initializers stand for."""
     search = _Search(flat)
     found = {name: search.code_of(name) for name in names}
@@ -126,14 +126,14 @@ class _Search:
         values = self.weights[weight]
         return math.prod(values.shape) > 1 and not _is_mask(values.array())
 
-    def code_of(self, name: str) -> Quantized | None:
+    def code_of(self, name: str) -> IntegerEncoding | None:
         """What the integers of a weight stand for, where all that read it agree, by constant scales and zero points."""
         if self.weights[name].data_type not in INTEGERS or not self.is_learned(name):
             return None
         codes = {self._code_at(index, slot) for index, slot in self.readers.get(name, ())}
         return codes.pop() if len(codes) == 1 else None
 
-    def _code_at(self, index: int, slot: int) -> Quantized | None:
+    def _code_at(self, index: int, slot: int) -> IntegerEncoding | None:
         node = self.nodes[index]
         record, view = self._record(node), _Shapes(node)
         if record.traits.encoding is not None:
@@ -146,7 +146,7 @@ class _Search:
         scale, zero = (node.input[i] if i < len(node.input) else "" for i in (encoding.scale, encoding.zero))
         if scale not in self.weights or (zero and zero not in self.weights) or not encoding.scale:
             return None
-        return Quantized(scale, zero, encoding.axis, default=encoding.default, block=encoding.block)
+        return IntegerEncoding(scale, zero, encoding.axis, default=encoding.default, block=encoding.block)
 
     def _record(self, node: NodeProto) -> Record:
         return record_of(node, self.opsets.get(domain_of(node), 1))

@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Quantized:
+class IntegerEncoding:
     """(q - zero) * scale, with one of each for the whole tensor, for a position of `axis`, or for a block along it."""
 
     scale: str  # the names of the constants; '' where there is none

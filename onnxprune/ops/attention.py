@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from onnxprune.layout import Dim, LayoutError, concat, factor, find, prod, split
-from onnxprune.ops.fused import View
+from onnxprune.ops.fused import KindView
 from onnxprune.ops.records import Encoding, NodeShapes, Operand, Product, renumber
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple
 
@@ -261,7 +261,7 @@ def packed_integer_attention(op: Op) -> list[Axes | None]:
 
     Source: ONNX Runtime's ContribOperators.md
     """
-    outs = View(op, "QAttention", (0, 1, 2, 5, 8), MICROSOFT).outputs_of(packed_attention)
+    outs = KindView(op, "QAttention", (0, 1, 2, 5, 8), MICROSOFT).outputs_of(packed_attention)
     q, rest = split(op.x(1)[1], _int(op.x(1)[1]) // 3)
     n = _int(q) // op.attr("num_heads")
     op.tie(factor(q, n)[1], factor(split(rest, _int(q))[1], n)[1])

@@ -11,7 +11,7 @@ from onnxprune.layout import Dim, LayoutError, find
 from onnxprune.ops.registry import Axes, Edits, New, Op, Rule, lookup
 
 
-class View(Op):
+class KindView(Op):
     """A node as the rule of the operator `kind` sees it: the inputs `slots` alone, and with the channels on axis 1.
 
     What that rule says of roles, kinds, mixing and edits goes to the node itself.
@@ -80,7 +80,7 @@ def plainer(op: Op, *more: int) -> list[Axes | None]:
     like = op.record.traits.like
     assert like is not None
     slots = [*like.slots(op.node), *(s for s in more if op.has(s))]
-    return View(op, like.op, slots, last=like.is_last(op.node)).outputs()
+    return KindView(op, like.op, slots, last=like.is_last(op.node)).outputs()
 
 
 def only_whole(op: Op) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxprune.axes import first
 from onnxprune.layout import Dim, LayoutError, factor, find, freeze, is_frozen, prod
-from onnxprune.ops.fused import View
+from onnxprune.ops.fused import KindView
 from onnxprune.ops.records import Bounds, NodeFacts, NodeShapes, Operand, Passes, Plainer, Product
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
 
@@ -164,7 +164,7 @@ def deform_conv(op: Op) -> list[Axes | None]:
         op.freeze(factor(x[1], _int(x[1]) // groups)[0], "groups of channels with one offset")
     for d in (d for i in (2, 4) if op.has(i) for d in op.x(i)):
         op.freeze(d, "offsets and masks of kernel positions")
-    return View(op, "Conv", [0, 1, *([3] if op.has(3) else [])]).outputs()
+    return KindView(op, "Conv", [0, 1, *([3] if op.has(3) else [])]).outputs()
 
 
 @couple("ConvTranspose", product=TRANSPOSED)

@@ -16,9 +16,9 @@ from onnx import NodeProto
 
 from onnxprune.axes import Keep, Reason, Size, pair, size_of
 from onnxprune.graph.facts import Facts, guessed_size
-from onnxprune.graph.integers import Quantized
+from onnxprune.graph.integers import IntegerEncoding
 from onnxprune.graph.view import attribute, domain_of
-from onnxprune.layout import Dim, LayoutError, Terms, find, fixed, freeze, is_frozen, unify
+from onnxprune.layout import AxisTerms, Dim, LayoutError, find, fixed, freeze, is_frozen, unify
 from onnxprune.ops.records import MICROSOFT, NOTHING, RECORDS, Operand, Product, Record, Traits, find_record
 
 Axes = list[Dim]
@@ -64,7 +64,7 @@ class New:
     """What a deferred edit may ask of a plan: how a layout looks once it is applied."""
 
     keep: Keep
-    terms: Terms
+    terms: AxisTerms
 
     def size(self, d: Dim) -> Size:
         return self.terms.of(d).size_after(self.keep)
@@ -111,7 +111,7 @@ class Op:
         self.ordered: list[Dim] = []  # of those, the ones whose order matters
         self.roles: list[tuple[int, int, str]] = []
         self.kinds: list[tuple[Dim, str]] = []
-        self.integers: dict[str, Quantized] = {}  # by the name of the weight
+        self.integers: dict[str, IntegerEncoding] = {}  # by the name of the weight
         self.related: set[int] = set()  # inputs whose layout the rule asked for
         self.types: dict[int, int] = {}  # element types of outputs, where no shape function tells them
         self.is_short = False  # a sample is too small for it
@@ -283,7 +283,7 @@ class Op:
     ) -> None:
         """Say which inputs hold the scale and zero point of a weight in input `i`, for those who read its numbers."""
         names = [self.node.input[s] if s and self.has(s) and self.const(s) else "" for s in (scale, zero)]
-        self.integers[self.node.input[i]] = Quantized(
+        self.integers[self.node.input[i]] = IntegerEncoding(
             names[0], names[1], axis % max(self.rank(i), 1), bits, default, block
         )
 
@@ -332,5 +332,5 @@ def same(op: Op) -> list[Axes | None]:
 
 
 __all__ = [
-    "MICROSOFT", "RECORDS", "Axes", "Edits", "New", "Op", "Quantized", "Unknown", "couple", "lookup", "same",
+    "MICROSOFT", "RECORDS", "Axes", "Edits", "New", "Op", "IntegerEncoding", "Unknown", "couple", "lookup", "same",
 ]  # fmt: skip

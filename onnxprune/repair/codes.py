@@ -10,13 +10,13 @@ import ml_dtypes
 import numpy as np
 
 from onnxprune.calibration.store import Array
-from onnxprune.graph.integers import Quantized
+from onnxprune.graph.integers import IntegerEncoding
 from onnxprune.graph.weights import is_float
 from onnxprune.ops.records import Encoding
 
 
 @dataclass(frozen=True)
-class Code:
+class StoredCode:
     """Scale and zero point, which broadcast against the tensor, and the type that it is stored in."""
 
     scale: Array
@@ -24,12 +24,14 @@ class Code:
     dtype: np.dtype[Any]
 
     @staticmethod
-    def of(encoding: Encoding, constants: Mapping[int, Array], shape: Sequence[int], dtype: np.dtype[Any]) -> Code:
+    def of(
+        encoding: Encoding, constants: Mapping[int, Array], shape: Sequence[int], dtype: np.dtype[Any]
+    ) -> StoredCode:
         """From the constants of a node, by slot, for a tensor of that shape."""
-        meaning = Quantized("", "", encoding.axis % max(len(shape), 1), block=encoding.block)
+        meaning = IntegerEncoding("", "", encoding.axis % max(len(shape), 1), block=encoding.block)
         scale = meaning.fit(constants.get(encoding.scale, np.ones(())), tuple(shape))
         zero = meaning.fit(constants.get(encoding.zero, np.zeros(())), tuple(shape))
-        return Code(np.where(scale == 0, 1.0, scale), zero, dtype)
+        return StoredCode(np.where(scale == 0, 1.0, scale), zero, dtype)
 
     def decode(self, stored: Array) -> Array:
         """The numbers, float32."""

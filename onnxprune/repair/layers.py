@@ -19,7 +19,7 @@ from onnxprune.calibration.store import Array
 from onnxprune.graph.forms import Form, start
 from onnxprune.graph.weights import is_float
 from onnxprune.ops.records import Bounds, Encoding, NodeView, Operand, Record, record_of
-from onnxprune.repair.codes import Code
+from onnxprune.repair.codes import StoredCode
 
 OPEN: Bounds = (-math.inf, math.inf)
 KEPT_BYTES = 1 << 20  # of an array that a layer keeps all the time
@@ -74,12 +74,12 @@ class Site(NodeView):
         array = self.known.get(weight)
         return not self.are_integers(self.node.input[weight]) and array is not None and is_float(array.dtype)
 
-    def weight(self, operand: Operand) -> tuple[Array, Code | None]:
+    def weight(self, operand: Operand) -> tuple[Array, StoredCode | None]:
         """The numbers of an operand, and how they are stored where the node reads integers. Raises Unfit."""
         array, encoding = self.known.get(operand.slot), operand.encoding
         if array is None or encoding is None or not (self._is_known(encoding) and self._is_known(self._reads)):
             return self.const(operand.slot), None
-        code = Code.of(encoding, self.known, array.shape, array.dtype)
+        code = StoredCode.of(encoding, self.known, array.shape, array.dtype)
         return code.decode(array), code
 
     @property
@@ -95,9 +95,9 @@ class Site(NodeView):
         """The numbers that a value stands for where a product reads it."""
         if self._reads is None or is_float(x.dtype):
             return x
-        return Code.of(self._reads, self.known, x.shape, x.dtype).decode(x)
+        return StoredCode.of(self._reads, self.known, x.shape, x.dtype).decode(x)
 
-    def bias(self, code: Code | None) -> tuple[Array | None, Code | None]:
+    def bias(self, code: StoredCode | None) -> tuple[Array | None, StoredCode | None]:
         """The product's own bias, and how it is stored beside such weights; None where there is none. Raises Unfit."""
         slot = (self.record.product.bias if self.record.product else None) or 0
         if not slot or not self.has(slot):
@@ -106,7 +106,7 @@ class Site(NodeView):
         if array is None or is_float(array.dtype) or code is None or self._reads is None:
             return self.const(slot), None
         scale = np.asarray(self.known[self._reads.scale] * code.scale).ravel()
-        own = Code(scale, np.zeros(()), array.dtype)
+        own = StoredCode(scale, np.zeros(()), array.dtype)
         return own.decode(array), own
 
     def const(self, slot: int) -> Array:
@@ -166,7 +166,7 @@ class FitLayer:
     x_axis: int  # of its inputs in x
     slot: int = 1
     matrix: PackedWeight
-    code: Code | None = None  # of the weights, where the node reads integers
+    code: StoredCode | None = None  # of the weights, where the node reads integers
     scale = 1.0  # the weights are multiplied by
     w: Array
     b: Array | None = None  # None: there is none, and none can be added

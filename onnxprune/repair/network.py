@@ -21,7 +21,7 @@ from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import ArrayWeight, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.ops.records import PERMUTE, REGROUP, SAME, record_of
-from onnxprune.repair.codes import Code
+from onnxprune.repair.codes import StoredCode
 from onnxprune.repair.kinds import is_layer, is_recurrent
 from onnxprune.repair.layers import Change, FitLayer, Site, Unfit
 from onnxprune.repair.segments import constants
@@ -130,7 +130,7 @@ def undo(site: Site, array: Array) -> Array:
     if traits.moves == REGROUP:
         return array.reshape(before.shape)
     if traits.encoding is not None:
-        code = Code.of(traits.encoding(site), site.known, array.shape, before.dtype)
+        code = StoredCode.of(traits.encoding(site), site.known, array.shape, before.dtype)
         quantizes = is_float(before.dtype) and not is_float(array.dtype)
         return code.decode(array).astype(before.dtype) if quantizes else code.encode(array)
     if traits.changes_type and not is_float(before.dtype):

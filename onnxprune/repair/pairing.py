@@ -20,7 +20,7 @@ from onnxprune.repair.layers import FitLayer
 from onnxprune.repair.network import Network
 
 
-class Lines:
+class ValueLines:
     """The values of a network in lines, and the nodes between them."""
 
     def __init__(self, net: Network) -> None:
@@ -87,7 +87,7 @@ class Pairing:
     """The candidate's lines and the original's."""
 
     def __init__(self, candidate: Network, original: Network) -> None:
-        self.mine, self.its = Lines(candidate), Lines(original)
+        self.mine, self.its = ValueLines(candidate), ValueLines(original)
         self._pairs = {name: name for name in self.mine.inputs & self.its.inputs}
         self._named: dict[str, int] = {}
         self._wired: dict[object, list[int]] = {}

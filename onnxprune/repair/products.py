@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.calibration.store import Array
-from onnxprune.repair.codes import Code
+from onnxprune.repair.codes import StoredCode
 from onnxprune.repair.layers import Change, FitLayer, PackedWeight, Site, Unfit
 
 
@@ -36,7 +36,7 @@ class MatrixProduct(FitLayer):
         if self.code is not None and self.scale != 1:
             raise Unfit("it multiplies integers by a factor")
         self.w = self.matrix.pack(array.astype(np.float64) * self.scale)
-        self.bias_code: Code | None = None
+        self.bias_code: StoredCode | None = None
         self.bias = self._own_bias()
         if self.bias is None and after is not None:
             self.bias = self._constant_behind(after) or self._bias_behind(after)

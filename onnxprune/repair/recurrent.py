@@ -51,7 +51,7 @@ class InputProduct(FitLayer):
         return out
 
 
-class State(InputProduct):
+class StateProduct(InputProduct):
     """Hidden states y [s, D, b, h] ([b, s, D, h] with layout 1), r [D, (g h), h], the second half of b; directions are groups.
 
     A reset gate that comes before the product (GRU's default) is not seen: the states are taken as if it let all through.

@@ -13,7 +13,7 @@ from onnxprune.ops.records import record_of
 from onnxprune.repair.kinds import is_layer, is_recurrent, make_layer
 from onnxprune.repair.layers import FitLayer, Site, Unfit
 from onnxprune.repair.network import Network, picked
-from onnxprune.repair.recurrent import InputProduct, State
+from onnxprune.repair.recurrent import InputProduct, StateProduct
 from onnxprune.repair.tails import Tail, follow, nothing
 
 Found = tuple[int, str, FitLayer]  # node, name
@@ -126,7 +126,7 @@ def _task(net: Network, found: Found, tail: Tail, taught: bool = False) -> FitTa
     source = _source(net, layer)
     source.lighten()
     return FitTask(
-        index, name, op, layer, tail, taught or isinstance(layer, State), source, parts_of(net, layer, source)
+        index, name, op, layer, tail, taught or isinstance(layer, StateProduct), source, parts_of(net, layer, source)
     )
 
 
@@ -184,13 +184,13 @@ def _built(net: Network, site: Site) -> Iterator[tuple[str, FitLayer]]:
     if site.node.input[0] in net.touched:
         yield "", InputProduct(site)
     if _lost_states(net, site.index):
-        yield " (hidden state)", State(site)
+        yield " (hidden state)", StateProduct(site)
 
 
 def _lost_states(net: Network, index: int) -> bool:
     """Did a recurrent layer lose hidden units?"""
     return is_recurrent(record_of(net.nodes[index])) and any(
-        o.slot == State.slot and not net.stays_of(index, o.slot).keys().isdisjoint(o.inputs)
+        o.slot == StateProduct.slot and not net.stays_of(index, o.slot).keys().isdisjoint(o.inputs)
         for o in net.site(index).operands
     )
 

@@ -11,11 +11,11 @@ from onnxprune.gradients import require_torch
 from onnxprune.graph.model import Model
 from onnxprune.progress import StageProgress
 from onnxprune.report.types import DistillationReport
-from onnxprune.training.recipe import Recipe
+from onnxprune.training.recipe import TrainingRecipe
 from onnxprune.training.task import Task, check_request, check_training, hold_out, make_recipe, make_task, with_labels
 
 __all__ = [
-    "Recipe",
+    "TrainingRecipe",
     "Task",
     "check_request",
     "check_training",
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def train(
-    task: Task, recipe: Recipe, checkpoint: Path | None = None, progress: StageProgress = lambda *_: None
+    task: Task, recipe: TrainingRecipe, checkpoint: Path | None = None, progress: StageProgress = lambda *_: None
 ) -> tuple[Model, DistillationReport]:
     """The candidate, trained: never worse on held-out samples than it was.
 

@@ -22,8 +22,8 @@ from onnxprune.progress import StageProgress
 from onnxprune.report.types import DistillationReport
 from onnxprune.training.checkpoint import Checkpoint, make_key
 from onnxprune.training.loss import Judgment, Objective
-from onnxprune.training.recipe import LEAST_CHECKS, Recipe
-from onnxprune.training.samples import Samples
+from onnxprune.training.recipe import LEAST_CHECKS, TrainingRecipe
+from onnxprune.training.samples import DrawnBatches
 from onnxprune.training.student import Student, Weights
 from onnxprune.training.task import Task
 from onnxprune.training.teacher import Teacher
@@ -57,14 +57,14 @@ class _HeldOut:
         return self.objective.judge(self.references, outputs, self.labels)
 
 
-class Training:
+class TrainingLoop:
     """One training from its first step to its last."""
 
-    def __init__(self, task: Task, recipe: Recipe, path: Path | None, progress: StageProgress) -> None:
+    def __init__(self, task: Task, recipe: TrainingRecipe, path: Path | None, progress: StageProgress) -> None:
         self.task, self.recipe, self.progress = task, recipe, progress
         self.objective = Objective(task.tokens, recipe.label_weight)
         specs: list[InputSpec] = input_specs(task.original.proto)
-        self.samples = Samples(task.batches, specs, recipe, task.memory)
+        self.samples = DrawnBatches(task.batches, specs, recipe, task.memory)
         self.teacher = Teacher(task.original, task.names, task.memory)
         self.held_out = _HeldOut(task, self.teacher, self.objective)
         if not any(is_float(x.dtype) for reference in self.held_out.references for x in reference.values()):
@@ -131,12 +131,12 @@ class Training:
 
 
 def run_training(
-    task: Task, recipe: Recipe, checkpoint: Path | None = None, progress: StageProgress = lambda *_: None
+    task: Task, recipe: TrainingRecipe, checkpoint: Path | None = None, progress: StageProgress = lambda *_: None
 ) -> tuple[Model, DistillationReport]:
     """See `training.train`."""
     begun, interrupted = time.perf_counter(), False
     with _threads(threads()):
-        training = Training(task, recipe, checkpoint, progress)
+        training = TrainingLoop(task, recipe, checkpoint, progress)
         try:
             training.run()
         except KeyboardInterrupt:

@@ -14,7 +14,7 @@ RATE, HIGHEST = 0.05, 5e-3  # the rate of a network of one layer; with more of t
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """`passes` over the data; all else but `seed` is as it was tuned.
 
     rate          how far weights move in a step at the highest, relative to the root mean square of their tensor; None: by the

@@ -10,17 +10,17 @@ from onnxprune.calibration.run import Feeds, count
 from onnxprune.calibration.store import Memory, StoredBatches
 from onnxprune.graph.weights import Array
 from onnxprune.training.augment import augment
-from onnxprune.training.recipe import LEAST_BATCH, STEPS, Recipe
+from onnxprune.training.recipe import LEAST_BATCH, STEPS, TrainingRecipe
 
 
-class Samples:
+class DrawnBatches:
     """The data in batches, in as many versions as the recipe has forms; `version` and `number` say which one.
 
     Samples that lie in arrays are put together anew in each version, what is left over of a batch is not used in it. Data that
     come as batches stay so. With `augment`, each version is augmented in its own way.
     """
 
-    def __init__(self, batches: Batches, specs: list[InputSpec], recipe: Recipe, memory: Memory) -> None:
+    def __init__(self, batches: Batches, specs: list[InputSpec], recipe: TrainingRecipe, memory: Memory) -> None:
         self.specs, self.recipe = specs, recipe
         self._stored = batches if isinstance(batches, Stored) else None
         self._labels: list[Array | None] = []

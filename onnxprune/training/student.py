@@ -11,7 +11,7 @@ import torch
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients import Module
 from onnxprune.graph.model import Model
-from onnxprune.training.recipe import Recipe
+from onnxprune.training.recipe import TrainingRecipe
 
 Weights = dict[str, torch.Tensor]
 FIRST, SECOND, TINY = 0.9, 0.999, 1e-8  # Adam's, as everywhere
@@ -27,7 +27,7 @@ class Student:
     Source: Kingma and Ba 2015, Adam, arXiv 1412.6980; the size is that of You et al. 2020, LAMB, arXiv 1904.00962.
     """
 
-    def __init__(self, model: Model, recipe: Recipe) -> None:
+    def __init__(self, model: Model, recipe: TrainingRecipe) -> None:
         self.recipe = recipe
         self.module = Module(model)
         self.weights: Mapping[str, torch.Tensor] = self.module.named_weights()

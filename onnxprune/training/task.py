@@ -23,7 +23,7 @@ from onnxprune.groups import Analysis
 from onnxprune.measure import judged
 from onnxprune.settings import Training
 from onnxprune.settings.table import to_option
-from onnxprune.training.recipe import HELD_OUT, MIXED_IN, Recipe
+from onnxprune.training.recipe import HELD_OUT, MIXED_IN, TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ def make_task(original: Analysis, candidate: Model, batches: Batches, held_out: 
     return Task(original.model, candidate, batches, held_out, names, vocabulary(original.flat.proto), memory)
 
 
-def make_recipe(training: Training, seed: int, default_weight: float = 0.0) -> Recipe:
+def make_recipe(training: Training, seed: int, default_weight: float = 0.0) -> TrainingRecipe:
     """The numbers of a training. Without labels named or weighed, those beside the data do not count."""
     weight = training.label_weight
     if weight is None:
         weight = MIXED_IN if training.labels is not None else default_weight
-    return Recipe(
+    return TrainingRecipe(
         training.passes, seed, training.augment, weight, training.learning_rate,
     )  # fmt: skip
 

@@ -204,7 +204,7 @@ class Lanes:
         return (clock() - start) / times
 
 
-class Estimate:
+class RatioEstimate:
     """What heats say: seconds of a run of each, and the ratio before / after with its 95 % interval."""
 
     def __init__(self, before: float, after: float, spread: float) -> None:
@@ -250,7 +250,7 @@ class Estimate:
         )
 
 
-def judge(heats: Sequence[Heat], statistic: Callable[[Sequence[float]], float] = min) -> Estimate:
+def judge(heats: Sequence[Heat], statistic: Callable[[Sequence[float]], float] = min) -> RatioEstimate:
     """What heats say: each has a ratio of its own, and from heat to heat it differs by all that disturbs.
 
     Of the turns of a heat the least counts, unless another `statistic` is given.
@@ -268,7 +268,7 @@ def judge(heats: Sequence[Heat], statistic: Callable[[Sequence[float]], float] =
     if n > 1:
         deviation = float(np.clip(ratios, kept[0], kept[-1]).std(ddof=1)) / (1 - 2 * cut / n)
         spread = STUDENT[min(len(kept) - 1, len(STUDENT)) - 1] * deviation / math.sqrt(n)
-    return Estimate(math.exp(after + middle), math.exp(after), spread)
+    return RatioEstimate(math.exp(after + middle), math.exp(after), spread)
 
 
 class Stopwatch:
