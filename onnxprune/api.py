@@ -105,7 +105,7 @@ def plan(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     run = RunSettings(calib, samples, cache=cache, timings=timings, metric=metric, memory=memory)
     run.check_values()
-    batches = calibration_batches(run, analysis.model)
+    batches = calibration_batches(run, analysis.model, options.seed)
     options.check()
     options = options.resolved(batches is not None, draws_inputs(options, analysis.model, batches))
     return make_plan(analysis, options, make_evaluator(analysis, options, batches, run, None))
@@ -151,7 +151,7 @@ def sensitivity(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     run = RunSettings(calib, samples, preprocess=preprocess, cache=cache, memory=memory)
     run.check_values()
-    batches = calibration_batches(run, analysis.model)
+    batches = calibration_batches(run, analysis.model, options.seed)
     evaluator = replace(make_evaluator(analysis, options, batches, run, progress), comparison_samples=samples)
     chosen = candidates(analysis, options, evaluator.watch(analysis, options))
     return measure(chosen, evaluator.comparer, ratios, evaluator.cache, progress=evaluator.stage_progress("measure"))
@@ -194,7 +194,7 @@ def apply(
     run = RunSettings(calib, samples, memory=memory)
     run.check_values()
     analysis, plan = settle(analysis, plan)
-    evaluator = make_evaluator(analysis, options, calibration_batches(run, analysis.model), run, None)
+    evaluator = make_evaluator(analysis, options, calibration_batches(run, analysis.model, options.seed), run, None)
     return apply_plan(analysis, plan) if evaluator.repair == "none" else evaluator.finish(plan)[0]
 
 

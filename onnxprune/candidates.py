@@ -18,6 +18,7 @@ from onnxprune.repair.candidate import repair_candidate
 from onnxprune.report.types import CalibrationReport, CandidateReport, ErrorReport
 from onnxprune.result import CandidateResult, Source
 from onnxprune.settings import RunSettings
+from onnxprune.settings.data import is_own
 from onnxprune.validation import validate as compare
 
 
@@ -34,7 +35,7 @@ def run_repair(
     clock = Clock(progress or (lambda *_: None))
     with clock.time("load"):
         models = [load(m) for m in (original, candidate)]
-        calibration, data = read_data(settings, check_same_kind(*models))
+        calibration, data = read_data(settings, models, seed, clock.progress)
     before, after = None, None
     if settings.check:
         with clock.time("validate"):
@@ -68,9 +69,12 @@ def run_repair(
     return CandidateResult(files, repaired, type(original), found)
 
 
-def read_data(settings: RunSettings, model: Model) -> tuple[Batches, Batches]:
-    """What the layers are fitted on, and what the models are compared on."""
-    calibration = calibration_batches(settings, model)
+def read_data(
+    settings: RunSettings, models: Sequence[Model], seed: int, progress: StageProgress | None
+) -> tuple[Batches, Batches]:
+    """What the layers are fitted on, and what an original and its candidate are compared on."""
+    model, original = check_same_kind(*models), models[0]
+    calibration = calibration_batches(settings, original if is_own(settings.calib) else model, seed, progress)
     if calibration is None:
         raise OnnxPruneError("this takes data, and there are none; give calib")
     return calibration, as_batches(settings.data, model, settings.preprocess) or calibration

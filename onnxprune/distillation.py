@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from os import PathLike
 
-from onnxprune.candidates import check_same_kind, compare_models, name_of, read_data
+from onnxprune.candidates import compare_models, name_of, read_data
 from onnxprune.forecast import forecast_training
 from onnxprune.graph.io import load
 from onnxprune.graph.save import save
@@ -34,7 +34,7 @@ def run_distillation(
     recipe = make_recipe(training, seed)
     with clock.time("load"):
         models = [load(m) for m in (original, candidate)]
-        calibration, data = read_data(settings, check_same_kind(*models))
+        calibration, data = read_data(settings, models, seed, clock.progress)
         calibration = with_labels(calibration, training, recipe.label_weight)
     before, after = None, None
     if settings.check:

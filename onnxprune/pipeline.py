@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import onnx
 
 from onnxprune.allocate import Cache, Evaluator, make_plan
 from onnxprune.allocate.evaluator import FOLDS
+from onnxprune.allocate.rounds import Rounds
+from onnxprune.allocate.steps import composed
 from onnxprune.allocate.timing.table import TimingTable, default_path
 from onnxprune.calibration import (
     Batches,
@@ -25,8 +28,9 @@ from onnxprune.calibration import (
     random_batches,
     read_preprocess,
 )
+from onnxprune.calibration.own import write_text
 from onnxprune.calibration.store import MEMORY_BYTES, Memory
-from onnxprune.calibration.substitutes import takes_pictures
+from onnxprune.calibration.substitutes import substitute_batches, takes_pictures
 from onnxprune.convert import cast, flush_subnormals, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.forecast import forecast
@@ -51,6 +55,7 @@ from onnxprune.report.types import (
 )
 from onnxprune.result import PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity, Training
+from onnxprune.settings.data import is_own
 from onnxprune.settings.units import size_bytes
 from onnxprune.sparsity import Sparsified, sparsify
 from onnxprune.sparsity.compressed import measure_compressed
@@ -58,7 +63,7 @@ from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import NofM
 from onnxprune.surgery import apply_plan
 from onnxprune.targets import choose_target
-from onnxprune.training import check_request, hold_out, make_recipe, make_task, train, with_labels
+from onnxprune.training import TrainingRecipe, check_request, hold_out, make_recipe, make_task, train, with_labels
 from onnxprune.validation import Result, layer_errors
 from onnxprune.validation import validate as compare
 
@@ -94,14 +99,30 @@ class NotCompared(OnnxPruneError):
         self.made = made
 
 
-def calibration_batches(run: RunSettings, model: Model) -> Batches | None:
-    """The calibration data that the settings name; None without."""
+def calibration_batches(
+    run: RunSettings, model: Model, seed: int = 0, progress: StageProgress | None = None
+) -> Batches | None:
+    """The calibration data that the settings name, or what the model makes itself; None without."""
+    if is_own(run.calib):
+        return _own_batches(run, model, seed, progress)
+    if run.text_length is not None or run.start_token is not None:
+        raise OnnxPruneError(
+            "text-length and start-token are for texts that the model writes itself; give --calib self"
+        )
     batches = as_batches(run.calib, model, run.preprocess)
     if batches is not None and run.samples is not None:
         batches = batches.limit(run.samples)
     if batches is not None:
         check_finite(batches, model)
     return batches
+
+
+def _own_batches(run: RunSettings, model: Model, seed: int, progress: StageProgress | None) -> Batches:
+    """Texts of a language model, scenes for one of pictures."""
+    if takes_pictures(model):
+        return substitute_batches(analyze(model), seed, run.samples)
+    told = progress and partial(progress, "write")
+    return write_text(model, texts=run.samples, length=run.text_length, start=run.start_token, seed=seed, progress=told)
 
 
 def as_batches(source: Data | None, model: Model, preprocess: Preprocess | Sequence[str] | None) -> Batches | None:
@@ -169,7 +190,8 @@ def run(
         if work.run.gemm:
             model = gemms(model)
         batches = as_batches(work.run.data, model, work.run.preprocess) if work.run.check else None
-        calibration = given_data = calibration_batches(work.run, model)
+        recipe, unseen = None, None
+        calibration = given_data = calibration_batches(work.run, model, work.seed, clock.progress)
         if work.training.distill and calibration is not None:
             recipe = make_recipe(work.training, work.seed)
             calibration, unseen = hold_out(with_labels(calibration, work.training, recipe.label_weight))
@@ -187,21 +209,25 @@ def run(
         analysis = analyze(model, calibration.measure_sizes() if calibration else {})
     if work.run.then_quantize is not None:
         refuse_quantized(analysis)
-    evaluator = make_evaluator(analysis, options, calibration, work.run, clock.progress)
-    used = _plan(analysis, evaluator, work, clock)
+    teach = _Teaching(analysis, calibration, unseen, recipe, work, clock) if calibration and recipe and unseen else None
+    rest, done, options = _prune_in_rounds(analysis, options, work, teach)
+    evaluator = make_evaluator(rest, options, calibration, work.run, clock.progress)
+    used = _plan(rest, evaluator, replace(work, options=options if work.options else None), clock)
     with clock.time("plan"):
-        settled, mine = settle(analysis, used, evaluator.found)
+        settled, mine = settle(rest, used, evaluator.found)
     evaluator.turn_to(settled)
     made = _make(settled, mine, evaluator, sparsity, clock, work.dry_run)
     made.plan, made.given = mine, given
-    if work.training.distill and calibration is not None and not work.dry_run:
-        with clock.time("distill"):
-            task = make_task(analysis, _in_memory(made.model), calibration, unseen, evaluator.memory)
-            made.model, made.trained = train(task, recipe, work.training.checkpoint, clock.progress)
+    if teach is not None and not work.dry_run:
+        made.model, made.trained = teach.train(made.model, evaluator)
         if not made.trained.improved:  # then the repair may have the samples that were held out, too
             evaluator.turn_to_data(given_data)
             made = replace(_make(settled, mine, evaluator, sparsity, clock, dry=False), trained=made.trained)
             made.plan, made.given = mine, given
+    if done is not None:
+        used = composed(done, used)
+        if work.plan_out is not None:
+            used.save(Path(work.plan_out))
     if target.slow_subnormals and used.groups:
         made.model = flush_subnormals(made.model)
     if work.run.cast is not None:
@@ -219,6 +245,50 @@ def run(
             files = [] if out is None else save(made.model, out)
             made.model = load(files[0]) if files else _in_memory(made.model)
     return _compare_and_report(source, files, made, analysis, used, work, evaluator, batches, clock)
+
+
+@dataclass(frozen=True)
+class _Teaching:
+    """The original, and what it teaches on: candidates learn what it makes of the data."""
+
+    original: Analysis
+    batches: Batches
+    unseen: Batches
+    recipe: TrainingRecipe
+    work: Work
+    clock: Clock
+
+    def train(
+        self, candidate: Model, evaluator: Evaluator, round: int | None = None
+    ) -> tuple[Model, DistillationReport]:
+        """Each round has a checkpoint of its own."""
+        kept = self.work.training.checkpoint
+        path = Path(f"{kept}.{round + 1}") if kept is not None and round is not None else kept
+        with self.clock.time("distill"):
+            task = make_task(self.original, _in_memory(candidate), self.batches, self.unseen, evaluator.memory)
+            return train(task, self.recipe, path, self.clock.progress)
+
+
+def _prune_in_rounds(
+    original: Analysis, options: Options, work: Work, teach: _Teaching | None
+) -> tuple[Analysis, Plan | None, Options]:
+    """All rounds of pruning and training but the last: what they leave, their plan, and what the last one is asked for."""
+    rounds = Rounds(original, options, work.training.iterative if work.options and not work.plan else 1)
+    rest, done = original, None
+    several = rounds.number > 1 and teach is not None and not work.dry_run
+    for at, fraction, before in rounds.ask() if several else ():
+        mine = rounds.options_of(rest, fraction, before)
+        if at == rounds.number - 1:
+            return rest, done, mine
+        assert teach is not None
+        evaluator = make_evaluator(rest, mine, teach.batches, work.run, teach.clock.progress)
+        used = _plan(rest, evaluator, replace(work, options=mine, plan_out=None), teach.clock)
+        settled, plan = settle(rest, used, evaluator.found)
+        evaluator.turn_to(settled)
+        made = _make(settled, plan, evaluator, None, teach.clock, dry=False)
+        trained, _ = teach.train(made.model, evaluator, at)
+        rest, done = analyze(_in_memory(trained), original.data), used if done is None else composed(done, used)
+    return rest, done, options
 
 
 def _plan(analysis: Analysis, evaluator: Evaluator, work: Work, clock: Clock) -> Plan:

@@ -14,6 +14,7 @@ from onnxprune.calibration import read_preprocess
 from onnxprune.errors import OnnxPruneError
 from onnxprune.quantize import check_quantization
 from onnxprune.settings import HOMES, Options, RunSettings, Sparsity, Training, settings_of
+from onnxprune.settings.data import is_own
 from onnxprune.settings.options import BUDGETS, LIMITS
 from onnxprune.settings.table import FUNCTION, INPUTS, PLACE, show_value, to_option
 from onnxprune.sparsity.options import resolve_sparsity
@@ -35,7 +36,7 @@ def check(name: str, value: Any, base: Path, command: str = COMMAND) -> None:
         read_preprocess(_locate(value, base))
     if name == "ratio" and value == 1:
         Options(ratio=value).check()
-    if table[name].kind is INPUTS and not is_remote(value) and not (base / value).exists():
+    if table[name].kind is INPUTS and not (is_remote(value) or is_own(value)) and not (base / value).exists():
         raise OnnxPruneError(f"{name} is {show_value(value)}; there is no {base / value}")
 
 
@@ -87,7 +88,7 @@ def make_arguments(settings: Settings, base: Path, command: str = COMMAND) -> di
     """What `onnxprune.prune` (or `sparsify`) is to be called with; relative paths start at `base`."""
     located = dict(settings)
     for name, known in settings_of(command).items():
-        if known.kind in (INPUTS, PLACE, FUNCTION) and isinstance(located.get(name), str | Path):
+        if known.kind in (INPUTS, PLACE, FUNCTION) and _is_place(located.get(name)):
             located[name] = base / located[name]
     if located.get("preprocess"):
         located["preprocess"] = read_preprocess(_locate(located["preprocess"], base))
@@ -106,7 +107,8 @@ def _locate(parts: Sequence[str], base: Path) -> list[str]:
 def list_input_paths(settings: Settings) -> Iterator[tuple[str, str]]:
     """The settings whose value is a path and whose meaning is what lies there: name and path."""
     table = settings_of(COMMAND)
-    yield from ((name, settings[name]) for name, s in table.items() if s.kind is INPUTS and name in settings)
+    inputs = {name: settings[name] for name, s in table.items() if s.kind is INPUTS and name in settings}
+    yield from ((name, path) for name, path in inputs.items() if not is_own(path))
     yield from ((n, settings[n].rpartition(":")[0]) for n, s in table.items() if s.kind is FUNCTION and n in settings)
     yield from (("preprocess", p) for p in settings.get("preprocess", ()) if p.endswith(".toml"))
 
@@ -114,12 +116,17 @@ def list_input_paths(settings: Settings) -> Iterator[tuple[str, str]]:
 def drop_paths(settings: Settings) -> dict[str, Any]:
     """The settings that say what to do, in the order of the table; without those that are paths."""
     table = settings_of(COMMAND)
-    return {k: settings[k] for k, s in table.items() if k in settings and s.kind not in (INPUTS, PLACE, FUNCTION)}
+    paths = (INPUTS, PLACE, FUNCTION)
+    return {k: settings[k] for k, s in table.items() if k in settings and (s.kind not in paths or is_own(settings[k]))}
 
 
 def describe(settings: Settings) -> str:
     """Settings for people: `criterion=l2 macs=0.5`."""
     return " ".join(f"{k}={_word(v)}" for k, v in {**drop_paths(settings), **settings}.items()) or "defaults"
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str | Path) and not is_own(value)
 
 
 def _word(value: Any) -> str:

@@ -20,6 +20,8 @@ StatisticKey = tuple[str, int, str]  # activation, axis, statistic
 ENTRIES = 1200  # of a patch; the products of more would take too long
 PATCH = "patch_"
 READ, MADE = "read", "made"
+MASK, MASK_OF_LABELS, CURVATURE = "mask", "mask_of_labels", "curvature"
+OF_GRADIENTS = (MASK, MASK_OF_LABELS, CURVATURE)  # statistics that a pass backward gives
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,13 @@ def fitting(a: Analysis, group: Group, statistics: Sequence[str]) -> list[Tap]:
 def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, StatisticKey]:
     """What has to be gathered for each statistic of a tap. `classes` are the network's own scores, [samples, classes].
 
-    Those of patches are of the tap's axis itself where no convolution reads it.
+    Those of patches are of the tap's axis itself where no convolution reads it, the curvature is that of the tap's weight.
     """
     read = tap.role == READ and any(n.startswith(PATCH) for n in statistics) and _has_patches(a, tap)
     out = a.flat.proto.graph.node[tap.node].output[0]
     found: dict[str, StatisticKey] = {n: (tap.tensor, tap.axis, n.removeprefix(PATCH)) for n in statistics}
     found |= {n: (out, 1, n) for n in statistics if n.startswith(PATCH) and read}
+    found |= {n: (tap.member.tensor, tap.member.axis, n) for n in statistics if n == CURVATURE}
     return found | {n: (_scores(a), 1, "pooled") for n in statistics if n == "classes"}
 
 
@@ -77,6 +80,16 @@ def samples_of(want: StatisticKey) -> StatisticKey:
     """The statistic that says of how many samples a Gram matrix is; the places of one sample are much alike."""
     tensor, axis, statistic = want
     return tensor, axis, f"{statistic}_samples"
+
+
+def reading_edges(a: Analysis, groups: Iterable[Group]) -> dict[tuple[str, int], list[int]]:
+    """For each axis of an activation that consumers read channels from: the nodes that do."""
+    found = dict[tuple[str, int], list[int]]()
+    for tap in (t for g in groups for t in taps(a, g) if t.role == READ):
+        nodes = found.setdefault((tap.tensor, tap.axis), [])
+        if tap.node not in nodes:
+            nodes.append(tap.node)
+    return found
 
 
 def _has_patches(a: Analysis, tap: Tap) -> bool:
@@ -105,8 +118,9 @@ def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.nda
     """
     if name == "classes":
         return array
-    mine = by_channel(channel_order(group, tap.dim))
-    entries = array.shape[-1] // tap.dim.length  # of a patch, for each position of the axis
+    dim = tap.member.dim if name == CURVATURE else tap.dim
+    mine = by_channel(channel_order(group, dim))
+    entries = array.shape[-1] // dim.length  # of a patch, for each position of the axis
     mine = (mine[:, None] * entries + np.arange(entries)).ravel()
     if np.array_equal(mine, np.arange(array.shape[-1])):  # a copy of a large matrix takes long
         return array if name.endswith("gram") else array.reshape(*array.shape[:-1], group.size, -1)

@@ -26,7 +26,7 @@ from onnxprune.scoring import needed, score_group, slices
 from onnxprune.signals import taps
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ALL = [row.name for row in table() if row.needs_data]
+ALL = [row.name for row in table() if row.needs_data and not row.needs_torch]  # others: test_gradient_criteria.py
 
 # Formulas: acts [S, P, n, k] (samples, positions), weights [n, k, m], classes [S, C]
 

@@ -455,7 +455,7 @@ def test_a_new_criterion_is_one_function(monkeypatch: pytest.MonkeyPatch) -> Non
         return width
 
     assert score([out([[1.0, 5.0], [2.0, 2.0]])], "range").tolist() == [4, 0]
-    assert TableRow("range", "s_c = max w_c - min w_c", "this test", "sides", False) in table()
+    assert TableRow("range", "s_c = max w_c - min w_c", "this test", "sides", False, False) in table()
     with pytest.raises(ValueError, match="twice"):
         criterion("range", roles=("out",))(spread)
     with pytest.raises(ValueError, match="Source"):

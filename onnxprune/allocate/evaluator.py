@@ -23,6 +23,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.groups import Analysis
 from onnxprune.measure import Metric, ShiftSums
+from onnxprune.measure.masks import gather_masks
 from onnxprune.measure.shift import Feeds
 from onnxprune.plans import Plan
 from onnxprune.progress import Progress, StageProgress
@@ -31,6 +32,7 @@ from onnxprune.repair.solve import FITS
 from onnxprune.report.types import HeldOutReport, MetricReport, TimingReport
 from onnxprune.scoring import needed
 from onnxprune.settings import Options
+from onnxprune.signals import OF_GRADIENTS, StatisticKey
 from onnxprune.surgery import apply_plan
 
 COMPARISON_SAMPLES = 256  # samples that an error is measured on
@@ -111,11 +113,23 @@ class Evaluator:
         out = left_out(a, options) if a is self.original else {}  # names that steps of pruning left may match no more
         groups = [g for g in a.groups if g.name not in out]
         wanted = needed(a, groups, options.criterion or "")
+        if options.allocation == "fisher":
+            wanted += needed(a, groups, "fisher")
         if not wanted:
             return None
         watched = self.data.limit(WATCHED_SAMPLES)
         check_memory(a, groups, options.criterion or "", watched, self.memory)
-        return gather(a, watched, wanted, progress=self.stage_progress("calibrate"), memory=self.memory)
+        return self._gather(a, watched, wanted)
+
+    def _gather(self, a: Analysis, batches: Batches, wanted: Sequence[StatisticKey]) -> Statistics:
+        """What passes forward, and passes backward, tell."""
+        progress, back = self.stage_progress("calibrate"), [want for want in wanted if want[2] in OF_GRADIENTS]
+        if not back:
+            return gather(a, batches, wanted, progress=progress, memory=self.memory)
+        masks = gather_masks(a, batches, back, seed=self.seed, progress=progress, memory=self.memory)
+        rest = [want for want in wanted if want[2] not in OF_GRADIENTS]
+        found = gather(a, batches, rest, progress=progress, memory=self.memory) if rest else {}
+        return Statistics({**found, **masks}, batches.samples or 0, batches.source)
 
     @cached_property
     def comparer(self) -> OutputComparer:

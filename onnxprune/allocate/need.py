@@ -14,7 +14,7 @@ from onnxprune.graph.unsettled import unsettled
 from onnxprune.groups import Analysis, Group
 from onnxprune.measure import judged
 from onnxprune.settings.units import size
-from onnxprune.signals import fitting, named
+from onnxprune.signals import OF_GRADIENTS, fitting, named
 
 COPIES, SCRATCH = 2, 2  # Gram matrices in float64: of each activation of a group, and of the largest besides
 Need = tuple[int, str]  # bytes, what for
@@ -39,6 +39,7 @@ def _needs(a: Analysis, groups: Iterable[Group], criterion: str, batches: Batche
     names = resolve(criterion)[0].statistics
     for g in groups:
         wants = dict.fromkeys(want for tap in fitting(a, g, names) for want in named(a, tap, names).values())
+        wants = {want: None for want in wants if want[2] not in OF_GRADIENTS}  # small batches will do for those
         squares = [8 * sizes.width(want) ** 2 for want in wants if want[2].endswith("gram")]
         if squares:
             yield COPIES * sum(squares) + SCRATCH * max(squares), f"the scores of group '{g.name}'"

@@ -28,7 +28,7 @@ from onnxprune.graph.save import saved_bytes
 from onnxprune.groups import Analysis, analyze
 from onnxprune.plans import Choice, Plan, fingerprint, units_of
 from onnxprune.report.types import TimingReport
-from onnxprune.settings.options import MEASURED, Options
+from onnxprune.settings.options import MEASURED, SEARCHED, Options
 from onnxprune.surgery import apply_plan
 from onnxprune.units import Unit
 from onnxprune.validation.latency import Stopwatch
@@ -117,7 +117,7 @@ class _Stage:
         measured = done is not None and options.measures and options.allocation in MEASURED
         base = evaluator.comparer.of(a.model).error if measured else 0.0
         fitted = statistics if evaluator.repair != "none" else None
-        return _Stage(c, Sharing(c, evaluator, base, done, fitted, first.sharing.heights if first else {}))
+        return _Stage(c, Sharing(c, evaluator, base, done, fitted, first.sharing.heights if first else {}, statistics))
 
     def without(self, units: Sequence[Unit]) -> _Stage:
         """The same where these units go."""
@@ -194,7 +194,7 @@ def _within(first: _Stage, budget: Budget, final: bool = True) -> Plan:
 def _within_best(first: _Stage, budget: Budget) -> Plan:
     """The plan within a budget; with much effort the best of several, on samples that are held out."""
     o, evaluator = first.c.options, first.sharing.evaluator
-    if o.allocation in MEASURED and evaluator.batches:
+    if o.allocation in SEARCHED and evaluator.batches:
         with suppress(
             OnnxPruneError
         ):  # with ratios that groups have of their own, the search may reach what this does not
@@ -266,7 +266,7 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
 
     ways: list[Callable[[float], Plan]] = [lambda asked: _within(first, of_time(asked))]
     counted = cost_of(first.c.analysis, "macs") is not None
-    if o.allocation in MEASURED and evaluator.batches and counted:
+    if o.allocation in SEARCHED and evaluator.batches and counted:
         ways.append(lambda asked: _within(first, of_macs(asked), False))
     budget = of_macs if counted else of_time
     ranked = _rank_branches(first, of_time(1.0))

@@ -102,6 +102,10 @@ class Candidates:
         """The best `count` channels of a group, in their order."""
         return tuple(range(count) if count == g.size else np.sort(self._ranked[g.name][:count]).tolist())
 
+    def leaving(self, g: Group) -> Ints:
+        """The channels of a group in the order in which they go."""
+        return self._ranked[g.name][::-1]
+
     def counts(self, chosen: Mapping[str, int]) -> Counts:
         """Counts of which some are chosen, and the other groups are whole."""
         return change(self.sizes, [self.analysis.at_of[name] for name in chosen], [*chosen.values()])

@@ -16,14 +16,15 @@ from onnxprune.allocate.ratios import by_ratio
 from onnxprune.allocate.search import cheapest, tolerant
 from onnxprune.allocate.selection import Candidates, Counts
 from onnxprune.allocate.steps import composed
-from onnxprune.allocate.tables import RATIOS, Heights, Table, measure, ratios_for
+from onnxprune.allocate.tables import RATIOS, Heights, Table, measure, ratios_for, summed_curve
 from onnxprune.calibration.statistics import Statistics
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 from onnxprune.plans import Plan
 from onnxprune.repair import cut
-from onnxprune.scoring import is_cumulative
+from onnxprune.scoring import is_cumulative, needed, score_group
 
+FISHER = "fisher"
 SCOPE = {"uniform": "local", "global": "global"}
 
 
@@ -32,7 +33,7 @@ class Sharing:
     """The allocation that the options ask for. Whatever it measures beforehand is measured once.
 
     `done` is the plan for the original that earlier steps made; the candidates are of what it left, and `base` is its error.
-    `heights` are what the first step measured of each group.
+    `heights` are what the first step measured of each group, `watched` all that its criteria were told.
     """
 
     c: Candidates
@@ -41,6 +42,7 @@ class Sharing:
     done: Plan | None = None
     statistics: Statistics | None = None
     heights: dict[str, Heights] = field(default_factory=dict)
+    watched: Statistics | None = None
 
     def counts(self, budget: Budget, last: bool = True) -> Counts:
         """Counts within the budget. Raises OnnxPruneError where it is out of reach, or data are missing."""
@@ -49,7 +51,7 @@ class Sharing:
             return netadapt(self.c, budget, self._error_of_cut, self.evaluator.stage_progress("search"))
         if how == "sensitivity":
             return fit(self.c, tolerant(self.c, self.curves), budget)
-        if how == "search":
+        if how in ("search", FISHER):
             return self._searched(budget, last)
         return fit(self.c, by_ratio(self.c, SCOPE.get(how or "", self.c.options.scope)), budget)
 
@@ -76,6 +78,8 @@ class Sharing:
         measured at several counts, and at each step again.
         """
         a, o = self.c.analysis, self.c.options
+        if o.allocation == FISHER:
+            return self._summed()
         scored = [g for g in self.c.groups if o.reduce is None and is_cumulative(a, g, o.criterion or "")]
         if self.done is not None:
             scored = [g for g in scored if g.name in self.heights]
@@ -88,6 +92,21 @@ class Sharing:
                 self.heights[name] = Heights.of(self.c.scores[name], table)
         found = {name: table.curve(self.base) for name, table in self._measure(others).items()}
         return found | {g.name: self.heights[g.name].curve(self.c.scores[g.name]) for g in scored}
+
+    def _summed(self) -> dict[str, Array]:
+        """The errors that gradients tell, channel by channel in the order in which they go; measured where there are none.
+
+        What channels do together is left out: a repair makes up for much of what they have in common.
+        """
+        a, o = self.c.analysis, self.c.options
+        told = [g for g in self.c.groups if self.watched is not None and needed(a, [g], FISHER)]
+        found = {
+            name: t.curve(self.base) for name, t in self._measure([g for g in self.c.groups if g not in told]).items()
+        }
+        for g in told:
+            errors = score_group(a, g, FISHER, None, o.seed, self.watched)
+            found[g.name] = summed_curve(errors[self.c.leaving(g)])
+        return found
 
     def _measure(
         self, groups: Sequence[Group], ratios: Sequence[float] = RATIOS, comparer: OutputComparer | None = None

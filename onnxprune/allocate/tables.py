@@ -108,6 +108,13 @@ def ratios_for(groups: int, samples: int) -> Sequence[float]:
     return [(i + 1) / (n + 1) for i in range(n)]
 
 
+def summed_curve(errors: Array) -> Array:
+    """The error of each count, [size + 1], where each channel adds its own; `errors` come in the order in which channels go."""
+    curve: Array = np.concatenate([[0.0], np.maximum(np.cumsum(errors), LEAST)])[::-1].copy()
+    curve[0] = math.inf
+    return curve
+
+
 class Cache:
     """Measurements in a file of JSON lines, each written as soon as it is made; without a path, in memory."""
 

@@ -91,7 +91,8 @@ class Recipe:
         for combination in _product(matrix):
             made = merge(merge(self.settings, combination), last)
             if "calib" not in made:
-                made.pop("samples", None)  # it says how much of calib to use
+                for name in ("samples", "text_length", "start_token"):  # they say how much of calib to use, or to write
+                    made.pop(name, None)
             try:
                 check_all(made)
             except OnnxPruneError as e:

@@ -58,16 +58,16 @@ def _sides(shape: Sequence[object], channels: int) -> bool:
     return shape[channels] in (1, 3) and all(not isinstance(n, int) or n >= LEAST_SIDE for n in sides)
 
 
-def substitute_batches(a: Analysis, seed: int) -> Batches:
-    """Seeded inputs that the model runs on. Raises OnnxPruneError where it runs on none."""
-    plain = random_batches(a.model, seed)
+def substitute_batches(a: Analysis, seed: int, samples: int | None = None) -> Batches:
+    """Seeded inputs that the model runs on, so many of them. Raises OnnxPruneError where it runs on none."""
+    plain = random_batches(a.model, seed, samples or RANDOM_SAMPLES)
     if not takes_pictures(a.model):
         return plain
     specs = input_specs(a.model.proto)
     pictures = [plain.first()[s.name] for s in specs if _is_picture(s)]
     sides = max(x[0].size // x.shape[_channels(x.shape)] for x in pictures)
     least = max(LEAST_SAMPLES, *(len(x) for x in pictures))  # a batch of a model that takes no smaller one
-    few = plain.limit(min(max(PIXELS // sides, least), max(RANDOM_SAMPLES, least)))
+    few = plain if samples else plain.limit(min(max(PIXELS // sides, least), max(RANDOM_SAMPLES, least)))
     return _scenes(few, specs, seed, _find_ranges(a, few, specs, seed))
 
 

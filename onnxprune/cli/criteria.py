@@ -17,5 +17,6 @@ def criteria(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
     if json:
         emit_json(rows)
     else:
-        listed = [(r.name, "--calib" if r.needs_data else "", r.formula, r.source) for r in rows]
+        needs = {r.name: ", ".join(["--calib"] * r.needs_data + ["torch"] * r.needs_torch) for r in rows}
+        listed = [(r.name, needs[r.name], r.formula, r.source) for r in rows]
         emit(table(("name", "needs", "formula", "source"), listed))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SAY = {
     "load": "reading the model",
+    "write": "writing texts",
     "analyze": "finding prunable channels",
     "calibrate": "watching the network",
     "plan": "scoring channels",
@@ -41,6 +42,7 @@ SAY = {
     "validate": "comparing outputs in ONNX Runtime",
 }
 UNITS = {
+    "write": "tokens",
     "calibrate": "samples",
     "plan": "groups",
     "try": "layers",

@@ -91,6 +91,7 @@ class Criterion:
 
     One of activations has no roles, but `statistics`: what has to be gathered for it; `joint` says that it takes all of a
     group's activations at once. `cumulative`: a score is the error that the channel makes together with all that score less.
+    `gradients`: its statistics need passes backward.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Criterion:
     statistics: tuple[str, ...] = ()
     joint: bool = False
     cumulative: bool = False
+    gradients: bool = False
 
     @property
     def formula(self) -> str:
@@ -124,6 +126,7 @@ class TableRow:
     source: str
     reduce: str
     needs_data: bool
+    needs_torch: bool
 
 
 _REGISTRY: dict[str, Criterion] = {}
@@ -152,7 +155,13 @@ def criterion(
 
 
 def activation_criterion(
-    name: str, *, statistics: Sequence[str], reduce: str = "mean", joint: bool = False, cumulative: bool = False
+    name: str,
+    *,
+    statistics: Sequence[str],
+    reduce: str = "mean",
+    joint: bool = False,
+    cumulative: bool = False,
+    gradients: bool = False,
 ) -> Callable[[Watcher], Watcher]:
     """Register a criterion of one activation: scores [n] from the `statistics` of a Signal, docstring as for `criterion`.
 
@@ -162,7 +171,7 @@ def activation_criterion(
     """
 
     def register(function: Watcher) -> Watcher:
-        _register(Criterion(name, function, (), reduce, "l2", None, tuple(statistics), joint, cumulative))
+        _register(Criterion(name, function, (), reduce, "l2", None, tuple(statistics), joint, cumulative, gradients))
         return function
 
     return register
@@ -182,9 +191,9 @@ def names() -> list[str]:
 
 
 def table() -> list[TableRow]:
-    """Name, formula, source and default reduce of every criterion, and whether it needs calibration data; by name."""
+    """Name, formula, source and default reduce of every criterion, and whether it needs calibration data and torch; by name."""
     found = map(_REGISTRY.__getitem__, names())
-    return [TableRow(c.name, c.formula, c.source, c.reduce, bool(c.statistics)) for c in found]
+    return [TableRow(c.name, c.formula, c.source, c.reduce, bool(c.statistics), c.gradients) for c in found]
 
 
 def resolve(text: str) -> tuple[Criterion, float]:

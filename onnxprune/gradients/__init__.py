@@ -14,12 +14,17 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients.weights import trainable_weights
 
 if TYPE_CHECKING:
+    from onnxprune.gradients.masks import measure_masks
     from onnxprune.gradients.module import Module
     from onnxprune.gradients.program import unsupported
 
-LAZY = {"Module": "module", "unsupported": "program"}  # what needs torch, and the file that it is in
+LAZY = {
+    "Module": "module",
+    "measure_masks": "masks",
+    "unsupported": "program",
+}  # what needs torch, and the file that it is in
 
-__all__ = ["Module", "require_torch", "trainable_weights", "unsupported"]
+__all__ = ["Module", "measure_masks", "require_torch", "trainable_weights", "unsupported"]
 
 
 def require_torch() -> None:

@@ -16,22 +16,35 @@ def vocabulary(proto: ModelProto) -> int | None:
 
     An output whose last axis is as long holds a score for each token, as a language model's head makes them.
     """
-    ids = {v.name for v in proto.graph.input if v.type.tensor_type.elem_type in IDS}
+    return max(_tables(proto).values(), default=None)
+
+
+def find_ids(proto: ModelProto) -> list[str]:
+    """The inputs that are looked up in the largest table, as they reach it."""
+    found = _tables(proto)
+    return [name for name, rows in found.items() if rows == max(found.values())]
+
+
+def _tables(proto: ModelProto) -> dict[str, int]:
+    """For each input of integers that is looked up in a table: the rows of the largest."""
+    ids = {
+        v.name: v.name for v in proto.graph.input if v.type.tensor_type.elem_type in IDS
+    }  # what moves, and the input that it is
     rows = {t.name: t.dims[0] for t in proto.graph.initializer if t.dims}
-    found: list[int] = []
+    found: dict[str, int] = {}
     for node in proto.graph.node:
         traits = record_of(node).traits
         if (array := constant_of(node)) is not None and array.ndim:
             rows[node.output[0]] = len(array)
         elif traits.moves and node.input[0] in ids:
-            ids.add(node.output[0])
+            ids[node.output[0]] = ids[node.input[0]]
         elif traits.moves == SAME and node.input[0] in rows:
             rows[node.output[0]] = rows[node.input[0]]
         elif traits.table:
             table, ids_read = (node.input[slot] for slot in traits.table)
             if ids_read in ids and table in rows and not _axis(node):
-                found.append(rows[table])
-    return max(found, default=None)
+                found[ids[ids_read]] = max(rows[table], found.get(ids[ids_read], 0))
+    return found
 
 
 def _axis(node: NodeProto) -> int:

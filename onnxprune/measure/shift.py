@@ -109,7 +109,7 @@ class OutputError:
 
 def kl(original: Array, smaller: Array, temperature: float = TEMPERATURE) -> float:
     """The sum over rows [N, C] of KL(p || q), p and q the softmax of the scores at the temperature; float64."""
-    p, q = (_log_softmax(s / temperature) for s in _as_scores(original, smaller))
+    p, q = (log_softmax(s / temperature) for s in _as_scores(original, smaller))
     return float(np.sum(np.exp(p) * (p - q)))
 
 
@@ -125,7 +125,8 @@ def is_probabilities(scores: Array) -> bool:
     return bool(scores.min() >= 0) and np.allclose(scores.sum(1), 1, atol=1e-3)
 
 
-def _log_softmax(x: Array) -> Array:
+def log_softmax(x: Array) -> Array:
+    """Of each row."""
     shifted = x - x.max(1, keepdims=True)
     log: Array = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     return log

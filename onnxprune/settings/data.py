@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 from onnxprune.settings.table import (
@@ -22,8 +23,17 @@ from onnxprune.settings.table import (
 CASTS = ("fp16",)
 INTEGERS = ("int8",)
 CALIBRATION, CHECK, SPARSITY, INT8 = "Calibration", "Check", "Sparsity", "Quantization"
+SELF = "self"  # calibration data that the model makes itself
 BOTH = "prune sparsify"
+CALIBRATED = {name: Use() for name in ("prune", "sparsify")} | {
+    name: Use(panel="") for name in ("sensitivity", "repair", "distill", "finetune")
+}
 COMPARED = "Compare on these inputs instead of --calib. With an array 'labels', accuracy is measured too."
+
+
+def is_own(source: Any) -> bool:
+    """Is the model to make the data itself?"""
+    return isinstance(source, str | PathLike) and str(source) == SELF
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,8 @@ class RunSettings:
 
     calib: Any = setting(
         None,
-        "Inputs to observe the network on: an .npz with one array per input, a folder of .npy, or a folder of images. "
+        "Inputs to observe the network on: an .npz with one array per input, a folder of .npy, or a folder of images; "
+        "'self': text that a language model writes itself, or drawn scenes. "
         "Channels are then chosen by their activations, and the remaining layers are refitted by least squares. Labels "
         "are used by --metric and --max-drop only.",
         on={
@@ -48,7 +59,7 @@ class RunSettings:
             "distill": Use(help="Inputs to learn on, hundreds or thousands; labels are not needed."),
             "finetune": Use(help="Inputs to learn on, with an array 'labels' (or --labels FILE)."),
         },
-        metavar="FILE.npz|FOLDER",
+        metavar="FILE.npz|FOLDER|self",
         kind=INPUTS,
     )
     samples: int | None = setting(
@@ -95,6 +106,22 @@ class RunSettings:
         panel=CALIBRATION,
         metavar="imagenet|FILE.toml|NAME=VALUE",
         kind=TEXTS,
+    )
+    text_length: int | None = setting(
+        None,
+        "With --calib self: the number of tokens per text (256, or as many as the model accepts).",
+        on=CALIBRATED,
+        panel=CALIBRATION,
+        metavar="N",
+        bounds=Bounds("a text has 2 tokens or more", 2),
+    )
+    start_token: int | None = setting(
+        None,
+        "With --calib self: the token that each text starts with (drawn at random by default).",
+        on=CALIBRATED,
+        panel=CALIBRATION,
+        metavar="N",
+        bounds=Bounds("tokens are numbered from 0", 0),
     )
     metric: Any = setting(
         None,

@@ -12,8 +12,9 @@ MOST_STEPS = 1000
 SCOPES = ("local", "global", "isomorphic")
 BUDGETS = ("macs", "params", "bytes", "latency")
 LIMITS = ("max_error", "min_agreement", "max_drop")
-ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt")
-MEASURED = ("sensitivity", "search", "netadapt")  # they need calibration data
+ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt", "fisher")
+MEASURED = ("sensitivity", "search", "netadapt")  # they measure errors on calibration data
+SEARCHED = (*MEASURED, "fisher")  # they know errors, in one way or another
 EFFORTS = ("low", "default", "high")
 SCHEDULES = ("linear", "cubic", "agp", "geometric")
 TARGETS = ("cpu", "cpu-avx512", "cpu-int8", "tensorrt", "tensorrt-int8", "openvino", "none")
@@ -101,7 +102,7 @@ class Options:
         None,
         "How groups share a budget: one ratio for all (uniform), all channels ranked together (global), or by errors "
         "measured on --calib: one tolerance for all (sensitivity), the smallest sum (search, the default with --calib), "
-        "small steps (netadapt).",
+        "small steps (netadapt), or by gradients (fisher, with torch).",
         panel=AMOUNT,
         choices=ALLOCATIONS,
     )
@@ -241,7 +242,7 @@ class Options:
     @property
     def has_depth(self) -> bool:
         """May whole branches go?"""
-        return self.depth and self.budget is not None and self.allocation in MEASURED and self.effort != "low"
+        return self.depth and self.budget is not None and self.allocation in SEARCHED and self.effort != "low"
 
     @property
     def only_free(self) -> bool:
@@ -252,12 +253,12 @@ class Options:
     @property
     def has_fine_steps(self) -> bool:
         """May wide groups have finer steps than are fastest: are errors measured, or does each group have a ratio to meet?"""
-        return self.budget is None or self.allocation in MEASURED
+        return self.budget is None or self.allocation in SEARCHED
 
     @property
     def has_measured_steps(self) -> bool:
         """Do errors decide the counts of groups, within a budget?"""
-        return self.budget is not None and self.allocation in MEASURED
+        return self.budget is not None and self.allocation in SEARCHED
 
     def resolved(self, calibrated: bool, drawn: bool = False) -> Options:
         """The same with all that was left open settled: the best combination known with calibration data, or without.

@@ -37,6 +37,15 @@ class Training:
         metavar="N",
         bounds=Bounds("training takes 1 pass over the data, or more", 1),
     )
+    iterative: int = setting(
+        1,
+        "Prune and train in turns, so many times: channels are scored again in the trained model. --schedule says how much is gone "
+        "after each; each trains for --passes.",
+        on="prune",
+        panel=PANEL,
+        metavar="N",
+        bounds=Bounds("there are 1 to 100 rounds", 1, 100),
+    )
     augment: bool = setting(
         True,
         "Change the inputs a little at each pass, and learn the original's outputs for them: images are mirrored, moved, enlarged, "

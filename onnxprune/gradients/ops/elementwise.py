@@ -14,13 +14,19 @@ from onnxprune.gradients.table import Node, operator
 from onnxprune.gradients.types import cast
 from onnxprune.ops.records import MICROSOFT
 
+
+def _copy(x: Any) -> Any:
+    """Where gradients are wanted, a value of its own: its gradient is that of what reads the copy."""
+    return x.view_as(x) if isinstance(x, Tensor) and x.requires_grad else x
+
+
 UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs, "Neg": torch.neg, "Exp": torch.exp, "Log": torch.log, "Sqrt": torch.sqrt, "Reciprocal": torch.reciprocal,
     "Sin": torch.sin, "Cos": torch.cos, "Tan": torch.tan, "Asin": torch.asin, "Acos": torch.acos, "Atan": torch.atan,
     "Sinh": torch.sinh, "Cosh": torch.cosh, "Tanh": torch.tanh, "Asinh": torch.asinh, "Acosh": torch.acosh,
     "Atanh": torch.atanh, "Erf": torch.erf, "Sign": torch.sign, "Floor": torch.floor, "Ceil": torch.ceil, "Round": torch.round,
     "Relu": torch.relu, "Sigmoid": torch.sigmoid, "Softplus": F.softplus, "Softsign": F.softsign, "HardSwish": F.hardswish,
-    "Mish": F.mish, "IsNaN": torch.isnan, "Not": torch.logical_not, "BitwiseNot": torch.bitwise_not, "Identity": lambda x: x,
+    "Mish": F.mish, "IsNaN": torch.isnan, "Not": torch.logical_not, "BitwiseNot": torch.bitwise_not, "Identity": _copy,
     "MemcpyFromHost": lambda x: x, "MemcpyToHost": lambda x: x,
 }  # fmt: skip
 BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

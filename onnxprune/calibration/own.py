@@ -1,0 +1,150 @@
+"""Text that a language model writes itself: calibration data where there are none.
+
+Token after token is drawn from the model's own probabilities (temperature 1), many texts at once. A text begins with the token
+that is said, else with one that is drawn from all that there are.
+Source: Liu et al. 2023, LLM-QAT: Data-Free Quantization Aware Training for Large Language Models, arXiv 2305.17888, section 2.1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from onnxprune.calibration.data import Batches, load_data
+from onnxprune.calibration.inputs import InputSpec, input_specs, label, random_inputs
+from onnxprune.calibration.run import open_session, run_as
+from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.model import Model
+from onnxprune.graph.nodes import with_outputs
+from onnxprune.graph.view import Names
+from onnxprune.graph.vocabulary import find_ids, vocabulary
+from onnxprune.graph.weights import Array
+from onnxprune.progress import Progress
+
+TEXTS, LENGTH, LEAST_LENGTH = 64, 256, 8
+AT_ONCE = 32  # texts that are written side by side
+
+
+def write_text(
+    model: Model,
+    *,
+    texts: int | None = None,
+    length: int | None = None,
+    start: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Batches:
+    """So many texts (TEXTS) of so many tokens (LENGTH, or what the model takes), the same for the same seed.
+
+    Raises OnnxPruneError where the model is none of language, and for a start that is no token.
+    """
+    writer, texts = _Writer.of(model, length, start), texts or TEXTS
+    step = writer.batch or min(AT_ONCE, texts)
+    rounds = -(-texts // step)
+    parts = []
+    for at in range(rounds):
+        told = (lambda done, of, at=at: progress(at * of + done, rounds * of)) if progress else None
+        parts.append(writer.write(step, np.random.default_rng([seed, at]), told))
+    ids = np.concatenate(parts)[: texts if writer.batch is None else rounds * step]
+    return replace(load_data(writer.feeds(ids), writer.specs), source=f"the model's own text, seed {seed}")
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """A model of language that gives the scores at one position.
+
+    ids      the input of tokens [batch, length]
+    batch    the texts that it takes at once, where that is fixed
+    length   of a text; `fixed` says that the model takes no shorter one
+    at       the input that says at which position scores are wanted, `scores` the output that has them
+    """
+
+    model: Model
+    specs: Sequence[InputSpec]
+    ids: InputSpec
+    tokens: int
+    start: int | None
+    batch: int | None
+    length: int
+    fixed: bool
+    at: str
+    scores: str
+
+    @staticmethod
+    def of(model: Model, length: int | None, start: int | None) -> _Writer:
+        tokens, ids = vocabulary(model.proto), find_ids(model.proto)
+        specs = input_specs(model.proto)
+        spec = next((s for s in specs if s.name in ids and len(s.shape) == 2), None)
+        output = next((v.name for v in model.proto.graph.output if _scores_tokens(v, tokens)), None)
+        if tokens is None or spec is None or output is None:
+            raise OnnxPruneError(
+                "a model writes its own text where it has an input of tokens [batch, length] and an output of their scores "
+                "[batch, length, tokens]; this one has not: give data"
+            )
+        if start is not None and not 0 <= start < tokens:
+            raise OnnxPruneError(f"start-token is {start}; the model knows the tokens 0 to {tokens - 1}")
+        batch, own = (n if isinstance(n, int) else None for n in spec.shape)
+        shown, at, scores = _show_position(model, output)
+        writer = _Writer(shown, specs, spec, tokens, start, batch, own or length or LENGTH, own is not None, at, scores)
+        return writer if own is not None or length is not None else writer.fitting()
+
+    def fitting(self) -> _Writer:
+        """The same with shorter texts, where the model does not run on so long ones."""
+        session, n = open_session(self.model, "original"), self.length
+        while n > LEAST_LENGTH:
+            try:
+                run_as(
+                    "original",
+                    session,
+                    {**self.feeds(np.zeros((self.batch or 1, n), np.int64)), self.at: np.array([0])},
+                )
+                break
+            except OnnxPruneError:
+                n //= 2
+        return replace(self, length=n)
+
+    def feeds(self, ids: Array) -> dict[str, Array]:
+        """All inputs for texts: masks are ones, positions count."""
+        sizes = {
+            label(self.ids, axis): n for axis, n in enumerate(ids.shape) if not isinstance(self.ids.shape[axis], int)
+        }
+        others, _ = random_inputs(self.specs, seed=0, batch=len(ids), sequence=ids.shape[1], sizes=sizes)
+        return {**others, self.ids.name: ids.astype(self.ids.dtype)}
+
+    def write(self, texts: int, rng: np.random.Generator, progress: Progress | None) -> Array:
+        """Texts [texts, length]."""
+        session = open_session(self.model, "original")
+        ids = np.zeros((texts, self.length), np.int64)
+        ids[:, 0] = rng.integers(0, self.tokens, texts) if self.start is None else self.start
+        for n in range(1, self.length):
+            feeds = self.feeds(ids if self.fixed else ids[:, :n])
+            scores = run_as("original", session, {**feeds, self.at: np.array([n - 1])})[self.scores]
+            ids[:, n] = draw_tokens(scores.reshape(texts, -1), rng)
+            if progress:
+                progress(n, self.length - 1)
+        return ids
+
+
+def draw_tokens(scores: Array, rng: np.random.Generator) -> Array:
+    """One token for each row of scores [N, tokens], by their softmax: the largest of scores and Gumbel noise is such a draw."""
+    drawn: Array = (scores.astype(np.float64) + rng.gumbel(size=scores.shape)).argmax(1)
+    return drawn
+
+
+def _scores_tokens(value: object, tokens: int | None) -> bool:
+    dims = value.type.tensor_type.shape.dim  # type: ignore[attr-defined]
+    return len(dims) == 3 and dims[2].dim_value in (0, tokens)
+
+
+def _show_position(model: Model, output: str) -> tuple[Model, str, str]:
+    """The model with an input more, a position [1], and the scores there for its only output: all of them are large."""
+    names = Names([v.name for v in model.proto.graph.input] + [o for n in model.proto.graph.node for o in n.output])
+    at, scores = names.claim("position_to_show", "position_to_show"), names.claim("scores_shown", "scores_shown")
+    elem = next(v.type.tensor_type.elem_type for v in model.proto.graph.output if v.name == output)
+    proto = with_outputs(model.proto, [helper.make_tensor_value_info(scores, elem, None)])
+    proto.graph.input.append(helper.make_tensor_value_info(at, TensorProto.INT64, [1]))
+    proto.graph.node.append(helper.make_node("Gather", [output, at], [scores], axis=1))
+    return replace(model, proto=proto), at, scores
