@@ -26,6 +26,7 @@ from onnxprune.pipeline import (
     Work,
     as_batches,
     calibration_batches,
+    convert_once,
     draws_inputs,
     make_evaluator,
     run,
@@ -229,6 +230,7 @@ def validate(
     Raises:
         OnnxPruneError: the models do not have the same inputs and outputs, one does not run, or the data do not fit.
     """
+    original, candidate = convert_once(original), convert_once(candidate)
     a, b = runnable(original), runnable(candidate)
     batches = None if data is None else as_batches(data, load(original), preprocess)
     return _validate(

@@ -12,7 +12,7 @@ from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import save
 from onnxprune.groups import analyze
-from onnxprune.pipeline import Clock, as_batches, calibration_batches, choose_memory, runnable
+from onnxprune.pipeline import Clock, as_batches, calibration_batches, choose_memory, convert_once, runnable
 from onnxprune.progress import StageProgress
 from onnxprune.repair.candidate import repair_candidate
 from onnxprune.report.types import CalibrationReport, CandidateReport, ErrorReport
@@ -32,8 +32,9 @@ def run_repair(
 ) -> CandidateResult:
     """Load, compare, repair, save, compare again; `out` None writes no file."""
     settings.check_values()
-    clock = Clock(progress or (lambda *_: None))
+    clock, given = Clock(progress or (lambda *_: None)), type(original)
     with clock.time("load"):
+        original, candidate = (convert_once(m) for m in (original, candidate))
         models = [load(m) for m in (original, candidate)]
         calibration, data = read_data(settings, models, seed, clock.progress)
     before, after = None, None
@@ -66,7 +67,7 @@ def run_repair(
         error_after=after,
         seconds={stage: round(seconds, 4) for stage, seconds in clock.seconds.items()},
     )
-    return CandidateResult(files, repaired, type(original), found)
+    return CandidateResult(files, repaired, given, found)
 
 
 def read_data(

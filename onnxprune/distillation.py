@@ -10,7 +10,7 @@ from onnxprune.forecast import forecast_training
 from onnxprune.graph.io import load
 from onnxprune.graph.save import save
 from onnxprune.groups import analyze
-from onnxprune.pipeline import Clock, choose_memory
+from onnxprune.pipeline import Clock, choose_memory, convert_once
 from onnxprune.progress import StageProgress
 from onnxprune.report.types import TrainedReport
 from onnxprune.result import DistilledResult, Source
@@ -30,9 +30,10 @@ def run_distillation(
     """Load, compare, train, save, compare again; `out` None writes no file."""
     settings.check_values()
     check_training(training, settings.calib is not None)
-    clock = Clock(progress or (lambda *_: None))
+    clock, given = Clock(progress or (lambda *_: None)), type(original)
     recipe = make_recipe(training, seed)
     with clock.time("load"):
+        original, candidate = (convert_once(m) for m in (original, candidate))
         models = [load(m) for m in (original, candidate)]
         calibration, data = read_data(settings, models, seed, clock.progress)
         calibration = with_labels(calibration, training, recipe.label_weight)
@@ -69,4 +70,4 @@ def run_distillation(
         error_after=after,
         seconds={stage: round(seconds, 4) for stage, seconds in clock.seconds.items()},
     )
-    return DistilledResult(files, trained, type(original), report)
+    return DistilledResult(files, trained, given, report)

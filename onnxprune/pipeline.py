@@ -184,8 +184,7 @@ def run(
     check_request(work.training, work.run.calib is not None)
     clock, given = Clock(progress or (lambda *_: None)), type(source)
     with clock.time("load"):
-        if not isinstance(source, str | PathLike | onnx.ModelProto):
-            source = load(source, work.example_inputs)
+        source = convert_once(source, work.example_inputs)
         model = load(source)
         if work.run.gemm:
             model = gemms(model)
@@ -489,6 +488,11 @@ def _explain_too_large(model: Model, size: int) -> str:
         return ""
     where = "'onnxprune validate' does it where there is more"
     return f"not compared: that takes about {need / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are free; {where}"
+
+
+def convert_once(source: Source, example_inputs: Any = None) -> Source:
+    """A path or a ModelProto as it is, of which sessions are opened; what another library has as a Model."""
+    return source if isinstance(source, str | PathLike | onnx.ModelProto) else load(source, example_inputs)
 
 
 def runnable(source: Source) -> Path | onnx.ModelProto | Model:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
 import numpy as np
 
 from onnxprune.calibration.data import Batches, Stored
@@ -18,16 +22,16 @@ def check_finite(batches: Batches, model: Model) -> None:
     """
     if not isinstance(batches, Stored) or not all(isinstance(x, np.ndarray) for x in batches.columns.values()):
         return
-    samples = 0
+    samples, open_once = 0, cache(partial(open_session, model, "original"))
     for feeds in batches:
-        for name, x in feeds.items():
-            rows = _find_bad_rows(x)
-            if rows.size and not _has_finite_outputs(model, feeds):
-                first = samples + int(rows[0]) if batches.axes[name] == 0 else samples
-                raise DataError(
-                    f"data '{batches.source}': input '{name}' has NaN or infinite values, first in sample {first} (from 0); "
-                    "remove such samples, or replace the values"
-                )
+        bad = {name: rows for name, x in feeds.items() if (rows := _find_bad_rows(x)).size}
+        if bad and not _has_finite_outputs(open_once, feeds):
+            name, rows = next(iter(bad.items()))
+            first = samples + int(rows[0]) if batches.axes[name] == 0 else samples
+            raise DataError(
+                f"data '{batches.source}': input '{name}' has NaN or infinite values, first in sample {first} (from 0); "
+                "remove such samples, or replace the values"
+            )
         samples += batches.step
 
 
@@ -38,10 +42,10 @@ def _find_bad_rows(x: Array) -> Array:
     return np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
 
 
-def _has_finite_outputs(model: Model, feeds: Feeds) -> bool:
+def _has_finite_outputs(open_once: Callable[[], Any], feeds: Feeds) -> bool:
     """Does the model cope with them? Where it does not run, something else says so later."""
     try:
-        outputs = run(open_session(model, "original"), feeds)
+        outputs = run(open_once(), feeds)
     except OnnxPruneError:
         return True
     return all(np.isfinite(y).all() for y in outputs.values() if isinstance(y, np.ndarray) and y.dtype.kind == "f")
