@@ -84,7 +84,8 @@ def repair(
     with _prepare(analysis, plan, batches, method, samples, threads, thin, share, is_step, layers, memory) as pair:
         if producers and method == "lstsq" and share == 1 and not thin.choose:
             pair.chains = find_chains(pair.net, pair.tasks, convolutions)
-        pair.dampings = {} if dampings is None else dampings
+        if dampings is not None:
+            pair.dampings = dampings
         pair.run(np.random.default_rng(seed), progress or (lambda *_: None))
         model = pair.result()
     pair.report.seconds = time.perf_counter() - start
