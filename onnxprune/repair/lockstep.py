@@ -22,7 +22,7 @@ from onnxprune.repair.network import Network
 from onnxprune.repair.producers import ChainWatch, adjust
 from onnxprune.repair.rows import Feeds, gather
 from onnxprune.repair.segments import Walk, open_session, run
-from onnxprune.repair.solve import FITS, STEPS, FitRows, chosen
+from onnxprune.repair.solve import FITS, FitRows, chosen
 from onnxprune.repair.support import Choose
 from onnxprune.repair.tasks import FitTask
 from onnxprune.report.types import LayerRepair, RepairReport
@@ -61,7 +61,7 @@ class Lockstep:
     chains: Mapping[int, Chain] = field(default_factory=dict)  # by the task whose layer reads what a chain makes
     skipped: Sequence[str] = ()  # values that an Identity makes in the place of a unit, which the result needs no more
     memory: Memory = field(default_factory=Memory)  # for what the samples become on the way, and for the fitted weights
-    dampings: dict[str, float] = field(default_factory=dict)  # that other steps found, by the output of a layer's node
+    dampings: dict[str, float] = field(default_factory=dict)  # of all rows, from other tries, by the output of a layer's node
 
     def __post_init__(self) -> None:
         self._before, self._after, self._plain = (ArrayStore(self.memory) for _ in range(3))
@@ -101,18 +101,23 @@ class Lockstep:
             pairs = watch.watch(pairs) if watch else pairs
             with self.tasks[at].loaded(self.net):
                 rows = gather(self.tasks[at], self.net, pairs, batches, rng, self.share)
-                rows.steps = FEW_STEPS if self.is_step else STEPS
-                rows.damping, rows.is_sure = self._guess_damping(self.tasks[at])
+                if self.is_step:
+                    rows.steps, rows.precision = FEW_STEPS, np.float32
+                rows.damping, rows.is_sure = self._guess_damping(self.tasks[at], rows.x.shape[1])
                 self.changes.append(list(map(self._stored, self.fit(self.tasks[at], rows, began))))
             self.net.apply(self.changes[-1])
             if watch and self.changes[-1]:
                 self._adjust(watch, pruned)
 
-    def _guess_damping(self, task: FitTask) -> tuple[float, bool]:
-        """What was best for a layer on the way to another result, and whether to take it as it is; else the last layer's."""
+    def _guess_damping(self, task: FitTask, rows: int) -> tuple[float, bool]:
+        """The damping that was best for a layer in another try, which is taken as it is; else the last layer's, as a guess.
+
+        What is damped is the sum over all rows: with more of them the same damping is a smaller share of it.
+        """
         known = self.dampings.get(self.net.output_of(task.index))
-        last = self.report.layers[-1].damping if self.report.layers else 0.0
-        return (last, False) if known is None else (known, self.is_step)
+        if known is not None:
+            return known / rows, True
+        return self.report.layers[-1].damping if self.report.layers else 0.0, False
 
     def _adjust(self, watch: ChainWatch, walk: Walk) -> None:
         """Let the layers before a chain change with the one behind it, which has been fitted."""
@@ -164,7 +169,7 @@ class Lockstep:
         fit = FITS.get(self.report.method, chosen)
         found = fit(rows, layer.w, layer.b, task.tail, choose, self.net.nearest(layer))
         if self.is_step:
-            self.dampings[output] = found.damping
+            self.dampings[output] = found.damping * rows.x.shape[1]
         self.report.layers.append(
             LayerRepair(
                 task.name, task.op, found.before, found.after, rows.x.shape[1], found.damping, found.condition,

@@ -67,7 +67,7 @@ def repair(
 
     A `share` of the rows that a layer needs is taken, and of the layers the first so many are fitted. Where `is_step`, the result
     is only one on the way: then the outputs are not compared, and all changes stay. `thin` makes layers sparse on the way, each as
-    soon as what it reads is as it will be. `dampings` are those of layers that other steps found, for steps to add to:
+    soon as what it reads is as it will be. `dampings` are those of layers that other tries found, for steps to add to:
     the next ones need not look for them.
     With `producers`, least squares on all rows change the layers before a pruned group as well (see producers.py), where nothing
     is to become sparse; with `convolutions`, also those before a convolution, which takes several times as long.

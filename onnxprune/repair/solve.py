@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class FitRows:
     """What a layer reads, x [g, n, K], and what there should be, each [g, n, O]. `solve` changes them.
 
     `damping` is a guess at what is best, relative to the mean of the Gram matrix's diagonal, and taken as it is where it `is_sure`;
-    `steps` are those that an activation behind the layer gets.
+    `steps` are those that an activation behind the layer gets, `precision` is that of the systems to solve.
     """
 
     x: Array
@@ -44,6 +45,7 @@ class FitRows:
     damping: float = 0.0
     is_sure: bool = False
     steps: int = STEPS
+    precision: type[np.floating[Any]] = np.float64
 
 
 @dataclass
@@ -80,24 +82,36 @@ def _gram(x: Array) -> Array:
 
 
 class Ridge:
-    """z = X W for many z, damped towards W0. With fewer rows than inputs, the matrix to invert is of the rows."""
+    """z = X W for many z, damped towards W0: what is solved for is how far W is from it.
 
-    def __init__(self, x: Array, w0: Array, damping: float, gram: Array | None = None) -> None:
+    With fewer rows than inputs, the matrix to invert is of the rows.
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        w0: Array,
+        damping: float,
+        gram: Array | None = None,
+        precision: type[np.floating[Any]] = np.float64,
+    ) -> None:
         self.x, self.w0, self.damping = x, w0, damping
+        self.has_many = x.shape[1] >= x.shape[2]
         gram = _gram(x) if gram is None else gram
         self.d = damping * _spread(gram, x.shape[2])
-        self.factor = _factorize(_damped(gram, self.d))
+        self.start = gram @ w0 if self.has_many else x @ w0.astype(np.float32)
+        self.factor = _factorize(_damped(gram, self.d).astype(precision, copy=False))
         self.condition = float(self.factor.estimate_condition().max()) if self.factor else math.nan
 
     def fit(self, z: Array, right: Array | None = None) -> Array:
         """The weights for `z`, of which x' z may be known; not finite where what is read is not."""
         if self.factor is None:
             return np.full_like(self.w0, np.nan)
-        if self.x.shape[1] >= self.x.shape[2]:
+        if self.has_many:
             right = products(self.x, z) if right is None else right
-            return self.factor.solve(right + self.d * self.w0)
-        left = z - self.x @ self.w0.astype(np.float32)
-        return np.asarray(self.w0 + self.x.transpose(0, 2, 1) @ self.factor.solve(left))
+            return np.asarray(self.w0 + self.factor.solve(right - self.start))
+        found = self.factor.solve(z - self.start).astype(np.float32, copy=False)
+        return np.asarray(self.w0 + self.x.transpose(0, 2, 1) @ found)
 
 
 class Sparse:
@@ -151,7 +165,7 @@ class CenteredRows:
     def __init__(self, rows: FitRows, w0: Array, b0: Array | None, tail: Tail) -> None:
         groups, _, outputs = w0.shape
         self.x, self.target, self.tail, self.has_bias = rows.x, rows.target, tail, b0 is not None
-        self.steps = rows.steps
+        self.steps, self.precision = rows.steps, rows.precision
         self.mean = rows.x.mean(axis=1, keepdims=True, dtype=np.float64) * self.has_bias
         self.x -= self.mean.astype(np.float32)
         self.b0 = b0
@@ -178,7 +192,7 @@ class CenteredRows:
         """Least squares with the damping that is best on blocks of rows that were not fitted; neighbors are often of one sample."""
         held = self.held
         if not held.any() or not np.isfinite(self.mean).all():
-            return Ridge(self.x, self.w0, float(DAMPINGS[-1]))
+            return self.damped_by(float(DAMPINGS[-1]))
         (z, c), x, rest = self.wanted(self.target), self.x[:, ~held], self.x[:, held]
         gram, many = _gram(x), x.shape[1] >= x.shape[2]
         right = products(x, z[:, ~held]) if many else None
@@ -192,9 +206,13 @@ class CenteredRows:
 
         damping = choose_damping(measure, guess)
         if right is None:
-            return Ridge(self.x, self.w0, damping)
+            return self.damped_by(damping)
         self.right = right + products(rest, z[:, held])
-        return Ridge(self.x, self.w0, damping, gram + products(rest, rest))
+        return self.damped_by(damping, gram + products(rest, rest))
+
+    def damped_by(self, damping: float, gram: Array | None = None) -> Ridge:
+        """Least squares with a damping that is known."""
+        return Ridge(self.x, self.w0, damping, gram, self.precision)
 
     def _fixed(self, rows: Array | slice) -> Array:
         """What is added to some rows, or to all of them."""
@@ -265,7 +283,7 @@ def solve(
     classifier of images keeps to least squares: on a ResNet-20 its probabilities were fitted no better (one run each).
     """
     f = CenteredRows(rows, w0, b0, tail)
-    ridge = Ridge(f.x, f.w0, rows.damping) if rows.is_sure else f.ridge(rows.damping)
+    ridge = f.damped_by(rows.damping) if rows.is_sure else f.ridge(rows.damping)
     w, c = _stepped(f, ridge)
     if choose is not None:
         sparse = Sparse(f.x, w, ridge.damping, choose)
