@@ -236,7 +236,7 @@ def run(
     if work.run.then_quantize is not None and calibration is not None and not work.dry_run:
         with clock.time("quantize"):
             made.pruned = _in_memory(made.model) if fits_message(made.model) else made.model
-            made.quantized = quantize(made.pruned, calibration, target.symmetric)
+            made.quantized = quantize(made.pruned, calibration, target.symmetric, target.weight_bits)
             made.model = made.quantized.model
     files: list[Path] = []
     if not work.dry_run:
@@ -473,6 +473,7 @@ def _report_quantization(made: _Made, before: Result | None, work: Work) -> Quan
     return QuantizationReport(
         element_type=work.run.then_quantize or "",
         symmetric=made.quantized.symmetric,
+        weight_bits=made.quantized.weight_bits,
         layers=made.quantized.products,
         float_layers=made.quantized.in_float,
         pruned_bytes=saved_bytes(made.pruned),

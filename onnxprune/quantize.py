@@ -45,6 +45,7 @@ class Quantized:
     products: int
     in_float: int
     symmetric: bool
+    weight_bits: int
 
 
 def check_quantization(run: RunSettings, sparsity: Sparsity | None) -> None:
@@ -85,13 +86,14 @@ def _reads_integers(node: onnx.NodeProto) -> bool:
     return encoded or (product is not None and product.read is not None)
 
 
-def quantize(model: Model, batches: Batches, symmetric: bool = False) -> Quantized:
+def quantize(model: Model, batches: Batches, symmetric: bool = False, weight_bits: int = 8) -> Quantized:
     """The model in int8; nothing is printed or left behind, and the same model and data give the same bytes.
 
     Args:
         model: of float32; it is not changed.
         batches: what ranges of activations are taken from, all of it.
         symmetric: activations are int8 around 0, rather than uint8 from any number on.
+        weight_bits: 8, or 7 where kernels add two products of 8 bits in 16 bits, which could overflow.
 
     Raises:
         OnnxPruneError: the quantizer does not take the model, or finds nothing to quantize.
@@ -100,7 +102,7 @@ def quantize(model: Model, batches: Batches, symmetric: bool = False) -> Quantiz
         folder = Path(place)
         try:
             source = _prepare(model, folder)
-            _run_quantizer(source, folder / DONE, batches, symmetric, not fits_message(model))
+            _run_quantizer(source, folder / DONE, batches, symmetric, weight_bits, not fits_message(model))
             proto = onnx.load(folder / DONE)
         except OnnxPruneError:
             raise
@@ -115,7 +117,7 @@ def quantize(model: Model, batches: Batches, symmetric: bool = False) -> Quantiz
         raise OnnxPruneError(
             "nothing of the model can be int8: it has no convolution or matrix product with constant float32 weights"
         )
-    return Quantized(replace(load(proto), external=model.external), products, in_float, symmetric)
+    return Quantized(replace(load(proto), external=model.external), products, in_float, symmetric, weight_bits)
 
 
 class _Reader:
@@ -163,7 +165,7 @@ def _renew(proto: onnx.ModelProto) -> onnx.ModelProto:
     return version_converter.convert_version(proto, LEAST_OPSET) if opset(proto) < LEAST_OPSET else proto
 
 
-def _run_quantizer(source: Path, out: Path, batches: Batches, symmetric: bool, large: bool) -> None:
+def _run_quantizer(source: Path, out: Path, batches: Batches, symmetric: bool, weight_bits: int, large: bool) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     quantize_static(
@@ -174,6 +176,7 @@ def _run_quantizer(source: Path, out: Path, batches: Batches, symmetric: bool, l
         per_channel=True,
         activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
+        reduce_range=weight_bits < 8,
         use_external_data_format=large,
         extra_options={
             "ActivationSymmetric": symmetric,

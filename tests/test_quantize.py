@@ -89,7 +89,8 @@ def test_all_three_models_are_compared(tmp_path: Path) -> None:
     found = from_json(PruneReport, data)
     of = found.quantization
     assert of and of.pruned_error and of.pruned_error.accuracy and of.pruned_latency and found.error
-    assert (of.layers, of.float_layers, of.element_type, of.symmetric) == (5, 0, "int8", False)
+    assert (of.layers, of.float_layers, of.element_type) == (5, 0, "int8")
+    assert (of.symmetric, of.weight_bits) == (False, 7)
     assert found.error.accuracy and found.error.accuracy.after and found.error.accuracy.after > 0.9
     assert out.stat().st_size == found.bytes.after and found.bytes.after < 0.4 * of.pruned_bytes < 0.4 * 545_400
     assert found.macs.before and found.macs.after and 0.4 < found.macs.after / found.macs.before <= 0.5
@@ -168,6 +169,14 @@ def test_activations_may_be_symmetric() -> None:
     zeros = [t for t in made.graph.initializer if t.name.endswith("zero_point")]
     assert zeros and {t.data_type for t in zeros} <= {TensorProto.INT8, TensorProto.INT32}
     assert not any(onnx.numpy_helper.to_array(t).any() for t in zeros)
+
+
+@pytest.mark.parametrize(("bits", "most"), [(8, 127), (7, 64)])
+def test_weights_may_leave_room_for_sums_of_two_products(bits: int, most: int) -> None:
+    batches = load_data(feeds(), input_specs(network()))
+    made = full_proto(quantize(load(network()), batches, weight_bits=bits).model)
+    weights = [t for t in made.graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) > 1]
+    assert weights and all(np.abs(onnx.numpy_helper.to_array(t).astype(int)).max() == most for t in weights)
 
 
 @pytest.mark.parametrize(

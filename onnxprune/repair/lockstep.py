@@ -61,7 +61,9 @@ class Lockstep:
     chains: Mapping[int, Chain] = field(default_factory=dict)  # by the task whose layer reads what a chain makes
     skipped: Sequence[str] = ()  # values that an Identity makes in the place of a unit, which the result needs no more
     memory: Memory = field(default_factory=Memory)  # for what the samples become on the way, and for the fitted weights
-    dampings: dict[str, float] = field(default_factory=dict)  # of all rows, from other tries, by the output of a layer's node
+    dampings: dict[str, float] = field(
+        default_factory=dict
+    )  # of all rows, from other tries, by the output of a layer's node
 
     def __post_init__(self) -> None:
         self._before, self._after, self._plain = (ArrayStore(self.memory) for _ in range(3))

@@ -36,8 +36,9 @@ class Target:
 
     `multiple` is the number that the channels of a layer want to be a multiple of, 1 where it does not care. `evidence` says how
     that is known: a measurement, or the vendor's page. `int8` names the target that has the rules for the same place where all
-    weights will be int8; empty: this one has them. `symmetric`: it wants activations in int8 around 0. `sparse` has the patterns of
-    zeros that its kernels skip. `slow_subnormals`: numbers below 1.2e-38 may be slow there, so weights that are become zeros.
+    weights will be int8; empty: this one has them. `symmetric`: it wants activations in int8 around 0. `weight_bits`: the bits that
+    int8 weights may use before its kernels overflow. `sparse` has the patterns of zeros that its kernels skip. `slow_subnormals`:
+    numbers below 1.2e-38 may be slow there, so weights that are become zeros.
     """
 
     name: str
@@ -45,5 +46,6 @@ class Target:
     evidence: str
     int8: str = ""
     symmetric: bool = False
+    weight_bits: int = 8
     sparse: frozenset[str] = frozenset()
     slow_subnormals: bool = False

@@ -149,7 +149,8 @@ def _describe_quantization(found: QuantizationReport) -> str:
     """Which layers are of integers now, and how."""
     activations = "int8 around 0" if found.symmetric else "uint8"
     left = f", {plural(found.float_layers, 'layer')} left in float" if found.float_layers else ""
-    return f"{plural(found.layers, 'layer')} in {found.element_type}, activations {activations}{left}"
+    weights = "" if found.weight_bits == 8 else f", weights of {found.weight_bits} bits"
+    return f"{plural(found.layers, 'layer')} in {found.element_type}, activations {activations}{weights}{left}"
 
 
 def render_stand_ins(stand_ins: Mapping[str, Sequence[str]]) -> Facts:

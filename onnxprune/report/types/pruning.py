@@ -149,6 +149,7 @@ class QuantizationReport:
 
     element_type: str
     symmetric: bool  # activations are int8 around 0, rather than uint8
+    weight_bits: int  # that weights use, of 8
     layers: int
     float_layers: int
     pruned_bytes: int
