@@ -204,3 +204,29 @@ def test_a_branch_whose_loss_the_next_layers_make_up_for_goes_first() -> None:
     small = onnxprune.prune(proto, macs=left, calib=feeds, check=False)
     assert small.plan.units == ("second",)
     assert np.linalg.norm(run_ort(small.model, [feeds])[0][0] - want) < 0.05 * np.linalg.norm(want)
+
+
+def test_sizes_that_follow_a_plan_go_with_the_branch_that_reads_them() -> None:
+    """What is put before a node, to make a computed size follow the channels, has nothing to read once the branch is removed."""
+    proto = parser.parse_model(f"""{HEAD}
+      g (float[N,8] x) => (float[N,4] z)
+      <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] eight = {{8}}, int64[2] ones = {{1, 1}}>
+      {{
+        s = MatMul(x, stem)
+        a = MatMul(s, first)
+        sizes = Shape(s)
+        rows = Slice(sizes, zero, one, zero)
+        both = Concat<axis=0>(rows, eight)
+        target = Mul(both, ones)
+        b = Expand(a, target)
+        c = Relu(b)
+        d = MatMul(c, second)
+        y = Add(s, d)
+        z = MatMul(y, head)
+      }}""")
+    rng = np.random.default_rng(0)
+    for name, shape in {"stem": (8, 8), "first": (8, 8), "second": (8, 8), "head": (8, 4)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    analysis = onnxprune.analyze(proto)
+    assert [u.kind for u in find_units(analysis)].count(BRANCH) == 1 and len(analysis.groups) == 2
+    check(proto, [{"x": rng.standard_normal((n, 8)).astype(np.float32)} for n in (2, 3)])

@@ -273,7 +273,10 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
 
     def shallower(asked: float, share: float) -> Plan:
         rest = first.without(ranked.take((1 - asked) * share))
-        return _within(rest, of_rest(budget(asked), rest.c), False)
+        try:
+            return _within(rest, of_rest(budget(asked), rest.c), False)
+        except OnnxPruneError:  # these branches have fewer of the multiply-accumulates than of the time
+            return _within(rest, of_rest(of_time(asked), rest.c), False)
 
     ways += [partial(shallower, share=share) for share in SHARES if ranked.branches]
     found, errors = list[_Timed](), list[OnnxPruneError]()

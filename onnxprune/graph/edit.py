@@ -80,6 +80,7 @@ class Editor:
         """Take nodes out that nobody needs, and those with them whose sizes alone are read."""
         for index in indices:
             self.nodes[index] = NodeProto()
+            self._inserted.pop(index, None)
             self._touched = True
 
     def skip(self, names: Iterable[str]) -> None:
@@ -205,15 +206,16 @@ class Editor:
         now = _readers(self.proto) | {x for ns in self._inserted.values() for n in ns for x in n.input}
         orphans = before - now
         while orphans:
-            dead = [
-                n
-                for n in self.nodes
+            gone = [
+                i
+                for i, n in enumerate(self.nodes)
                 if n.output and flat_id(n) is None and all(not o or o in orphans for o in n.output)
             ]
-            if not dead:
+            if not gone:
                 break
-            gone = {id(n) for n in dead}
-            self.nodes = [n if id(n) not in gone else NodeProto() for n in self.nodes]
+            dead = [n for i in gone for n in (*self._inserted.pop(i, ()), self.nodes[i])]
+            for i in gone:
+                self.nodes[i] = NodeProto()
             left = _inputs(n for n in self.nodes) | {x for ns in self._inserted.values() for n in ns for x in n.input}
             left |= {o.name for o in self.proto.graph.output}
             # What they only took the size of is a part of the network, read or not.
