@@ -38,12 +38,13 @@ if TYPE_CHECKING:
     from onnxprune.plans import Choice, Plan
     from onnxprune.settings import Options, RunSettings, Sparsity, Training
     from onnxprune.validation import Result
+    from onnxprune.vocabulary import IdMap, VocabularyResult, prune_vocabulary
 
 __all__ = [
-    "Analysis", "CandidateResult", "Choice", "DataError", "DistilledResult", "Group", "Model", "ModelError", "OnnxPruneError",
-    "Options", "OutputError", "Plan", "PlanError", "PruneResult", "Result", "RunSettings", "SettingError", "Sparsity",
-    "Table", "Training", "__version__", "analyze", "apply", "distill", "load", "plan", "prune", "repair_model", "run_pass", "save",
-    "sensitivity", "sparsify", "validate",
+    "Analysis", "CandidateResult", "Choice", "DataError", "DistilledResult", "Group", "IdMap", "Model", "ModelError",
+    "OnnxPruneError", "Options", "OutputError", "Plan", "PlanError", "PruneResult", "Result", "RunSettings", "SettingError",
+    "Sparsity", "Table", "Training", "VocabularyResult", "__version__", "analyze", "apply", "distill", "load", "plan",
+    "prune", "prune_vocabulary", "repair_model", "run_pass", "save", "sensitivity", "sparsify", "validate",
 ]  # fmt: skip
 
 
@@ -57,6 +58,7 @@ def __getattr__(name: str) -> Any:
             "groups",
             "plans",
             "passes",
+            "vocabulary",
         ):  # between them they import or define it all
             module = import_module(f"onnxprune.{home}")
             if name in vars(module):

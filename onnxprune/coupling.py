@@ -8,7 +8,8 @@ vector end up agreeing it stays shared, else surgery copies it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -23,10 +24,11 @@ from onnxprune.graph.facts import FLOATS, Facts, Varying
 from onnxprune.graph.flat import flat_id, flatten
 from onnxprune.graph.model import Model
 from onnxprune.graph.samples import Sizes, data_sizes, first_sizes, grown_sizes, is_batch
+from onnxprune.graph.tokens import TokenUse
 from onnxprune.graph.view import Site, attribute, captured, makers
 from onnxprune.graph.walk import Known, Told, Visitor, walk
 from onnxprune.graph.weights import Weight
-from onnxprune.layout import PROD, AxisTerms, Dim, LayoutError, find, fixed, freeze, fresh, leaves
+from onnxprune.layout import PROD, AxisTerms, Dim, LayoutError, find, fixed, freeze, fresh, leaves, unify, var
 from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
 from onnxprune.ops.records import PERMUTE, Operand, record_of
 from onnxprune.ops.registry import Axes, Edit, Edits, IntegerEncoding, New, Op, lookup
@@ -61,6 +63,7 @@ class _Learned(Generic[D, L]):
     kinds: list[tuple[D, str, str]] = field(default_factory=list)  # layout, kind, node
     integers: dict[str, IntegerEncoding] = field(default_factory=dict)  # weights that stand for other numbers
     guarded: dict[int, str] = field(default_factory=dict)  # nodes on which a rule failed, by index, and how
+    tokens: D | None = None  # the vocabulary, where tokens may go
 
     def use(self, name: str, node: int, slot: int) -> L | None:
         """The layout that a node's input has, weight or activation."""
@@ -112,6 +115,7 @@ def _resolve(draft: _Draft) -> Coupling:
             "mixed": [(terms.of(d), why) for d, why in draft.mixed],
             "ordered": list(map(terms.of, draft.ordered)),
             "kinds": [(terms.of(d), kind, node) for d, kind, node in draft.kinds],
+            "tokens": None if draft.tokens is None else terms.of(draft.tokens),
             "terms": terms,
         }
     )
@@ -123,15 +127,18 @@ def linearize(model: Model) -> Model:
     return lower_sequences(flat) if has_sequences(flat) else flat
 
 
-def couple_graph(model: Model, source: Model, data: Mapping[str, int] = MappingProxyType({})) -> Coupling:
+def couple_graph(
+    model: Model, source: Model, data: Mapping[str, int] = MappingProxyType({}), tokens: TokenUse | None = None
+) -> Coupling:
     """Apply every rule once, in the order of a flat model's nodes; close the ties; freeze the graph's outputs.
 
     `source` is the model before it was made flat: what shapes onnx cannot tell are measured on it. `data` are the
-    sizes of samples, if there are any, by symbol or `input[axis]`.
+    sizes of samples, if there are any, by symbol or `input[axis]`. With `tokens`, the rows of their tables and their scores in
+    the outputs are channels, which are frozen otherwise.
     """
-    draft = _couple_fitting(model, source, data)
+    draft = _couple_fitting(model, source, data, tokens)
     _leave_unread(draft, model.proto.graph)
-    _freeze_outputs(draft, model.proto.graph)
+    _freeze_outputs(draft, model.proto.graph, tokens.outputs if tokens else ())
     _freeze_returned_sizes(draft, model.proto.graph)
     _freeze_asserted(draft, model.proto.graph)
     _freeze_repeats(draft)
@@ -141,7 +148,7 @@ def couple_graph(model: Model, source: Model, data: Mapping[str, int] = MappingP
     return coupling
 
 
-def _couple_fitting(model: Model, source: Model, data: Mapping[str, int]) -> _Draft:
+def _couple_fitting(model: Model, source: Model, data: Mapping[str, int], tokens: TokenUse | None) -> _Draft:
     """What the rules say at sample sizes that fit.
 
     Where the first ones do not fit, others are tried. For an axis that comes out empty: the sizes of the `data`, by symbol or
@@ -149,7 +156,7 @@ def _couple_fitting(model: Model, source: Model, data: Mapping[str, int]) -> _Dr
     the data.
     """
     first = first_sizes(model.proto, model.weights)
-    couple = partial(_couple, model, source)
+    couple = partial(_couple, model, source, tokens=tokens)
     best, one_batch = couple(first), False
     if best.trace.clashes and sum(map(is_batch, first.values())) > 1:
         one = first_sizes(model.proto, model.weights, one_batch=True)
@@ -188,7 +195,7 @@ def _clashes(c: _Draft) -> int:
     return len(c.trace.clashes)
 
 
-def _couple(model: Model, source: Model, sizes: Sizes, whole: bool = True) -> _Draft:
+def _couple(model: Model, source: Model, sizes: Sizes, whole: bool = True, tokens: TokenUse | None = None) -> _Draft:
     """Apply the rules at these sample sizes; unless `whole`, only as far as no sample is too small.
 
     At the end of a loop's body it turns out which of the values that it carries change their size from step to step; then the
@@ -196,7 +203,7 @@ def _couple(model: Model, source: Model, sizes: Sizes, whole: bool = True) -> _D
     """
     known: Varying = {}
     while True:
-        coupler = _Coupler(model)
+        coupler = _Coupler(model, tokens)
         found = walk(model, coupler, sizes, source=source, varying=known, whole=whole).varying
         if found == known:
             return coupler.draft
@@ -206,11 +213,12 @@ def _couple(model: Model, source: Model, sizes: Sizes, whole: bool = True) -> _D
 class _Coupler(Visitor):
     """Applies its rule to each node."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, tokens: TokenUse | None) -> None:
         self.inputs = [v.name for v in model.proto.graph.input]
+        self.tokens = tokens
 
     def begin(self, facts: Facts, weights: dict[str, Weight]) -> None:
-        self.draft = _Draft(facts, weights)
+        self.draft = _Draft(facts, weights, tokens=var(self.tokens.size) if self.tokens else None)
         self.vectors = {n for n, w in weights.items() if sum(s > 1 for s in w.shape) <= 1}
         for name in self.inputs:
             if name not in weights:
@@ -219,7 +227,7 @@ class _Coupler(Visitor):
 
     def after(self, index: int, node: NodeProto, facts: Facts) -> Told:
         self.draft.live.append(node)
-        return _apply(self.draft, index, node, self.vectors)
+        return _apply(self.draft, index, node, self.vectors, self.tokens is not None and index in self.tokens.nodes)
 
     def settle(self, node: NodeProto, name: str, facts: Facts) -> None:
         why = Reason(f"made by {node.op_type}, which has no rule", node.name, node.op_type)
@@ -235,12 +243,12 @@ def _axes(c: _Draft, name: str, index: int, slot: int, vectors: set[str]) -> Axe
     return c.uses[key]
 
 
-def _apply(c: _Draft, index: int, node: NodeProto, vectors: set[str]) -> Told:
+def _apply(c: _Draft, index: int, node: NodeProto, vectors: set[str], reads_tokens: bool) -> Told:
     """Apply the rule of a node. Returns what it knows of the outputs beyond what shape inference found."""
     axes = [_axes(c, n, index, i, vectors) if n else None for i, n in enumerate(node.input)]
     scope = flat_id(node) is not None  # what a loop starts with is no constant in its body
     const = [not scope and (n in c.weights or n in c.computed or c.trace.value(n) is not None) for n in node.input]
-    op = Op(node, c.trace, axes, const)
+    op = Op(node, c.trace, axes, const, c.tokens if reads_tokens else None)
     if node.input and all(k or not n for k, n in zip(const, node.input, strict=True)):
         c.computed.update(node.output)
     names = captured(node)
@@ -340,15 +348,21 @@ def _freeze_all(c: _Draft, op: Op, text: str) -> None:
             c.layouts[name] = None if shape is None else [fixed(s, why) for s in shape]
 
 
-def _freeze_outputs(c: _Draft, graph: GraphProto) -> None:
+def _freeze_outputs(c: _Draft, graph: GraphProto, scores: Collection[str]) -> None:
+    """Outputs keep their sizes; of `scores` of tokens the last axis is the vocabulary."""
     for v in graph.output:
         why = Reason(f"graph output '{v.name}'")
+        axes = c.layouts.get(v.name) or []
+        if v.name in scores and axes and c.tokens is not None:
+            with suppress(LayoutError):  # then nothing ties the scores to the vocabulary, and whoever asks sees that
+                unify(axes[-1], c.tokens)
+            axes = axes[:-1]
         if v.name in c.weights:
             for use, axes in list(c.uses.items()):
                 if use[0] == v.name:
                     for d in axes:
                         freeze(d, why)
-        for d in c.layouts.get(v.name) or ():
+        for d in axes:
             freeze(d, why)
 
 

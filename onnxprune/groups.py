@@ -18,6 +18,7 @@ from onnx import NodeProto
 from onnxprune.axes import Axis, Prod, Reason, Size, Var, pair
 from onnxprune.coupling import SHARED, Coupling, Use, couple_graph, linearize
 from onnxprune.graph.model import Model
+from onnxprune.graph.tokens import TokenUse
 from onnxprune.graph.view import Site, makers
 from onnxprune.macs import total_macs
 from onnxprune.ops.records import NOTHING, record_of
@@ -182,13 +183,14 @@ class Analysis:
         return next((f"the shape of '{i}' is unknown" for i in unknown), "a shape depends on the data")
 
 
-def analyze(model: Model, data: Mapping[str, int] = MappingProxyType({})) -> Analysis:
+def analyze(model: Model, data: Mapping[str, int] = MappingProxyType({}), tokens: TokenUse | None = None) -> Analysis:
     """List the groups of a model. Unknown operators freeze what they touch; nothing is guessed.
 
     `data` has the sizes of the data, by symbol or `input[axis]`: they are tried where a layer does not survive the usual ones.
+    With `tokens`, which are of the flat model, tokens of the vocabulary are channels too.
     """
     flat = linearize(model)
-    c = couple_graph(flat, model, data)
+    c = couple_graph(flat, model, data, tokens)
     mixed = _mixed_vars(c)
     where = _members(c)
     groups = _name(c, [_merge(c, vs, where, mixed) for vs in _footprints(c) if any(v in where for v in vs)])

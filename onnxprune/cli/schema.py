@@ -39,6 +39,7 @@ SCHEMAS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "repair": ("repair --json", _of("report.types", "CandidateReport")),
     "distill": ("distill --json", _of("report.types", "TrainedReport")),
     "finetune": ("finetune --json: as distill", _of("report.types", "TrainedReport")),
+    "vocabulary": ("vocabulary --json", _of("report.types", "VocabularyReport")),
     "validate": ("validate --json of two models", _of("report.types", "ValidateReport")),
     "pattern": ("validate --pattern --json of one model", _of("report.types", "PatternReport")),
     "sensitivity": ("sensitivity --json", _of("report.types", "SensitivityReport")),

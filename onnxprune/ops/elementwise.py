@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from onnxprune.axes import div
-from onnxprune.layout import LayoutError, factor, find
+from onnxprune.layout import Dim, LayoutError, factor, find
 from onnxprune.ops.records import SAME, Affine, Bounds, Line, NodeFacts, Passes
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple, same
 from onnxprune.ops.samples import by_condition, by_meeting, by_rounding, by_type, never
@@ -138,13 +138,26 @@ def first_input(op: Op) -> list[Axes | None]:
     return same(op)
 
 
+def _renumber_tokens(op: Op, tokens: Dim) -> None:
+    """Ids of tokens are compared with constants: these follow the vocabulary. One that is no token is none afterwards."""
+
+    def change(new: New, e: Edits) -> None:
+        kept = {int(old): at for at, old in enumerate(new.kept(tokens))}
+        for slot in (0, 1):
+            if new.moves(tokens) and (ids := op.value(slot)) is not None:
+                renumbered = [kept.get(int(i), -1) if 0 <= i < find(tokens).size else int(i) for i in ids.ravel()]
+                e.inputs[slot] = np.array(renumbered, ids.dtype).reshape(ids.shape)
+
+    op.edit(change)
+
+
 @couple("Add", pointwise=True, sums=True, affine=_add(1), by_chance=never, passes=Passes.LINEAR)
 @couple("Sum", pointwise=True, sums=True, passes=Passes.LINEAR)
 @couple("Sub", pointwise=True, affine=_add(0, -1.0), by_chance=never, passes=Passes.LINEAR)
 @couple("Mul", pointwise=True, affine=_scale(1), by_chance=never, passes=Passes.EACH)
 @couple("Div", pointwise=True, affine=_scale(0, -1.0), rounds=True, by_chance=by_rounding)
 @couple("Where", pointwise=True, by_chance=by_condition)
-@couple("Equal", pointwise=True, by_chance=by_meeting)
+@couple("Equal", pointwise=True, equates=True, by_chance=by_meeting)
 @couple(
     "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
     "Mod", "Or", "Pow", "SwiGLU", "Xor", pointwise=True,
@@ -153,6 +166,8 @@ def first_input(op: Op) -> list[Axes | None]:
 @couple("BiasAdd", "GatedAdd", domain=MICROSOFT, pointwise=True)
 def nary(op: Op) -> list[Axes | None]:
     """y = f(a, b, ..) with broadcasting: the aligned axes hold the same channels."""
+    if op.tokens is not None:
+        _renumber_tokens(op, op.tokens)
     if op.attr("broadcast") and op.attr("axis") is not None:  # opset < 7: b is aligned to a at `axis`
         a, b = op.x(0), op.x(1)
         pad = len(a) - len(b) - op.axis()

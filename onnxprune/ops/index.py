@@ -51,7 +51,7 @@ def take(op: Op, d: Dim, indices: np.ndarray, slot: int) -> Axes:
     return [out] if indices.ndim else []
 
 
-@couple("Gather", table=(0, 1), by_chance=by_index(), passes=Passes.ALL)
+@couple("Gather", table=(0, 1), takes=True, by_chance=by_index(), passes=Passes.ALL)
 def gather(op: Op) -> list[Axes | None]:
     """y = take(x, indices, axis). Constant indices refine the axis; computed ones (an embedding) freeze it.
 
@@ -65,7 +65,7 @@ def gather(op: Op) -> list[Axes | None]:
     indices = op.value(1)
     if is_frozen(d) or indices is None or indices.ndim > 1 or not isinstance(find(d).size, int):
         what = "a row is looked up by an index that the data holds" if indices is None else "indexed as a table"
-        op.freeze(d, what)
+        op.freeze_rows(d, what)
         if op.const(0) and len(x) == 2:
             op.role(0, 1 - axis, "out")
             op.kind(x[1 - axis], "embedding")
@@ -113,7 +113,7 @@ def concat_(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("Split", by_chance=never, passes=Passes.ALL)
+@couple("Split", takes=True, by_chance=never, passes=Passes.ALL)
 def split_(op: Op) -> list[Axes | None]:
     """Refine the axis into the outputs' parts; the sizes follow the plan.
 
@@ -143,7 +143,7 @@ def split_(op: Op) -> list[Axes | None]:
     return [_with(x, axis, p) for p in parts]
 
 
-@couple("Slice", by_chance=by_index(), passes=Passes.ALL)
+@couple("Slice", takes=True, by_chance=by_index(), passes=Passes.ALL)
 def slice_(op: Op) -> list[Axes | None]:
     """Refine each sliced axis into before + kept + after; starts and ends follow the plan.
 
@@ -304,7 +304,7 @@ def center_crop_pad(op: Op) -> list[Axes | None]:
     return [y]
 
 
-@couple("Tile", since=6, by_chance=never, passes=Passes.ALL)
+@couple("Tile", since=6, takes=True, by_chance=never, passes=Passes.ALL)
 def tile(op: Op) -> list[Axes | None]:
     """Whole copies end to end: y[a] = (r x[a]); an axis of size 1 becomes r equal positions.
 
@@ -329,7 +329,7 @@ def _ratio(size: Size, d: Dim) -> Size:
     return size_of(*(a // b for a, b in zip(pair(size), pair(find(d).size), strict=True)))
 
 
-@couple("Expand", by_chance=never, passes=Passes.ALL)
+@couple("Expand", takes=True, by_chance=never, passes=Passes.ALL)
 def expand(op: Op) -> list[Axes | None]:
     """Broadcast to a shape: an axis of size 1 becomes equal positions, free to follow what they meet.
 

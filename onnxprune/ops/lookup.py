@@ -14,13 +14,14 @@ def _aligned(op: Op, axis: int, *tensors: Axes) -> Axes:
         if a != axis and all(find(d).size == find(column[0]).size for d in column):
             out.append(op.tie_column(list(column)))
             continue
-        for d in column:
+        op.freeze_rows(column[0], f"{op.type} reads it by index")
+        for d in column[1:]:
             op.freeze(d, f"{op.type} reads it by index")
         out.append(column[-1])
     return out
 
 
-@couple("GatherElements", by_chance=by_index())
+@couple("GatherElements", table=(0, 1), by_chance=by_index())
 def gather_elements(op: Op) -> list[Axes | None]:
     """y[.., j, ..] = x[.., indices[.., j, ..], ..]: y has the indices' shape.
 

@@ -149,7 +149,7 @@ def gated_rms_norm(op: Op) -> list[Axes | None]:
     return [x]
 
 
-@couple("EmbedLayerNormalization", "QEmbedLayerNormalization", domain=MICROSOFT, learned=(2, 3, 4, 5, 6))
+@couple("EmbedLayerNormalization", "QEmbedLayerNormalization", domain=MICROSOFT, learned=(2, 3, 4, 5, 6), table=(2, 0))
 def embed_layer_norm(op: Op) -> list[Axes | None]:
     """norm(words[ids] + positions + segments[ids]) gamma + beta -> y [B, s, e], the mask's lengths [B], the sum.
 
@@ -157,7 +157,8 @@ def embed_layer_norm(op: Op) -> list[Axes | None]:
     """
     ids = op.x(0)
     tables = [op.x(i) for i in (2, 3, 4) if op.has(i)]
-    for t in tables:
+    op.freeze_rows(op.x(2)[0])
+    for t in tables[1:]:
         op.freeze(t[0], "a row is looked up by an index that the data holds")
     e = op.tie_column([t[1] for t in tables])
     for i in (2, 3, 4):

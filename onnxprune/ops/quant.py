@@ -248,7 +248,7 @@ def embedding_in_blocks(op: Op) -> list[Axes | None]:
     bits = op.attr("bits", 4) if packed else 8
     rows, blocks = op.x(2)
     for d in (table[0], rows):
-        op.freeze(d, "a row is looked up by an index that the data holds")
+        op.freeze_rows(d)
     op.tie(table[1], prod(blocks, op.plain(size * bits // 8, "quantized in blocks along it")))
     _zero_points(op, 3, rows, blocks, bits)
     op.role(0, 1, "out")

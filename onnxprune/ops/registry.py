@@ -98,7 +98,14 @@ Edit = Callable[[New, Edits], None]
 class Op:
     """A node as its rule sees it: layouts, shapes, constants and attributes, and the ways to relate them."""
 
-    def __init__(self, node: NodeProto, trace: Facts, layouts: Sequence[Axes | None], is_const: Sequence[bool]) -> None:
+    def __init__(
+        self,
+        node: NodeProto,
+        trace: Facts,
+        layouts: Sequence[Axes | None],
+        is_const: Sequence[bool],
+        tokens: Dim | None = None,
+    ) -> None:
         self.node = node
         self.type = node.op_type
         self.domain = domain_of(node)
@@ -106,6 +113,7 @@ class Op:
         self.trace = trace
         self.layouts = layouts
         self.is_const = is_const
+        self.tokens = tokens  # the vocabulary, where the node reads the ids of tokens and rows of their tables may go
         self.edits: list[Edit] = []
         self.mixed: list[tuple[Dim, str]] = []
         self.ordered: list[Dim] = []  # of those, the ones whose order matters
@@ -223,6 +231,13 @@ class Op:
 
     def freeze(self, d: Dim, text: str) -> None:
         freeze(d, self.reason(text))
+
+    def freeze_rows(self, d: Dim, text: str = "a row is looked up by an index that the data holds") -> None:
+        """The rows of a table stay, unless they belong to tokens of a vocabulary that may go."""
+        if self.tokens is None:
+            self.freeze(d, text)
+        else:
+            self.tie(d, self.tokens)
 
     def broadcast(self, *tensors: Axes) -> Axes:
         """Tie the aligned axes of tensors that broadcast against each other (NumPy rules); axes of size 1 are left alone."""

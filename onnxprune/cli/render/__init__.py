@@ -7,8 +7,9 @@ from onnxprune.cli.render.pruned import RenderedReport, render_pruned, render_sp
 from onnxprune.cli.render.repaired import render_candidate
 from onnxprune.cli.render.sensitivity import render_sensitivities
 from onnxprune.cli.render.trained import render_trained
+from onnxprune.cli.render.vocabulary import render_vocabulary
 
 __all__ = [
     "RenderedReport", "render_candidate", "render_comparison", "render_inspection", "render_pattern", "render_pruned",
-    "render_sensitivities", "render_sparsified", "render_trained",
+    "render_sensitivities", "render_sparsified", "render_trained", "render_vocabulary",
 ]  # fmt: skip

@@ -43,6 +43,7 @@ from onnxprune.report.types.sparse import (
     SparsityReport,
 )
 from onnxprune.report.types.trained import DistillationReport, TrainedReport
+from onnxprune.report.types.vocabulary import KeptTokens, VocabularyReport
 
 __all__ = [
     "FORMAT", "CalibrationReport", "CandidateReport", "CheckedLayer", "CompressedSize", "Counts", "DistillationReport",
@@ -53,5 +54,5 @@ __all__ = [
     "OutputReport", "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport",
     "Reconstruction", "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow", "Settings",
     "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "TrainedReport",
-    "UnitReport", "ValidateReport", "WeightReport",
+    "UnitReport", "ValidateReport", "WeightReport", "KeptTokens", "VocabularyReport",
 ]  # fmt: skip
