@@ -323,7 +323,7 @@ def _name(c: Coupling, groups: list[Group]) -> list[Group]:
 
 
 def _kind(found: dict[str, list[str]]) -> str:
-    for kind in ("heads", "head features"):
+    for kind in ("heads", "head features", "experts"):
         if kind in found:
             return kind
     if "residual" in found or "embedding" in found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxprune.axes import Var
 from onnxprune.errors import PlanError
+from onnxprune.experts import Expert, drop_experts, find_experts
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis, Group
 from onnxprune.units import Unit, find_units
@@ -43,7 +44,7 @@ class Plan:
     model: str  # fingerprint of the model that it was made for
     groups: Mapping[str, Choice] = field(default_factory=dict)
     timings: str = ""  # a hash of the times that it was made with; with the same, the same plan
-    units: tuple[str, ...] = ()  # residual branches and layers that go (units.py)
+    units: tuple[str, ...] = ()  # residual branches, layers (units.py) and experts (experts.py) that go
 
     def __repr__(self) -> str:
         size = sum(c.size for c in self.groups.values())
@@ -152,15 +153,33 @@ def fingerprint(model: Model) -> str:
 
 
 def units_of(plan: Plan, analysis: Analysis) -> list[Unit]:
-    """The units that a plan removes, in the model's order. Raises PlanError where it names one that the model does not have."""
+    """The branches and layers that a plan removes, in the model's order; experts are channels, see `keep_of`.
+
+    Raises PlanError where it names a unit that the model does not have.
+    """
+    return sorted((u for u in _named_units(plan, analysis) if isinstance(u, Unit)), key=lambda unit: unit.node)
+
+
+def experts_of(plan: Plan, analysis: Analysis) -> list[Expert]:
+    """The experts that a plan removes, by their names or as channels. Raises PlanError where the plan does not fit the model."""
+    if not (plan.groups or plan.units):
+        return []
+    keep, vars_ = keep_of(plan, analysis), {g.name: g.vars[0] for g in analysis.groups}
+    gone = (e for e in find_experts(analysis) if vars_[e.group] in keep and e.index not in keep[vars_[e.group]])
+    return list(gone)
+
+
+def _named_units(plan: Plan, analysis: Analysis) -> list[Unit | Expert]:
     if not plan.units:
         return []
     _check_model(plan, analysis)
-    known = {unit.name: unit for unit in find_units(analysis)}
+    known: dict[str, Unit | Expert] = {expert.name: expert for expert in find_experts(analysis)}
+    if not known.keys() >= set(plan.units):
+        known |= {unit.name: unit for unit in find_units(analysis)}
     unknown = next((name for name in plan.units if name not in known), None)
     if unknown is not None:
         raise PlanError(f"the plan removes a unit '{unknown}' that the model does not have; see 'onnxprune inspect'")
-    return sorted((known[name] for name in dict.fromkeys(plan.units)), key=lambda unit: unit.node)
+    return [known[name] for name in dict.fromkeys(plan.units)]
 
 
 def _check_model(plan: Plan, analysis: Analysis) -> None:
@@ -176,11 +195,19 @@ def keep_of(plan: Plan, analysis: Analysis) -> dict[Var, np.ndarray]:
     for name, choice in plan.groups.items():
         if name not in known:
             raise PlanError(f"the plan names a group '{name}' that the model does not have; see 'onnxprune inspect'")
-        _one(name, choice, known[name], keep)
+        keep |= vars_of(known[name], _check_kept(name, choice, known[name]))
+    gone = defaultdict[str, list[Expert]](list)
+    for unit in _named_units(plan, analysis):
+        if isinstance(unit, Expert):
+            gone[unit.group].append(unit)
+    for name, experts in gone.items():
+        (var,) = known[name].vars
+        keep[var] = drop_experts(keep.get(var, np.arange(known[name].size)), experts)
     return keep
 
 
-def _one(name: str, choice: Choice, group: Group, keep: dict[Var, np.ndarray]) -> None:
+def _check_kept(name: str, choice: Choice, group: Group) -> np.ndarray:
+    """The channels of a group that a plan keeps. Raises PlanError where they do not fit it."""
     indices = np.asarray(choice.keep, np.int64)
     if choice.size != group.size:
         raise PlanError(f"the plan says group '{name}' has {choice.size} channels, the model has {group.size}")
@@ -188,7 +215,7 @@ def _one(name: str, choice: Choice, group: Group, keep: dict[Var, np.ndarray]) -
         raise PlanError(f"the plan empties group '{name}'; at least one channel must be kept")
     if indices.min() < 0 or indices.max() >= group.size or len(set(choice.keep)) != len(choice.keep):
         raise PlanError(f"the plan keeps channels of group '{name}' that are repeated or outside [0, {group.size})")
-    keep |= vars_of(group, indices)
+    return indices
 
 
 def vars_of(group: Group, indices: Sequence[int] | np.ndarray) -> dict[Var, np.ndarray]:

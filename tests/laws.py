@@ -27,6 +27,7 @@ from onnxprune import Analysis, Choice, Group, Plan
 from onnxprune.allocate import cost_of
 from onnxprune.axes import Axis, Prod, Var
 from onnxprune.coupling import Use
+from onnxprune.experts import Expert, find_experts
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import nest
 from onnxprune.graph.save import full_proto
@@ -128,7 +129,7 @@ class Checker:
 
     # making pruned models
 
-    def prune(self, keeps: Keeps, units: Iterable[Unit] = ()) -> ModelProto:
+    def prune(self, keeps: Keeps, units: Iterable[Unit | Expert] = ()) -> ModelProto:
         return full_proto(onnxprune.apply(self.analysis, plan_of(self.analysis, keeps, units)))
 
     def some(self, size: int, ratio: float) -> list[int]:
@@ -301,8 +302,10 @@ class Checker:
             assert self.prune(keeps).SerializeToString() == other.SerializeToString(), "other bytes"
 
     def units(self) -> None:
-        """Removing a branch is zeroing what it adds; removing a layer is passing its input on. Plans may mix units and channels."""
-        found = find_units(self.analysis)
+        """Removing a branch is zeroing what it adds; removing a layer is passing its input on; removing an expert is giving it a
+        score of minus infinity. Plans may mix units and channels.
+        """
+        found: list[Unit | Expert] = [*find_units(self.analysis), *find_experts(self.analysis)]
         if self.max_groups is not None and len(found) > self.max_groups:
             found = [found[i] for i in sorted(self.rng.choice(len(found), self.max_groups, replace=False))]
         for unit in found:
@@ -311,9 +314,15 @@ class Checker:
         if found:
             self._mix(found)
 
-    def _without(self, unit: Unit) -> ModelProto:
-        """The original, where the last weights of a branch are zero, or a layer is an Identity."""
+    def _without(self, unit: Unit | Expert) -> ModelProto:
+        """The original, where the last weights of a branch are zero, a layer is an Identity, or no token can choose an expert."""
         editor = Editor(self.analysis.flat)
+        if isinstance(unit, Expert):
+            node = editor.nodes[unit.node]
+            kind = helper.tensor_dtype_to_np_dtype(self.analysis.coupling.trace.dtype(node.input[1]))
+            ones, scores = np.ones(unit.size, kind), np.full(unit.size, -np.inf, kind)
+            editor.rescale(unit.node, 1, ones, ones, np.arange(unit.size) != unit.index, scores)
+            return full_proto(nest(editor.finish(), self.analysis.model))
         if unit.kind == LAYER:
             node = editor.nodes[unit.node]
             node.op_type, node.domain = "Identity", ""
@@ -331,10 +340,15 @@ class Checker:
                     editor.rescale(index, slot, zero, np.ones_like(zero), np.ones_like(zero, bool), zero)
         return full_proto(nest(editor.finish(), self.analysis.model))
 
-    def _mix(self, found: Sequence[Unit]) -> None:
-        """Laws 3, 5, 6 and 7 for plans of units and channels."""
-        gone = [u for u in found if self.rng.random() < 0.5] or found[:1]
-        keeps = {g.name: self.some(g.size, 0.4) for g in self.analysis.groups}
+    def _mix(self, found: Sequence[Unit | Expert]) -> None:
+        """Laws 3, 5, 6 and 7 for plans of units and channels. Of an expert's group, the plan names units alone."""
+        gone = _spare_experts([u for u in found if self.rng.random() < 0.5] or found[:1])
+        keeps: dict[str, list[int]] = {g.name: self.some(g.size, 0.4) for g in self.analysis.groups}
+        counted: dict[str, list[int]] = {}
+        for expert in (u for u in gone if isinstance(u, Expert)):
+            left = counted.get(expert.group, range(expert.size))
+            counted[expert.group] = [i for i in left if i != expert.index]
+        keeps = {name: keep for name, keep in keeps.items() if name not in counted}
         what = ", ".join(u.name for u in gone)
         with _law("units", f"shapes without {what}"):
             small = self.prune(keeps, gone)
@@ -342,9 +356,10 @@ class Checker:
         with _law("units", f"accounting without {what}"):
             after = onnxprune.analyze(onnxprune.load(small))
             for kind, want in {"macs": after.macs(), "params": after.params(), "bytes": stored_bytes(after)}.items():
-                cost = cost_of(self.analysis, kind, gone)
+                cost = cost_of(self.analysis, kind, [u for u in gone if isinstance(u, Unit)])
                 if want is not None and cost is not None:
-                    assert cost.of(keeps) == want, f"{want} {kind}, {cost.of(keeps)} predicted"
+                    predicted = cost.of({**keeps, **counted})
+                    assert predicted == want, f"{want} {kind}, {predicted} predicted"
         with _law("units", f"composition without {what}"):
             middle = onnxprune.analyze(onnxprune.load(self.prune({}, gone)))
             left = {
@@ -400,7 +415,17 @@ def check(
     return checker
 
 
-def plan_of(analysis: Analysis, keeps: Keeps, units: Iterable[Unit] = ()) -> Plan:
+def _spare_experts(units: Sequence[Unit | Expert]) -> list[Unit | Expert]:
+    """Those of the units that can go together: as many experts stay as a token uses."""
+    found = list[Unit | Expert]()
+    for unit in units:
+        others = [u for u in found if isinstance(u, Expert) and isinstance(unit, Expert) and u.group == unit.group]
+        if not isinstance(unit, Expert) or len(others) < unit.size - unit.used:
+            found.append(unit)
+    return found
+
+
+def plan_of(analysis: Analysis, keeps: Keeps, units: Iterable[Unit | Expert] = ()) -> Plan:
     """A plan for the kept indices of each named group, and the units that go."""
     groups = {n: Choice(analysis.by_name[n].size, tuple(int(i) for i in k)) for n, k in keeps.items()}
     return Plan(fingerprint(analysis.model), groups, units=tuple(u.name for u in units))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "onnxprune"
 FLOORS = [
     "version", "errors", "progress", "machine", "settings", "targets", "axes", "report.types", "report.plain", "report.degraded",
     "graph.view", "ops.records", "graph", "layout", "ops",
-    "gradients", "coupling", "macs", "groups", "units", "signals", "criteria", "scoring",
+    "gradients", "coupling", "macs", "groups", "units", "experts", "signals", "criteria", "scoring",
     "plans", "surgery", "calibration", "measure", "repair", "free", "convert", "quantize", "sparsity", "validation", "training",
     "allocate", "plain", "explain", "report", "result", "forecast", "pipeline", "candidates", "distillation",
     "vocabulary", "api", "batch", "passes", "__init__", "cli", "__main__",

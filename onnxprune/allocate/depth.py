@@ -8,6 +8,7 @@ How good a set is beside narrower layers, only a try tells: see `planning`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,8 +18,9 @@ import numpy as np
 from onnxprune.allocate.budget import Budget
 from onnxprune.allocate.cost import Number, Sizes
 from onnxprune.allocate.poly import Compiled
-from onnxprune.allocate.selection import Candidates
+from onnxprune.allocate.selection import Branch, Candidates
 from onnxprune.allocate.timing.cost import TimeCost
+from onnxprune.experts import Expert, find_experts
 from onnxprune.groups import Analysis
 from onnxprune.progress import Progress
 from onnxprune.settings import Options
@@ -29,18 +31,19 @@ MOST_BRANCHES = 64  # that are measured; of more, those evenly spread
 LEAST = 1e-9  # an error, and a share of the cost
 
 
-def find_branches(a: Analysis, options: Options) -> list[Unit]:
-    """The innermost residual branches of which the options let every part go."""
+def find_branches(a: Analysis, options: Options) -> list[Branch]:
+    """The innermost residual branches, and the experts, of which the options let every part go."""
     nodes = a.flat.proto.graph.node
 
-    def names(unit: Unit) -> set[str]:
-        return {unit.name} | {n for i in unit.goes for n in (nodes[i].name, *nodes[i].input) if n}
+    def names(unit: Branch) -> set[str]:
+        parts = unit.goes if isinstance(unit, Unit) else {unit.node}
+        return {unit.name} | {n for i in parts for n in (nodes[i].name, *nodes[i].input) if n}
 
-    def hit(unit: Unit, globs: Collection[str]) -> bool:
+    def hit(unit: Branch, globs: Collection[str]) -> bool:
         return any(fnmatchcase(name, glob) for glob in globs for name in names(unit))
 
     branches = [u for u in find_units(a) if u.kind == BRANCH]
-    inner = [u for u in branches if not any(v.node in u.goes for v in branches)]
+    inner: list[Branch] = [*(u for u in branches if not any(v.node in u.goes for v in branches)), *find_experts(a)]
     kept = [u for u in inner if not hit(u, [*options.exclude, *options.group_ratio])]
     found = [u for u in kept if not options.include or hit(u, options.include)]
     if len(found) > MOST_BRANCHES:  # each takes a run of some samples
@@ -52,22 +55,29 @@ def find_branches(a: Analysis, options: Options) -> list[Unit]:
 class RankedBranches:
     """Branches in the order in which they are removed, and the share of the cost that each saves."""
 
-    branches: Sequence[Unit]
+    branches: Sequence[Branch]
     saves: Mapping[str, float]
 
-    def take(self, share: float) -> list[Unit]:
-        """The first branches that together save so large a share, or all, in the order of the graph."""
-        chosen, saved = list[Unit](), 0.0
+    def take(self, share: float) -> list[Branch]:
+        """The first branches that together save so large a share, or all, in the order of the graph.
+
+        Of a mixture those experts stay that a token can use.
+        """
+        chosen, saved, experts = list[Branch](), 0.0, Counter[str]()
         for unit in self.branches:
             if saved >= share:
                 break
+            if isinstance(unit, Expert):
+                if experts[unit.group] == unit.size - unit.used:
+                    continue
+                experts[unit.group] += 1
             chosen.append(unit)
             saved += self.saves[unit.name]
         return sorted(chosen, key=lambda u: u.node)
 
 
 def rank_branches(
-    c: Candidates, budget: Budget, branches: Sequence[Unit], measure: Callable[[Unit], float], progress: Progress
+    c: Candidates, budget: Budget, branches: Sequence[Branch], measure: Callable[[Branch], float], progress: Progress
 ) -> RankedBranches:
     """Branches by the error that removing each makes for what it saves.
 
@@ -85,8 +95,17 @@ def rank_branches(
     return RankedBranches(sorted(branches, key=lambda u: (prices[u.name], u.node)), saves)
 
 
-def _saves(c: Candidates, budget: Budget, branches: Sequence[Unit]) -> dict[str, float]:
-    """The share of the cost that goes with each of the units."""
+def _saves(c: Candidates, budget: Budget, branches: Sequence[Branch]) -> dict[str, float]:
+    """The share of the cost that goes with each of the branches."""
+    units, full = [u for u in branches if isinstance(u, Unit)], budget.exact(c.sizes)
+    found = _save_units(c, budget, units)
+    for expert in (e for e in branches if isinstance(e, Expert)):
+        found[expert.name] = full - budget.exact(c.counts({expert.group: expert.size - 1}))
+    return {name: max(saved / budget.whole, LEAST) for name, saved in found.items()}
+
+
+def _save_units(c: Candidates, budget: Budget, branches: Sequence[Unit]) -> dict[str, float]:
+    """The cost that goes with each of the units."""
     if isinstance(budget.cost, TimeCost):
         full = budget.cost.exact(c.keep)(c.sizes)
         found = {u.name: full - budget.cost.without([u]).exact(c.keep)(c.sizes) for u in branches}
@@ -97,7 +116,7 @@ def _saves(c: Candidates, budget: Budget, branches: Sequence[Unit]) -> dict[str,
         stored = c.analysis.coupling.weights
         count = c.analysis.param_count if budget.kind == "params" else lambda n: stored[n].nbytes
         found = {u.name: float(sum(map(count, u.weights))) for u in branches}
-    return {name: max(saved / budget.whole, LEAST) for name, saved in found.items()}
+    return found
 
 
 def _at(number: Number, c: Candidates) -> float:

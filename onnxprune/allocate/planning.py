@@ -17,7 +17,7 @@ from onnxprune.allocate.depth import SHARES, RankedBranches, find_branches, rank
 from onnxprune.allocate.evaluator import FOLDS, Evaluator
 from onnxprune.allocate.poly import Ints
 from onnxprune.allocate.ratios import by_ratio
-from onnxprune.allocate.selection import Candidates, candidates
+from onnxprune.allocate.selection import Branch, Candidates, candidates
 from onnxprune.allocate.sharing import Sharing
 from onnxprune.allocate.steps import shares
 from onnxprune.allocate.timing.cost import time_cost
@@ -30,7 +30,6 @@ from onnxprune.plans import Choice, Plan, fingerprint, units_of
 from onnxprune.report.types import TimingReport
 from onnxprune.settings.options import MEASURED, SEARCHED, Options
 from onnxprune.surgery import apply_plan
-from onnxprune.units import Unit
 from onnxprune.validation.latency import Stopwatch
 
 HIGH_STEPS = 3  # of another plan that is tried with much effort
@@ -119,7 +118,7 @@ class _Stage:
         fitted = statistics if evaluator.repair != "none" else None
         return _Stage(c, Sharing(c, evaluator, base, done, fitted, first.sharing.heights if first else {}, statistics))
 
-    def without(self, units: Sequence[Unit]) -> _Stage:
+    def without(self, units: Sequence[Branch]) -> _Stage:
         """The same where these units go."""
         c = self.c.without(units)
         return _Stage(c, replace(self.sharing, c=c))
@@ -226,7 +225,7 @@ def _rank_branches(first: _Stage, budget: Budget) -> RankedBranches:
     measure = evaluator.quick_trials(len(branches))
     whole = Plan(fingerprint(first.c.analysis.model))
 
-    def without(unit: Unit) -> float:
+    def without(unit: Branch) -> float:
         return measure(replace(whole, units=(unit.name,)))
 
     return rank_branches(first.c, budget, branches, without, evaluator.stage_progress("depth"))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from onnxprune.allocate.align import find_multiples
 from onnxprune.allocate.poly import Ints
 from onnxprune.errors import OnnxPruneError
+from onnxprune.experts import Expert, count_used, find_experts
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis, Group
 from onnxprune.plans import Choice, Plan, fingerprint
@@ -29,6 +30,7 @@ Counts = Ints  # how many channels each group of an analysis keeps, in its order
 Bools = npt.NDArray[np.bool_]
 At = int | np.integer | Ints
 UNIT_GOES = "its block is removed"
+Branch = Unit | Expert  # what can be removed beside channels, and measured alone
 RENAMED = "an earlier step joined it with another group"
 
 
@@ -48,12 +50,15 @@ class Candidates:
     free: Mapping[str, Ints] = field(default_factory=dict)  # channels that cost nothing, which go whatever is asked
     units: Sequence[Unit] = ()  # that go whatever the groups keep
 
-    def without(self, units: Sequence[Unit]) -> Candidates:
-        """The same where these units go: groups that only they have lose nothing more."""
+    def without(self, removed: Sequence[Branch]) -> Candidates:
+        """The same where these units go: groups that only they have lose nothing more, and experts are channels that go first."""
+        units, free = [u for u in removed if isinstance(u, Unit)], dict(self.free)
+        for expert in (e for e in removed if isinstance(e, Expert)):
+            free[expert.group] = np.union1d(free.get(expert.group, ()), [expert.index]).astype(np.int64)
         lost = find_lost_weights(self.analysis, units)
         gone = {g.name: UNIT_GOES for g in self.groups if lost.issuperset(m.tensor for m in g.members)}
         left = [g for g in self.groups if g.name not in gone]
-        return replace(self, groups=left, why_not={**self.why_not, **gone}, units=units)
+        return replace(self, groups=left, why_not={**self.why_not, **gone}, units=units, free=free)
 
     @property
     def sizes(self) -> Ints:
@@ -67,7 +72,9 @@ class Candidates:
     @cached_property
     def least(self) -> Ints:
         """How many channels each group keeps whatever is asked of it."""
-        capped = np.maximum(1, self.full_sizes - removed(self.full_sizes, self.options.max_ratio))
+        used = count_used(self.analysis)  # a token uses that many experts
+        few = np.array([used.get(g.name, 1) for g in self.analysis.groups], np.int64)
+        capped = np.maximum(few, self.full_sizes - removed(self.full_sizes, self.options.max_ratio))
         stays = [g.name in self.why_not for g in self.analysis.groups]
         least: Ints = np.where(stays, self.sizes, np.minimum(self.sizes, capped))
         return least
@@ -224,7 +231,8 @@ def matching(a: Analysis, globs: Iterable[str], what: str) -> dict[str, str]:
     names = {g.name: _names(a, g) for g in a.groups} if globs else {}
     for glob in globs:
         hits = [g for g, ns in names.items() if glob in ns or any(fnmatchcase(n, glob) for n in ns)]
-        if not hits and not any(fnmatchcase(u.name, glob) for u in find_units(a)):
+        units: list[Branch] = [] if hits else [*find_units(a), *find_experts(a)]
+        if not hits and not any(fnmatchcase(u.name, glob) for u in units):
             raise OnnxPruneError(f"--{what} '{glob}' matches no group, node or initializer; see 'onnxprune inspect'")
         for g in hits:
             out.setdefault(g, glob)

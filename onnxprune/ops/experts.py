@@ -41,8 +41,8 @@ EXPERTS = Product("experts", lambda node: _count_experts(node, _read_experts(nod
 INTEGERS = Product("experts", lambda node: _count_experts(node, _read_integer_experts(node)), _read_integer_experts)
 
 
-@couple("MoE", domain=MICROSOFT, product=EXPERTS)
-@couple("QMoE", domain=MICROSOFT, product=INTEGERS)
+@couple("MoE", domain=MICROSOFT, routed=(1, "k"), product=EXPERTS)
+@couple("QMoE", domain=MICROSOFT, routed=(1, "k"), product=INTEGERS)
 def mixture(op: Op) -> list[Axes | None]:
     """x [*t, h], router [t, e], w1 [e, (f i), h], w2 [e, h, i], w3 [e, i, h], biases [e, rows] -> y [*t, h].
 
@@ -66,6 +66,7 @@ def mixture(op: Op) -> list[Axes | None]:
     for t in (*x[:-1], *op.x(1)[:-1]):
         op.freeze(t, f"the tokens of {op.type}")
     op.mix(e, "weighs all experts by one softmax")
+    op.kind(e, "experts")
     op.kind(i, "neurons")
 
     def change(new: New, edits: Edits) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 
 from onnxprune.allocate import Evaluator
 from onnxprune.allocate.align import find_multiples
+from onnxprune.experts import Expert, find_experts
 from onnxprune.explain import Route, explain
 from onnxprune.graph.view import opsets
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.measure import stand_ins
-from onnxprune.plans import Choice, Plan, units_of
+from onnxprune.plans import Choice, Plan, experts_of, units_of
 from onnxprune.report.plain import to_json
 from onnxprune.report.sensitivity import measured_groups
 from onnxprune.report.sparsity import sparsity_report
@@ -68,7 +69,7 @@ def inspect_report(a: Analysis) -> InspectReport:
         groups=[_group(a, g) for g in a.groups],
         frozen=_frozen(a),
         guarded=[_guarded(a, index, why) for index, why in a.coupling.guarded.items()],
-        units=[_unit(a, u) for u in find_units(a)],
+        units=[*(_unit(a, u) for u in find_units(a)), *(_expert(a, e) for e in find_experts(a))],
     )
 
 
@@ -76,6 +77,12 @@ def _unit(a: Analysis, unit: Unit) -> UnitReport:
     node = a.flat.proto.graph.node[unit.node]
     params = sum(map(a.param_count, unit.weights))
     return UnitReport(unit.name, unit.kind, node.name or node.output[0], len(unit.goes), params)
+
+
+def _expert(a: Analysis, expert: Expert) -> UnitReport:
+    node = a.flat.proto.graph.node[expert.node]
+    params = sum(map(a.param_count, {m.tensor for m in a.by_name[expert.group].members})) // expert.size
+    return UnitReport(expert.name, expert.kind, node.name or node.output[0], 0, params)
 
 
 def _name(a: Analysis) -> str:
@@ -195,7 +202,10 @@ def prune_report(
         timing=evaluator.timing if evaluator and options else None,
         held_out=held_out,
         distillation=trained,
-        units=[_unit(before, u) for u in units_of(plan, before)],
+        units=[
+            *(_unit(before, u) for u in units_of(plan, before)),
+            *(_expert(before, e) for e in experts_of(plan, before)),
+        ],
     )
 
 

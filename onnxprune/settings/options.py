@@ -108,8 +108,8 @@ class Options:
     )
     depth: bool = setting(
         True,
-        "With --calib and a budget: remove whole residual branches too, if that is better on held-out samples than "
-        "narrower layers alone.",
+        "With --calib and a budget: remove whole residual branches and experts too, if that is better on held-out "
+        "samples than narrower layers alone.",
         panel=AMOUNT,
         kind=FLAG,
     )

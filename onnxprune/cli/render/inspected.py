@@ -47,10 +47,14 @@ def _render_header(r: InspectReport, a: Analysis) -> RenderableType:
 
 
 def _describe_units(units: Sequence[UnitReport]) -> str:
-    kinds = Counter(u.kind for u in units)
-    counted = " and ".join(plural(n, kind, PLURALS.get(kind, "")) for kind, n in sorted(kinds.items(), reverse=True))
     named = ", ".join(u.name for u in units[:FEW_ALIKE])
-    return f"{counted} that can be removed: {named}{', ..' if len(units) > FEW_ALIKE else ''}"
+    return f"{count_units(units)} that can be removed: {named}{', ..' if len(units) > FEW_ALIKE else ''}"
+
+
+def count_units(units: Sequence[UnitReport]) -> str:
+    """`2 residual branches and 1 expert`."""
+    kinds = Counter(u.kind for u in units)
+    return " and ".join(plural(n, kind, PLURALS.get(kind, "")) for kind, n in sorted(kinds.items(), reverse=True))
 
 
 def _describe_guarded(nodes: Sequence[GuardedNode]) -> str:

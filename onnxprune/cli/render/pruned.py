@@ -18,6 +18,7 @@ from onnxprune.cli.render.compared import (
     render_sizes,
     warn_degraded,
 )
+from onnxprune.cli.render.inspected import count_units
 from onnxprune.cli.render.layers import explain_none, render_layer_facts, render_layer_table
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
 from onnxprune.cli.render.trained import render_distillation
@@ -193,7 +194,7 @@ def _render_group(g: PrunedGroup) -> list[object]:
 def _describe_units(units: Sequence[UnitReport]) -> str:
     named = ", ".join(u.name for u in units[:FEW_UNITS])
     rest = f", and {len(units) - FEW_UNITS} more" if len(units) > FEW_UNITS else ""
-    return f"{plural(len(units), 'residual branch', 'residual branches')} removed: {named}{rest}"
+    return f"{count_units(units)} removed: {named}{rest}"
 
 
 def _say_free(groups: Sequence[PrunedGroup]) -> str:

@@ -60,10 +60,10 @@ class GuardedNode:
 
 @dataclass(frozen=True)
 class UnitReport:
-    """What can go beside channels: a residual branch, or a layer that keeps its layout.
+    """What can go beside channels: a residual branch, a layer that keeps its layout, or an expert.
 
-    `node` is the sum behind a branch, or the layer; `nodes` is the number of nodes that go with it, `params` that of their weights'
-    parameters.
+    `node` is the sum behind a branch, the layer, or the mixture of an expert; `nodes` is the number of nodes that go with it,
+    `params` that of the parameters.
     """
 
     name: str
