@@ -47,7 +47,9 @@ from onnxprune.quantize import Quantized, check_quantization, quantize, refuse_q
 from onnxprune.report.result import prune_report
 from onnxprune.report.types import (
     CompressedSize,
+    Counts,
     DistillationReport,
+    EngineReport,
     HeldOutReport,
     QuantizationReport,
     Reconstruction,
@@ -59,6 +61,7 @@ from onnxprune.settings.data import is_own
 from onnxprune.settings.units import size_bytes
 from onnxprune.sparsity import Sparsified, sparsify
 from onnxprune.sparsity.compressed import measure_compressed
+from onnxprune.sparsity.engines import measure_engines
 from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import NofM
 from onnxprune.surgery import apply_plan
@@ -442,15 +445,27 @@ def _compare_and_report(
     if made.sparse and size is not None:
         with clock.time("compress"):
             compressed = measure_compressed(analysis.model, files, made.sparse, after, size)
+    engines = _forecast_engines(work, analysis, after, batches or evaluator.batches, size, evaluator, clock)
     options = None if work.plan else work.options
     report = prune_report(
         analysis, plan, after, files, size, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
         too_large or None, _report_quantization(made, before, work), compressed, held_out, made.trained,
+        engines,
     )  # fmt: skip
     done = PruneResult(files, made.model, made.given, report, plan)
     if failure:
         raise NotCompared(str(failure), done) from failure
     return done
+
+
+def _forecast_engines(
+    work: Work, before: Analysis, after: Analysis, seen: Batches | None, size: int | None, evaluator: Evaluator, clock: Clock
+) -> EngineReport | None:  # fmt: skip
+    """What sparse engines would gain, where that was asked for, and a model was made."""
+    if not work.run.sparse_engines or seen is None or work.dry_run:
+        return None
+    with clock.time("count"):
+        return measure_engines(before, after, seen, Counts(before.model.size_bytes, size), evaluator.memory)
 
 
 def _judge_held_out(work: Work, evaluator: Evaluator, plan: Plan, made: _Made, clock: Clock) -> HeldOutReport | None:

@@ -37,6 +37,7 @@ SAY = {
     "fit": "choosing and fitting weights",
     "tally": "reading the weights",
     "distill": "training",
+    "count": "counting multiplications",
     "save": "writing",
     "hold out": "comparing on held-out samples",
     "validate": "comparing outputs in ONNX Runtime",

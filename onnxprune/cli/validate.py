@@ -40,6 +40,8 @@ def validate(
     settings: dict[str, Any],
 ) -> None:
     """Run two models on the same inputs in ONNX Runtime and measure the error of the outputs; or check a sparsity pattern."""
+    if settings.get("sparse_engines") and "data" not in settings:
+        raise OnnxPruneError("sparse-engines counts multiplications on data; give some with --data")
     sparse, which = _check(candidate or original, settings) if "pattern" in settings else (None, None)
     held = sparse is None or _told(sparse, which, verbose, json=json and candidate is None, silent=json)
     if candidate is None:
@@ -54,6 +56,8 @@ def validate(
     from onnxprune.cli.render import render_comparison
     from onnxprune.report.degraded import explain_degraded
     from onnxprune.report.result import validate_report
+    from onnxprune.report.types import Counts
+    from onnxprune.sparsity.engines import measure_engines
     from onnxprune.validation import layer_errors
 
     with show_progress() as progress:
@@ -62,12 +66,18 @@ def validate(
         progress("validate", 0, 0)
         table = settings_of("validate")
         measured = {name: value for name, value in settings.items() if table[name].home is not Sparsity}
+        counted = measured.pop("sparse_engines", False)
         result = onnxprune.validate(original, candidate, timed=True, **measured)
         before, after = map(onnxprune.analyze, models)
         found = layer_errors(before, models[1], result.batches)
+        engines = None
+        if counted:
+            progress("count", 0, 0)
+            sizes = Counts(*(m.size_bytes for m in models))
+            engines = measure_engines(before, after, result.batches, sizes)
         for model in models:  # ONNX Runtime has opened them by their paths
             model.check_unchanged()
-        report = validate_report(before, after, result, found)
+        report = validate_report(before, after, result, found, engines)
     if json:
         emit_json(replace(report, sparsity=sparse))
     else:

@@ -27,6 +27,7 @@ from onnxprune.report.types import (
     CompressedSize,
     Counts,
     DistillationReport,
+    EngineReport,
     FrozenAxis,
     GroupReport,
     GuardedNode,
@@ -168,6 +169,7 @@ def prune_report(
     compressed: CompressedSize | None = None,
     held_out: HeldOutReport | None = None,
     trained: DistillationReport | None = None,
+    engines: EngineReport | None = None,
 ) -> PruneReport:
     """The report of `prune`. `error` is None where validation was left out; no `files`: nothing was written.
 
@@ -202,6 +204,7 @@ def prune_report(
         timing=evaluator.timing if evaluator and options else None,
         held_out=held_out,
         distillation=trained,
+        engines=engines,
         units=[
             *(_unit(before, u) for u in units_of(plan, before)),
             *(_expert(before, e) for e in experts_of(plan, before)),
@@ -216,7 +219,11 @@ def _calibration(evaluator: Evaluator | None) -> CalibrationReport | None:
 
 
 def validate_report(
-    before: Analysis, after: Analysis, result: Result, reconstruction: Reconstruction
+    before: Analysis,
+    after: Analysis,
+    result: Result,
+    reconstruction: Reconstruction,
+    engines: EngineReport | None = None,
 ) -> ValidateReport:
     """The report of `validate`."""
     return ValidateReport(
@@ -230,6 +237,7 @@ def validate_report(
         latency=result.latency,
         peak_memory=result.peak_memory,
         reconstruction=reconstruction,
+        engines=engines,
     )
 
 

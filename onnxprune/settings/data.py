@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
+from onnxprune.errors import OnnxPruneError
 from onnxprune.settings.table import (
     FLAG,
     FUNCTION,
@@ -206,6 +207,16 @@ class RunSettings:
         panel=CHECK,
     )
 
+    sparse_engines: bool = setting(
+        False,
+        "Forecast what engines that skip zeros would gain: count the multiplications with both operands other than zero on "
+        "--data or --calib, and the bytes with 4-bit places and 16 values per layer.",
+        on={"prune": Use(), "sparsify": Use(), "validate": Use(panel="")},
+        panel=CHECK,
+    )
+
     def check_values(self) -> None:
         """Raise OnnxPruneError for what cannot be; data may be anything that `load_data` takes."""
         check_fields(self, (INPUTS, PLACE, TEXTS, FUNCTION))
+        if self.sparse_engines and self.calib is None and self.data is None:
+            raise OnnxPruneError("sparse-engines counts multiplications on data; give some with --data or --calib")

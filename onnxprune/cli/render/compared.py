@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from onnxprune.cli.console import Facts, count, duration, facts, percent, plural, relative, table, text
 from onnxprune.report.degraded import explain_degraded, get_agreement
 from onnxprune.report.types import (
+    EngineReport,
     ErrorNumbers,
     ErrorReport,
     Latency,
@@ -27,7 +28,7 @@ WRONG = 0.1  # the relative error from which on a layer is said to go wrong
 
 def render_comparison(report: ValidateReport) -> Group:
     """What `validate` says: both models' sizes, how far the outputs are apart and where that begins, each output."""
-    rows = [*render_error(report), *render_machine(report)]
+    rows = [*render_error(report), *render_machine(report), *render_engines(report.engines)]
     return Group(render_sizes(report), "", facts(rows), *render_outputs(report))
 
 
@@ -117,6 +118,21 @@ def render_machine(report: PruneReport | ValidateReport) -> Facts:
         how = f"with {plural(latency.samples, 'sample')}, {plural(latency.threads or 1, 'thread')}"
         said.append(f"{_speedup(latency)} measured here, {latency.runs:,} runs of each {how}")
     return rows + ([("speed-up", "; ".join(said))] if said else [])
+
+
+def render_engines(found: EngineReport | None) -> Facts:
+    """What engines that skip zeros would multiply and store."""
+    if found is None:
+        return []
+    before, after = (percent(share) or "unknown" for share in (found.both_nonzero.before, found.both_nonzero.after))
+    counted = "" if found.counted.after is None else f" ({percent(found.counted.after)} of all were counted)"
+    rows: Facts = [
+        ("both non-zero", f"{before} -> {after} of the multiplications, {plural(found.samples, 'sample')}{counted}")
+    ]
+    if found.bytes.before is not None and found.bytes.after is not None:
+        sizes = " -> ".join(count(n, "B") for n in (found.bytes.before, found.bytes.after))
+        rows.append(("sparse file", f"{sizes} with 4-bit places and 16 values per layer"))
+    return rows
 
 
 def _speedup(latency: Latency) -> str:

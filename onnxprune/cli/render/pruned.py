@@ -12,6 +12,7 @@ from rich.text import Text
 from onnxprune.cli.console import Facts, count, duration, facts, more, percent, plural, table, text
 from onnxprune.cli.render.compared import (
     describe_metric,
+    render_engines,
     render_error,
     render_machine,
     render_outputs,
@@ -93,6 +94,7 @@ def _render_outcome(report: PruneReport, rows: Facts) -> list[RenderableType]:
     if report.error:
         rows += [*render_error(report.error, report.held_out is not None), *render_machine(report)]
         outputs = render_outputs(report.error)
+    rows += render_engines(report.engines)
     return [render_sizes(report), "", facts(rows), *outputs, *_render_stages(report), "", _describe_files(report)]
 
 

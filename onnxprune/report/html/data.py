@@ -11,6 +11,7 @@ from typing import Any
 from onnxprune.report.rows import JobLike, finite, setting_text
 from onnxprune.report.stages import compare_stages
 from onnxprune.report.types import (
+    EngineReport,
     ErrorReport,
     FrozenAxis,
     GroupSensitivity,
@@ -135,6 +136,7 @@ def facts(job: JobLike, report: PruneReport) -> list[tuple[str, str]]:
     said += [("repaired", _repaired(report.repair))] if report.repair else []
     if report.sparsity and (packed := report.sparsity.compressed):
         said.append(("by gzip -1", f"{packed.before:,} → {packed.after:,} bytes"))
+    said += _engines(report.engines) if report.engines else []
     said += _compared(report.error) if report.error else [("compared", "no")]
     said += [("layers left out", t) for t in _left_out(report)]
     if job.output:
@@ -145,6 +147,16 @@ def facts(job: JobLike, report: PruneReport) -> list[tuple[str, str]]:
 def _repaired(repair: RepairReport) -> str:
     before, after = (f"{error:.3g}" for error in (repair.error_before, repair.error_after))
     return f"{repair.kept} layers by {repair.method}: relative L2 {before} → {after} on the calibration data"
+
+
+def _engines(found: EngineReport) -> list[tuple[str, str]]:
+    """What engines that skip zeros would multiply and store."""
+    shares = (found.both_nonzero.before, found.both_nonzero.after)
+    before, after = ("unknown" if x is None else f"{100 * x:.1f} %" for x in shares)
+    said = [("both operands non-zero", f"{before} → {after} of the multiplications, {found.samples:,} samples")]
+    if found.bytes.before is not None and found.bytes.after is not None:
+        said.append(("as a sparse file", f"{found.bytes.before:,} → {found.bytes.after:,} bytes, 16 values per layer"))
+    return said
 
 
 def _compared(error: ErrorReport) -> list[tuple[str, str]]:

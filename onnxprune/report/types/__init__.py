@@ -36,6 +36,8 @@ from onnxprune.report.types.repaired import CandidateReport
 from onnxprune.report.types.sparse import (
     CheckedLayer,
     CompressedSize,
+    EngineLayer,
+    EngineReport,
     LayerFacts,
     PatternReport,
     PermutedGroup,
@@ -54,5 +56,5 @@ __all__ = [
     "OutputReport", "PatternReport", "PermutedGroup", "PlannedJob", "PruneReport", "PrunedGroup", "QuantizationReport",
     "Reconstruction", "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow", "Settings",
     "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "TrainedReport",
-    "UnitReport", "ValidateReport", "WeightReport", "KeptTokens", "VocabularyReport",
+    "UnitReport", "ValidateReport", "WeightReport", "EngineLayer", "EngineReport", "KeptTokens", "VocabularyReport",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, field
 
 from onnxprune.report.types.base import Counts, Report, Shares, added
-from onnxprune.report.types.sparse import PatternReport
+from onnxprune.report.types.sparse import EngineReport, PatternReport
 
 
 @dataclass(frozen=True)
@@ -156,3 +156,4 @@ class ValidateReport(ErrorReport, Report):
     peak_memory: Counts | None  # bytes
     reconstruction: Reconstruction | None
     sparsity: PatternReport | None = None
+    engines: EngineReport | None = added()  # noqa: RUF009

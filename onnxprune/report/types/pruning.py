@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from onnxprune.report.types.base import Counts, Report, Settings, added
 from onnxprune.report.types.comparison import ErrorReport, Latency, Measures, MetricReport, Reconstruction
 from onnxprune.report.types.model import FrozenAxis, UnitReport
-from onnxprune.report.types.sparse import SparsityReport
+from onnxprune.report.types.sparse import EngineReport, SparsityReport
 from onnxprune.report.types.trained import DistillationReport
 
 
@@ -210,6 +210,7 @@ class PruneReport(Report):
     held_out: HeldOutReport | None = added()  # noqa: RUF009
     units: list[UnitReport] | None = added()  # those that went  # noqa: RUF009
     distillation: DistillationReport | None = added()  # noqa: RUF009
+    engines: EngineReport | None = added()  # noqa: RUF009
 
     @property
     def removes_nothing(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxprune.report.types.base import Report, Settings, added
+from onnxprune.report.types.base import Counts, Report, Settings, Shares, added
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,33 @@ class SparsityReport:
     layers: list[SparseLayerReport]
     permuted: list[PermutedGroup]
     compressed: CompressedSize | None = added()  # noqa: RUF009
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """A product that was counted: its multiplications for one sample, and the share of them with both operands other than zero."""
+
+    name: str
+    operator: str
+    macs: int
+    both_nonzero: float
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What engines that skip zeros would gain, measured on data.
+
+    `both_nonzero` is the share of multiplications with both operands other than zero, of the `counted` share of all; `bytes` the
+    files with 4-bit relative places and a codebook of 16 values for each constant of a product. `layers` are the candidate's.
+    """
+
+    data: str
+    samples: int
+    both_nonzero: Shares
+    counted: Shares
+    bytes: Counts
+    layers: list[EngineLayer]
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True)
