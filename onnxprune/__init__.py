@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnxprune.groups import Analysis, Group
     from onnxprune.passes import run_pass
     from onnxprune.plans import Choice, Plan
+    from onnxprune.record import write_record
     from onnxprune.settings import Options, RunSettings, Sparsity, Training
     from onnxprune.validation import Result
     from onnxprune.vocabulary import IdMap, VocabularyResult, prune_vocabulary
@@ -45,6 +46,7 @@ __all__ = [
     "OnnxPruneError", "Options", "OutputError", "Plan", "PlanError", "PruneResult", "Result", "RunSettings", "SettingError",
     "Sparsity", "Table", "Training", "VocabularyResult", "__version__", "analyze", "apply", "distill", "load", "plan",
     "prune", "prune_vocabulary", "repair_model", "run_pass", "save", "sensitivity", "sparsify", "validate",
+    "write_record",
 ]  # fmt: skip
 
 
@@ -59,6 +61,7 @@ def __getattr__(name: str) -> Any:
             "plans",
             "passes",
             "vocabulary",
+            "record",
         ):  # between them they import or define it all
             module = import_module(f"onnxprune.{home}")
             if name in vars(module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,13 +27,33 @@ def threads() -> int:
     return int(os.environ.get(THREADS) or 0) or cores()
 
 
+def name_processor() -> str:
+    """The processor, as its maker names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def total_memory_bytes() -> int | None:
+    """The memory that this process may use, free or not; None where the system does not tell."""
+    return _read_memory("MemTotal:")
+
+
 def memory_bytes() -> int | None:
     """The memory that is free, or can be had at once; None where the system does not tell."""
+    return _read_memory("MemAvailable:")
+
+
+def _read_memory(kind: str) -> int | None:
+    """A line of the system's account of its memory in bytes, or less where a container may have less."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
-    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith(kind)), None)
     limits = [
         int(text) for name in ("memory.max", "memory/memory.limit_in_bytes") for text in _cgroup(name) if text.isdigit()
     ]

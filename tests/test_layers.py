@@ -14,7 +14,7 @@ FLOORS = [
     "gradients", "coupling", "macs", "groups", "units", "experts", "signals", "criteria", "scoring",
     "plans", "surgery", "calibration", "measure", "repair", "free", "convert", "quantize", "sparsity", "validation", "training",
     "allocate", "plain", "explain", "report", "result", "forecast", "pipeline", "candidates", "distillation",
-    "vocabulary", "api", "batch", "passes", "__init__", "cli", "__main__",
+    "vocabulary", "record", "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {
     "typer": {"cli"},

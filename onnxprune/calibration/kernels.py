@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from onnx import NodeProto
 
 from onnxprune.calibration.run import Feeds, open_session, prepare_run
 from onnxprune.graph.files import temporary_folder
+from onnxprune.machine import name_processor
 
 SECONDS, LEAST_RUNS, MOST_RUNS = 0.3, 4, 400  # of a measurement
 SHARE = 3  # the quickest third counts: what interrupts a run only makes it slower
@@ -90,15 +90,14 @@ def quickest(seconds: Sequence[float]) -> float:
 
 def describe_machine(threads: int) -> str:
     """What times hold for: the processor, ONNX Runtime's version, and the threads."""
+    return f"{name_processor()}/onnxruntime {runtime_version()}/{threads}"
+
+
+def runtime_version() -> str:
+    """The version of ONNX Runtime."""
     import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
 
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    processor = next(names, "") or platform.processor() or platform.machine()
-    return f"{processor}/onnxruntime {ort.__version__}/{threads}"
+    return str(ort.__version__)
 
 
 def _repeat(go: Callable[[], object], clock: Callable[[], float]) -> list[float]:

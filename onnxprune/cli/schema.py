@@ -42,6 +42,7 @@ SCHEMAS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
     "vocabulary": ("vocabulary --json", _of("report.types", "VocabularyReport")),
     "validate": ("validate --json of two models", _of("report.types", "ValidateReport")),
     "pattern": ("validate --pattern --json of one model", _of("report.types", "PatternReport")),
+    "record": ("record --json", _of("report.types", "RecordReport")),
     "sensitivity": ("sensitivity --json", _of("report.types", "SensitivityReport")),
     "ops": ("ops --json", _of("report.types", "OperatorRow", rows=True)),
     "criteria": ("criteria --json", _of("criteria", "TableRow", rows=True)),

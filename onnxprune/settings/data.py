@@ -87,6 +87,7 @@ class RunSettings:
             "repair": Use(help=COMPARED),
             **dict.fromkeys(("distill", "finetune"), Use(help=COMPARED)),
             "validate": Use(),
+            "record": Use(help="Inputs with an array 'labels' (or use --metric): what quality is measured on."),
         },
         metavar="FILE.npz|FOLDER",
         kind=INPUTS,
@@ -103,6 +104,7 @@ class RunSettings:
             "distill": Use(panel=""),
             "finetune": Use(panel=""),
             "validate": Use(panel=""),
+            "record": Use(panel=""),
         },
         panel=CALIBRATION,
         metavar="imagenet|FILE.toml|NAME=VALUE",
@@ -128,7 +130,12 @@ class RunSettings:
         None,
         "Your own measure: a function of the outputs (a dict of arrays by name) and the labels that returns a number, "
         "higher is better. It is reported, chooses between plans, and is the measure of --max-drop (accuracy by default).",
-        on={"prune": Use(), "validate": Use(help="Your own measure: a function of outputs and labels.", panel="")},
+        on={
+            "prune": Use(),
+            **dict.fromkeys(
+                ("validate", "record"), Use(help="Your own measure: a function of outputs and labels.", panel="")
+            ),
+        },
         panel=CALIBRATION,
         metavar="FILE.py:FUNCTION",
         kind=FUNCTION,
@@ -203,7 +210,7 @@ class RunSettings:
     profile: bool = setting(
         False,
         "Measure peak memory too: each model runs once in a process of its own.",
-        on={"prune": Use(), "sparsify": Use(), "validate": Use(panel="")},
+        on={"prune": Use(), "sparsify": Use(), **dict.fromkeys(("validate", "record"), Use(panel=""))},
         panel=CHECK,
     )
 

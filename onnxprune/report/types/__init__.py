@@ -32,6 +32,15 @@ from onnxprune.report.types.pruning import (
     TimingReport,
     WeightReport,
 )
+from onnxprune.report.types.record import (
+    AccuracyRecord,
+    DataRecord,
+    ModelRecord,
+    PerformanceRecord,
+    QualityRecord,
+    RecordReport,
+    SystemRecord,
+)
 from onnxprune.report.types.repaired import CandidateReport
 from onnxprune.report.types.sparse import (
     CheckedLayer,
@@ -57,4 +66,5 @@ __all__ = [
     "Reconstruction", "RepairReport", "Report", "ResultRow", "SensitivityPoint", "SensitivityReport", "SettingRow", "Settings",
     "Shares", "SparseLayerReport", "SparsityReport", "Stop", "TimingReport", "TrainedReport",
     "UnitReport", "ValidateReport", "WeightReport", "EngineLayer", "EngineReport", "KeptTokens", "VocabularyReport",
+    "AccuracyRecord", "DataRecord", "ModelRecord", "PerformanceRecord", "QualityRecord", "RecordReport", "SystemRecord",
 ]  # fmt: skip
