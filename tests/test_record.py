@@ -59,6 +59,7 @@ def test_what_a_record_states_is_so(tmp_path: Path, small: Path) -> None:
         TEST,
         "--target-share",
         0.9,
+        "--profile",
         "--made-by",
         small.with_name("report.json"),
         "-o",
@@ -78,6 +79,7 @@ def test_what_a_record_states_is_so(tmp_path: Path, small: Path) -> None:
     assert accuracy["result"]["bytes"] == small.stat().st_size
     latency = performance["latency"]
     assert latency["before"] > 0 and latency["after"] > 0 and latency["threads"] == 1
+    assert performance["peak_memory"] is None or performance["peak_memory"]["before"] > 0
     assert performance["system"]["cores"] >= 1 and performance["software"]["onnxruntime"] == ort.__version__
     assert data["made_with"]["ratio"] == 0.3
     page = (out / "README.md").read_text()

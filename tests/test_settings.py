@@ -27,7 +27,7 @@ from onnxprune.sparsity.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 CNN = ROOT / "models" / "digits_cnn.onnx"
-COMMANDS = ("prune", "sparsify", "sensitivity", "repair", "distill", "finetune", "validate", "batch")
+COMMANDS = ("prune", "sparsify", "sensitivity", "repair", "distill", "finetune", "validate", "record", "batch")
 
 NEW = """
     flavor: str | None = setting(

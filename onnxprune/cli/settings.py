@@ -12,7 +12,7 @@ from onnxprune.cli.app import app
 if TYPE_CHECKING:
     from onnxprune.report.types import SettingRow
 
-COMMANDS = ("prune", "sparsify", "sensitivity", "repair", "distill", "finetune", "validate", "batch")
+COMMANDS = ("prune", "sparsify", "sensitivity", "repair", "distill", "finetune", "validate", "record", "batch")
 COLUMNS = ("setting", "value", "default", "commands", "meaning")
 
 
