@@ -16,11 +16,15 @@ from laws import run_ort
 from onnx import TensorProto, helper
 from test_cli import call, fails
 from test_schema import assert_schema, printed
+from test_zoo import load as load_zoo
+from test_zoo import needs_zoo
 from tiny import model, tensor
 
 import onnxprune
+from onnxprune.calibration import input_specs, random_inputs
 from onnxprune.errors import DataError, OnnxPruneError
 from onnxprune.graph.save import full_proto
+from onnxprune.plans import fingerprint
 from onnxprune.vocabulary import IdMap
 from onnxprune.vocabulary.corpus import read_corpus
 from onnxprune.vocabulary.ids import read_ranges
@@ -405,3 +409,59 @@ def test_the_lines_of_the_page_run() -> None:
     names: dict[str, Any] = {}
     exec(code, names)
     assert (names["new"].tolist(), names["old"].tolist(), names["replaced"].tolist()) == ([[1, 3]], [[1, 13]], [1, 0])
+
+
+@pytest.mark.parametrize("name", ["a head of its own, with a bias", "a tied head"])
+def test_tokens_and_channels_go_in_any_order(name: str) -> None:
+    """Half of the hidden neurons by their index, and the tokens that are not used: the same network either way."""
+    proto = deeper(MODELS[name]())
+
+    def prune(model: onnx.ModelProto) -> onnx.ModelProto:
+        a = onnxprune.analyze(model)
+        group = next(g for g in a.groups if any(m.tensor == "in" for m in g.members) and g.kind == "neurons")
+        choices = {group.name: onnxprune.Choice(group.size, tuple(range(0, group.size, 2)))}
+        return full_proto(onnxprune.apply(a, onnxprune.Plan(fingerprint(a.model), choices)))
+
+    def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
+        return onnxprune.prune_vocabulary(model, np.array(KEPT), check=False).proto
+
+    ids = np.random.default_rng(1).integers(0, len(KEPT), (2, 5))
+    (one,), (two,) = (run_ort(made, [{"ids": ids}])[0] for made in (shorten(prune(proto)), prune(shorten(proto))))
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
+
+
+def deeper(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with two layers more behind the embedding, with neurons between."""
+    rng = np.random.default_rng(5)
+    for name, shape in (("in", (WIDTH, 12)), ("out", (12, WIDTH))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    at = next(i for i, node in enumerate(proto.graph.node) if node.output[0] == "z")
+    proto.graph.node[at].input[0] = "wide"
+    layers = [
+        N("MatMul", ["looked", "in"], ["more"]),
+        N("Relu", ["more"], ["neurons"]),
+        N("MatMul", ["neurons", "out"], ["wide"]),
+    ]
+    for node in reversed(layers):
+        proto.graph.node.insert(at, node)
+    return proto
+
+
+@needs_zoo
+@pytest.mark.parametrize(
+    "name", ["hf_bert.ts", "hf_gpt2.ts", "hf_llama_gqa.dy", "hf_opt.ts", "hf_roberta.dy", "hf_t5.dy"]
+)
+def test_exported_language_models_lose_tokens_without_loss(name: str) -> None:
+    proto = load_zoo(name)
+    kept = [0, 1, 2, *range(5, 60, 3)]
+    result = onnxprune.prune_vocabulary(proto, np.array(kept), check=False)
+    stays = np.array(result.ids.kept)  # some graphs compare ids with a token that they know
+    assert set(kept) <= set(stays.tolist()) and len(stays) <= len(kept) + 1
+    feeds, _ = random_inputs(input_specs(proto), seed=0, batch=2, sequence=6)
+    new = dict(feeds)
+    for value in result.report.inputs:
+        new[value] = np.random.default_rng(3).integers(0, len(stays), feeds[value].shape).astype(feeds[value].dtype)
+        feeds[value] = stays[new[value]].astype(feeds[value].dtype)
+    (want,), (got,) = (run_ort(model, [given]) for model, given in ((proto, feeds), (result.proto, new)))
+    for v, x, y in zip(proto.graph.output, want, got, strict=True):
+        np.testing.assert_allclose(y, x[..., stays] if v.name in result.report.outputs else x, rtol=1e-3, atol=1e-4)

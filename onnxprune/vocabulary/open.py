@@ -82,7 +82,9 @@ def _check_tokens(a: Analysis, use: TokenUse) -> Var:
         if tokens not in group.vars:
             continue
         reader = next((m.tensor for m in group.members if m.role == "in"), None)
-        if reader is not None or len(group.vars) > 1:
+        if len(group.vars) > 1:
+            raise OnnxPruneError("the vocabulary stays as it is: tokens stand beside other entries on every axis")
+        if reader is not None:
             raise OnnxPruneError(f"the vocabulary stays as it is: '{reader}' sums over its {use.size} entries")
         if group.mixed:
             raise OnnxPruneError(f"the vocabulary stays as it is: {group.mixed}")
