@@ -21,7 +21,10 @@ ENTRIES = 1200  # of a patch; the products of more would take too long
 PATCH = "patch_"
 READ, MADE = "read", "made"
 MASK, MASK_OF_LABELS, CURVATURE = "mask", "mask_of_labels", "curvature"
-OF_GRADIENTS = (MASK, MASK_OF_LABELS, CURVATURE)  # statistics that a pass backward gives
+SENSITIVITY, SLOPE = "sensitivity", "slope"
+OF_LABELS = (MASK_OF_LABELS, SENSITIVITY, SLOPE)  # statistics of the loss by the labels, where there are some
+OF_WEIGHTS = (CURVATURE, SENSITIVITY, SLOPE)  # statistics of a weight that reads the channels
+OF_GRADIENTS = (MASK, MASK_OF_LABELS, *OF_WEIGHTS)  # statistics that a pass backward gives
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,13 @@ def fitting(a: Analysis, group: Group, statistics: Sequence[str]) -> list[Tap]:
 def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, StatisticKey]:
     """What has to be gathered for each statistic of a tap. `classes` are the network's own scores, [samples, classes].
 
-    Those of patches are of the tap's axis itself where no convolution reads it, the curvature is that of the tap's weight.
+    Those of patches are of the tap's axis itself where no convolution reads it, those of weights are of the tap's weight.
     """
     read = tap.role == READ and any(n.startswith(PATCH) for n in statistics) and _has_patches(a, tap)
     out = a.flat.proto.graph.node[tap.node].output[0]
     found: dict[str, StatisticKey] = {n: (tap.tensor, tap.axis, n.removeprefix(PATCH)) for n in statistics}
     found |= {n: (out, 1, n) for n in statistics if n.startswith(PATCH) and read}
-    found |= {n: (tap.member.tensor, tap.member.axis, n) for n in statistics if n == CURVATURE}
+    found |= {n: (tap.member.tensor, tap.member.axis, n) for n in statistics if n in OF_WEIGHTS}
     return found | {n: (_scores(a), 1, "pooled") for n in statistics if n == "classes"}
 
 
@@ -118,7 +121,7 @@ def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.nda
     """
     if name == "classes":
         return array
-    dim = tap.member.dim if name == CURVATURE else tap.dim
+    dim = tap.member.dim if name in OF_WEIGHTS else tap.dim
     mine = by_channel(channel_order(group, dim))
     entries = array.shape[-1] // dim.length  # of a patch, for each position of the axis
     mine = (mine[:, None] * entries + np.arange(entries)).ravel()

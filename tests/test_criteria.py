@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from onnxprune.criteria import (
     NORMALIZERS,
     REDUCES,
+    Rows,
     Signal,
     Slice,
     TableRow,
@@ -30,6 +32,7 @@ from onnxprune.criteria import (
     score,
     table,
 )
+from onnxprune.criteria.structure import count_distinct
 from onnxprune.errors import OnnxPruneError
 
 Floats = NDArray[np.float64]
@@ -40,7 +43,7 @@ WATCHERS = {row.name for row in table() if row.needs_data}  # criteria of activa
 ALL = [name for name in names() if ":" not in name and name not in WATCHERS] + ["lp:0.5", "l1.5", "l3", "lp:7"]
 DETERMINISTIC = [name for name in ALL if name != "random"]
 TWO_SIDED = [n for n in ALL if {"out", "in"} <= set(registry.resolve(n)[0].roles) and n != "random"]
-SIMILARITY = ["cosine", "fpgm", "pearson"]
+SIMILARITY = ["cosine", "fpgm", "kernel_info", "kmeans", "pca", "pearson"]
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +103,64 @@ def loop_pearson(w: Matrix) -> list[float]:
     return loop_cosine([[x - m for x in row] for row, m in zip(w, means, strict=True)])
 
 
+def loop_halves(w: Matrix) -> list[float]:
+    """Halve and halve again with k-means in coordinates; each time the nearest to a center stays, of a pair the larger."""
+    x = np.array(w)
+    found, left = np.zeros(len(x)), list(range(len(x)))
+    for level in range(len(x)):
+        if len(left) < 2 or (x == x[0]).all():
+            break
+        y, count = x[left], (len(left) + 1) // 2
+        centers = y[[int(((y - x.mean(0)) ** 2).sum(1).argmax())]]
+        while len(centers) < count:
+            far = np.min([((y - c) ** 2).sum(1) for c in centers], axis=0).argmax()
+            centers = np.vstack([centers, y[far]])
+        for _ in range(100):
+            of = np.array([int(((p - centers) ** 2).sum(1).argmin()) for p in y])
+            centers = np.array(
+                [y[of == k].mean(0) if (of == k).any() else np.full(x.shape[1], 1e9) for k in range(count)]
+            )
+        distances = np.linalg.norm(y - centers[of], axis=1)
+        found[left] = level + 1 / (1 + distances / (distances.mean() or 1))
+        stay = []
+        for k in sorted(set(of.tolist())):
+            some = [i for i in range(len(left)) if of[i] == k]
+            best = min(distances[i] for i in some) + 1e-7 * distances.max()
+            stay.append(left[max((i for i in some if distances[i] <= best), key=lambda i: float(np.linalg.norm(y[i])))])
+        found[stay] += 1
+        left = sorted(stay)
+    return found.tolist()
+
+
+def svd_energy(w: Matrix) -> list[float]:
+    """What each row has in the components that hold 95 % of the energy."""
+    x = np.array(w) - np.mean(w, axis=0)
+    u, s, _ = np.linalg.svd(x, full_matrices=False)
+    rank = next(r for r in range(1, len(s) + 1) if (s[:r] ** 2).sum() >= 0.95 * (s**2).sum())
+    return np.linalg.norm(u[:, :rank] * s[:rank], axis=1).tolist()
+
+
+def loop_information(w: Matrix) -> list[float]:
+    """H - max I of pairs of histograms, by counting."""
+    bins = min(8, max(2, math.isqrt(len(w[0]))))
+
+    def bin_of(x: float, row: list[float]) -> int:
+        spread = (max(row) - min(row)) or 1.0
+        return min(bins - 1, int((x - min(row)) / spread * bins))
+
+    def entropy(symbols: Sequence[object]) -> float:
+        return -math.fsum(c / len(symbols) * math.log(c / len(symbols)) for c in Counter(symbols).values())
+
+    rows = [[bin_of(x, row) for x in row] for row in w]
+
+    def shared(a: list[int], b: list[int]) -> float:
+        return entropy(a) + entropy(b) - entropy(list(zip(a, b, strict=True)))
+
+    return [
+        entropy(a) - max((shared(a, b) for j, b in enumerate(rows) if j != i), default=0.0) for i, a in enumerate(rows)
+    ]
+
+
 FORMULAS: dict[str, Callable[[Matrix], list[float]]] = {
     "l0": lambda w: [float(sum(x != 0 for x in row)) for row in w],
     "l1": lambda w: [math.fsum(map(abs, row)) for row in w],
@@ -112,6 +173,9 @@ FORMULAS: dict[str, Callable[[Matrix], list[float]]] = {
     "fpgm": loop_fpgm,
     "cosine": loop_cosine,
     "pearson": loop_pearson,
+    "kernel_info": loop_information,
+    "kmeans": loop_halves,
+    "pca": svd_energy,
     "bn_scale": lambda w: [math.fsum(map(abs, row)) for row in w],
 }
 
@@ -124,6 +188,8 @@ def test_formula(name: str, n: int, k: int, seed: int, sparse: float) -> None:
     w = [[0.0 if rng.random() < sparse else rng.gauss(0, 1) for _ in range(k)] for _ in range(n)]
     if name == "pearson":  # a constant row is its own test
         w = [[*row[:-1], 5.0 + i] for i, row in enumerate(w)]
+    if name == "kmeans":  # equal rows are its own test
+        w = [[x + rng.gauss(0, 1) for x in row] for row in w]
     role = registry.resolve(name)[0].roles[0]
     got = score([out(w, role)], name)
     assert got.dtype == np.float64
@@ -214,7 +280,7 @@ def test_scaling_all_weights_changes_no_proportion(name: str, n: int, seed: int,
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_scale_degree(name: str) -> None:
     slices = random_slices(9, 3)
-    factor = 1.0 if name in ("l0", "cosine", "pearson") else 8.0
+    factor = 1.0 if name in ("l0", "cosine", "pearson", "kmeans", "kernel_info") else 8.0
     np.testing.assert_allclose(score(rescaled(slices, -8.0), name), score(slices, name) * factor, rtol=1e-9)
 
 
@@ -332,6 +398,29 @@ def test_fpgm_keeps_digits_under_a_common_offset() -> None:
     np.testing.assert_allclose(score([out(w + 2.0**20)], "fpgm"), loop_fpgm((w + 2.0**20).tolist()), rtol=1e-8)
 
 
+def test_half_of_the_filters_are_those_nearest_to_the_centers() -> None:
+    """Four clear clusters of one, two, two and three: one filter of each is among the best four."""
+    rng = np.random.default_rng(3)
+    centers = 10 * rng.normal(size=(4, 6))
+    of = [0, 1, 1, 2, 2, 3, 3, 3]
+    w = centers[of] + 0.1 * rng.normal(size=(8, 6))
+    best = np.argsort(-score([out(w)], "kmeans"))[:4]
+    assert sorted(of[i] for i in best) == [0, 1, 2, 3]
+    nearest = np.linalg.norm(w[5:] - w[5:].mean(0), axis=1).argmin() + 5
+    assert nearest in best
+
+
+def test_distinct_filters_by_hand() -> None:
+    """A chain a-b-c of neighbors 45 degrees apart is one component, covered by b; d stands alone; two are zero."""
+    rows = [[1.0, 0, 0], [1, 1, 0], [0, 3, 0], [0, 0, -2], [0, 0, 0], [0, 0, 0]]
+    assert count_distinct(Rows((np.array(rows),))) == 3
+    longer = [
+        [math.cos(x), math.sin(x)] for x in np.arange(4) * math.radians(50)
+    ]  # one component, two filters cover it
+    assert count_distinct(Rows((np.array(longer),))) == (1 + 2) / 2
+    assert count_distinct(Rows((np.eye(5),))) == 5
+
+
 # ---------------------------------------------------------------- random, fallbacks, names, errors
 
 
@@ -365,11 +454,14 @@ def test_names_and_table() -> None:
         "bn_scale",
         "cosine",
         "fpgm",
+        "kernel_info",
+        "kmeans",
         "l0",
         "l1",
         "l2",
         "linf",
         "lp:P",
+        "pca",
         "pearson",
         "random",
     }

@@ -145,6 +145,38 @@ def test_hessian_is_the_curvature_by_each_weight() -> None:
         np.testing.assert_allclose(found, expected[group], rtol=0.15, atol=1e-4)
 
 
+def descend(x: Array, labels: Array) -> dict[str, Array]:
+    """dL/dw of each weight, L the mean cross-entropy with the labels, by central differences."""
+    w = {name: v.astype(np.float64) for name, v in weights().items()}
+    found = {name: np.zeros(v.shape) for name, v in w.items()}
+    for name, array in w.items():
+        for at in np.ndindex(*array.shape):
+            losses = []
+            for step in (EPSILON, -EPSILON):
+                moved = w | {name: array.copy()}
+                moved[name][at] += step
+                losses.append(-log_softmax(compute(x, {}, moved))[np.arange(len(x)), labels].mean())
+            found[name][at] = (losses[0] - losses[1]) / (2 * EPSILON)
+    return found
+
+
+@torch_only
+@pytest.mark.parametrize("batch", [4, 32])
+def test_snip_and_gradient_are_of_the_mean_loss(batch: int) -> None:
+    x, labels = inputs(9), np.arange(9) % 3
+    slopes, w = descend(x, labels), weights()
+    share = {name: np.abs(slopes[name] * w[name]).sum(1) for name in ("w2", "w3", "w4")}
+    whole = sum(v.sum() for v in share.values())
+    got = scores(residual(), "snip", {"x": x, "labels": labels}, batch)
+    np.testing.assert_allclose(got["w1"], (share["w2"] + share["w4"]) / whole, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(got["w2"], share["w3"] / whole, rtol=1e-3, atol=1e-6)
+    assert sum(v.sum() for v in got.values()) == pytest.approx(1)
+    got = scores(residual(), "gradient", {"x": x, "labels": labels}, batch)
+    norm = {name: np.linalg.norm(v, axis=1) for name, v in slopes.items()}
+    np.testing.assert_allclose(got["w1"], norm["w2"] + norm["w4"], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(got["w2"], norm["w3"], rtol=1e-3, atol=1e-6)
+
+
 def linear_nodes() -> list[onnx.NodeProto]:
     return [
         helper.make_node("MatMul", ["x", "w1"], ["h"]),

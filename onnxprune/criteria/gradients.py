@@ -7,7 +7,7 @@ what their producers make. H_ww is the diagonal of the second derivatives by the
 The loss L_n of a sample: cross-entropy with the class that is drawn from the network's own scores, at a temperature of 4 (of
 tokens, of 1); for other outputs |y_n|^-1 times the projection of y_n on a random direction, so that m_nc^2 / 2 is, in the mean,
 what the error (see measure/shift.py) grows by. The error itself has no gradient where nothing is removed yet. Where the data
-have labels, `taylor` takes the cross-entropy with them.
+have labels, `taylor`, `snip` and `gradient` take the cross-entropy with them.
 """
 
 from collections.abc import Sequence
@@ -45,6 +45,27 @@ def hessian(s: Signal) -> Scores:
     Source: LeCun et al. 1990, Optimal Brain Damage (NIPS 2)
     """
     return np.asarray(s["curvature"].sum(axis=1) / 2)
+
+
+@activation_criterion("snip", statistics=("sensitivity",), reduce="sum", gradients=True)
+def snip(s: Signal) -> Scores:
+    """s_c = sum over the weights w that read c of |w dL/dw| / the same sum over all weights that read channels
+
+    L is the mean over all samples, so that their gradients may cancel; of the cross-entropy with labels, where the data have
+    some. The paper scores weights before training; near a minimum gradients are small, and noise decides more.
+    Source: Lee et al. 2019, SNIP: Single-shot Network Pruning based on Connection Sensitivity, arXiv 1810.02340, eq. 5
+    """
+    return np.asarray(s["sensitivity"].sum(axis=1))
+
+
+@activation_criterion("gradient", statistics=("slope",), reduce="sum", gradients=True)
+def gradient(s: Signal) -> Scores:
+    """s_c = |dL/dW_c|_2, W_c the weights of a consumer that read c, summed over the consumers; L as for snip
+
+    Where the loss would still like to move a channel's weights; their own size does not count.
+    Source: Evci et al. 2020, Rigging the Lottery, arXiv 1911.11134, sec. 3 (what grows), for all weights of a channel
+    """
+    return np.asarray(np.sqrt(s["slope"].sum(axis=1)))
 
 
 def sum_masks(signals: Sequence[Signal], name: str) -> Scores:

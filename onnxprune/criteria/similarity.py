@@ -6,7 +6,7 @@ when every producer makes them alike. Both of two equal channels score low: remo
 
 import numpy as np
 
-from onnxprune.criteria.pairwise import Transform, chunks, clear_diagonal, gram_tiles, squares
+from onnxprune.criteria.pairwise import Transform, center_columns, chunks, clear_diagonal, gram_tiles, squares
 from onnxprune.criteria.registry import Rows, Scores, criterion
 
 ROUNDING = 16 * float(np.finfo(np.float64).eps)
@@ -21,8 +21,8 @@ def fpgm(rows: Rows) -> Scores:
     Source: He et al. 2019, Filter Pruning via Geometric Median, arXiv 1811.00250, sec. 3
     """
     s = np.zeros(rows.n)
-    own = squares(rows, _center_columns)
-    for part, tile in gram_tiles(rows, _center_columns):
+    own = squares(rows, center_columns)
+    for part, tile in gram_tiles(rows, center_columns):
         tile *= -2.0
         tile += own[part, None]
         tile += own
@@ -54,12 +54,6 @@ def pearson(rows: Rows) -> Scores:
     width = sum(block.shape[1] for block in rows.blocks)
     means = sum((c.sum(axis=1) for c in chunks(rows, lambda chunk: chunk)), np.zeros(rows.n)) / width
     return _unlikeness(rows, lambda chunk: np.subtract(chunk, means[:, None]))
-
-
-def _center_columns(chunk: Scores) -> Scores:
-    # distances do not change, and the products lose fewer digits to what all the rows share
-    centered: Scores = chunk - chunk.mean(axis=0)
-    return centered
 
 
 def _unlikeness(rows: Rows, transform: Transform) -> Scores:

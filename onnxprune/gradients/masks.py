@@ -15,10 +15,11 @@ Pull = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 @dataclass(frozen=True)
 class MaskDerivatives:
-    """`values` has [rows, n] for each axis of a value, `weights` an array like each weight: a dL/da, w dL/dw."""
+    """`values` has [rows, n] for each axis of a value, `weights` and `slopes` arrays like each weight: a dL/da, w dL/dw, dL/dw."""
 
     values: Sequence[Array]
     weights: Mapping[str, Array]
+    slopes: Mapping[str, Array]
 
 
 def measure_masks(
@@ -48,13 +49,14 @@ def measure_masks(
     gradients = torch.autograd.grad(
         sources, wanted, [g for name, g in pulled.items() if found[name].requires_grad], allow_unused=True
     ) if sources and wanted else [None] * len(wanted)  # fmt: skip
+    by_name = dict(zip([*inner, *weights], gradients, strict=True))
     products = {
-        name: None if g is None else x.detach() * g
-        for name, x, g in zip([*inner, *weights], wanted, gradients, strict=True)
+        name: None if g is None else x.detach() * g for (name, g), x in zip(by_name.items(), wanted, strict=True)
     }
     return MaskDerivatives(
         [_by_position(found[name], products.get(name), axis) for name, axis in values],
         {name: _or_zeros(parameters[name], products[name]).cpu().numpy() for name in weights},
+        {name: _or_zeros(parameters[name], by_name[name]).cpu().numpy() for name in weights},
     )
 
 

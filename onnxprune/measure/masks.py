@@ -1,4 +1,4 @@
-"""The statistics of gradients: per sample the derivative by a mask on each channel, and the curvature by each weight."""
+"""The statistics of gradients: per sample the derivative by a mask on each channel, and what gradients say of each weight."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from onnxprune.groups import Analysis
 from onnxprune.measure.pull import compare_labels, draw_gradients
 from onnxprune.measure.watched import judged
 from onnxprune.progress import Progress
-from onnxprune.signals import CURVATURE, MASK_OF_LABELS, StatisticKey, reading_edges
+from onnxprune.signals import CURVATURE, OF_LABELS, OF_WEIGHTS, SENSITIVITY, SLOPE, StatisticKey, reading_edges
 
 COPIES = 3  # of all that a batch makes: values, those that are kept for the pass backward, gradients
 Edges = Mapping[tuple[str, int], Sequence[str]]  # the values that stand for what consumers read of an axis
@@ -40,14 +40,14 @@ def gather_masks(
     progress: Progress | None = None,
     memory: Memory | None = None,
 ) -> dict[StatisticKey, Array]:
-    """Run forward and backward over the batches: masks [samples, n], curvatures [n].
+    """Run forward and backward over the batches: masks [samples, n]; curvatures, sensitivities, squared slopes [n].
 
     Raises OnnxPruneError without torch, for operators that have no torch form, and where no output is of floats.
     """
     require_torch()
     wants = list(dict.fromkeys(wants))
-    labeled = [want for want in wants if want[2] == MASK_OF_LABELS]
-    drawn = [want for want in wants if want[2] != MASK_OF_LABELS]
+    labeled = [want for want in wants if want[2] in OF_LABELS]
+    drawn = [want for want in wants if want[2] not in OF_LABELS]
     passes = _Passes.of(analysis, wants)
     batches, done = _cut(analysis, batches, memory or Memory()), 0
     for at, (feeds, labels) in enumerate(batches.pairs()):
@@ -99,13 +99,14 @@ class _Passes:
     tokens: int | None
     edges: Edges
     found: dict[StatisticKey, list[Array]] = field(default_factory=dict)
+    summed: dict[tuple[str, str], Array] = field(default_factory=dict)  # over all samples, weight by weight
 
     @staticmethod
     def of(a: Analysis, wants: Sequence[StatisticKey]) -> _Passes:
         from onnxprune.gradients import Module
 
-        axes = {(tensor, axis) for tensor, axis, statistic in wants if statistic != CURVATURE}
-        weights = [tensor for tensor, _, statistic in wants if statistic == CURVATURE]
+        axes = {(tensor, axis) for tensor, axis, statistic in wants if statistic not in OF_WEIGHTS}
+        weights = [tensor for tensor, _, statistic in wants if statistic in OF_WEIGHTS]
         model, edges = _with_edges(a, axes)
         module = Module(model, trainable=list(dict.fromkeys([*trainable_weights(model), *weights])))
         return _Passes(module, judged(a), vocabulary(a.flat.proto), edges)
@@ -114,23 +115,39 @@ class _Passes:
         """Add what one pass over a batch says of the statistics."""
         from onnxprune.gradients import measure_masks
 
-        axes = {want: self.edges[want[:2]] for want in wants if want[2] != CURVATURE}
+        axes = {want: self.edges[want[:2]] for want in wants if want[2] not in OF_WEIGHTS}
         values = [(edge, axis) for (_, axis, _), edges in axes.items() for edge in edges]
-        weights = list(dict.fromkeys(tensor for tensor, _, statistic in wants if statistic == CURVATURE))
+        weights = list(dict.fromkeys(tensor for tensor, _, statistic in wants if statistic in OF_WEIGHTS))
         made = measure_masks(self.module, feeds, values, weights, self.outputs, pull)
         rows = iter(made.values)
         for want, edges in axes.items():
             whole = np.asarray(np.sum([next(rows) for _ in edges], axis=0, dtype=np.float64))
             self.found.setdefault(want, []).append(_by_sample(whole, count(feeds)))
         for want in (want for want in wants if want[2] == CURVATURE):
-            squared = np.moveaxis(made.weights[want[0]].astype(np.float64) ** 2, want[1], 0)
-            self.found.setdefault(want, []).append(squared.reshape(len(squared), -1).sum(1))
+            squared = made.weights[want[0]].astype(np.float64) ** 2
+            self.found.setdefault(want, []).append(_sum_rows(squared, want[1]))
+        for statistic, arrays in ((SENSITIVITY, made.weights), (SLOPE, made.slopes)):
+            for tensor in dict.fromkeys(tensor for tensor, _, of in wants if of == statistic):
+                before = self.summed.get((tensor, statistic), 0.0)
+                self.summed[tensor, statistic] = before + arrays[tensor].astype(np.float64)
 
     def result(self, want: StatisticKey, samples: int) -> Array:
-        """Masks sample by sample, curvatures in the mean."""
+        """Masks sample by sample; curvatures and slopes of the mean loss; sensitivities as shares of those of all weights."""
+        tensor, axis, statistic = want
+        if statistic == SENSITIVITY:
+            whole = sum(float(np.abs(x).sum()) for (_, of), x in self.summed.items() if of == SENSITIVITY)
+            return _sum_rows(np.abs(self.summed[tensor, SENSITIVITY]) / (whole or 1.0), axis)
+        if statistic == SLOPE:
+            return _sum_rows((self.summed[tensor, SLOPE] / samples) ** 2, axis)
         if want[2] == CURVATURE:
             return np.asarray(np.sum(self.found[want], axis=0) / samples)
         return np.concatenate(self.found[want])
+
+
+def _sum_rows(array: Array, axis: int) -> Array:
+    """The sum over all axes but one."""
+    summed: Array = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).sum(1)
+    return summed
 
 
 def _by_sample(rows: Array, samples: int) -> Array:
