@@ -34,7 +34,7 @@ from onnxprune.calibration.substitutes import substitute_batches, takes_pictures
 from onnxprune.convert import cast, flush_subnormals, gemms
 from onnxprune.errors import OnnxPruneError
 from onnxprune.forecast import forecast
-from onnxprune.free import settle
+from onnxprune.free import make_alike, settle
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import fits_message, full_proto, save, saved_bytes
@@ -209,6 +209,7 @@ def run(
         work = replace(work, options=options)
     with clock.time("analyze"):
         analysis = analyze(model, calibration.measure_sizes() if calibration else {})
+        analysis = make_alike(analysis, work.run.hash_weights, work.run.merge_near)
     if work.run.then_quantize is not None:
         refuse_quantized(analysis)
     teach = _Teaching(analysis, calibration, unseen, recipe, work, clock) if calibration and recipe and unseen else None

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from onnxprune.criteria import Signal, Slice, resolve, score, score_signals
+from onnxprune.criteria import Rows, Signal, Slice, resolve, score, score_signals
+from onnxprune.criteria.structure import count_distinct
 from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.signals import (
@@ -46,6 +47,12 @@ def score_group(
         criterion, reduce = c.fallback or "l2", None
     mixed = zlib.crc32(f"{seed}/{group.name}".encode())
     return score(slices(a, group), criterion, reduce=reduce, seed=mixed)
+
+
+def count_distinct_channels(a: Analysis, group: Group) -> float:
+    """How many of a group's channels its producers make distinct, from 1 to all: the rest are near another one."""
+    made = [s.array for s in slices(a, group) if s.role == "out"]
+    return count_distinct(Rows(tuple(made))) if made else float(group.size)
 
 
 def is_cumulative(a: Analysis, group: Group, criterion: str) -> bool:
@@ -117,4 +124,4 @@ def _float(a: Analysis, name: str) -> np.ndarray:
     return q.numbers(array, scale, weights[q.zero].array() if q.zero else None)
 
 
-__all__ = ["is_cumulative", "needed", "score_group", "signals", "slices"]
+__all__ = ["count_distinct_channels", "is_cumulative", "needed", "score_group", "signals", "slices"]

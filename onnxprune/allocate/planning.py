@@ -16,7 +16,7 @@ from onnxprune.allocate.cost import cost_of
 from onnxprune.allocate.depth import SHARES, RankedBranches, find_branches, rank_branches
 from onnxprune.allocate.evaluator import FOLDS, Evaluator
 from onnxprune.allocate.poly import Ints
-from onnxprune.allocate.ratios import by_ratio
+from onnxprune.allocate.ratios import by_ratio, by_threshold
 from onnxprune.allocate.selection import Branch, Candidates, candidates
 from onnxprune.allocate.sharing import Sharing
 from onnxprune.allocate.steps import shares
@@ -88,6 +88,8 @@ def _make(first: _Stage) -> Plan:
     options = first.c.options
     if options.limit is not None:
         return _as_far_as_limit(first)
+    if options.threshold is not None:
+        return first.by_threshold(options.threshold)
     if options.budget is None:
         return _in_steps(first, 1 - options.ratio, lambda stage, share: stage.by_ratio(share))
     if options.latency is not None:
@@ -152,6 +154,11 @@ class _Stage:
         return self.sharing.plan(
             by_ratio(self.c, o.scope, share)(o.ratio),
             lambda g: local.format(o.ratio, self.c.full[g.name]) if o.scope == "local" else ranked,
+        )
+
+    def by_threshold(self, threshold: float) -> Plan:
+        return self.sharing.plan(
+            by_threshold(self.c, threshold), lambda g: f"no channel of it scores below {threshold:g}"
         )
 
     def within(self, budget: Budget, last: bool) -> Plan:

@@ -13,6 +13,7 @@ from onnxprune.allocate.selection import Candidates, Counts, removed
 from onnxprune.criteria import normalize
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
+from onnxprune.scoring import count_distinct_channels
 
 
 def by_ratio(c: Candidates, scope: str, share: float = 1.0) -> Callable[[float], Counts]:
@@ -36,6 +37,37 @@ def by_ratio(c: Candidates, scope: str, share: float = 1.0) -> Callable[[float],
             due = int(_due(pool.full, pool.size, wanted[pool.first]))
             left -= np.bincount(pool.order[:due], minlength=len(left))
         return left
+
+    return counts
+
+
+def by_threshold(c: Candidates, threshold: float) -> Counts:
+    """What each group keeps where the channels go whose scores are below a threshold, before the cap and the rounding.
+
+    Groups that --group-ratio names have their own ratios.
+    """
+    left = by_ratio(c, "local")(0.0)
+    for name in c.scores.keys() - c.own.keys():
+        at = c.analysis.at_of[name]
+        left[at] = np.count_nonzero(c.scores[name] >= threshold)
+    return left
+
+
+def by_redundancy(c: Candidates) -> Callable[[float], Counts]:
+    """Groups keep channels in proportion to how many of them are distinct: the most redundant ones are pruned first.
+
+    A group of n channels, N of them distinct, has the redundancy 1 - N / n. Pruning the group with the largest one again and
+    again leaves all pruned groups at one redundancy, which is to keep N t of their channels, with one t for all.
+    Source: Wang, Li and Wang 2021, Structural Redundancy Reduction, arXiv 2104.03438, algorithm 1, with N kept as it is at first
+    """
+    distinct = c.sizes.astype(np.float64)
+    for g in c.groups:
+        distinct[c.analysis.at_of[g.name]] = count_distinct_channels(c.analysis, g)
+    most = float((c.sizes / distinct).max(initial=1.0))
+
+    def counts(ratio: float) -> Counts:
+        kept: Counts = np.minimum(c.sizes, np.floor(distinct * (most * (1 - ratio)) + 1e-9).astype(np.int64))
+        return kept
 
     return counts
 

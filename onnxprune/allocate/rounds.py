@@ -27,11 +27,17 @@ class Rounds:
 
     def __post_init__(self) -> None:
         o = self.options
-        asked = o.limit is not None or any(o.group_ratio.values()) or o.max_ratio < 1 or o.only_free
+        asked = (
+            o.limit is not None
+            or any(o.group_ratio.values())
+            or o.max_ratio < 1
+            or o.only_free
+            or o.threshold is not None
+        )
         if self.number > 1 and asked:
             raise OnnxPruneError(
-                "iterative prunes in rounds to a ratio or a budget that all groups share; leave out limits, --group-ratio and "
-                "--max-ratio"
+                "iterative prunes in rounds to a ratio or a budget that all groups share; leave out limits, --threshold, "
+                "--group-ratio and --max-ratio"
             )
 
     @property

@@ -12,7 +12,7 @@ from onnxprune.allocate.budget import Budget, fit, out_of_reach
 from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.netadapt import netadapt
-from onnxprune.allocate.ratios import by_ratio
+from onnxprune.allocate.ratios import by_ratio, by_redundancy
 from onnxprune.allocate.search import cheapest, tolerant
 from onnxprune.allocate.selection import Candidates, Counts
 from onnxprune.allocate.steps import composed
@@ -51,6 +51,8 @@ class Sharing:
             return netadapt(self.c, budget, self._error_of_cut, self.evaluator.stage_progress("search"))
         if how == "sensitivity":
             return fit(self.c, tolerant(self.c, self.curves), budget)
+        if how == "redundancy":
+            return fit(self.c, by_redundancy(self.c), budget)
         if how in ("search", FISHER):
             return self._searched(budget, last)
         return fit(self.c, by_ratio(self.c, SCOPE.get(how or "", self.c.options.scope)), budget)

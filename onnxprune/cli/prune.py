@@ -100,6 +100,10 @@ def _check_together(ctx: typer.Context, settings: Mapping[str, Any], planned: bo
         _refuse([*(n for n in selection if n in settings), *written], "--plan already has the channels to remove")
     if any(budget in settings for budget in (*BUDGETS, *LIMITS)):
         _refuse([n for n in ("ratio",) if n in settings], "a budget decides how much is removed")
+    if "threshold" in settings:
+        _refuse(
+            [n for n in ("ratio", "scope", "normalize") if n in settings], "--threshold compares scores as they are"
+        )
     if "allocation" in settings:
         _refuse([n for n in ("scope",) if n in settings], "--allocation decides which channels compete")
 
@@ -115,7 +119,7 @@ def _describe(report: PruneReport, plan: Path | None) -> str:
         return ", ".join([f"plan {plan}"] + ([f"repair {report.repair.method}"] if report.repair else []))
     o = Options(**report.options)
     said = [f"criterion {o.criterion}", _goal(o)]
-    said += [f"{o.allocation} allocation"] if o.allocation else [f"{o.scope} scope"]
+    said += [f"{o.allocation} allocation"] if o.allocation else [f"{o.scope} scope"] if o.threshold is None else []
     said += [f"{o.steps} steps, {o.schedule}"] if o.steps != 1 else []
     said += [f"reduce {o.reduce}"] if o.reduce else []
     said += [f"normalize {o.normalize}"] if (o.allocation or o.scope) in ("global", "isomorphic") else []
@@ -133,5 +137,7 @@ def _goal(o: Options) -> str:
         return f"the same class for at least {o.min_agreement:g}"
     if o.max_drop is not None:
         return f"a drop of the metric of at most {o.max_drop:g}"
+    if o.threshold is not None:
+        return f"scores of at least {o.threshold:g}"
     kind, fraction = o.budget or o.limit or ("ratio", o.ratio)
     return f"at most {fraction:g} of the {kind}" if kind != "ratio" else f"ratio {o.ratio:g}"

@@ -65,4 +65,6 @@ def _check_together(settings: dict[str, Any], options: Any) -> None:
 
     if "sparsity" in settings and not isinstance(check_sparsity(options), Units):
         raise OnnxPruneError(f"pattern {options.pattern} implies the fraction of zeros; drop --sparsity")
+    if "sparsity" in settings and options.threshold is not None:
+        raise OnnxPruneError("--threshold decides how many weights become zero; drop --sparsity")
     resolve_sparsity(options, "calib" in settings)

@@ -39,7 +39,7 @@ def merged(net: Network, plan: Plan) -> list[list[Change]]:
 
 def _matches(a: Analysis, group: Group, keep: Array) -> tuple[Array, Array, Array]:
     """Removed channels, for each the kept one that takes its place, and the factor."""
-    rows = _rows(a, group)
+    rows = join_producers(a, group)
     norms = np.linalg.norm(rows, axis=1)
     unit = rows / np.where(norms > 0, norms, 1.0)[:, None]
     gone = np.setdiff1d(np.arange(group.size), keep)
@@ -50,7 +50,7 @@ def _matches(a: Analysis, group: Group, keep: Array) -> tuple[Array, Array, Arra
     return gone, to, norms[gone] / norms[to]
 
 
-def _rows(a: Analysis, group: Group) -> Array:
+def join_producers(a: Analysis, group: Group) -> Array:
     """What makes each channel, [n, k]: weights and bias, behind the normalization that follows."""
     factor, scaled, shifts = np.ones((group.size, 1)), [], []
     for m in group.members:

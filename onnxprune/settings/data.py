@@ -24,6 +24,7 @@ from onnxprune.settings.table import (
 CASTS = ("fp16",)
 INTEGERS = ("int8",)
 CALIBRATION, CHECK, SPARSITY, INT8 = "Calibration", "Check", "Sparsity", "Quantization"
+ALIKE = "What to remove"
 SELF = "self"  # calibration data that the model makes itself
 BOTH = "prune sparsify"
 CALIBRATED = {name: Use() for name in ("prune", "sparsify")} | {
@@ -190,6 +191,21 @@ class RunSettings:
         panel=INT8,
         choices=INTEGERS,
         kind=TEXT,
+    )
+    hash_weights: float | None = setting(
+        None,
+        "First give weights that lie close together one value, the peak of their density (RED); B is the bandwidth in "
+        "standard deviations of a layer's weights, as 0.01.",
+        panel=ALIKE,
+        metavar="B",
+        bounds=Bounds("it is a bandwidth in standard deviations, above 0", 0.0, above=True),
+    )
+    merge_near: float | None = setting(
+        None,
+        "First make channels equal whose weights differ by at most this fraction D, so that all but one of them are free (RED).",
+        panel=ALIKE,
+        metavar="D",
+        bounds=Bounds("it is a fraction of the norm of a channel's weights, 0 or more", 0.0),
     )
     gemm: bool = setting(
         False,

@@ -12,7 +12,7 @@ MOST_STEPS = 1000
 SCOPES = ("local", "global", "isomorphic")
 BUDGETS = ("macs", "params", "bytes", "latency")
 LIMITS = ("max_error", "min_agreement", "max_drop")
-ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt", "fisher")
+ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt", "fisher", "redundancy")
 MEASURED = ("sensitivity", "search", "netadapt")  # they measure errors on calibration data
 SEARCHED = (*MEASURED, "fisher")  # they know errors, in one way or another
 EFFORTS = ("low", "default", "high")
@@ -38,6 +38,7 @@ class Options:
     (see `budget.py`, `search.py`). `max_ratio` caps what one group loses. `round_to` keeps counts at multiples of N. Globs
     match group names and the names of the initializers and nodes of a group.
 
+    `threshold` instead removes the channels that score less, whatever their group; a group keeps one channel.
     Instead of those, `max_error` is how far outputs may move (relative L2), `min_agreement` how often the same class must be
     preferred, and `max_drop` how much a metric may lose: the smallest model that is so good on samples that its repair has not seen
     is found by bisection on the multiply-accumulates. With `steps` channels are
@@ -56,6 +57,13 @@ class Options:
         "of all groups of one shape (isomorphic). 0 removes only channels that change no output.",
         metavar="R",
         bounds=Bounds("it is the fraction of channels to remove, from 0 to below 1", 0.0, 1.0),
+    )
+    threshold: float | None = setting(
+        None,
+        "Instead of a ratio: remove the channels whose score by --criterion is below T; scores are as they are, not normalized.",
+        panel=AMOUNT,
+        metavar="T",
+        bounds=Bounds("it is a score, above 0", 0.0, above=True),
     )
     params: float | None = setting(
         None,
@@ -102,7 +110,7 @@ class Options:
         None,
         "How groups share a budget: one ratio for all (uniform), all channels ranked together (global), or by errors "
         "measured on --calib: one tolerance for all (sensitivity), the smallest sum (search, the default with --calib), "
-        "small steps (netadapt), or by gradients (fisher, with torch).",
+        "small steps (netadapt), by gradients (fisher, with torch), or most where filters are most alike (redundancy).",
         panel=AMOUNT,
         choices=ALLOCATIONS,
     )
@@ -232,6 +240,8 @@ class Options:
     def asked(self) -> str:
         """The budget or the limit as it was typed; a plan may have to be within other ones on the way."""
         kind, value = self.budget or self.limit or ("ratio", self.ratio)
+        if self.threshold is not None:
+            kind, value = "threshold", self.threshold
         return f"--{to_option(kind)} {value:g}"
 
     @property
@@ -247,7 +257,7 @@ class Options:
     @property
     def only_free(self) -> bool:
         """Is only that to go which changes no output?"""
-        asked = self.budget or self.limit or any(self.group_ratio.values())
+        asked = self.budget or self.limit or self.threshold is not None or any(self.group_ratio.values())
         return self.ratio == 0 and not asked
 
     @property
@@ -283,10 +293,12 @@ class Options:
         check_fields(self)
         if self.ratio == 1.0 and self.max_ratio == 1.0:
             raise OnnxPruneError("ratio 1 would remove every channel; choose a fraction below 1")
-        given = [kind for kind in (*BUDGETS, *LIMITS) if getattr(self, kind) is not None]
+        given = [kind for kind in (*BUDGETS, *LIMITS, "threshold") if getattr(self, kind) is not None]
         if len(given) > 1:
             raise OnnxPruneError(f"{' and '.join(map(to_option, given))}: give one, the others follow from it")
-        if self.allocation is not None and not given:
+        if self.threshold is not None and (self.steps or 1) > 1:
+            raise OnnxPruneError("threshold removes at once all that scores less; leave --steps out")
+        if self.allocation is not None and given in ([], ["threshold"]):
             raise OnnxPruneError(
                 f"allocation '{self.allocation}' shares out a budget; give one of {', '.join(BUDGETS)}, or a limit"
             )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxprune.settings.options import REPAIRS, SEED, TARGETS
-from onnxprune.settings.table import Use, setting
+from onnxprune.settings.table import Bounds, Use, setting
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 LAYERS = ("likely", "eligible", "all")  # from few to all
@@ -23,7 +23,7 @@ class Sparsity:
 
     None stands for what fits: `method` sparsegpt with calibration data, else magnitude; `repair` lstsq with data, else none;
     `target` tensorrt for 2:4, else none; `layers` likely (those that the target will probably run faster) with a target, else
-    all. `sparsity` is the fraction of zeros, for patterns that do not say it.
+    all. `sparsity` is the fraction of zeros, for patterns that do not say it; `threshold` instead the least weight that stays.
     """
 
     pattern: str = setting(
@@ -60,6 +60,14 @@ class Sparsity:
         on=HERE,
         panel=ZEROS,
         choices=METHODS,
+    )
+    threshold: float | None = setting(
+        None,
+        "Instead of --sparsity: for the pattern unstructured, weights whose magnitude is below T become zero.",
+        on=HERE,
+        panel=ZEROS,
+        metavar="T",
+        bounds=Bounds("it is the magnitude of a weight, above 0", 0.0, above=True),
     )
     permute: bool = setting(
         False,

@@ -25,7 +25,21 @@ def check_sparsity(s: Sparsity) -> Pattern:
         raise OnnxPruneError("layers that compete are not repaired; use --scope local with --repair")
     if s.permute and not isinstance(pattern, NofM):
         raise OnnxPruneError(f"channels are permuted for N:M patterns, not for {pattern.name}; leave --permute out")
+    if s.threshold is not None:
+        _check_threshold(s, pattern)
     return pattern
+
+
+def _check_threshold(s: Sparsity, pattern: Pattern) -> None:
+    """Raise OnnxPruneError where something else decides which weights stay."""
+    if pattern.name != "unstructured":
+        raise OnnxPruneError(
+            f"threshold is for single weights, not for pattern {pattern.name}; use --pattern unstructured"
+        )
+    if s.scope == "global":
+        raise OnnxPruneError("threshold is the same for all layers already; drop --scope")
+    if s.method not in (None, "magnitude") or s.repair not in (None, "none"):
+        raise OnnxPruneError("threshold keeps weights by their magnitude, as they are; drop --method and --repair")
 
 
 def resolve_sparsity(s: Sparsity, calibrated: bool) -> Sparsity:
@@ -41,7 +55,8 @@ def resolve_sparsity(s: Sparsity, calibrated: bool) -> Sparsity:
         raise OnnxPruneError(
             f"--layers {s.layers} asks a target that has kernels for {pattern.name}, and there is none; use --layers all"
         )
-    method = s.method or ("sparsegpt" if calibrated and s.scope == "local" else "magnitude")
+    fitted = calibrated and s.scope == "local" and s.threshold is None
+    method = s.method or ("sparsegpt" if fitted else "magnitude")
     if method != "magnitude" and not calibrated:
         raise OnnxPruneError(f"method {method} watches the network at work; give inputs with --calib")
     if s.repair not in (None, "none") and not calibrated:
@@ -49,7 +64,7 @@ def resolve_sparsity(s: Sparsity, calibrated: bool) -> Sparsity:
     return replace(
         s,
         method=method,
-        repair=s.repair or ("lstsq" if calibrated and s.scope == "local" else "none"),
+        repair=s.repair or ("lstsq" if fitted else "none"),
         target=target.name,
         layers=s.layers or ("likely" if runs else "all"),
     )

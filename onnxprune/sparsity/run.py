@@ -183,7 +183,7 @@ def _choosers(
     a: Analysis, layers: list[SparseLayer], pattern: Pattern, options: Sparsity
 ) -> dict[tuple[str, int], Choose]:
     """None where layers compete: each is fitted alone."""
-    if options.scope == "global":
+    if options.scope == "global" or options.threshold is not None:
         return {}
     method, chosen = options.method or "magnitude", [x.matrix for x in layers if x.chosen and not _split(x.matrix)]
     return {place: chooser(method, pattern, m.shape) for m in chosen for place in _places(a, m)}
@@ -244,6 +244,8 @@ def mask(
     selects: Selects = pattern
     if options.scope == "global" and isinstance(pattern, Units):
         selects = Above(pattern, threshold(lambda: _worths(work, chosen, pattern), pattern.sparsity))
+    if options.threshold is not None and isinstance(pattern, Units):
+        selects = Above(pattern, float(np.nextafter(np.float32(options.threshold), np.float32(0))))  # it stays itself
     weights: dict[str, MaskedWeight] = {}
     for x in chosen:
         assert x.matrix.form is not None
