@@ -51,8 +51,8 @@ def score_group(
 
 def count_distinct_channels(a: Analysis, group: Group) -> float:
     """How many of a group's channels its producers make distinct, from 1 to all: the rest are near another one."""
-    made = [s.array for s in slices(a, group) if s.role == "out"]
-    return count_distinct(Rows(tuple(made))) if made else float(group.size)
+    producers = [s.array for s in slices(a, group) if s.role == "out"]
+    return count_distinct(Rows(tuple(producers))) if producers else float(group.size)
 
 
 def is_cumulative(a: Analysis, group: Group, criterion: str) -> bool:

@@ -14,7 +14,6 @@ from onnx import helper
 from tiny import model, tensor
 
 import onnxprune
-from onnxprune.calibration import load_data
 from onnxprune.free import make_alike
 from onnxprune.free.hashing import hash_array
 from onnxprune.graph.save import full_proto
@@ -92,26 +91,26 @@ def run(proto: onnx.ModelProto, x: Array) -> Array:
 @pytest.mark.parametrize(("noise", "kept"), [(0.0, 4), (0.002, 4), (0.5, 8)])
 def test_near_duplicates_are_merged(noise: float, kept: int) -> None:
     proto = doubles(noise)
-    made = onnxprune.prune(proto, ratio=0, merge_near=0.02, repair="none", check=False)
-    (choice,) = made.plan.groups.values()
+    done = onnxprune.prune(proto, ratio=0, merge_near=0.02, repair="none", check=False)
+    (choice,) = done.plan.groups.values()
     assert len(choice.keep) == kept
     x = np.random.default_rng(2).normal(size=(50, 6))
     w = {t.name: onnx.numpy_helper.to_array(t).astype(np.float64) for t in proto.graph.initializer}
     if kept == 4:  # the first of each pair, with what the next layer makes of both
         w["w1"][:, 4:] = w["w1"][:, :4]
     expected = np.maximum(x @ w["w1"] + w["b1"], 0) @ w["w2"]
-    np.testing.assert_allclose(run(made.model, x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(done.model, x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_hashed_duplicates_are_merged_exactly() -> None:
     """The noise is far less than what keeps the weights apart."""
     proto = doubles(1e-4)
     plain = onnxprune.prune(proto, ratio=0, repair="none", check=False)
-    made = onnxprune.prune(proto, ratio=0, hash_weights=0.01, repair="none", check=False)
-    assert [len(m.plan.groups["w1"].keep) for m in (plain, made)] == [8, 4]
+    done = onnxprune.prune(proto, ratio=0, hash_weights=0.01, repair="none", check=False)
+    assert [len(m.plan.groups["w1"].keep) for m in (plain, done)] == [8, 4]
     a = make_alike(onnxprune.analyze(proto), 0.01, None)
     x = np.random.default_rng(2).normal(size=(50, 6))
-    np.testing.assert_allclose(run(made.model, x), run(full_proto(a.model), x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run(done.model, x), run(full_proto(a.model), x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet", "digits_vit"])
@@ -140,8 +139,8 @@ def test_the_redundant_layer_is_pruned_first() -> None:
     )
     a = onnxprune.analyze(proto)
     assert [count_distinct_channels(a, g) for g in a.groups] == [4, 16]
-    made = onnxprune.plan(a, params=0.7, allocation="redundancy", target="none")
-    assert [len(made.groups[g.name].keep) for g in a.groups] == [6, 16]
+    done = onnxprune.plan(a, params=0.7, allocation="redundancy", target="none")
+    assert [len(done.groups[g.name].keep) for g in a.groups] == [6, 16]
     less = onnxprune.plan(a, params=0.4, allocation="redundancy", target="none")
     u, v = (len(less.groups[g.name].keep) for g in a.groups)
     assert v < 16 and u * 4 <= v + 4

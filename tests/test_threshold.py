@@ -22,27 +22,27 @@ def test_channels_below_a_threshold_go(criterion: str) -> None:
     scores = {g.name: score_group(a, g, criterion, None, 0) for g in a.groups}
     middle = float(np.median(np.concatenate([*scores.values()])))
     for threshold in (middle, middle * 1.05):
-        made = onnxprune.plan(a, threshold=threshold, criterion=criterion, target="none")
+        plan = onnxprune.plan(a, threshold=threshold, criterion=criterion, target="none")
         for name, s in scores.items():
             expected = np.flatnonzero(s >= threshold)
             if len(expected):
-                assert np.array_equal(made.groups[name].keep, expected)
+                assert np.array_equal(plan.groups[name].keep, expected)
             else:
-                assert made.groups[name].keep == (int(s.argmax()),), "a group keeps one channel"
+                assert plan.groups[name].keep == (int(s.argmax()),), "a group keeps one channel"
 
 
 def test_a_threshold_that_nothing_is_below_removes_nothing_that_costs() -> None:
-    made = onnxprune.plan(CNN, threshold=1e-30, criterion="l2")
-    assert all(len(choice.keep) == choice.size for choice in made.groups.values())
-    assert any("no channel of it scores below 1e-30" in choice.reason for choice in made.groups.values())
+    plan = onnxprune.plan(CNN, threshold=1e-30, criterion="l2")
+    assert all(len(choice.keep) == choice.size for choice in plan.groups.values())
+    assert any("no channel of it scores below 1e-30" in choice.reason for choice in plan.groups.values())
 
 
 def test_groups_with_ratios_of_their_own_have_those() -> None:
     a = onnxprune.analyze(CNN)
     first, *rest = a.groups
-    made = onnxprune.plan(a, threshold=1e9, group_ratio={first.name: 0.25}, target="none")
-    assert len(made.groups[first.name].keep) == first.size - first.size // 4
-    assert all(len(made.groups[g.name].keep) == 1 for g in rest)
+    plan = onnxprune.plan(a, threshold=1e9, group_ratio={first.name: 0.25}, target="none")
+    assert len(plan.groups[first.name].keep) == first.size - first.size // 4
+    assert all(len(plan.groups[g.name].keep) == 1 for g in rest)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_what_decides_as_well_is_refused(beside: tuple[str, ...], why: str, tmp_
 
 def test_values_are_checked() -> None:
     for wrong in (0.0, -1.0):
-        with pytest.raises(OnnxPruneError, match="threshold is .*; it is a score, above 0"):
+        with pytest.raises(OnnxPruneError, match=r"threshold is .*; it is a score, above 0"):
             onnxprune.plan(CNN, threshold=wrong)
 
 

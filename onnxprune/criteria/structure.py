@@ -66,8 +66,8 @@ def _halve(gram: Scores, norms: Scores) -> tuple[Array, Scores]:
 
 def _members(cluster: Array, count: int) -> Iterator[Array]:
     """The members of each cluster that has any."""
-    found = (np.flatnonzero(cluster == k) for k in range(count))
-    return (members for members in found if len(members))
+    parts = (np.flatnonzero(cluster == k) for k in range(count))
+    return (members for members in parts if len(members))
 
 
 def _start(gram: Scores, count: int) -> Array:
@@ -88,9 +88,9 @@ def _to_centers(gram: Scores, own: Scores, cluster: Array, count: int) -> Scores
     sizes = share.sum(axis=0)
     share /= np.maximum(sizes, 1.0)
     products = gram @ share
-    found: Scores = own[:, None] - 2 * products + (share * products).sum(axis=0)
-    found[:, sizes == 0] = np.inf
-    return found
+    squared: Scores = own[:, None] - 2 * products + (share * products).sum(axis=0)
+    squared[:, sizes == 0] = np.inf
+    return squared
 
 
 @criterion("pca", roles=("out",))
@@ -148,8 +148,8 @@ def _some_columns(rows: Rows) -> Scores:
     wanted = np.arange(width) if width <= MOST_ENTRIES else np.arange(MOST_ENTRIES) * width // MOST_ENTRIES
     parts, start = [], 0
     for block in rows.blocks:
-        mine = wanted[(wanted >= start) & (wanted < start + block.shape[1])] - start
-        parts.append(block[:, mine].astype(np.float64))
+        here = wanted[(wanted >= start) & (wanted < start + block.shape[1])] - start
+        parts.append(block[:, here].astype(np.float64))
         start += block.shape[1]
     return np.ascontiguousarray(np.concatenate(parts, axis=1))
 

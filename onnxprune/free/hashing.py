@@ -6,6 +6,8 @@ value of the peak.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from onnxprune.graph.weights import Array
@@ -35,7 +37,7 @@ def hash_array(array: Array, bandwidth: float) -> Array:
     at = np.minimum(((wide - low) / step).astype(np.int64), points - 1)
     density = _smooth(np.bincount(at.ravel(), minlength=points).astype(np.float64), width / step)
     peaks = _peaks(density)
-    valleys = np.array([a + int(density[a:b].argmin()) for a, b in zip(peaks[:-1], peaks[1:], strict=True)], np.int64)
+    valleys = np.array([a + int(density[a:b].argmin()) for a, b in pairwise(peaks)], np.int64)
     values = low + (peaks + 0.5) * step
     hashed = values[np.searchsorted(valleys, at, side="right")]
     return np.where(wide == 0, 0.0, hashed).astype(array.dtype)
