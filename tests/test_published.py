@@ -65,7 +65,7 @@ def test_structure_is_better_than_chance(criterion: str, name: str) -> None:
 @torch_only
 @pytest.mark.parametrize(("name", "margin"), [("digits_cnn", 0.1), ("digits_resnet", 0.3)])
 def test_connection_sensitivity_is_better_than_chance_and_the_gradient_alone(name: str, margin: float) -> None:
-    """Lee et al. 2019, figure 2; the weight times its gradient says more than the gradient."""
+    """Lee et al. 2019; the weight times its gradient says more than the gradient."""
     with np.load(MODELS / "digits_calib.npz") as data:
         calib = {"image": data["image"][:400]}
     snip, gradient = (prune(name, criterion=c, calib=calib) for c in ("snip", "gradient"))
@@ -74,7 +74,7 @@ def test_connection_sensitivity_is_better_than_chance_and_the_gradient_alone(nam
 
 
 def test_pruning_where_filters_are_alike_beats_pruning_the_least_important() -> None:
-    """Wang et al. 2021, sec. 3: the layers with most redundancy, not the least filters of all layers."""
+    """Wang et al. 2021, abstract: the layers with most redundancy, not the least filters of all layers."""
     ways = ("redundancy", "global", "uniform")
     accuracy = {way: prune("digits_resnet", criterion="l1", allocation=way) for way in ways}
     assert accuracy["redundancy"] > accuracy["global"] > accuracy["uniform"]
@@ -82,7 +82,7 @@ def test_pruning_where_filters_are_alike_beats_pruning_the_least_important() -> 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet"])
 def test_hashing_leaves_few_values_and_the_accuracy(name: str) -> None:
-    """Yvinec et al. 2021, sec. 4.2: a small part of the values, no accuracy lost."""
+    """Yvinec et al. 2021: a small part of the values, no accuracy lost."""
     before = load_original(name)
     done = onnxprune.prune(before, ratio=0, hash_weights=0.01, repair="none", target="none", check=False).model
     assert measure_accuracy(done) >= measure_accuracy(before) - 0.004
@@ -96,7 +96,7 @@ def count_values(model: onnx.ModelProto) -> float:
 
 
 def test_merged_near_duplicates_keep_more_than_the_least_norms() -> None:
-    """Yvinec et al. 2021, table 3, at an equal number of parameters."""
+    """Yvinec et al. 2021, at an equal number of parameters."""
     done = onnxprune.prune(
         load_original("digits_resnet"), ratio=0, merge_near=0.9, repair="none", target="none", check=False
     )

@@ -58,7 +58,7 @@ def by_redundancy(c: Candidates) -> Callable[[float], Counts]:
 
     A group of n channels, N of them distinct, has the redundancy 1 - N / n. Pruning the group with the largest one again and
     again leaves all pruned groups at one redundancy, which is to keep N t of their channels, with one t for all.
-    Source: Wang, Li and Wang 2021, Structural Redundancy Reduction, arXiv 2104.03438, algorithm 1, with N kept as it is at first
+    Source: Wang, Li and Wang 2021, Structural Redundancy Reduction, arXiv 2104.03438, with N kept as it is at first
     """
     distinct = c.sizes.astype(np.float64)
     for g in c.groups:

@@ -53,7 +53,7 @@ def snip(s: Signal) -> Scores:
 
     L is the mean over all samples, so that their gradients may cancel; of the cross-entropy with labels, where the data have
     some. The paper scores weights before training; near a minimum gradients are small, and noise decides more.
-    Source: Lee et al. 2019, SNIP: Single-shot Network Pruning based on Connection Sensitivity, arXiv 1810.02340, eq. 5
+    Source: Lee et al. 2019, SNIP: Single-shot Network Pruning based on Connection Sensitivity, arXiv 1810.02340
     """
     return np.asarray(s["sensitivity"].sum(axis=1))
 
@@ -63,7 +63,7 @@ def gradient(s: Signal) -> Scores:
     """s_c = |dL/dW_c|_2, W_c the weights of a consumer that read c, summed over the consumers; L as for snip
 
     Where the loss would still like to move a channel's weights; their own size does not count.
-    Source: Evci et al. 2020, Rigging the Lottery, arXiv 1911.11134, sec. 3 (what grows), for all weights of a channel
+    Source: Evci et al. 2020, Rigging the Lottery, arXiv 1911.11134 (what grows), for all weights of a channel
     """
     return np.asarray(np.sqrt(s["slope"].sum(axis=1)))
 

@@ -114,7 +114,7 @@ def kernel_info(rows: Rows) -> Scores:
 
     In nats: what no single other filter says of it. The bins, square root of the entries of them but at most 8, are
     equally wide between a filter's least and largest weight. Of wide filters 1,024 entries count, equally spaced.
-    Source: Ganesh et al. 2021, MINT, arXiv 2003.08472, sec. 3, with the weights of the other filters for the next layer's
+    Source: Ganesh et al. 2021, MINT, arXiv 2003.08472, with the weights of the other filters for the next layer's
     """
     columns = _some_columns(rows)
     bins = min(BINS, max(2, int(np.sqrt(columns.shape[1]))))
@@ -159,7 +159,7 @@ def count_distinct(rows: Rows) -> float:
 
     Filters of length 1 that are at most NEAR apart are joined in a graph. The quotient space has one point for each
     connected component; the covering number is that of filters, chosen greedily, of which each other one is a neighbor.
-    Source: Wang, Li and Wang 2021, Structural Redundancy Reduction, arXiv 2104.03438, sec. 4, in equal parts
+    Source: Wang, Li and Wang 2021, Structural Redundancy Reduction, arXiv 2104.03438; both in equal parts
     """
     norms = np.sqrt(squares(rows, lambda chunk: chunk))
     inverse = np.divide(1.0, norms, out=np.zeros(rows.n), where=norms > 0)

@@ -1,7 +1,7 @@
 """Channels that are nearly alike become alike, so that `find_free` finds and merges them. The paper is RED.
 
 Source: Yvinec et al. 2021, RED: Looking for Redundancies for Data-Free Structured Compression of Deep Neural Networks, arXiv
-2105.14797: scalar hashing in sec. 3.1, merging in sec. 3.2.
+2105.14797: scalar hashing, and merging.
 """
 
 from __future__ import annotations

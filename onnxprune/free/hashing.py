@@ -25,7 +25,7 @@ def hash_array(array: Array, bandwidth: float) -> Array:
             stay as they are.
         bandwidth: of the Gaussian kernel, in standard deviations of the weights; above 0.
 
-    Source: Yvinec et al. 2021, RED, arXiv 2105.14797, sec. 3.1; the density is that of a grid of 8 points for a bandwidth.
+    Source: Yvinec et al. 2021, RED, arXiv 2105.14797; the density is that of a grid of 8 points for a bandwidth.
     """
     wide = array.astype(np.float64)
     spread = float(wide.std()) if np.isfinite(wide).all() else 0.0
