@@ -17,6 +17,7 @@ import onnx
 from onnxprune.allocate import Cache, Evaluator, make_plan
 from onnxprune.allocate.evaluator import FOLDS
 from onnxprune.allocate.rounds import Rounds
+from onnxprune.allocate.selection import left_out
 from onnxprune.allocate.steps import composed
 from onnxprune.allocate.timing.table import TimingTable, default_path
 from onnxprune.calibration import (
@@ -58,6 +59,7 @@ from onnxprune.report.types import (
 from onnxprune.result import PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity, Training
 from onnxprune.settings.data import is_own
+from onnxprune.settings.training import OF_WEIGHTS, SOFT
 from onnxprune.settings.units import size_bytes
 from onnxprune.sparsity import Sparsified, sparsify
 from onnxprune.sparsity.compressed import measure_compressed
@@ -66,11 +68,30 @@ from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import NofM
 from onnxprune.surgery import apply_plan
 from onnxprune.targets import choose_target
-from onnxprune.training import TrainingRecipe, check_request, hold_out, make_recipe, make_task, train, with_labels
+from onnxprune.training import (
+    TrainingRecipe,
+    check_request,
+    hold_out,
+    make_recipe,
+    make_task,
+    take_zeros,
+    train,
+    train_before_pruning,
+    with_labels,
+)
 from onnxprune.validation import Result, layer_errors
 from onnxprune.validation import validate as compare
 
 Data = str | PathLike[str] | Batches | Iterable[Any] | Callable[[], Iterable[Any]]
+# What a plan takes that is made after each pass of a training.
+QUICK_PLAN: dict[str, Any] = {
+    "criterion": "l2",
+    "repair": "none",
+    "effort": "low",
+    "depth": False,
+    "steps": 1,
+    "scope": "local",
+}
 COPIES = 2.5  # of both models together that comparing them takes, at the least
 
 
@@ -184,7 +205,7 @@ def run(
     """Do it; `out` None writes no file. Raises NotCompared where only the comparison fails."""
     work.run.check_values()
     check_quantization(work.run, work.sparsity)
-    check_request(work.training, work.run.calib is not None)
+    check_request(work.training, work.run.calib is not None, prunes=work.sparsity is None or work.options is not None)
     clock, given = Clock(progress or (lambda *_: None)), type(source)
     with clock.time("load"):
         source = convert_once(source, work.example_inputs)
@@ -203,6 +224,8 @@ def run(
     drawn = work.sparsity is None and draws_inputs(options, model, calibration)
     options = replace(options, target=target.name).resolved(calibration is not None, drawn)
     sparsity = work.sparsity
+    if sparsity is not None and work.training.train_method in OF_WEIGHTS:
+        sparsity = take_zeros(sparsity, work.training)
     if sparsity is not None:
         options, sparsity = _fit_together(options, sparsity, work, calibration is not None)
     if work.options is not None:
@@ -213,7 +236,10 @@ def run(
     if work.run.then_quantize is not None:
         refuse_quantized(analysis)
     teach = _Teaching(analysis, calibration, unseen, recipe, work, clock) if calibration and recipe and unseen else None
-    rest, done, options = _prune_in_rounds(analysis, options, work, teach)
+    trained = analysis
+    if teach is not None and work.training.train_method and not work.dry_run:
+        trained = teach.prepare(options, sparsity)
+    rest, done, options = _prune_in_rounds(trained, options, work, teach)
     evaluator = make_evaluator(rest, options, calibration, work.run, clock.progress)
     used = _plan(rest, evaluator, replace(work, options=options if work.options else None), clock)
     with clock.time("plan"):
@@ -260,6 +286,28 @@ class _Teaching:
     recipe: TrainingRecipe
     work: Work
     clock: Clock
+
+    def prepare(self, options: Options, sparsity: Sparsity | None) -> Analysis:
+        """The original, trained so that less is lost, or with zeros already; the same groups and layers."""
+        a, training = self.original, self.work.training
+        if training.train_method == SOFT and (options.limit or options.latency is not None):
+            raise OnnxPruneError(
+                "train-method 'soft' plans after each pass, for a ratio, --macs, --params or --bytes; give one"
+            )
+        stays = left_out(a, options)
+        quick = replace(options, **QUICK_PLAN, allocation="uniform" if options.budget else None)
+
+        def plan(model: Model) -> Plan:
+            return make_plan(analyze(model, a.data), quick)
+
+        of_weights = training.train_method in OF_WEIGHTS
+        with self.clock.time("distill"):
+            task = make_task(a, _in_memory(a.model), self.batches, self.unseen, choose_memory(self.work.run))
+            trained = train_before_pruning(
+                task, self.recipe, training, a, [g for g in a.groups if g.name not in stays], plan,
+                sparsity if of_weights else None, self.clock.progress,
+            )  # fmt: skip
+        return analyze(_in_memory(trained), a.data)
 
     def train(
         self, candidate: Model, evaluator: Evaluator, round: int | None = None

@@ -11,6 +11,10 @@ PANEL = "Distillation"
 PASSES, FINETUNED = 50, 1.0
 PIPELINES, COMMANDS = "prune sparsify", ("distill", "finetune")
 OF_ALL = {"prune": Use(), "sparsify": Use()} | {name: Use(panel="") for name in COMMANDS}
+# Of channels, then of single weights; `training/methods` has a class for each.
+OF_CHANNELS, OF_WEIGHTS = ("slimming", "group-lasso", "soft"), ("surgery", "movement", "lottery")
+TRAIN_METHODS = (*OF_CHANNELS, *OF_WEIGHTS)
+WITH_PENALTY, SOFT, LOTTERY = ("slimming", "group-lasso"), "soft", "lottery"
 SHARE = Bounds("it is the share of the loss, from 0 to 1", 0.0, 1.0)
 
 
@@ -37,11 +41,44 @@ class Training:
         metavar="N",
         bounds=Bounds("training takes 1 pass over the data, or more", 1),
     )
+    train_method: str | None = setting(
+        None,
+        "Before the removal, train for --passes, so that less is lost: L1 on the scales of norms (slimming), a growing "
+        "penalty on whole channels (group-lasso), filters that are zero and may come back (soft); of 'sparsify': weights that "
+        "may come back (surgery), those that move to zero (movement), from --rewind on (lottery).",
+        on=PIPELINES,
+        panel=PANEL,
+        choices=TRAIN_METHODS,
+        metavar="NAME",
+    )
+    penalty: float | None = setting(
+        None,
+        "The weight of the penalty of --train-method slimming or group-lasso, relative to its size before training (slimming 0.01, "
+        "group-lasso 0.1).",
+        on="prune",
+        panel=PANEL,
+        metavar="W",
+        bounds=Bounds("it is a weight above 0", 0.0, above=True),
+    )
+    rewind: Any = setting(
+        None,
+        "The weights that --train-method lottery starts from: an ONNX file with the same initializers, as they were early in "
+        "training.",
+        on="sparsify",
+        panel=PANEL,
+        metavar="FILE.onnx",
+        kind=PLACE,
+    )
     iterative: int = setting(
         1,
         "Prune and train in turns, so many times: channels are scored again in the trained model. --schedule says how much is gone "
         "after each; each trains for --passes.",
-        on="prune",
+        on={
+            "prune": Use(),
+            "sparsify": Use(
+                help="Rounds of --train-method lottery, each of which keeps the same share of what is left."
+            ),
+        },
         panel=PANEL,
         metavar="N",
         bounds=Bounds("there are 1 to 100 rounds", 1, 100),

@@ -22,6 +22,7 @@ from onnxprune.progress import StageProgress
 from onnxprune.report.types import DistillationReport
 from onnxprune.training.checkpoint import Checkpoint, make_key
 from onnxprune.training.loss import Judgment, Objective
+from onnxprune.training.methods.base import TrainMethod
 from onnxprune.training.recipe import LEAST_CHECKS, TrainingRecipe
 from onnxprune.training.samples import DrawnBatches
 from onnxprune.training.student import Student, Weights
@@ -60,8 +61,16 @@ class _HeldOut:
 class TrainingLoop:
     """One training from its first step to its last."""
 
-    def __init__(self, task: Task, recipe: TrainingRecipe, path: Path | None, progress: StageProgress) -> None:
+    def __init__(
+        self,
+        task: Task,
+        recipe: TrainingRecipe,
+        path: Path | None,
+        progress: StageProgress,
+        method: TrainMethod | None = None,
+    ) -> None:
         self.task, self.recipe, self.progress = task, recipe, progress
+        self.method = method or TrainMethod()
         self.objective = Objective(task.tokens, recipe.label_weight)
         specs: list[InputSpec] = input_specs(task.original.proto)
         self.samples = DrawnBatches(task.batches, specs, recipe, task.memory)
@@ -73,31 +82,44 @@ class TrainingLoop:
         self.steps = recipe.passes * self.samples.count
         self.every = max(1, min(self.samples.count, self.steps // LEAST_CHECKS))
         self.start = self.held_out.judge_model(task.candidate)
-        self.done, self.losses = 0, [self.held_out.judge(self.student).loss]
+        self.round, self.done, self.losses = 0, 0, [self.held_out.judge(self.student).loss]
         self.best, self.best_at = self.student.copy(), 0
         self.checkpoint = Checkpoint(path, self._make_key() if path else "")
 
     def _make_key(self) -> str:
         seen = [x for reference in self.held_out.references for x in reference.values()]
         weights = [w.detach().contiguous().numpy() for w in self.student.weights.values()]
-        return make_key((self.recipe, self.samples.count, sorted(self.student.weights)), [*seen, *weights])
+        settings = (self.recipe, self.samples.count, sorted(self.student.weights), *self.method.settings)
+        return make_key(settings, [*seen, *weights])
 
     def run(self) -> None:
         """Raises KeyboardInterrupt where somebody stops it; the best so far is there then."""
+        self.method.begin(self.student)
         self._resume()
-        while self.done < self.steps:
-            self._step()
-            self.done += 1
-            if self.done % self.every == 0 or self.done == self.steps:
-                self._check()
-            self.progress(STAGE, self.done, self.steps)
+        while self.round < self.method.rounds:
+            while self.done < self.steps:
+                self._step()
+                self.done += 1
+                if self.done % self.every == 0 or self.done == self.steps:
+                    self._check()
+                self.progress(STAGE, self.done, self.steps)
+            self.method.end_round(self.student)
+            self.round += 1
+            self.done = 0 if self.round < self.method.rounds else self.done
 
     def _step(self) -> None:
         version, number = self.samples.find(self.done)
         feeds, labels = self.samples.take(version, number)
         reference = self.teacher.ask(version * self.samples.count + number, feeds)
+        share = self.done / self.steps
+        self.method.before_step(self.student, share)
         outputs = self.student.module.run(feeds, self.task.names)
-        self.student.move(self.objective.measure(reference, outputs, labels), self.done, self.steps)
+        loss = self.objective.measure(reference, outputs, labels)
+        penalty = self.method.penalize(self.student, share)
+        gradients = self.student.measure_gradients(loss if penalty is None else loss + penalty)
+        self.method.take_gradients(self.student, gradients)
+        self.student.move(gradients, self.done, self.steps)
+        self.method.after_step(self.student, self.done + 1, self.samples.count)
 
     def _check(self) -> None:
         """Look at the average on the held-out samples, and keep it if it is the best."""
@@ -109,7 +131,15 @@ class TrainingLoop:
         self.student.load(now)
         self.losses.append(loss)
         self.checkpoint.save(
-            {**self.student.state, "done": self.done, "losses": self.losses, "best": self.best, "best_at": self.best_at}
+            {
+                **self.student.state,
+                "done": self.done,
+                "round": self.round,
+                "method": self.method.state,
+                "losses": self.losses,
+                "best": self.best,
+                "best_at": self.best_at,
+            }
         )
         if remark := getattr(self.progress, "remark", None):
             remark(STAGE, f"loss {self.losses[0]:.4g} -> {min(self.losses):.4g}")
@@ -117,7 +147,8 @@ class TrainingLoop:
     def _resume(self) -> None:
         if state := self.checkpoint.read():
             self.student.resume(state)
-            self.done, self.losses = state["done"], state["losses"]
+            self.method.resume(self.student, state["method"])
+            self.round, self.done, self.losses = state["round"], state["done"], state["losses"]
             self.best, self.best_at = state["best"], state["best_at"]
 
     def finish(self) -> tuple[Model, Judgment, Weights | None]:
@@ -128,6 +159,20 @@ class TrainingLoop:
             if end.loss < self.start.loss:
                 return made, end, self.best
         return self.task.candidate, self.start, None
+
+
+def train_toward_zeros(
+    task: Task,
+    recipe: TrainingRecipe,
+    method: TrainMethod,
+    checkpoint: Path | None = None,
+    progress: StageProgress = lambda *_: None,
+) -> Model:
+    """See `training.train_before_pruning`: the last weights, as the method leaves them. Ctrl-C ends the whole run."""
+    with _threads(threads()):
+        training = TrainingLoop(task, recipe, checkpoint, progress, method)
+        training.run()
+        return training.student.export(training.student.copy())
 
 
 def run_training(

@@ -51,11 +51,14 @@ class Student:
         for name, w in self.weights.items():
             w.copy_(weights[name])
 
+    def forget(self) -> None:
+        """Begin again from the weights as they are: no momentum, no average of others."""
+        self.average, self.momentum, self.power = self.copy(), self._zeros(), self._zeros()
+
     @torch.no_grad()
-    def move(self, loss: torch.Tensor, done: int, of: int) -> None:
-        """Step number `done` of so many: down the gradient of the loss, and the average after it."""
+    def move(self, gradients: list[torch.Tensor], done: int, of: int) -> None:
+        """Step number `done` of so many: down the gradients, in the order of the weights, and the average after it."""
         weights = list(self.weights.values())
-        gradients = self._measure_gradients(loss, weights)
         momentum, power = list(self.momentum.values()), list(self.power.values())
         torch._foreach_lerp_(momentum, gradients, 1 - FIRST)
         torch._foreach_mul_(power, SECOND)
@@ -71,8 +74,9 @@ class Student:
         torch._foreach_lerp_(list(self.average.values()), weights, 1 - stays)
 
     @torch.enable_grad()
-    def _measure_gradients(self, loss: torch.Tensor, weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    def measure_gradients(self, loss: torch.Tensor) -> list[torch.Tensor]:
         """Clipped together; none for what is zero, so that it has no momentum either, and stays zero to the bit."""
+        weights = list(self.weights.values())
         found = torch.autograd.grad(loss, weights, allow_unused=True)
         gradients = [
             torch.zeros_like(w) if g is None else g * self.masks[name] if name in self.masks else g

@@ -21,8 +21,9 @@ from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis
 from onnxprune.measure import judged
-from onnxprune.settings import Training
+from onnxprune.settings import Sparsity, Training
 from onnxprune.settings.table import to_option
+from onnxprune.settings.training import LOTTERY, OF_CHANNELS, OF_WEIGHTS, WITH_PENALTY
 from onnxprune.training.recipe import HELD_OUT, MIXED_IN, TrainingRecipe
 
 
@@ -72,12 +73,41 @@ def make_recipe(training: Training, seed: int, default_weight: float = 0.0) -> T
     )  # fmt: skip
 
 
-def check_request(training: Training, calibrated: bool) -> None:
-    """Raise OnnxPruneError where a pipeline cannot train as it is told to: before any work begins."""
+def check_request(training: Training, calibrated: bool, prunes: bool = True) -> None:
+    """Raise OnnxPruneError where a pipeline cannot train as it is told to: before any work begins.
+
+    `prunes` says whether channels are removed, or single weights become zero.
+    """
     if training.distill:
         check_training(training, calibrated)
+        _check_method(training, prunes)
     elif given := next((f.name for f in fields(Training) if getattr(training, f.name) != f.default), None):
         raise OnnxPruneError(f"{to_option(given)} says how 'distill' trains; give both, or neither")
+
+
+def _check_method(training: Training, prunes: bool) -> None:
+    method = training.train_method
+    if method in (OF_WEIGHTS if prunes else OF_CHANNELS):
+        other, fitting = ("sparsify", OF_CHANNELS) if prunes else ("prune", OF_WEIGHTS)
+        raise OnnxPruneError(
+            f"train-method '{method}' belongs to 'onnxprune {other}'; here choose one of {', '.join(fitting)}"
+        )
+    if training.penalty is not None and method not in WITH_PENALTY:
+        raise OnnxPruneError(f"penalty is a weight of train-method {' or '.join(WITH_PENALTY)}; give both, or neither")
+    lottery = method == LOTTERY
+    if (training.rewind is not None) != lottery or (training.iterative > 1 and not prunes and not lottery):
+        raise OnnxPruneError(
+            "rewind goes with train-method lottery, and so does iterative of sparsify; give both, or neither"
+        )
+
+
+def take_zeros(sparsity: Sparsity, training: Training) -> Sparsity:
+    """The settings that leave the zeros of a training where they are. Raises OnnxPruneError where somebody wants others."""
+    if training.train_method and (sparsity.method not in (None, "magnitude") or sparsity.repair not in (None, "none")):
+        raise OnnxPruneError(
+            f"train-method '{training.train_method}' chooses the zeros; leave out method and repair, or choose magnitude and none"
+        )
+    return replace(sparsity, method="magnitude", repair="none")
 
 
 def check_training(training: Training, calibrated: bool) -> None:
