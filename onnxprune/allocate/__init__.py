@@ -10,6 +10,7 @@ kept.py       measurements that are kept in a file
 tables.py     the error of each group pruned alone, at several ratios
 search.py     counts from such tables: dynamic programming, or one tolerance for all
 netadapt.py   counts from true errors, a small step at a time
+amc.py        counts that an agent learns from true errors
 planning.py   all of it together
 """
 

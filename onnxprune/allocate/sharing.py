@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from onnxprune.allocate.amc import search_by_agent
 from onnxprune.allocate.budget import Budget, fit, out_of_reach
 from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.evaluator import Evaluator
@@ -49,6 +50,9 @@ class Sharing:
         how = self.c.options.allocation
         if how == "netadapt":
             return netadapt(self.c, budget, self._error_of_cut, self.evaluator.stage_progress("search"))
+        if how == "amc":
+            seed, told = self.c.options.seed, self.evaluator.stage_progress("search")
+            return search_by_agent(self.c, budget, self._error_of_cut, seed, told)
         if how == "sensitivity":
             return fit(self.c, tolerant(self.c, self.curves), budget)
         if how == "redundancy":

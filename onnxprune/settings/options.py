@@ -12,8 +12,8 @@ MOST_STEPS = 1000
 SCOPES = ("local", "global", "isomorphic")
 BUDGETS = ("macs", "params", "bytes", "latency")
 LIMITS = ("max_error", "min_agreement", "max_drop")
-ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt", "fisher", "redundancy")
-MEASURED = ("sensitivity", "search", "netadapt")  # they measure errors on calibration data
+ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt", "amc", "fisher", "redundancy")
+MEASURED = ("sensitivity", "search", "netadapt", "amc")  # they measure errors on calibration data
 SEARCHED = (*MEASURED, "fisher")  # they know errors, in one way or another
 EFFORTS = ("low", "default", "high")
 SCHEDULES = ("linear", "cubic", "agp", "geometric")
@@ -110,7 +110,8 @@ class Options:
         None,
         "How groups share a budget: one ratio for all (uniform), all channels ranked together (global), or by errors "
         "measured on --calib: one tolerance for all (sensitivity), the smallest sum (search, the default with --calib), "
-        "small steps (netadapt), by gradients (fisher, with torch), or most where filters are most alike (redundancy).",
+        "small steps (netadapt), an agent that learns (amc, with torch), by gradients (fisher, with torch), or most where "
+        "filters are most alike (redundancy).",
         panel=AMOUNT,
         choices=ALLOCATIONS,
     )
