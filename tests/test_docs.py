@@ -23,6 +23,7 @@ from onnxprune.cli.docs import find_pages
 from onnxprune.criteria import ROLES, TableRow, table
 from onnxprune.report import to_json
 from onnxprune.report.result import inspect_report
+from onnxprune.settings.training import TRAIN_METHODS
 
 IDS = [p.relative_to(DOCS).as_posix() for p in PAGES]
 # Words of the pages that were found hard to read, and what they meant.
@@ -188,3 +189,10 @@ def test_a_terminal_gets_rendered_markdown(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_topics_have_different_names() -> None:
     assert len(find_pages()) == len(PAGES)
+
+
+def test_every_method_of_training_has_a_row_with_its_source() -> None:
+    rows = [line for line in read_page("train.md").splitlines() if line.startswith("| `")]
+    for name in TRAIN_METHODS:
+        (row,) = (r for r in rows if r.startswith(f"| `{name}` |"))
+        assert "arXiv" in row and row.count(" | ") == 3

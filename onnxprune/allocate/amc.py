@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -122,8 +122,8 @@ def search_by_agent(
     for episode in range(episodes if agent else 0):
         assert agent is not None
         decay = LAST_NOISE ** (max(0, episode - warmup) / max(episodes - warmup, 1))
-        act = (lambda _: agent.explore()) if episode < warmup else (lambda s, n=NOISE * decay: agent.act(s, n))  # type: ignore[misc]
-        states, actions, counts = _walk(walk, act)
+        noise = None if episode < warmup else NOISE * decay
+        states, actions, counts = _walk(walk, partial(agent.act, noise=noise))
         if (key := counts.tobytes()) not in known:
             known[key] = error(counts)
         agent.remember(states, actions, -math.log(max(known[key], LEAST_ERROR)))

@@ -45,17 +45,15 @@ class Agent:
         self.baseline: float | None = None
 
     @torch.no_grad()
-    def act(self, state: Array, noise: float) -> float:
-        """The action in a state, from a normal distribution of that deviation that is cut to [0, 1]."""
+    def act(self, state: Array, noise: float | None) -> float:
+        """The action in a state, from a normal distribution of that deviation that is cut to [0, 1]; None: any action."""
+        if noise is None:
+            return float(self.rng.random())
         mean = float(self.actor(_tensor(state)))
         while True:
             action = mean + noise * float(self.rng.standard_normal())
             if 0 <= action <= 1:
                 return action
-
-    def explore(self) -> float:
-        """Any action, before anything is known."""
-        return float(self.rng.random())
 
     def remember(self, states: Sequence[Array], actions: Sequence[float], reward: float) -> None:
         """An episode; each of its steps has its reward, relative to the mean of those before."""
