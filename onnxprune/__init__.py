@@ -51,7 +51,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is public, imported when it is first asked for: the command line must be able to catch Ctrl-C by then."""
+    """The public names, imported on first use: the command line must be able to catch Ctrl-C before."""
     if name in __all__:
         for home in (
             "errors",

@@ -277,10 +277,12 @@ def prune(
         SettingError: there is no such setting, or an argument is not of its type.
     """
     _check_types(options, Options, plan, sparsity)
-    how, settings = _take(RunSettings, settings)
+    run_settings, settings = _take(RunSettings, settings)
     training, settings = _take(Training, settings)
     chosen = _override(options or Options(), settings, RunSettings, Training)
-    return run(source, out, Work(chosen, plan, sparsity, how, training, plan_out, dry_run, example_inputs), progress)
+    return run(
+        source, out, Work(chosen, plan, sparsity, run_settings, training, plan_out, dry_run, example_inputs), progress
+    )
 
 
 def sparsify(
@@ -316,10 +318,10 @@ def sparsify(
         SettingError: there is no such setting, or an argument is not of its type.
     """
     _check_types(options, Sparsity, plan)
-    how, settings = _take(RunSettings, settings)
+    run_settings, settings = _take(RunSettings, settings)
     training, settings = _take(Training, settings)
     chosen = _override(options or Sparsity(), settings, RunSettings, Training)
-    work = Work(None, plan, chosen, how, training, dry_run=dry_run)
+    work = Work(None, plan, chosen, run_settings, training, dry_run=dry_run)
     return run(source, out, work, progress)
 
 
@@ -409,14 +411,14 @@ def distill(
         SettingError: there is no such setting.
     """
     training = _override(Training(), settings)
-    how = RunSettings(calib, samples, data, preprocess or (), memory=memory, check=check)
-    return run_distillation(original, candidate, out, how, training, seed, progress)
+    run_settings = RunSettings(calib, samples, data, preprocess or (), memory=memory, check=check)
+    return run_distillation(original, candidate, out, run_settings, training, seed, progress)
 
 
 def _take(home: type[T], settings: Mapping[str, Any]) -> tuple[T, dict[str, Any]]:
     """The settings that are fields of `home`, as one, and the others."""
-    mine = {k: v for k, v in settings.items() if k in settings_in(home)}
-    return home(**mine), {k: v for k, v in settings.items() if k not in mine}
+    own = {k: v for k, v in settings.items() if k in settings_in(home)}
+    return home(**own), {k: v for k, v in settings.items() if k not in own}
 
 
 def _check_types(options: object, home: type, plan: object, sparsity: object = None) -> None:

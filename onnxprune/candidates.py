@@ -56,7 +56,7 @@ def run_repair(
             after = compare_models(original, files[0] if files else repaired, data, seed)
     for model in models:  # ONNX Runtime has opened them by their paths
         model.check_unchanged()
-    found = CandidateReport(
+    candidate_report = CandidateReport(
         original=name_of(models[0]),
         candidate=name_of(models[1]),
         output=str(files[0]) if files else None,
@@ -67,13 +67,13 @@ def run_repair(
         error_after=after,
         seconds={stage: round(seconds, 4) for stage, seconds in clock.seconds.items()},
     )
-    return CandidateResult(files, repaired, given, found)
+    return CandidateResult(files, repaired, given, candidate_report)
 
 
 def read_data(
     settings: RunSettings, models: Sequence[Model], seed: int, progress: StageProgress | None
 ) -> tuple[Batches, Batches]:
-    """What the layers are fitted on, and what an original and its candidate are compared on."""
+    """The data for fitting layers, and the data for comparing an original and its candidate."""
     model, original = check_same_kind(*models), models[0]
     calibration = calibration_batches(settings, original if is_own(settings.calib) else model, seed, progress)
     if calibration is None:
@@ -82,24 +82,26 @@ def read_data(
 
 
 def name_of(model: Model) -> str:
+    """The path of a model, or the name of its graph if it has no file."""
     return str(model.path) if model.path else model.proto.graph.name
 
 
 def compare_models(original: Source, candidate: Source, data: Batches, seed: int) -> ErrorReport:
+    """The error of the candidate's outputs on data; neither model is timed."""
     return compare(runnable(original), runnable(candidate), data=data, seed=seed).error
 
 
 def check_same_kind(original: Model, candidate: Model) -> Model:
     """The one whose inputs leave less open. Raises OnnxPruneError where inputs or outputs are not the same."""
-    its, mine = ({s.name: s for s in input_specs(m.proto)} for m in (original, candidate))
-    for name in its.keys() | mine.keys():
-        if name not in its or name not in mine:
+    originals, inputs = ({s.name: s for s in input_specs(m.proto)} for m in (original, candidate))
+    for name in originals.keys() | inputs.keys():
+        if name not in originals or name not in inputs:
             raise OnnxPruneError(
-                f"candidate: its inputs are {sorted(mine)}, the original's {sorted(its)}; give two versions of one model"
+                f"candidate: its inputs are {sorted(inputs)}, the original's {sorted(originals)}; give two versions of one model"
             )
-        if not _fit(its[name], mine[name]):
+        if not _fit(originals[name], inputs[name]):
             raise OnnxPruneError(
-                f"candidate: input '{name}' is {_say(mine[name])}, the original's {_say(its[name])}; "
+                f"candidate: input '{name}' is {_say(inputs[name])}, the original's {_say(originals[name])}; "
                 "give two versions of one model"
             )
     outputs = [{v.name for v in m.proto.graph.output} for m in (original, candidate)]

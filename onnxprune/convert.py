@@ -1,5 +1,7 @@
-"""Change how a model computes, not what: half precision, zeros for subnormal numbers, and matrix products in the form that sparse
-kernels are picked for."""
+"""Convert the computation, not the function, of a model.
+
+Half precision, zeros for subnormal numbers, and matrix products in the form that sparse kernels are picked for.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +166,7 @@ class _Gemms:
         self.constant = set(shapes) | computed
         self.readers = readers(proto.graph.node)
         self.outputs = {v.name for v in proto.graph.output}
-        self.made: dict[str, NodeProto] = {}  # the Gemm whose output a value is, if nothing came between
+        self.gemm_of: dict[str, NodeProto] = {}  # the Gemm whose output a value is, if nothing came between
 
     def add(self, node: NodeProto, x: tuple[Size, ...] | None, y: tuple[Size, ...] | None) -> None:
         if record_of(node).traits.sums and len(node.input) == 2 and self._fold(node):
@@ -185,12 +187,12 @@ class _Gemms:
             self.nodes.append(
                 helper.make_node("Reshape", [gemm.output[0], shape], [out], name=self._fresh(f"{out}/reshape"))
             )
-        self.made[out] = gemm
+        self.gemm_of[out] = gemm
 
     def _fold(self, node: NodeProto) -> bool:
         """Make the vector that an Add brings the bias of the Gemm before it."""
         for i in (0, 1):
-            gemm, bias = self.made.get(node.input[i]), node.input[1 - i]
+            gemm, bias = self.gemm_of.get(node.input[i]), node.input[1 - i]
             if (
                 gemm is None
                 or len(self.readers[node.input[i]]) > 1

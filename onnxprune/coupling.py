@@ -25,13 +25,13 @@ from onnxprune.graph.flat import flat_id, flatten
 from onnxprune.graph.model import Model
 from onnxprune.graph.samples import Sizes, data_sizes, first_sizes, grown_sizes, is_batch
 from onnxprune.graph.tokens import TokenUse
-from onnxprune.graph.view import Site, attribute, captured, makers
+from onnxprune.graph.view import Site, attribute, find_captured, makers
 from onnxprune.graph.walk import Known, Told, Visitor, walk
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, AxisTerms, Dim, LayoutError, find, fixed, freeze, fresh, leaves, unify, var
 from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
 from onnxprune.ops.records import PERMUTE, Operand, record_of
-from onnxprune.ops.registry import Axes, Edit, Edits, IntegerEncoding, New, Op, lookup
+from onnxprune.ops.registry import Axes, Edit, Edits, IntegerEncoding, New, Op, find_rule
 from onnxprune.ops.sequences import has_sequences, lower_sequences
 
 Use = tuple[str, int, int]  # initializer, node index, input slot; (-1, -1) where every use shares one layout
@@ -73,7 +73,7 @@ class _Learned(Generic[D, L]):
 
 
 class _Draft(_Learned[Dim, Axes]):
-    """What it has learned so far, in the solver's terms."""
+    """The layouts so far, in the solver's terms."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Coupling(_Learned[Axis, Layout]):
         return self.weights[name].data_type in PARAM_TYPES or name in self.integers
 
     def change(self, index: int, keep: Keep) -> Edits:
-        """What a plan changes at a node, beside its weights. Raises ModelError where it cannot be changed."""
+        """The changes of a plan to a node, besides its weights. Raises ModelError if it cannot be changed."""
         edits, new = Edits(), New(keep, self.terms)
         try:
             for edit in self.edits.get(index, ()):
@@ -149,7 +149,7 @@ def couple_graph(
 
 
 def _couple_fitting(model: Model, source: Model, data: Mapping[str, int], tokens: TokenUse | None) -> _Draft:
-    """What the rules say at sample sizes that fit.
+    """Apply the rules at sample sizes that fit.
 
     Where the first ones do not fit, others are tried. For an axis that comes out empty: the sizes of the `data`, by symbol or
     `input[axis]`, then larger ones. Where an operator refuses them (a table of positions is shorter): small ones, then those of
@@ -204,10 +204,10 @@ def _couple(model: Model, source: Model, sizes: Sizes, whole: bool = True, token
     known: Varying = {}
     while True:
         coupler = _Coupler(model, tokens)
-        found = walk(model, coupler, sizes, source=source, varying=known, whole=whole).varying
-        if found == known:
+        varying = walk(model, coupler, sizes, source=source, varying=known, whole=whole).varying
+        if varying == known:
             return coupler.draft
-        known = found
+        known = varying
 
 
 class _Coupler(Visitor):
@@ -251,7 +251,7 @@ def _apply(c: _Draft, index: int, node: NodeProto, vectors: set[str], reads_toke
     op = Op(node, c.trace, axes, const, c.tokens if reads_tokens else None)
     if node.input and all(k or not n for k, n in zip(const, node.input, strict=True)):
         c.computed.update(node.output)
-    names = captured(node)
+    names = find_captured(node)
     known: dict[str, Known] = {}
     try:
         known = _follow_rule(c, index, op)
@@ -275,7 +275,7 @@ def _follow_rule(c: _Draft, index: int, op: Op) -> dict[str, Known]:
     if failed:
         c.guarded[index] = failed
         raise LayoutError(f"{op.type} makes unknown shapes ({failed})")
-    rule = lookup(op.domain, op.type, op.version)
+    rule = find_rule(op.domain, op.type, op.version)
     if rule is None:
         where = f"{op.domain}::" if op.domain else ""
         raise LayoutError(f"no rule for operator {where}{op.type}")
@@ -368,7 +368,7 @@ def _freeze_outputs(c: _Draft, graph: GraphProto, scores: Collection[str]) -> No
 
 def _leave_unread(c: _Draft, graph: GraphProto) -> None:
     """Weights that no node which runs reads are none of the model's, if only a branch that is never taken reads them."""
-    live = {i for n in c.live for i in (*n.input, *captured(n))} | {v.name for v in graph.output}
+    live = {i for n in c.live for i in (*n.input, *find_captured(n))} | {v.name for v in graph.output}
     c.unread = {i for n in graph.node for i in n.input if i in c.weights and i not in live}
     for name in c.unread:
         del c.weights[name]
@@ -442,9 +442,9 @@ def _freeze_repeats(c: _Draft) -> None:
 
 def _freeze_unread(c: _Draft) -> None:
     """Entries of a vector that nothing else is tied to are no channels: a part that is not read, or numbers to be summed."""
-    found = Counter(v for axes in (*c.uses.values(), *c.layouts.values()) for d in axes or () for v in leaves(d))
+    uses = Counter(v for axes in (*c.uses.values(), *c.layouts.values()) for d in axes or () for v in leaves(d))
     for (_, node, _), axes in c.uses.items():
-        for v in (v for d in axes for v in leaves(d) if node >= 0 and found[v] == 1):
+        for v in (v for d in axes for v in leaves(d) if node >= 0 and uses[v] == 1):
             freeze(v, Reason("a vector whose entries belong to no other tensor's channels", structural=True))
 
 
@@ -471,10 +471,10 @@ def _axis_map(node: NodeProto, before: Layout, after: Layout) -> list[int]:
     if len(before) == len(after):
         return list(range(len(before)))
     out, start = [], 0
-    held = [set(axis.leaves) for axis in after]
+    leaves_after = [set(axis.leaves) for axis in after]
     for axis in before:
-        mine = set(axis.leaves)
-        to = next((b for b in range(start, len(after)) if mine & held[b]), -1)
+        leaves_before = set(axis.leaves)
+        to = next((b for b in range(start, len(after)) if leaves_before & leaves_after[b]), -1)
         out.append(to)
         start = max(start, to + (len(before) <= len(after)))  # axes keep their order; a merged axis serves several
     return out

@@ -1,4 +1,4 @@
-"""What onnxprune raises when the user can do something about it."""
+"""The exceptions of onnxprune; each message says how to correct the cause."""
 
 import os
 

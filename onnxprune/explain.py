@@ -1,4 +1,4 @@
-"""What freezes a weight's axis, and along which route through the graph.
+"""The cause of a frozen weight axis, and the route to it through the graph.
 
 Layouts that are tied become one, and keep the reason that froze them, but not the route it took. So the route is found
 afterwards: breadth first over the graph, from what froze (an operator, a graph input, a graph output) through tensors
@@ -45,13 +45,13 @@ def explain(a: Analysis) -> dict[tuple[str, int], Route]:
             asked[f.reason].append(f)
     wires = _Wires(a)
     carriers = _carriers(a.coupling, asked)
-    found: dict[tuple[str, int], Route] = {}
+    routes: dict[tuple[str, int], Route] = {}
     for reason, frozen in asked.items():
         search = _search(wires, reason, carriers[reason])
         for f in frozen:
             start = next((t for t in wires.uses[f.tensor] if t in search.toward), None)
-            found[f.tensor, f.axis] = Route() if start is None else search.route(wires, start)
-    return found
+            routes[f.tensor, f.axis] = Route() if start is None else search.route(wires, start)
+    return routes
 
 
 def whole_weights(a: Analysis) -> dict[str, int]:
@@ -79,7 +79,7 @@ def _carriers(c: Coupling, wanted: Collection[Reason]) -> dict[Reason, list[Tens
 
 
 class _Wires:
-    """Which nodes touch a tensor, and how nodes are called."""
+    """The nodes that touch a tensor, and the names of nodes."""
 
     def __init__(self, a: Analysis) -> None:
         graph, c = a.flat.proto.graph, a.coupling
@@ -101,14 +101,14 @@ class _Wires:
         return self.touching[tensor[0]] if tensor[1:] == SHARED else tensor[1:2]
 
     def sources(self, reason: Reason, nodes: Iterable[int]) -> list[Vertex]:
-        """What froze: the node that the reason names, else the graph inputs and outputs in its words."""
+        """The source of a reason: the node that it names, else the graph inputs and outputs in its words."""
         if reason.node:
             return [i for i in nodes if self.nodes[i].op_type == reason.op and _label(self.nodes[i]) == reason.node]
         named = (n for n in (*self.inputs, *self.outputs) if reason.text.endswith(f" '{n}'"))
         return [t for n in named for t in (*self.uses.get(n, ()), n)]
 
     def stop(self, v: Vertex, is_source: bool) -> Stop | None:
-        """How a vertex is called on a route; None for what is between two nodes."""
+        """The name of a vertex on a route; None between two nodes."""
         if isinstance(v, int):
             node = self.nodes[v]
             if node.domain == FLAT and node.op_type == CLOSE:

@@ -68,16 +68,18 @@ class Group:
 
     @property
     def size(self) -> int:
+        """The number of channels."""
         return sum(v.size for v in self.vars)
 
     @property
     def exact(self) -> bool:
+        """Does removing channels equal zeroing them, as no operator mixes along the group?"""
         return not self.mixed
 
 
 @dataclass(repr=False)
 class Analysis:
-    """What can be pruned in a model, and what cannot."""
+    """The groups of channels that can be pruned in a model, and the frozen axes with their reasons."""
 
     model: Model
     flat: Model  # the model in one line, which is what coupling, uses and surgery speak of
@@ -92,6 +94,7 @@ class Analysis:
 
     @property
     def by_name(self) -> dict[str, Group]:
+        """The groups by name."""
         return {g.name: g for g in self.groups}
 
     @cached_property
@@ -134,6 +137,7 @@ class Analysis:
         return {v.name for v in graph.input} | {o for n in graph.node for o in n.output}
 
     def params(self) -> int:
+        """The number of parameters of the model; running statistics are not counted."""
         return sum(self.param_count(n) for n in self.coupling.weights)
 
     @cached_property
@@ -148,6 +152,7 @@ class Analysis:
         return state - read
 
     def param_count(self, name: str) -> int:
+        """The number of parameters in a weight; 0 for running statistics and for constants that are no parameters."""
         shape = self.coupling.weights[name].shape
         if name in self.statistics or not shape or not self.coupling.has_parameters(name):
             return 0
@@ -307,12 +312,12 @@ def _name(c: Coupling, groups: list[Group]) -> list[Group]:
             kinds[v][kind].append(node)
     bases = []
     for g in groups:
-        found: dict[str, list[str]] = {}
+        nodes_of_kind: dict[str, list[str]] = {}
         for v in g.vars:
             for kind, nodes in kinds[v].items():
-                found.setdefault(kind, []).extend(nodes)
-        g.kind = _kind(found)
-        bases.append(_base(c, g, found))
+                nodes_of_kind.setdefault(kind, []).extend(nodes)
+        g.kind = _kind(nodes_of_kind)
+        bases.append(_base(c, g, nodes_of_kind))
     taken: Counter[str] = Counter(bases)
     seen: Counter[str] = Counter()
     for g, base in zip(groups, bases, strict=True):
@@ -322,24 +327,24 @@ def _name(c: Coupling, groups: list[Group]) -> list[Group]:
     return groups
 
 
-def _kind(found: dict[str, list[str]]) -> str:
+def _kind(nodes_of_kind: dict[str, list[str]]) -> str:
     for kind in ("heads", "head features", "experts"):
-        if kind in found:
+        if kind in nodes_of_kind:
             return kind
-    if "residual" in found or "embedding" in found:
+    if "residual" in nodes_of_kind or "embedding" in nodes_of_kind:
         return "width"
-    return next((k for k in ("filters", "neurons", "depthwise") if k in found), "channels").replace(
+    return next((k for k in ("filters", "neurons", "depthwise") if k in nodes_of_kind), "channels").replace(
         "depthwise", "filters"
     )
 
 
-def _base(c: Coupling, g: Group, found: dict[str, list[str]]) -> str:
+def _base(c: Coupling, g: Group, nodes_of_kind: dict[str, list[str]]) -> str:
     first = next((m for m in g.members if m.role == "out"), g.members[0])
     name = COPIED.sub("", first.tensor).removesuffix(".weight")
     if not ANONYMOUS.match(name):
         return name
     node = next(
-        (n for k in ("filters", "neurons", "embedding", "heads", "head features") for n in found.get(k, ())), ""
+        (n for k in ("filters", "neurons", "embedding", "heads", "head features") for n in nodes_of_kind.get(k, ())), ""
     )
     return node or name
 

@@ -1,4 +1,4 @@
-"""What this machine has to give: cores and memory, as far as a container or a scheduler leaves them to this process."""
+"""The cores and memory that a container or a scheduler leaves to this process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CGROUPS = Path("/sys/fs/cgroup")
 def cores() -> int:
     """The cores that this process may use; at least one."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    found = len(affinity(0)) if affinity else os.cpu_count() or 1
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
     for text in _cgroup("cpu.max"):
         quota, _, period = text.partition(" ")
         if quota.isdigit() and period.isdigit():
-            found = min(found, int(quota) // int(period))
-    return max(1, found)
+            count = min(count, int(quota) // int(period))
+    return max(1, count)
 
 
 def threads() -> int:
@@ -61,7 +61,7 @@ def _read_memory(kind: str) -> int | None:
 
 
 def oom_kills() -> int:
-    """How often the system has killed a process for want of memory so far."""
+    """The number of processes that the system has killed for lack of memory."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:
@@ -95,7 +95,7 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def _cgroup(name: str) -> Iterator[str]:
-    """What a file of the control group of this process says, and of those around it."""
+    """The contents of a file of this process's control group, and of those around it."""
     try:
         line = next(x for x in Path("/proc/self/cgroup").read_text().splitlines() if x.startswith("0::"))
         own = Path(line.removeprefix("0::").strip("/"))

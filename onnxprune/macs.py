@@ -14,7 +14,7 @@ from onnx import NodeProto
 from onnxprune.axes import first
 from onnxprune.errors import is_guarded
 from onnxprune.graph.facts import Facts
-from onnxprune.graph.unsettled import unsettled
+from onnxprune.graph.unsettled import find_unsettled
 from onnxprune.ops.records import NodeView, Shape, UnknownShape, record_of
 
 InputShape = Callable[[NodeProto, int], Shape | None]
@@ -47,7 +47,7 @@ class Shapes(NodeView):
 def total_macs(nodes: Iterable[NodeProto], trace: Facts) -> int | None:
     """Sum over the nodes, those of a loop's body once; None where the shapes of an operator that multiplies are unknown."""
     nodes = list(nodes)
-    unknown = unsettled(nodes, trace)
+    unknown = find_unsettled(nodes, trace)
 
     def shape_of(name: str) -> Shape | None:
         shape = None if name in unknown else trace.shape(name)
@@ -59,20 +59,20 @@ def total_macs(nodes: Iterable[NodeProto], trace: Facts) -> int | None:
 
 def count_macs(nodes: Iterable[NodeProto], of_input: InputShape, of_output: OutputShape) -> Any:
     """The same where shapes come from elsewhere: of a node's input slot, of an output's name."""
-    found = list[Any]()
+    counts = list[Any]()
     for node in nodes:
         product = record_of(node).product
         if product is None:
             continue
         try:
-            found.append(product.macs(Shapes(node, of_input, of_output)))
+            counts.append(product.macs(Shapes(node, of_input, of_output)))
         except (UnknownShape, IndexError, ArithmeticError):  # unknown, or not what the operator asks for
             return None
         except Exception:
             if not is_guarded():
                 raise
             return None
-    return add_up(found)
+    return add_up(counts)
 
 
 def add_up(numbers: Sequence[Any]) -> Any:

@@ -38,19 +38,19 @@ def run_pass(
     for name, value in settings.items():
         check(name, value, Path())
     check_all(settings)
-    made = prune(source, target, **make_arguments(settings, Path()))
+    result = prune(source, target, **make_arguments(settings, Path()))
     report = target.with_name(REPORT if target.name == MODEL else f"{target.stem}.{REPORT}")
-    report.write_text(json_text(made.report), encoding="utf-8")
+    report.write_text(json_text(result.report), encoding="utf-8")
     return target
 
 
 def _source(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = sorted(path.glob("*.onnx"))
-    if len(found) != 1:
-        raise OnnxPruneError(f"{path} holds {len(found)} .onnx files; name the one to prune")
-    return found[0]
+    files = sorted(path.glob("*.onnx"))
+    if len(files) != 1:
+        raise OnnxPruneError(f"{path} holds {len(files)} .onnx files; name the one to prune")
+    return files[0]
 
 
 def _target(path: Path) -> Path:

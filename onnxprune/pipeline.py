@@ -115,12 +115,12 @@ class Clock:
 class NotCompared(OnnxPruneError):
     """The model is made, but could not be compared with the original; `made` is the rest of what was done."""
 
-    def __init__(self, why: str, made: PruneResult) -> None:
+    def __init__(self, why: str, result: PruneResult) -> None:
         there, option = ("the pruned model is there", "check=False")
-        if made.files:
-            there, option = f"{made.files[0]} is written", "--no-validate"
+        if result.files:
+            there, option = f"{result.files[0]} is written", "--no-validate"
         super().__init__(f"{why}; {there}, but not compared ({option} leaves that out)")
-        self.made = made
+        self.made = result
 
 
 def calibration_batches(
@@ -145,23 +145,25 @@ def _own_batches(run: RunSettings, model: Model, seed: int, progress: StageProgr
     """Texts of a language model, scenes for one of pictures."""
     if takes_pictures(model):
         return substitute_batches(analyze(model), seed, run.samples)
-    told = progress and partial(progress, "write")
-    return write_text(model, texts=run.samples, length=run.text_length, start=run.start_token, seed=seed, progress=told)
+    report = progress and partial(progress, "write")
+    return write_text(
+        model, texts=run.samples, length=run.text_length, start=run.start_token, seed=seed, progress=report
+    )
 
 
 def as_batches(source: Data | None, model: Model, preprocess: Preprocess | Sequence[str] | None) -> Batches | None:
     """The data that `load_data` reads from a source; a text is a list of one part of the preprocessing."""
     if source is None:
         return None
-    how = preprocess if isinstance(preprocess, Preprocess) else None
+    parsed = preprocess if isinstance(preprocess, Preprocess) else None
     if preprocess and not isinstance(preprocess, Preprocess):
-        how = read_preprocess([preprocess] if isinstance(preprocess, str) else preprocess)
-    return load_data(source, input_specs(model.proto), preprocess=how)
+        parsed = read_preprocess([preprocess] if isinstance(preprocess, str) else preprocess)
+    return load_data(source, input_specs(model.proto), preprocess=parsed)
 
 
 @dataclass
 class Work:
-    """What is to be done with a model. `options` None: no channels are removed, unless a plan says so."""
+    """The steps to apply to a model. `options` None: no channels are removed, unless a plan removes some."""
 
     options: Options | None
     plan: Plan | None = None
@@ -179,7 +181,7 @@ class Work:
 
 
 @dataclass
-class _Made:
+class _Outcome:
     """A model on its way."""
 
     model: Model
@@ -243,37 +245,39 @@ def run(
     evaluator = make_evaluator(rest, options, calibration, work.run, clock.progress)
     used = _plan(rest, evaluator, replace(work, options=options if work.options else None), clock)
     with clock.time("plan"):
-        settled, mine = settle(rest, used, evaluator.found)
+        settled, settled_plan = settle(rest, used, evaluator.free)
     evaluator.turn_to(settled)
-    made = _make(settled, mine, evaluator, sparsity, clock, work.dry_run)
-    made.plan, made.given = mine, given
+    outcome = _make(settled, settled_plan, evaluator, sparsity, clock, work.dry_run)
+    outcome.plan, outcome.given = settled_plan, given
     if teach is not None and not work.dry_run:
-        made.model, made.trained = teach.train(made.model, evaluator)
-        if not made.trained.improved:  # then the repair may have the samples that were held out, too
+        outcome.model, outcome.trained = teach.train(outcome.model, evaluator)
+        if not outcome.trained.improved:  # then the repair may have the samples that were held out, too
             evaluator.turn_to_data(given_data)
-            made = replace(_make(settled, mine, evaluator, sparsity, clock, dry=False), trained=made.trained)
-            made.plan, made.given = mine, given
+            outcome = replace(
+                _make(settled, settled_plan, evaluator, sparsity, clock, dry=False), trained=outcome.trained
+            )
+            outcome.plan, outcome.given = settled_plan, given
     if done is not None:
         used = composed(done, used)
         if work.plan_out is not None:
             used.save(Path(work.plan_out))
     if target.slow_subnormals and used.groups:
-        made.model = flush_subnormals(made.model)
+        outcome.model = flush_subnormals(outcome.model)
     if work.run.cast is not None:
-        made.model = cast(made.model, work.run.cast)
-        for layer in made.sparse.layers if made.sparse else ():
+        outcome.model = cast(outcome.model, work.run.cast)
+        for layer in outcome.sparse.layers if outcome.sparse else ():
             layer.verdict = layer.verdict and replace(layer.verdict, note="")
     if work.run.then_quantize is not None and calibration is not None and not work.dry_run:
         with clock.time("quantize"):
-            made.pruned = _in_memory(made.model) if fits_message(made.model) else made.model
-            made.quantized = quantize(made.pruned, calibration, target.symmetric, target.weight_bits)
-            made.model = made.quantized.model
+            outcome.pruned = _in_memory(outcome.model) if fits_message(outcome.model) else outcome.model
+            outcome.quantized = quantize(outcome.pruned, calibration, target.symmetric, target.weight_bits)
+            outcome.model = outcome.quantized.model
     files: list[Path] = []
     if not work.dry_run:
         with clock.time("save"):
-            files = [] if out is None else save(made.model, out)
-            made.model = load(files[0]) if files else _in_memory(made.model)
-    return _compare_and_report(source, files, made, analysis, used, work, evaluator, batches, clock)
+            files = [] if out is None else save(outcome.model, out)
+            outcome.model = load(files[0]) if files else _in_memory(outcome.model)
+    return _compare_and_report(source, files, outcome, analysis, used, work, evaluator, batches, clock)
 
 
 @dataclass(frozen=True)
@@ -328,16 +332,16 @@ def _prune_in_rounds(
     rest, done = original, None
     several = rounds.number > 1 and teach is not None and not work.dry_run
     for at, fraction, before in rounds.ask() if several else ():
-        mine = rounds.options_of(rest, fraction, before)
+        options_of_round = rounds.options_of(rest, fraction, before)
         if at == rounds.number - 1:
-            return rest, done, mine
+            return rest, done, options_of_round
         assert teach is not None
-        evaluator = make_evaluator(rest, mine, teach.batches, work.run, teach.clock.progress)
-        used = _plan(rest, evaluator, replace(work, options=mine, plan_out=None), teach.clock)
-        settled, plan = settle(rest, used, evaluator.found)
+        evaluator = make_evaluator(rest, options_of_round, teach.batches, work.run, teach.clock.progress)
+        used = _plan(rest, evaluator, replace(work, options=options_of_round, plan_out=None), teach.clock)
+        settled, plan = settle(rest, used, evaluator.free)
         evaluator.turn_to(settled)
-        made = _make(settled, plan, evaluator, None, teach.clock, dry=False)
-        trained, _ = teach.train(made.model, evaluator, at)
+        outcome = _make(settled, plan, evaluator, None, teach.clock, dry=False)
+        trained, _ = teach.train(outcome.model, evaluator, at)
         rest, done = analyze(_in_memory(trained), original.data), used if done is None else composed(done, used)
     return rest, done, options
 
@@ -377,17 +381,17 @@ def make_evaluator(
     run: RunSettings,
     progress: StageProgress | None,
 ) -> Evaluator:
-    """What planning and repair may use, by options; `run` names the files that keep what was measured."""
+    """Make the evaluator for planning and repair; `run` names the files of stored measurements."""
     method = options.resolved(batches is not None).repair or "none"
     kept = Cache(None if run.cache is None else Path(run.cache))
     timed = TimingTable(Path(run.timings or default_path()) if options.latency is not None else None)
     metric = load_metric(run.metric)
     if metric is None and options.max_drop is not None and batches is not None and batches.has_labels:
         metric = ACCURACY
-    told = progress or (lambda *_: None)
+    report = progress or (lambda *_: None)
     memory = choose_memory(run)
     return Evaluator(
-        analysis, batches, method, kept, timed, told, options.seed, metric, memory=memory,
+        analysis, batches, method, kept, timed, report, options.seed, metric, memory=memory,
         effort=options.effort,
     )  # fmt: skip
 
@@ -406,7 +410,7 @@ def draws_inputs(options: Options, model: Model, batches: Batches | None) -> boo
 
 
 def choose_memory(run: RunSettings) -> Memory:
-    """What data may take: what the settings say, else half of what is free, and no more than files do not slow down."""
+    """The memory for data: the setting, else half of the free memory, up to the limit above which files are no slower."""
     free = memory_bytes()
     if run.memory is not None:
         return Memory(size_bytes(run.memory))
@@ -431,7 +435,7 @@ def _fit_together(options: Options, sparsity: Sparsity, work: Work, calibrated: 
 
 def _make(
     analysis: Analysis, plan: Plan, evaluator: Evaluator, sparsity: Sparsity | None, clock: Clock, dry: bool
-) -> _Made:
+) -> _Outcome:
     if sparsity is not None:
         with clock.time("sparsify"):
             if dry:  # nothing is fitted
@@ -440,29 +444,29 @@ def _make(
                 analysis, sparsity, None if dry else evaluator.batches, plan=plan, progress=clock.progress,
                 memory=evaluator.memory,
             )  # fmt: skip
-        return _Made(sparse.model, sparse.repair, sparse)
+        return _Outcome(sparse.model, sparse.repair, sparse)
     if evaluator.repair != "none" and not dry:
         with clock.time("repair"):
-            return _Made(*evaluator.finish(plan))
+            return _Outcome(*evaluator.finish(plan))
     with clock.time("apply"):
-        return _Made(apply_plan(analysis, plan))
+        return _Outcome(apply_plan(analysis, plan))
 
 
 def _compare_and_report(
-    source: Source, files: list[Path], made: _Made, analysis: Analysis, plan: Plan, work: Work, evaluator: Evaluator,
+    source: Source, files: list[Path], outcome: _Outcome, analysis: Analysis, plan: Plan, work: Work, evaluator: Evaluator,
     batches: Batches | None, clock: Clock,
 ) -> PruneResult:  # fmt: skip
     result: Result | None = None
     before: Result | None = None  # of the pruned model that was quantized
     layers: Reconstruction | None = None
     failure: OnnxPruneError | None = None
-    size = None if work.dry_run else sum(f.stat().st_size for f in files) or saved_bytes(made.model)
+    size = None if work.dry_run else sum(f.stat().st_size for f in files) or saved_bytes(outcome.model)
     too_large = _explain_too_large(analysis.model, size) if work.run.check and size is not None else ""
     if work.run.check and size is not None and not too_large:
         with clock.time("validate"):
             try:
                 seen = batches or evaluator.batches
-                pair = runnable(source), runnable(files[0] if files else made.model)
+                pair = runnable(source), runnable(files[0] if files else outcome.model)
                 result = compare(
                     *pair,
                     data=seen,
@@ -473,35 +477,35 @@ def _compare_and_report(
                     if evaluator.metric is ACCURACY
                     else evaluator.metric,  # accuracy has a place of its own
                 )
-                of, moved = (made.sparse.analysis, made.sparse.plan) if made.sparse else (analysis, plan)
-                layers = layer_errors(of, made.in_float, seen, moved, memory=evaluator.memory) if seen else None
-                if made.pruned:
-                    before = compare(pair[0], runnable(made.pruned), data=seen, seed=work.seed, timed=True)
-                for model in (analysis.model, made.model):  # ONNX Runtime has opened them by their paths
+                of, moved = (outcome.sparse.analysis, outcome.sparse.plan) if outcome.sparse else (analysis, plan)
+                layers = layer_errors(of, outcome.in_float, seen, moved, memory=evaluator.memory) if seen else None
+                if outcome.pruned:
+                    before = compare(pair[0], runnable(outcome.pruned), data=seen, seed=work.seed, timed=True)
+                for model in (analysis.model, outcome.model):  # ONNX Runtime has opened them by their paths
                     model.check_unchanged()
             except OnnxPruneError as e:
                 failure = e
     held_out: HeldOutReport | None = None
     try:
-        held_out = _judge_held_out(work, evaluator, made.plan or plan, made, clock)
+        held_out = _judge_held_out(work, evaluator, outcome.plan or plan, outcome, clock)
     except OnnxPruneError as e:  # a metric may fail on a part of the data
         failure = failure or e
-    if made.sparse:
+    if outcome.sparse:
         with clock.time("tally"):
-            made.sparse.measure()
-    after = analyze(made.in_float, analysis.data)
+            outcome.sparse.measure()
+    after = analyze(outcome.in_float, analysis.data)
     compressed: CompressedSize | None = None
-    if made.sparse and size is not None:
+    if outcome.sparse and size is not None:
         with clock.time("compress"):
-            compressed = measure_compressed(analysis.model, files, made.sparse, after, size)
+            compressed = measure_compressed(analysis.model, files, outcome.sparse, after, size)
     engines = _forecast_engines(work, analysis, after, batches or evaluator.batches, size, evaluator, clock)
     options = None if work.plan else work.options
     report = prune_report(
-        analysis, plan, after, files, size, result, clock.seconds, options, evaluator, made.repaired, layers, made.sparse,
-        too_large or None, _report_quantization(made, before, work), compressed, held_out, made.trained,
+        analysis, plan, after, files, size, result, clock.seconds, options, evaluator, outcome.repaired, layers, outcome.sparse,
+        too_large or None, _report_quantization(outcome, before, work), compressed, held_out, outcome.trained,
         engines,
     )  # fmt: skip
-    done = PruneResult(files, made.model, made.given, report, plan)
+    done = PruneResult(files, outcome.model, outcome.given, report, plan)
     if failure:
         raise NotCompared(str(failure), done) from failure
     return done
@@ -517,12 +521,14 @@ def _forecast_engines(
         return measure_engines(before, after, seen, Counts(before.model.size_bytes, size), evaluator.memory)
 
 
-def _judge_held_out(work: Work, evaluator: Evaluator, plan: Plan, made: _Made, clock: Clock) -> HeldOutReport | None:
-    """How good the repaired plan is on calibration samples that a repair has not seen, where no other data say it."""
+def _judge_held_out(
+    work: Work, evaluator: Evaluator, plan: Plan, outcome: _Outcome, clock: Clock
+) -> HeldOutReport | None:
+    """The quality of the repaired plan on calibration samples that a repair has not seen, if there are no other data."""
     options = work.options
-    if options is None or evaluator.batches is None or made.sparse or evaluator.repair == "none":
+    if options is None or evaluator.batches is None or outcome.sparse or evaluator.repair == "none":
         return None
-    if made.trained and options.limit is None:  # it was judged on samples that it did not learn
+    if outcome.trained and options.limit is None:  # it was judged on samples that it did not learn
         return None
     left_out = options.effort == "low" or work.dry_run or work.run.data is not None or not work.run.check
     if options.limit is None and left_out:  # a limit has had a look already
@@ -531,16 +537,16 @@ def _judge_held_out(work: Work, evaluator: Evaluator, plan: Plan, made: _Made, c
         return evaluator.judge(plan, FOLDS if options.limit or options.effort == "high" else 1)
 
 
-def _report_quantization(made: _Made, before: Result | None, work: Work) -> QuantizationReport | None:
-    if made.quantized is None or made.pruned is None:
+def _report_quantization(outcome: _Outcome, before: Result | None, work: Work) -> QuantizationReport | None:
+    if outcome.quantized is None or outcome.pruned is None:
         return None
     return QuantizationReport(
         element_type=work.run.then_quantize or "",
-        symmetric=made.quantized.symmetric,
-        weight_bits=made.quantized.weight_bits,
-        layers=made.quantized.products,
-        float_layers=made.quantized.in_float,
-        pruned_bytes=saved_bytes(made.pruned),
+        symmetric=outcome.quantized.symmetric,
+        weight_bits=outcome.quantized.weight_bits,
+        layers=outcome.quantized.products,
+        float_layers=outcome.quantized.in_float,
+        pruned_bytes=saved_bytes(outcome.pruned),
         pruned_error=before.error if before else None,
         pruned_latency=before.latency if before else None,
     )
@@ -561,7 +567,7 @@ def convert_once(source: Source, example_inputs: Any = None) -> Source:
 
 
 def runnable(source: Source) -> Path | onnx.ModelProto | Model:
-    """What sessions are opened from: the file where the model is one, else the message with its weights, else the model."""
+    """The source for sessions: the model's file, else the message with its weights, else the model."""
     if isinstance(source, onnx.ModelProto):
         return source
     if isinstance(source, str | PathLike):

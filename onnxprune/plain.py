@@ -41,20 +41,20 @@ def check(name: str, value: Any, base: Path, command: str = COMMAND) -> None:
 
 
 def suggest_near(name: str, known: Mapping[str, object]) -> str:
-    """What somebody who wrote `name` may have meant."""
-    found = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{found[0]}'?" if found else f"there are {', '.join(known)}"
+    """Suggest the known name closest to `name`."""
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{matches[0]}'?" if matches else f"there are {', '.join(known)}"
 
 
 def check_all(settings: Settings, command: str = COMMAND) -> None:
     """Raise OnnxPruneError where settings that are right one by one do not go together."""
     if "ratio" in settings and (other := [a for a in AMOUNTS[1:] if a in settings]):
         raise OnnxPruneError(f"ratio and {to_option(other[0])}: give one, each decides how much is removed")
-    made = build(settings, command)
-    made[Options].check()
-    check_quantization(made[RunSettings], made.get(Sparsity))
-    check_request(made[Training], "calib" in settings)
-    if sparsity := made.get(Sparsity):
+    built = build(settings, command)
+    built[Options].check()
+    check_quantization(built[RunSettings], built.get(Sparsity))
+    check_request(built[Training], "calib" in settings)
+    if sparsity := built.get(Sparsity):
         resolve_sparsity(sparsity, "calib" in settings)
 
 
@@ -85,19 +85,19 @@ def merge(lower: Settings, upper: Settings) -> dict[str, Any]:
 
 
 def make_arguments(settings: Settings, base: Path, command: str = COMMAND) -> dict[str, Any]:
-    """What `onnxprune.prune` (or `sparsify`) is to be called with; relative paths start at `base`."""
+    """The arguments for `onnxprune.prune` (or `sparsify`); relative paths start at `base`."""
     located = dict(settings)
     for name, known in settings_of(command).items():
         if known.kind in (INPUTS, PLACE, FUNCTION) and _is_place(located.get(name)):
             located[name] = base / located[name]
     if located.get("preprocess"):
         located["preprocess"] = read_preprocess(_locate(located["preprocess"], base))
-    made = build(located, command)
+    built = build(located, command)
     run = {name: value for name, value in located.items() if settings_of(command)[name].home in (RunSettings, Training)}
     if command == "sparsify":
-        return {"options": made[Sparsity], **run}
-    sparse = {"sparsity": made.get(Sparsity)} if command == COMMAND else {}
-    return {"options": made[Options], **sparse, **run}
+        return {"options": built[Sparsity], **run}
+    sparse = {"sparsity": built.get(Sparsity)} if command == COMMAND else {}
+    return {"options": built[Options], **sparse, **run}
 
 
 def _locate(parts: Sequence[str], base: Path) -> list[str]:

@@ -26,7 +26,7 @@ FREE = ("dead", "constant", "merged")  # why a channel can be removed and no out
 
 @dataclass(frozen=True)
 class Choice:
-    """What a plan says of one group: its size, the kept indices (in their new order), and a remark for the report.
+    """A plan's entry for one group: its size, the kept indices (in their new order), and a remark for the report.
 
     `free` has those of the removed channels that their consumers make up for, by why they can: dead, constant, merged.
     """
@@ -53,6 +53,7 @@ class Plan:
         return f"Plan({kept} of {size} channels kept in {len(self.groups)} groups{units})"
 
     def to_json(self) -> dict[str, Any]:
+        """The plan as JSON data: lists, dictionaries, text and numbers."""
         data: dict[str, Any] = {
             "format": FORMAT,
             "model": self.model,
@@ -111,11 +112,11 @@ class Plan:
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; one key twice is an error."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         twice = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
         raise PlanError(f"the plan has {twice!r} twice; which of them holds? remove one")
-    return found
+    return entries
 
 
 def _indices(keep: Any) -> tuple[int, ...]:
@@ -124,10 +125,10 @@ def _indices(keep: Any) -> tuple[int, ...]:
     return tuple(map(_index, keep))
 
 
-def _free(found: Any) -> dict[str, tuple[int, ...]]:
-    if not isinstance(found, dict) or not set(found) <= set(FREE):
-        raise PlanError(f"the plan calls {_shown(found)} free; expected lists of channels under {', '.join(FREE)}")
-    return {why: _indices(some) for why, some in found.items()}
+def _free(free: Any) -> dict[str, tuple[int, ...]]:
+    if not isinstance(free, dict) or not set(free) <= set(FREE):
+        raise PlanError(f"the plan calls {_shown(free)} free; expected lists of channels under {', '.join(FREE)}")
+    return {why: _indices(some) for why, some in free.items()}
 
 
 def _index(value: Any) -> int:
@@ -152,8 +153,8 @@ def fingerprint(model: Model) -> str:
     return h.hexdigest()[:32]
 
 
-def units_of(plan: Plan, analysis: Analysis) -> list[Unit]:
-    """The branches and layers that a plan removes, in the model's order; experts are channels, see `keep_of`.
+def read_units(plan: Plan, analysis: Analysis) -> list[Unit]:
+    """The branches and layers that a plan removes, in the model's order; experts are channels, see `read_keep`.
 
     Raises PlanError where it names a unit that the model does not have.
     """
@@ -164,7 +165,7 @@ def experts_of(plan: Plan, analysis: Analysis) -> list[Expert]:
     """The experts that a plan removes, by their names or as channels. Raises PlanError where the plan does not fit the model."""
     if not (plan.groups or plan.units):
         return []
-    keep, vars_ = keep_of(plan, analysis), {g.name: g.vars[0] for g in analysis.groups}
+    keep, vars_ = read_keep(plan, analysis), {g.name: g.vars[0] for g in analysis.groups}
     gone = (e for e in find_experts(analysis) if vars_[e.group] in keep and e.index not in keep[vars_[e.group]])
     return list(gone)
 
@@ -187,7 +188,7 @@ def _check_model(plan: Plan, analysis: Analysis) -> None:
         raise PlanError("the plan was made for another model (fingerprints differ); make one with 'prune --plan-out'")
 
 
-def keep_of(plan: Plan, analysis: Analysis) -> dict[Var, np.ndarray]:
+def read_keep(plan: Plan, analysis: Analysis) -> dict[Var, np.ndarray]:
     """The plan as kept channels of each Var. Raises PlanError where it does not fit the model."""
     known = analysis.by_name
     _check_model(plan, analysis)

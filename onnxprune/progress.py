@@ -1,4 +1,4 @@
-"""How long work reports its progress: the types of the functions that it calls."""
+"""The types of functions that report the progress of long work."""
 
 from __future__ import annotations
 

@@ -68,10 +68,10 @@ def check_quantization(run: RunSettings, sparsity: Sparsity | None) -> None:
 
 def refuse_quantized(a: Analysis) -> None:
     """Raise OnnxPruneError where the model has integers in place of numbers already."""
-    found = next((node for node in a.flat.proto.graph.node if _reads_integers(node)), None)
-    if found is not None:
-        name = found.name or next(iter(found.output), "")
-        raise OnnxPruneError(f"the model is quantized already ({found.op_type} '{name}'); drop --then-quantize")
+    quantized = next((node for node in a.flat.proto.graph.node if _reads_integers(node)), None)
+    if quantized is not None:
+        name = quantized.name or next(iter(quantized.output), "")
+        raise OnnxPruneError(f"the model is quantized already ({quantized.op_type} '{name}'); drop --then-quantize")
 
 
 def _reads_integers(node: onnx.NodeProto) -> bool:
@@ -225,7 +225,7 @@ def _restore(proto: onnx.ModelProto, original: onnx.ModelProto) -> None:
 
 
 def _count_products(proto: onnx.ModelProto) -> tuple[int, int]:
-    """How many products multiply with constant integers, made numbers in front of them, and how many with constant numbers."""
+    """Count the products with constant integers (dequantized before them), and those with constant numbers."""
     constants = {t.name for t in proto.graph.initializer}
     integers = {
         node.output[0]

@@ -1,4 +1,4 @@
-"""What pruning, repair and training made: the model in the kind that came in, and a report."""
+"""The results of pruning, repair and training: the model in the kind that came in, and a report."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ class ModelResult:
 
     @property
     def model(self) -> Any:
-        """The model as the original was given: a path for a path, a ModelProto for a ModelProto, a Model for a Model, bytes for
-        bytes, an onnx_graphsurgeon.Graph and an onnx_ir.Model for their like; a ModelProto for what torch had.
+        """The model in the kind of the original.
+
+        A path for a path, a ModelProto for a ModelProto, a Model for a Model, bytes for bytes, an onnx_graphsurgeon.Graph and an
+        onnx_ir.Model for their like; a ModelProto for a torch module.
 
         Returns:
             The path of the file that was written. Where none was, the Model stands for it.
@@ -94,7 +96,7 @@ class ModelResult:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class PruneResult(ModelResult):
-    """What `prune` or `sparsify` made; of a dry run the model that was predicted, without repair.
+    """The result of `prune` or `sparsify`; of a dry run the predicted model, without repair.
 
     report   what was done, what was left and why, and how far the outputs moved
     plan     the channels that stay
@@ -115,7 +117,7 @@ class PruneResult(ModelResult):
         return f"PruneResult({', '.join(parts)})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: sizes before and after, the measured speed-up, and how far the outputs moved."""
+        """The summary in a notebook: sizes before and after, the measured speed-up, and the error of the outputs."""
         report, rows = self.report, list[tuple[str, str, str, str]]()
         for name, size in (("parameters", report.params), ("MACs", report.macs), ("bytes", report.bytes)):
             if size.before and size.after is not None:
@@ -134,7 +136,7 @@ class PruneResult(ModelResult):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class CandidateResult(ModelResult):
-    """What `repair_model` made; the report says which layers were fitted, which were not, and the errors before and after."""
+    """The result of `repair_model`; its report lists fitted layers, layers left out, and the errors before and after."""
 
     report: CandidateReport
 
@@ -146,7 +148,7 @@ class CandidateResult(ModelResult):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class DistilledResult(ModelResult):
-    """What `distill` made; the report says how far the outputs were from the original's, and are, on samples held out."""
+    """The result of `distill`; its report has the errors against the original before and after, on samples held out."""
 
     report: TrainedReport
 

@@ -42,41 +42,41 @@ class Tap:
     node: int
 
 
-def taps(a: Analysis, group: Group) -> list[Tap]:
+def find_taps(a: Analysis, group: Group) -> list[Tap]:
     """The inputs of all that consumes the group's channels; where nothing does, the outputs of what makes them.
 
     Inputs come after the activation function, which is what consumers see, and where a tap costs least: one between a
     convolution and its Relu would keep ONNX Runtime from running both at once.
     """
-    found = list(_taps(a, group, "in", READ)) or list(_taps(a, group, "out", MADE))
-    return list({(t.tensor, t.axis, t.member.tensor, t.node): t for t in found}.values())
+    result = list(_taps(a, group, "in", READ)) or list(_taps(a, group, "out", MADE))
+    return list({(t.tensor, t.axis, t.member.tensor, t.node): t for t in result}.values())
 
 
 def wants(a: Analysis, groups: Iterable[Group], statistics: Sequence[str]) -> list[StatisticKey]:
     """All that has to be gathered for the groups."""
-    found = (want for g in groups for t in fitting(a, g, statistics) for want in named(a, t, statistics).values())
-    return list(dict.fromkeys(found))
+    keys = (want for g in groups for t in fitting(a, g, statistics) for want in named(a, t, statistics).values())
+    return list(dict.fromkeys(keys))
 
 
 def fitting(a: Analysis, group: Group, statistics: Sequence[str]) -> list[Tap]:
     """The group's taps, for the rank of feature maps [N, C, H, W] only those that are such."""
-    found = taps(a, group)
+    taps_of_group = find_taps(a, group)
     if "rank" not in statistics:
-        return found
-    return [t for t in found if t.axis == 1 and len(a.coupling.layouts[t.tensor] or ()) == 4]
+        return taps_of_group
+    return [t for t in taps_of_group if t.axis == 1 and len(a.coupling.layouts[t.tensor] or ()) == 4]
 
 
 def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, StatisticKey]:
-    """What has to be gathered for each statistic of a tap. `classes` are the network's own scores, [samples, classes].
+    """The keys of each statistic of a tap. `classes` are the network's own scores, [samples, classes].
 
     Those of patches are of the tap's axis itself where no convolution reads it, those of weights are of the tap's weight.
     """
     read = tap.role == READ and any(n.startswith(PATCH) for n in statistics) and _has_patches(a, tap)
     out = a.flat.proto.graph.node[tap.node].output[0]
-    found: dict[str, StatisticKey] = {n: (tap.tensor, tap.axis, n.removeprefix(PATCH)) for n in statistics}
-    found |= {n: (out, 1, n) for n in statistics if n.startswith(PATCH) and read}
-    found |= {n: (tap.member.tensor, tap.member.axis, n) for n in statistics if n in OF_WEIGHTS}
-    return found | {n: (_scores(a), 1, "pooled") for n in statistics if n == "classes"}
+    keys: dict[str, StatisticKey] = {n: (tap.tensor, tap.axis, n.removeprefix(PATCH)) for n in statistics}
+    keys |= {n: (out, 1, n) for n in statistics if n.startswith(PATCH) and read}
+    keys |= {n: (tap.member.tensor, tap.member.axis, n) for n in statistics if n in OF_WEIGHTS}
+    return keys | {n: (_scores(a), 1, "pooled") for n in statistics if n == "classes"}
 
 
 def samples_of(want: StatisticKey) -> StatisticKey:
@@ -87,12 +87,12 @@ def samples_of(want: StatisticKey) -> StatisticKey:
 
 def reading_edges(a: Analysis, groups: Iterable[Group]) -> dict[tuple[str, int], list[int]]:
     """For each axis of an activation that consumers read channels from: the nodes that do."""
-    found = dict[tuple[str, int], list[int]]()
-    for tap in (t for g in groups for t in taps(a, g) if t.role == READ):
-        nodes = found.setdefault((tap.tensor, tap.axis), [])
+    edges = dict[tuple[str, int], list[int]]()
+    for tap in (t for g in groups for t in find_taps(a, g) if t.role == READ):
+        nodes = edges.setdefault((tap.tensor, tap.axis), [])
         if tap.node not in nodes:
             nodes.append(tap.node)
-    return found
+    return edges
 
 
 def _has_patches(a: Analysis, tap: Tap) -> bool:
@@ -122,22 +122,22 @@ def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.nda
     if name == "classes":
         return array
     dim = tap.member.dim if name in OF_WEIGHTS else tap.dim
-    mine = by_channel(channel_order(group, dim))
+    positions = by_channel(channel_order(group, dim))
     entries = array.shape[-1] // dim.length  # of a patch, for each position of the axis
-    mine = (mine[:, None] * entries + np.arange(entries)).ravel()
-    if np.array_equal(mine, np.arange(array.shape[-1])):  # a copy of a large matrix takes long
+    positions = (positions[:, None] * entries + np.arange(entries)).ravel()
+    if np.array_equal(positions, np.arange(array.shape[-1])):  # a copy of a large matrix takes long
         return array if name.endswith("gram") else array.reshape(*array.shape[:-1], group.size, -1)
     if name.endswith("gram"):
-        return np.asarray(array[np.ix_(mine, mine)])
-    return np.asarray(array[..., mine]).reshape(*array.shape[:-1], group.size, -1)
+        return np.asarray(array[np.ix_(positions, positions)])
+    return np.asarray(array[..., positions]).reshape(*array.shape[:-1], group.size, -1)
 
 
 def channel_order(group: Group, dim: Axis) -> np.ndarray:
     """For each position of an axis which channel of the group owns it, -1 where none does."""
     order, at = np.full(dim.length, -1), 0
     for v in group.vars:
-        mine = dim.owner(v)
-        order = np.where(mine >= 0, mine + at, order)
+        owned = dim.owner(v)
+        order = np.where(owned >= 0, owned + at, order)
         at += v.size
     return order
 
@@ -150,7 +150,7 @@ def by_channel(order: np.ndarray) -> np.ndarray:
 
 def _taps(a: Analysis, group: Group, part: str, role: str) -> Iterator[Tap]:
     """Follow each weight that plays a part to the nodes that read it, through Transposes and the like."""
-    mine = set(group.vars)
+    group_vars = set(group.vars)
     for m in group.members:
         if m.role != part:
             continue
@@ -158,7 +158,7 @@ def _taps(a: Analysis, group: Group, part: str, role: str) -> Iterator[Tap]:
             node = a.flat.proto.graph.node[index]
             for name in dict.fromkeys(node.input if role == READ else node.output):
                 for axis, dim in enumerate(_watchable(a, name)):
-                    if mine & set(dim.leaves):
+                    if group_vars & set(dim.leaves):
                         yield Tap(name, axis, dim, role, m, index)
 
 
@@ -167,9 +167,9 @@ def _readers(a: Analysis, sites: Iterable[Site]) -> Iterator[Site]:
     c, todo = a.coupling, list(sites)
     while todo:
         site = todo.pop()
-        made = a.flat.proto.graph.node[site[0]].output[0]
-        if made in c.computed:
-            todo.extend(s for (name, _), known in c.roles.items() if name == made for s, _ in known)
+        output = a.flat.proto.graph.node[site[0]].output[0]
+        if output in c.computed:
+            todo.extend(s for (name, _), known in c.roles.items() if name == output for s, _ in known)
         else:
             yield site
 

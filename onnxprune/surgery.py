@@ -27,24 +27,24 @@ from onnxprune.graph.weights import ArrayWeight, SlicedWeight, Weight
 from onnxprune.groups import Analysis
 from onnxprune.ops.records import NodeView, Values, record_of
 from onnxprune.ops.registry import Edits
-from onnxprune.plans import Plan, keep_of, units_of
+from onnxprune.plans import Plan, read_keep, read_units
 from onnxprune.units import Unit
 
 
 def apply_plan(analysis: Analysis, plan: Plan) -> Model:
     """A new model with the plan's channels gone. The original is not changed; weights are sliced when they are read."""
-    return remove(analysis, keep_of(plan, analysis), units_of(plan, analysis))
+    return remove(analysis, read_keep(plan, analysis), read_units(plan, analysis))
 
 
 def remove(analysis: Analysis, keep: Keep, units: Sequence[Unit] = ()) -> Model:
     """The same for who has looked up already what a plan names."""
     if not keep and not units:
         return Editor(analysis.model).finish()
-    return skip_identities(nest(apply_flat(analysis, keep, units), analysis.model), bypassed(analysis, units))
+    return skip_identities(nest(apply_flat(analysis, keep, units), analysis.model), find_bypassed(analysis, units))
 
 
 def apply_flat(analysis: Analysis, keep: Keep, units: Sequence[Unit] = ()) -> Model:
-    """What `apply_plan` makes before its bodies are put back: nodes outside bodies, in one line.
+    """The model that `apply_plan` makes before its bodies are put back: without bodies and calls.
 
     In the place of a unit there is an Identity, so that every value that stays has its name.
     """
@@ -60,7 +60,7 @@ def skip_identities(model: Model, names: Sequence[str]) -> Model:
     return editor.finish()
 
 
-def bypassed(analysis: Analysis, units: Sequence[Unit]) -> list[str]:
+def find_bypassed(analysis: Analysis, units: Sequence[Unit]) -> list[str]:
     """The values that an Identity makes once these units have gone.
 
     Where a branch goes between two activations that cut alike (Relu, say), the first of them goes too: cutting twice changes
@@ -69,18 +69,18 @@ def bypassed(analysis: Analysis, units: Sequence[Unit]) -> list[str]:
     if not units:
         return []
     nodes = analysis.flat.proto.graph.node
-    gone, read, made = {i for u in units for i in u.goes}, readers(nodes), makers(nodes)
+    gone, read, made_at = {i for u in units for i in u.goes}, readers(nodes), makers(nodes)
     outputs = {v.name for v in analysis.flat.proto.graph.output}
-    found = [nodes[u.node].output[0] for u in units]
+    names = [nodes[u.node].output[0] for u in units]
     for unit in units:
-        first = made.get(unit.stays, -1)
+        first = made_at.get(unit.stays, -1)
         left = [at for at, _ in read[unit.stays] if at not in gone]
         after = read.get(nodes[unit.node].output[0], [])
         if first < 0 or left != [unit.node] or len(after) != 1 or outputs & {unit.stays, nodes[unit.node].output[0]}:
             continue
         if _cuts_alike(nodes[first], nodes[after[0][0]], analysis):
-            found.append(unit.stays)
-    return found
+            names.append(unit.stays)
+    return names
 
 
 def _cuts_alike(first: NodeProto, second: NodeProto, analysis: Analysis) -> bool:
@@ -95,7 +95,7 @@ def _cuts_alike(first: NodeProto, second: NodeProto, analysis: Analysis) -> bool
             return None
         return traits.bounds(NodeView(node), {i: weights[n].array() for i, n in enumerate(node.input) if n in weights})
 
-    return (found := bounds(first)) is not None and found == bounds(second)
+    return (cut := bounds(first)) is not None and cut == bounds(second)
 
 
 @dataclass
@@ -137,9 +137,9 @@ class _Surgery(Visitor):
         if not self.units:
             return
         stays = {self.nodes[u.node].output[0]: u.stays for u in self.units}
-        made = makers(self.nodes)
-        for name in bypassed(self.analysis, self.units):
-            index = made[name]
+        made_at = makers(self.nodes)
+        for name in find_bypassed(self.analysis, self.units):
+            index = made_at[name]
             self.editor.pass_on(index, stays.get(name, self.nodes[index].input[0]))
             self.edits.pop(index, None)
 
@@ -170,7 +170,7 @@ class _Surgery(Visitor):
                     self.editor.set_input(index, slot, self.editor.add_constant(base, ArrayWeight(array)))
 
     def _content(self, name: str, at: Site) -> tuple[object, Weight | None]:
-        """What one use reads after the plan: a hashable key, and the weight (None where nothing changes)."""
+        """The weight of one use after the plan: a hashable key, and the weight (None if it is unchanged)."""
         index, slot = at
         e = self.edits.get(index)
         if e and slot in e.inputs:

@@ -23,7 +23,7 @@ from onnxprune.calibration.statistics import gather
 from onnxprune.criteria import Signal, registry, score_signals, table
 from onnxprune.errors import OnnxPruneError
 from onnxprune.scoring import needed, score_group, slices
-from onnxprune.signals import taps
+from onnxprune.signals import find_taps
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ALL = [row.name for row in table() if row.needs_data and not row.needs_torch]  # others: test_gradient_criteria.py
@@ -360,7 +360,7 @@ def test_scores_of_a_network_are_the_formulas_of_what_its_consumers_read(name: s
 
 def test_taps_are_inputs_of_consumers_and_else_outputs_of_producers() -> None:
     a = onnxprune.analyze(convolutions())
-    assert {g.name: sorted((t.tensor, t.axis, t.role) for t in taps(a, g)) for g in a.groups} == {
+    assert {g.name: sorted((t.tensor, t.axis, t.role) for t in find_taps(a, g)) for g in a.groups} == {
         "w1": [("t1", 1, "read"), ("t1", 1, "read")],
         "w2": [("f", 1, "read")],
     }
@@ -375,7 +375,7 @@ def test_taps_are_inputs_of_consumers_and_else_outputs_of_producers() -> None:
     (g,) = (
         a := onnxprune.analyze(model(nodes, [tensor("x", ["N", 4, 3])], [tensor("y", ["N", 4, 4])], weights))
     ).groups
-    assert [(t.tensor, t.axis, t.role) for t in taps(a, g)] == [("q", 2, "made"), ("k", 2, "made")]
+    assert [(t.tensor, t.axis, t.role) for t in find_taps(a, g)] == [("q", 2, "made"), ("k", 2, "made")]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -410,7 +410,7 @@ def test_a_group_that_cannot_be_watched_is_scored_by_its_weights() -> None:
     m = model([node], [tensor("x", ["N", 3]), tensor("c", [], onnx.TensorProto.BOOL)], [tensor("y", ["N", 3])], weights)
     a = onnxprune.analyze(m)
     (g,) = a.groups
-    assert not taps(a, g) and not needed(a, a.groups, "flap")
+    assert not find_taps(a, g) and not needed(a, a.groups, "flap")
     np.testing.assert_array_equal(score_group(a, g, "flap", None, 0, {}), score_group(a, g, "l2", None, 0))
     assert slices(a, g)
 

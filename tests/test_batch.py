@@ -301,7 +301,7 @@ def test_killed_at_any_moment_and_started_again(tmp_path: Path) -> None:
     said = ran(path, "-o", tmp_path / "killed")
     assert said.returncode == 1, said.stderr
     assert ended.items() <= when(tmp_path / "killed").items()
-    assert results.differences(tmp_path / "calm", tmp_path / "killed") == []
+    assert results.list_differences(tmp_path / "calm", tmp_path / "killed") == []
     assert not list((tmp_path / "killed").rglob("*.tmp"))
 
 
@@ -436,14 +436,14 @@ def test_differences_are_found(tmp_path: Path) -> None:
     model = small(tmp_path / "m.onnx")
     for name in ("a", "b"):
         assert ran(model, "-o", tmp_path / name, "--ratio", 0.5).returncode == 0
-    assert results.differences(tmp_path / "a", tmp_path / "b") == []
+    assert results.list_differences(tmp_path / "a", tmp_path / "b") == []
     (job,) = results.read(tmp_path / "b")
     (tmp_path / "b" / str(job.output)).write_bytes(b"other")
     base = sqlite3.connect(tmp_path / "b" / results.DATABASE)
     base.execute("UPDATE jobs SET message = 'x'")
     base.commit()
     base.close()
-    assert results.differences(tmp_path / "a", tmp_path / "b") == [
+    assert results.list_differences(tmp_path / "a", tmp_path / "b") == [
         "m ratio=0.5: message differs",
         f"{job.output} differs",
     ]

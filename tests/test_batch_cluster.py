@@ -79,7 +79,7 @@ def test_a_worker_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluster)
     assert process.returncode == 0, said
     assert ran(path, "-o", tmp_path / "alone", "--threads", 1).returncode == 0
     assert len(results.read(tmp_path / "out")) == 6
-    assert results.differences(tmp_path / "out", tmp_path / "alone") == []
+    assert results.list_differences(tmp_path / "out", tmp_path / "alone") == []
 
 
 @linux
@@ -121,8 +121,8 @@ def test_a_lease_is_held_while_its_name_stands(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "lease"
     path.write_text("one")
     one = FileLease(str(path), "one")
-    assert one.held()
+    assert one.is_held()
     path.write_text("two")
-    assert not one.held() and FileLease(str(path), "two").held()
+    assert not one.is_held() and FileLease(str(path), "two").is_held()
     path.unlink()
-    assert not FileLease(str(path), "two").held()
+    assert not FileLease(str(path), "two").is_held()

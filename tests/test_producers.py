@@ -14,11 +14,11 @@ from onnxprune.graph.save import full_proto
 from onnxprune.repair import producers as producers_module
 from onnxprune.repair import repair
 from onnxprune.repair.chains import Chain
-from onnxprune.repair.network import Network, called
+from onnxprune.repair.network import Network, restore_calls
 from onnxprune.repair.producers import ChainFit, Linear
 from onnxprune.repair.run import find_chains
 from onnxprune.repair.segments import Walk
-from onnxprune.repair.tasks import tasks
+from onnxprune.repair.tasks import find_tasks
 from onnxprune.surgery import apply_flat
 
 
@@ -122,13 +122,13 @@ def test_what_was_held_out_comes_nearer(name: str) -> None:
 def find(model: ModelProto, size: int) -> list[Chain]:
     analysis, plan = halved(model, size)
     net = _network(analysis, plan)
-    return list(find_chains(net, tasks(net, "lstsq", {}), convolutions=True).values())
+    return list(find_chains(net, find_tasks(net, "lstsq", {}), convolutions=True).values())
 
 
 def _network(analysis: onnxprune.Analysis, plan: onnxprune.Plan) -> Network:
-    keep = onnxprune.plans.keep_of(plan, analysis)
+    keep = onnxprune.plans.read_keep(plan, analysis)
     flats = analysis.flat, apply_flat(analysis, keep)
-    return Network(analysis, keep, *(called(m, analysis.model) for m in flats))
+    return Network(analysis, keep, *(restore_calls(m, analysis.model) for m in flats))
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_the_linear_model_is_the_derivative_and_its_transpose(name: str) -> None
     linear = Linear(f, w, [], [])
     rng = np.random.default_rng(0)
     d = [rng.standard_normal(v.shape) * 1e-3 for v in w]
-    before, after = (f.outputs(f.read(v), v[-1]) for v in (w, [a + b for a, b in zip(w, d, strict=True)]))
-    moved = linear.moved(d)
+    before, after = (f.compute_outputs(f.read_rows(v), v[-1]) for v in (w, [a + b for a, b in zip(w, d, strict=True)]))
+    moved = linear.push_forward(d)
     fitted = linear.free != 0
     assert np.linalg.norm((after - before - moved)[fitted]) < 0.05 * np.linalg.norm(moved)
     u = rng.standard_normal(moved.shape).astype(np.float32)
-    pulled = sum(np.vdot(a, b) for a, b in zip(linear.pulled(u), d, strict=True))
+    pulled = sum(np.vdot(a, b) for a, b in zip(linear.pull_back(u), d, strict=True))
     np.testing.assert_allclose(np.vdot(u, moved), pulled, rtol=1e-3)
 
 
@@ -219,7 +219,7 @@ def _fit(model: ModelProto, shape: Sequence[int], size: int) -> tuple[ChainFit, 
     """The rows of a chain as a repair takes them, and the weights."""
     analysis, plan = halved(model, size)
     net = _network(analysis, plan)
-    found = tasks(net, "lstsq", {})
+    found = find_tasks(net, "lstsq", {})
     ((at, chain),) = find_chains(net, found, convolutions=True).items()
     x = normal(*shape)
     stop = {*found[at].pruned_stop(), *chain.reads, chain.x}
@@ -233,5 +233,5 @@ def _fit(model: ModelProto, shape: Sequence[int], size: int) -> tuple[ChainFit, 
         watch = producers_module.ChainWatch(chain, found[at], net, 1)
         assert len(list(watch.watch(pairs))) == 1
     layers = [*watch.makers, watch.reader]
-    f = ChainFit(watch.rows(), chain, layers, found[at].tail, walk, len(shape))
+    f = ChainFit(watch.take_rows(), chain, layers, found[at].tail, walk, len(shape))
     return f, [producers_module._matrix(layer) for layer in layers]

@@ -13,9 +13,9 @@ from test_cli import CNN, TEST, UNKNOWN, call, fails
 
 from onnxprune.batch.content import ContentDigests
 from onnxprune.batch.jobs import Spec, prepare, settings_for, specs
-from onnxprune.batch.lines import lines
+from onnxprune.batch.lines import find_lines
 from onnxprune.batch.recipe import Recipe, read
-from onnxprune.batch.sources import Source, distinct, find
+from onnxprune.batch.sources import Source, drop_duplicates, find
 from onnxprune.batch.store import ResultStore
 from onnxprune.errors import OnnxPruneError
 from onnxprune.plain import make_arguments
@@ -190,7 +190,7 @@ def test_the_command_line_is_checked_too(tmp_path: Path) -> None:
 
 def test_lines_of_keys() -> None:
     text = 'a = 1\n"b c" = """\nd = 2\n"""\n[t . u]\ne.f = 3\n[[x]]\ny = 1\n[x.z]\nw = 1\n[[x]]\ny = 2\n'
-    assert lines(text) == {
+    assert find_lines(text) == {
         ("a",): 1, ("b c",): 2, ("t", "u"): 5, ("t", "u", "e", "f"): 6, ("x", 0): 7, ("x", 0, "y"): 8, ("x", 0, "z"): 9,
         ("x", 0, "z", "w"): 10, ("x", 1): 11, ("x", 1, "y"): 12,
     }  # fmt: skip
@@ -222,7 +222,7 @@ def test_paths_globs_and_folders(tmp_path: Path) -> None:
 def test_names_are_distinct_and_a_model_comes_once(tmp_path: Path) -> None:
     zoo(tmp_path, "a/m.onnx", "b/m.onnx", "c.onnx")
     found = [Source("a/m.onnx", "m"), Source("b/m.onnx", "m"), Source("a/../c.onnx", "c"), Source("c.onnx", "x")]
-    assert distinct(found, tmp_path) == [
+    assert drop_duplicates(found, tmp_path) == [
         Source("a/m.onnx", "a/m"), Source("b/m.onnx", "b/m"), Source("a/../c.onnx", "c"),
     ]  # fmt: skip
 

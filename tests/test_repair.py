@@ -160,15 +160,17 @@ def test_a_layer_is_its_matrix_product(name: str) -> None:
     x = normal(*shape)
     (y,) = outputs(build([node], weights, shape), {"x": x})
     layer = make_layer(Site(node, 0, [weights.get(n) for n in node.input], {"x": len(shape)}.get))
-    count, each = layer.places(y.shape)
+    count, each = layer.count_places(y.shape)
     at = np.sort(np.random.default_rng(0).permutation(count)[: max(1, count // 2)])
 
-    def product(rows: Array) -> Array:
+    def compute_product(rows: Array) -> Array:
         return rows @ layer.w + (0 if layer.b is None else layer.b[:, None])
 
-    assert layer.rows(x, y.shape, at).shape[1] == len(at) * each
-    np.testing.assert_allclose(product(layer.rows(x, y.shape, at)), layer.made(y, at), rtol=1e-4, atol=1e-5)
-    everywhere = layer.made(y, np.arange(count))
+    assert layer.take_rows(x, y.shape, at).shape[1] == len(at) * each
+    np.testing.assert_allclose(
+        compute_product(layer.take_rows(x, y.shape, at)), layer.take_outputs(y, at), rtol=1e-4, atol=1e-5
+    )
+    everywhere = layer.take_outputs(y, np.arange(count))
     assert np.array_equal(np.sort(everywhere.ravel()), np.sort(y.ravel())), "each output is one entry of the rows"
     _other_weights(layer, node, weights, x, at)
 
@@ -178,15 +180,15 @@ def _other_weights(layer: Any, node: NodeProto, weights: Mapping[str, Array], x:
     w = normal(*layer.w.shape, seed=5).astype(np.float64)
     b = None if layer.b is None else normal(*layer.b.shape, seed=6).astype(np.float64)
     changed, names = dict(weights), list(node.input)
-    for change in layer.changes(w, b):
+    for change in layer.list_changes(w, b):
         assert isinstance(change, Change)
         names += ["added"] * (change.slot + 1 - len(names))
         changed[names[change.slot]] = change.array
     again = op(node.op_type, names, ["y"])
     again.attribute.extend(node.attribute)
     (y,) = outputs(build([again], changed, x.shape), {"x": x})
-    rows = layer.rows(x, y.shape, at) @ w + (0 if b is None else b[:, None])
-    np.testing.assert_allclose(rows, layer.made(y, at), rtol=1e-4, atol=1e-4)
+    rows = layer.take_rows(x, y.shape, at) @ w + (0 if b is None else b[:, None])
+    np.testing.assert_allclose(rows, layer.take_outputs(y, at), rtol=1e-4, atol=1e-4)
 
 
 # whole networks

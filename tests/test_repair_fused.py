@@ -110,11 +110,13 @@ def test_a_product_in_any_order_of_axes(name: str) -> None:
     x = normal(*shape)
     (y,) = outputs(build([node], weights, shape), {"x": x})
     layer = make_layer(Site(node, 0, [weights.get(n) for n in node.input], {"x": len(shape)}.get))
-    at = np.arange(layer.places(y.shape)[0])
-    np.testing.assert_allclose(layer.product(layer.rows(x, y.shape, at)), layer.made(y, at), rtol=1e-4, atol=1e-5)
+    at = np.arange(layer.count_places(y.shape)[0])
+    np.testing.assert_allclose(
+        layer.compute_product(layer.take_rows(x, y.shape, at)), layer.take_outputs(y, at), rtol=1e-4, atol=1e-5
+    )
     w, b = normal(*layer.w.shape, seed=5).astype(np.float64), None if layer.b is None else layer.b + 1
     names, changed = list(node.input), dict(weights)
-    for change in layer.changes(w, b):
+    for change in layer.list_changes(w, b):
         assert isinstance(change, Change)
         names += ["added"] * (change.slot + 1 - len(names))
         changed[names[change.slot]] = change.array
@@ -123,8 +125,8 @@ def test_a_product_in_any_order_of_axes(name: str) -> None:
     del again.input[:]
     again.input.extend(names)
     (y,) = outputs(build([again], changed, shape), {"x": x})
-    rows = layer.rows(x, y.shape, at) @ w + (0 if b is None else b[:, None])
-    np.testing.assert_allclose(rows, layer.made(y, at), rtol=1e-4, atol=1e-4)
+    rows = layer.take_rows(x, y.shape, at) @ w + (0 if b is None else b[:, None])
+    np.testing.assert_allclose(rows, layer.take_outputs(y, at), rtol=1e-4, atol=1e-4)
 
 
 # biases that the next node adds

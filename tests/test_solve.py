@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from test_repair import normal
 
 from onnxprune.repair.cholesky import Cholesky
-from onnxprune.repair.solve import DAMPINGS, FitRows, Ridge, choose_damping, ridges, softmax, solve
+from onnxprune.repair.solve import DAMPINGS, FitRows, Ridge, choose_damping, make_ridges, softmax, solve
 from onnxprune.repair.tails import Tail
 
 Array = NDArray[Any]
@@ -116,7 +116,7 @@ def test_many_dampings_at_once_are_as_one_by_one(rows: int) -> None:
     x, t, w0 = normal(2, rows, 12), normal(2, rows, 3, seed=1), normal(2, 12, 3, seed=2).astype(np.float64)
     dampings = (1e-3, 0.1, 5.0)
     gram = x @ x.transpose(0, 2, 1) if rows < 12 else x.transpose(0, 2, 1) @ x
-    find = ridges(x, t, w0, gram)
+    find = make_ridges(x, t, w0, gram)
     for found, damping in ((find(d), d) for d in dampings):
         np.testing.assert_allclose(found, Ridge(x, w0, damping).fit(t), rtol=1e-2, atol=1e-3)
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from onnxprune.graph.facts import Facts, guessed_size
 from onnxprune.graph.io import load
 from onnxprune.graph.trace import Trace
-from onnxprune.graph.view import IN_BODY, Names, attribute, captured, makers, opset, readers, reads
+from onnxprune.graph.view import IN_BODY, Names, attribute, find_captured, makers, opset, readers, reads
 from onnxprune.graph.walk import Told, Visitor, walk
 
 PACKAGE = Path(__file__).parents[1] / "onnxprune"
@@ -71,7 +71,7 @@ def test_what_a_body_defines_is_not_captured_by_a_body_inside_it() -> None:
     inner = _branching("mine", out="deep")
     body = helper.make_graph([helper.make_node("Relu", ["outer"], ["mine"]), inner], "body", [], [_float("deep", None)])
     node = helper.make_node("If", ["c2"], ["out"], then_branch=body, else_branch=body)
-    assert captured(node) == {"outer", "c"}
+    assert find_captured(node) == {"outer", "c"}
 
 
 def test_attributes_and_opsets_have_defaults() -> None:

@@ -90,7 +90,7 @@ def run_busy(processes: int) -> Iterator[None]:
 
 def feeds_of(path: Path) -> Any:
     model = load(path)
-    return latency.one_sample(open_session(path, "model"), random_batches(model, 0, 1))
+    return latency.take_one_sample(open_session(path, "model"), random_batches(model, 0, 1))
 
 
 def show_verdicts(name: str, busy: int, pair: tuple[Path, Path, float], repeat: int, limit: float) -> None:

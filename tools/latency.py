@@ -25,14 +25,14 @@ from onnxprune.allocate.cost import cost_of  # noqa: E402
 from onnxprune.allocate.selection import Candidates, Counts, candidates  # noqa: E402
 from onnxprune.allocate.timing import TimingTable, time_cost  # noqa: E402
 from onnxprune.calibration import random_batches  # noqa: E402
-from onnxprune.calibration.kernels import quickest  # noqa: E402
+from onnxprune.calibration.kernels import average_quickest  # noqa: E402
 from onnxprune.calibration.run import open_session, prepare_run  # noqa: E402
 from onnxprune.graph.io import load  # noqa: E402
 from onnxprune.graph.save import full_proto  # noqa: E402
 from onnxprune.groups import analyze  # noqa: E402
 from onnxprune.settings import Options  # noqa: E402
 from onnxprune.surgery import apply_plan  # noqa: E402
-from onnxprune.validation.latency import one_sample  # noqa: E402
+from onnxprune.validation.latency import take_one_sample  # noqa: E402
 
 TRIES, ROUNDS, SECONDS = 20000, 3, 0.2
 
@@ -87,7 +87,7 @@ def measure(c: Candidates, plans: list[Counts], feeds: dict[str, np.ndarray]) ->
                 start = time.thread_time()
                 go()
                 taken[at].append(time.thread_time() - start)
-    return np.array([quickest(t) for t in taken])
+    return np.array([average_quickest(t) for t in taken])
 
 
 def report(name: str, predicted: np.ndarray, measured: np.ndarray) -> None:
@@ -108,7 +108,7 @@ def main() -> None:
         model = load(path)
         c = candidates(analyze(model), Options(target=asked.target, criterion="l2"))
         batches = random_batches(model, 0, 1)
-        feeds = dict(one_sample(open_session(full_proto(model), "original"), batches))
+        feeds = dict(take_one_sample(open_session(full_proto(model), "original"), batches))
         start = time.perf_counter()
         cost = time_cost(c, feeds, TimingTable(asked.table), 1, 0, lambda done, of: None)
         taken = time.perf_counter() - start

@@ -26,15 +26,15 @@ def find_multiples(a: Analysis, target: Target, fine: bool = False, measured: bo
     An axis may have several positions for a channel, as (heads size) has: then fewer channels make a whole block. A block of more
     channels than the group has does not count: the group is not aligned to it as it is, and cannot become so.
     """
-    found, read_by = {}, readers(a.flat.proto.graph.node)
+    multiples, read_by = {}, readers(a.flat.proto.graph.node)
     for g in a.groups:
         if g.kind == "experts":  # the router is small, and how many there are matters to no kernel
             continue
         wanted = [_for_member(a, g, m, target, read_by, fine, measured) for m in g.members if m.role in CHANNELS]
         by = math.lcm(*(w for w in wanted if w <= g.size))
         if 1 < by <= g.size:
-            found[g.name] = by
-    return found
+            multiples[g.name] = by
+    return multiples
 
 
 def _for_member(a: Analysis, g: Group, m: Member, target: Target, read_by: Readers, fine: bool, measured: bool) -> int:
@@ -68,7 +68,7 @@ def _products(a: Analysis, sites: Iterable[Site], read_by: Readers) -> Iterator[
 
 
 def _positions(m: Member, g: Group) -> int:
-    """How many positions of the axis a channel has; 0 where that depends on the inputs."""
-    mine = next(v for v in m.dim.leaves if v in g.vars)
-    size, less = m.dim.size, m.dim.size_where(lambda v: v.size - (v is mine))
+    """The number of positions of a channel on the axis; 0 if it depends on the inputs."""
+    channel = next(v for v in m.dim.leaves if v in g.vars)
+    size, less = m.dim.size, m.dim.size_where(lambda v: v.size - (v is channel))
     return size - less if isinstance(size, int) and isinstance(less, int) else 0

@@ -65,13 +65,13 @@ class GroupWalk:
         m = next((m for m in g.members if m.role == "out" and m.sites), g.members[0])
         shape = a.coupling.weights[m.tensor].shape
         kernel = math.prod(shape[2:])
-        made = math.prod(shape) / max(g.size * kernel, 1)
+        inputs = math.prod(shape) / max(g.size * kernel, 1)
         node = a.flat.proto.graph.node[m.sites[0][0]] if m.sites else None
         known = a.coupling.trace.shape(node.output[0]) if node is not None else None
         places = [first(s) for s in (known or ())[2:]][:2]
         height, width = [*places, 1, 1][:2]
         stride = max(attribute(node, "strides", [1])) if node is not None else 1
-        return g.size, made, height, width, stride, kernel
+        return g.size, inputs, height, width, stride, kernel
 
     def state(self, at: int, counts: Counts, last: float) -> Array:
         """The state at a group: its own, what is saved by now, what is still to come, and the last action.

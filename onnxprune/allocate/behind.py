@@ -13,23 +13,23 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.view import makers, reads
 from onnxprune.measure import showing
 from onnxprune.measure.shift import Feeds
-from onnxprune.repair.network import after
+from onnxprune.repair.network import find_dependents
 from onnxprune.repair.segments import cut_out
 
 
 class Difference:
-    """What the original makes of some batches where other models begin to differ from it.
+    """The original's tensors on some batches, at the nodes where other models begin to differ from it.
 
     It is kept until another place is asked for: cheapest are places in the order of the graph.
     """
 
     def __init__(self, original: Model, batches: Sequence[Feeds], threads: int | None, memory: Memory | None) -> None:
         self.original, self.batches, self.threads, self.memory = original, batches, threads, memory
-        self._live = after(original.proto.graph.node, batches[0])
+        self._live = find_dependents(original.proto.graph.node, batches[0])
         self._known: Sequence[Feeds] = batches
 
     def part(self, model: Model, names: Sequence[str]) -> tuple[Model, Sequence[Feeds]]:
-        """What of a model has to be run for some tensors, and what to run it on; all of it where it cannot be cut there."""
+        """The part of a model that computes some tensors, and its inputs; the whole model if it cannot be cut there."""
         same = _find_same(self.original, model) & self._live
         nodes, fed = _find_way(model, names, same.difference(names))
         known = self._make(fed)
@@ -41,28 +41,30 @@ class Difference:
         """These tensors of the original, batch after batch; None where one of them is no tensor."""
         have = {**self.batches[0], **self._known[0]}
         nodes, fed = _find_way(self.original, names, have)
-        made = sorted(set(names).difference(have))
-        part = _cut(self.original, nodes, {n: have[n] for n in fed}, made)
-        session = open_session(part, "original", self.threads) if made else None
-        found = StoredBatches(self.memory)
+        missing = sorted(set(names).difference(have))
+        part = _cut(self.original, nodes, {n: have[n] for n in fed}, missing)
+        session = open_session(part, "original", self.threads) if missing else None
+        batches = StoredBatches(self.memory)
         for feeds, known in zip(self.batches, self._known, strict=True):
             values = {**feeds, **known}
             if session is not None:
                 values |= run(session, {n: values[n] for n in fed})
             if not all(isinstance(values[n], np.ndarray) for n in names):
                 return None
-            found.append({n: values[n] for n in sorted(names)})
-        self._known = found
-        return found
+            batches.append({n: values[n] for n in sorted(names)})
+        self._known = batches
+        return batches
 
 
 def _find_same(original: Model, model: Model) -> set[str]:
     """The values that both models make by the same nodes of the same weights."""
     weights = model.weights.keys() | {t.name for t in model.proto.graph.initializer}
-    held = {t.name: t for t in original.proto.graph.initializer}
+    initializers = {t.name: t for t in original.proto.graph.initializer}
     same = {v.name for v in model.proto.graph.input if v.name not in weights}
     same |= {n for n in weights if model.weights.get(n) is original.weights.get(n) and n in original.weights}
-    same |= {t.name for t in model.proto.graph.initializer if t.name not in model.weights and t == held.get(t.name)}
+    same |= {
+        t.name for t in model.proto.graph.initializer if t.name not in model.weights and t == initializers.get(t.name)
+    }
     if original.proto.functions != model.proto.functions:
         return same
     theirs = {n.output[0]: n for n in original.proto.graph.node if n.output}

@@ -26,7 +26,7 @@ WORDS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "latency": "t
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of a cost may stay."""
+    """The part of a cost that may remain."""
 
     kind: str
     fraction: float
@@ -100,17 +100,17 @@ def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
     counts = _fit_or_none(c, family, budget)
     if counts is None:
         raise out_of_reach(c, budget)
-    found = [counts]
+    candidates = [counts]
     if not budget.has_left(counts, MUCH):
         return counts
     larger, nearest = c.larger(counts), _next_groups(c, counts, budget)
     for at in nearest[c.is_aligned[nearest]][:PINNED]:
-        if not budget.has_left(found[-1], MUCH):
+        if not budget.has_left(candidates[-1], MUCH):
             break
         other = _fit_or_none(c, lambda ratio, at=at: change(family(ratio), at, larger[at]), budget)  # type: ignore[misc]
         if other is not None and (other / c.sizes).min() > (counts / c.sizes).min() / 2:
-            found.append(other)
-    return max(found, key=lambda counts: budget.of(counts))
+            candidates.append(other)
+    return max(candidates, key=lambda counts: budget.of(counts))
 
 
 def _fit_or_none(c: Candidates, family: Family, budget: Budget) -> Counts | None:
@@ -167,14 +167,14 @@ def _top_up(c: Candidates, counts: Counts, more: Counts, budget: Budget) -> Coun
     None gets more than a step above what the next larger plan gives it, else cheap groups would stay whole, and others pay; unless
     much of the budget would be left over.
     """
-    found = counts
+    best = counts
     for most, share in ((c.larger(more), 0.0), (c.sizes, MUCH)):
         grown = True
-        while grown and budget.has_left(found, share):
-            before = found
-            found = _grow(c, found, np.minimum(most, c.larger(found)), budget)
-            grown = not np.array_equal(found, before)
-    return found
+        while grown and budget.has_left(best, share):
+            before = best
+            best = _grow(c, best, np.minimum(most, c.larger(best)), budget)
+            grown = not np.array_equal(best, before)
+    return best
 
 
 def explain_rest(c: Candidates, counts: Counts, budget: Budget) -> dict[str, str]:
@@ -203,24 +203,24 @@ def _grow(c: Candidates, counts: Counts, wanted: Counts, budget: Budget) -> Coun
 
     A group that does not fit is passed over, up to SKIPS of them.
     """
-    found = counts
+    grown = counts
     left = np.argsort(counts / c.sizes, kind="stable")
     left = left[wanted[left] > counts[left]]
     for _ in range(SKIPS):
         low, high = 0, len(left)  # the longest start of the list that fits
         while low < high:
             middle = (low + high + 1) // 2
-            more = change(found, left[:middle], wanted[left[:middle]])
+            more = change(grown, left[:middle], wanted[left[:middle]])
             low, high = (middle, high) if budget.fits(more) else (low, middle - 1)
-        found = change(found, left[:low], wanted[left[:low]])
+        grown = change(grown, left[:low], wanted[left[:low]])
         left = left[low + 1 :]
         if not len(left):
             break
-    return found
+    return grown
 
 
 def out_of_reach(c: Candidates, budget: Budget) -> OnnxPruneError:
-    """What to say where no plan is within the budget."""
+    """The error for a budget that no plan meets."""
     o = c.options
     bounds = {
         "--max-ratio": o.max_ratio < 1, "--round-to": o.round_to > 1, "--exclude": o.exclude, "--include": o.include,

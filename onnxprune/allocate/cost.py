@@ -1,4 +1,4 @@
-"""What a plan leaves of a model's multiply-accumulates, parameters and bytes: counted from layouts, nothing is applied.
+"""The remaining multiply-accumulates, parameters and bytes under a plan, counted from layouts without applying it.
 
 The size of every axis is a polynomial in the sizes of the groups, and so is the sum over all nodes and weights. Worked
 out once, it is evaluated thousands of times a second. What sizes alone do not tell is kept apart: a vector that nodes of
@@ -18,7 +18,7 @@ from onnx import NodeProto
 from onnxprune.allocate.poly import Compiled, Ints, Poly, Values
 from onnxprune.axes import Axis, Fixed, Keep, Layout, Prod, first
 from onnxprune.coupling import Use
-from onnxprune.graph.unsettled import unsettled
+from onnxprune.graph.unsettled import find_unsettled
 from onnxprune.graph.view import makers
 from onnxprune.graph.weights import BITS, dtype_of
 from onnxprune.groups import Analysis, Group
@@ -97,7 +97,7 @@ class Cost:
         return [([(axes, groups(axes)) for axes in layouts], bits) for layouts, bits in self.parted]
 
     def _content(self, keep_of: KeepOf, axes: Layout, counts: tuple[tuple[int, int], ...]) -> tuple[Content, ...]:
-        """What is left of the axes of a shared vector where its groups keep so many channels."""
+        """The remaining length of the axes of a shared vector for given counts of its groups."""
         groups = [(self.analysis.groups[i], count) for i, count in counts]
         keep = {v: k for g, count in groups for v, k in vars_of(g, keep_of(g, count)).items()}
         return tuple(_content(d, keep) for d in axes)
@@ -112,7 +112,7 @@ def _content(axis: Axis, keep: Keep) -> Content:
 
 
 def cost_of(analysis: Analysis, kind: str, units: Sequence[Unit] = ()) -> Cost | None:
-    """How `kind` (macs, params or bytes) depends on what groups keep; None where the model's own count is unknown.
+    """The cost of a `kind` (macs, params or bytes) as a function of the groups' counts; None if the model's own cost is unknown.
 
     What goes with `units` is not counted.
     """
@@ -127,7 +127,7 @@ class Sizes:
     """The sizes of axes as polynomials in the sizes of the groups."""
 
     def __init__(self, analysis: Analysis, units: Sequence[Unit] = ()) -> None:
-        """What goes with `units` does not count."""
+        """The removed `units` are not counted."""
         self.analysis, self.c = analysis, analysis.coupling
         self.gone, self._lost = {i for u in units for i in u.goes}, find_lost_weights(analysis, units)
         # The channels of a group have one footprint, so its first Var may stand for all of them.
@@ -180,14 +180,14 @@ class Sizes:
             made_at = self._made_at[next(o for o in node.output if o)]
             return self.shape(None if name in self._unknown else self.c.use(name, made_at, slot))
 
-        found: Number | None = count_macs(
+        macs: Number | None = count_macs(
             nodes, input_shape, lambda name: self.shape(None if name in self._unknown else self.c.layouts.get(name))
         )
-        return found
+        return macs
 
     @cached_property
     def _unknown(self) -> set[str]:
-        return unsettled(self.c.live, self.c.trace)
+        return find_unsettled(self.c.live, self.c.trace)
 
     @cached_property
     def _made_at(self) -> Mapping[str, int]:
@@ -232,7 +232,7 @@ class Sizes:
 
 
 def _term(axis: Axis) -> object:
-    """What two axes have in common that hold the same channels at the same positions."""
+    """The key of an axis; equal for axes that hold the same channels at the same positions."""
     if axis.parts:
         return type(axis), *map(_term, axis.parts)
     return axis.size if isinstance(axis, Fixed) else axis

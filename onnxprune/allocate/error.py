@@ -1,4 +1,4 @@
-"""What models make of calibration data, next to the original."""
+"""Errors of models on calibration data, against the original's outputs."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class OutputComparer:
         shown: Sequence[str] = (),
         memory: Memory | None = None,
     ) -> None:
-        """`samples` takes the first so many; `shown` are outputs that somebody wants to see whole. Inputs and outputs
-        beyond `memory` wait in files.
+        """Store the inputs and the original's outputs for comparisons; what exceeds `memory` is stored in files.
 
+        `samples` is the number of first samples to use; `shown` are outputs that are needed in full.
         Raises OnnxPruneError where there is no batch, or the original does not run on one.
         """
         self.threads = threads
@@ -46,9 +46,9 @@ class OutputComparer:
         self.names = judged(original)
         self.shown = shown
         session = open_session(showing(original.model, [*self.names, *shown]), "original", threads)
-        made = (run(session, feeds) for feeds in self.feeds)
+        batches_of_outputs = (run(session, feeds) for feeds in self.feeds)
         self.samples = sum(map(count, self.feeds))
-        seen = ({name: outputs[name] for name in (*self.names, *shown)} for outputs in made)
+        seen = ({name: outputs[name] for name in (*self.names, *shown)} for outputs in batches_of_outputs)
         self.reference: Sequence[Feeds] = _stored(seen, memory)
         self._difference = Difference(original.model, self.feeds, threads, memory)
 
@@ -81,10 +81,10 @@ class OutputComparer:
 
 
 def _stored(batches: Iterable[Feeds], memory: Memory | None) -> StoredBatches:
-    found = StoredBatches(memory)
+    stored = StoredBatches(memory)
     for arrays in batches:
-        found.append(arrays)
-    return found
+        stored.append(arrays)
+    return stored
 
 
 def model_key(analysis: Analysis) -> str:

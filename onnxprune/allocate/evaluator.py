@@ -1,4 +1,4 @@
-"""What planning may use beside the model: calibration data, repair, and measurements that were made before."""
+"""Measurements for planning: calibration data, repair, and stored results."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Evaluator:
     tables: dict[str, Table] = field(default_factory=dict)  # what was measured of the original's groups, for the report
     timing: TimingReport | None = None  # what was predicted and measured of the plan's time, for the report
     best: Plan | None = None  # of those that were found so far
-    found: Found | None = None  # what is free in the original, once a plan was made
+    free: Found | None = None  # what is free in the original, once a plan was made
     _dampings: dict[str | None, dict[str, float]] = field(default_factory=dict)  # of layers, by stage
     _judged: dict[tuple[Any, ...], HeldOutReport] = field(default_factory=dict)
 
@@ -109,7 +109,7 @@ class Evaluator:
         return lambda done, of: self.progress(stage, done, of)
 
     def watch(self, a: Analysis, options: Options) -> Statistics | None:
-        """What the criterion has to know of the activations: nothing, or statistics of the data, else of seeded inputs."""
+        """The statistics of activations that the criterion needs: none, or those of the data, else of seeded random inputs."""
         out = left_out(a, options) if a is self.original else {}  # names that steps of pruning left may match no more
         groups = [g for g in a.groups if g.name not in out]
         wanted = needed(a, groups, options.criterion or "")
@@ -122,14 +122,14 @@ class Evaluator:
         return self._gather(a, watched, wanted)
 
     def _gather(self, a: Analysis, batches: Batches, wanted: Sequence[StatisticKey]) -> Statistics:
-        """What passes forward, and passes backward, tell."""
+        """The statistics from forward passes and from backward passes."""
         progress, back = self.stage_progress("calibrate"), [want for want in wanted if want[2] in OF_GRADIENTS]
         if not back:
             return gather(a, batches, wanted, progress=progress, memory=self.memory)
         masks = gather_masks(a, batches, back, seed=self.seed, progress=progress, memory=self.memory)
         rest = [want for want in wanted if want[2] not in OF_GRADIENTS]
-        found = gather(a, batches, rest, progress=progress, memory=self.memory) if rest else {}
-        return Statistics({**found, **masks}, batches.samples or 0, batches.source)
+        arrays = gather(a, batches, rest, progress=progress, memory=self.memory) if rest else {}
+        return Statistics({**arrays, **masks}, batches.samples or 0, batches.source)
 
     @cached_property
     def comparer(self) -> OutputComparer:
@@ -152,8 +152,8 @@ class Evaluator:
         data = (fold.rest or self.data).limit(samples)
 
         def measure(plan: Plan) -> float:
-            made, _ = self._repaired(plan, data, None, QUICK_ROWS, is_step=True, layers=QUICK_LAYERS)
-            return comparer.of(made).error
+            candidate, _ = self._repaired(plan, data, None, QUICK_ROWS, is_step=True, layers=QUICK_LAYERS)
+            return comparer.of(candidate).error
 
         return measure
 
@@ -173,7 +173,7 @@ class Evaluator:
         return self._repaired(plan, data.limit(enough), "try", TRIAL_ROWS, is_step=True)[0]
 
     def judge(self, plan: Plan, held_out: int = 1) -> HeldOutReport:
-        """How far the outputs move on samples that the repair has not seen.
+        """The error of the outputs on samples that the repair has not seen.
 
         Of FOLDS parts of the data so many are held out in turn, while the others repair the plan.
 
@@ -187,8 +187,8 @@ class Evaluator:
     def _judge(self, plan: Plan, folds: Sequence[_Fold]) -> HeldOutReport:
         sums, outputs = ShiftSums(vocabulary(self.original.flat.proto)), []
         for fold in folds:
-            made = self.make(plan) if fold.rest is None else self._try(plan, fold.rest)
-            outputs.append(fold.held_out.add(made, sums))
+            candidate = self.make(plan) if fold.rest is None else self._try(plan, fold.rest)
+            outputs.append(fold.held_out.add(candidate, sums))
         shift, seen = sums.value(), sum(fold.held_out.samples for fold in folds)
         least = shift.least_agreement if shift.rows == seen else None
         measured = self._measure(folds, outputs) if self.metric else None
@@ -208,7 +208,7 @@ class Evaluator:
         """The metric of the original and of what the folds made, on all samples that were held out."""
         assert self.metric is not None
         parts = [fold.samples for fold in folds]
-        known = [found for part in parts if (found := part.read_labels()) is not None]
+        known = [labels_of_part for part in parts if (labels_of_part := part.read_labels()) is not None]
         labels = reunite(parts, known) if len(known) == len(parts) else None
 
         counts = [[count(feeds) for feeds in fold.held_out.feeds] for fold in folds]

@@ -1,4 +1,4 @@
-"""What was measured, kept in a file of JSON lines: one for each entry, written as soon as it is made."""
+"""Measurements in a file of JSON lines: one per entry, written as soon as it is measured."""
 
 from __future__ import annotations
 

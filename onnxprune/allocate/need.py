@@ -1,4 +1,4 @@
-"""What calibration takes at the least: the largest pieces of work, which no file can take over."""
+"""The least memory that calibration takes: the largest pieces of work, which no file can replace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnxprune.calibration.statistics import StatisticSizes
 from onnxprune.calibration.store import Memory
 from onnxprune.criteria import resolve
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.unsettled import unsettled
+from onnxprune.graph.unsettled import find_unsettled
 from onnxprune.groups import Analysis, Group
 from onnxprune.measure import judged
 from onnxprune.settings.units import size
@@ -32,7 +32,7 @@ def check_memory(a: Analysis, groups: Iterable[Group], criterion: str, batches: 
 
 def _needs(a: Analysis, groups: Iterable[Group], criterion: str, batches: Batches) -> Iterator[Need]:
     sizes = StatisticSizes(a, count(batches.first()), batches.samples or 0)
-    guessed = unsettled(a.coupling.live, a.coupling.trace)  # their sizes are made up, and may be enormous
+    guessed = find_unsettled(a.coupling.live, a.coupling.trace)  # their sizes are made up, and may be enormous
     for name in judged(a):
         if name not in guessed:
             yield 2 * sizes.watched(name), f"output '{name}' of one batch"

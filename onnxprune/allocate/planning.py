@@ -26,7 +26,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.free import Found, find_free, fold_all
 from onnxprune.graph.save import saved_bytes
 from onnxprune.groups import Analysis, analyze
-from onnxprune.plans import Choice, Plan, fingerprint, units_of
+from onnxprune.plans import Choice, Plan, fingerprint, read_units
 from onnxprune.report.types import TimingReport
 from onnxprune.settings.options import MEASURED, SEARCHED, Options
 from onnxprune.surgery import apply_plan
@@ -55,27 +55,27 @@ def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None)
     evaluator = evaluator or Evaluator(a)
     if options.max_drop is not None and evaluator.batches and evaluator.metric is None:
         raise OnnxPruneError(NO_LABELS)
-    found = evaluator.found = find_free(a)
-    folded = a if options.only_free else fold_all(found)
+    free_channels = evaluator.free = find_free(a)
+    folded = a if options.only_free else fold_all(free_channels)
     evaluator.turn_to(folded)
-    free = {name: f.all for name, f in found.groups.items()}
+    free = {name: f.all for name, f in free_channels.groups.items()}
     try:
         plan = _make(_Stage.of(folded, options, evaluator, free=free))
     finally:
         evaluator.turn_to(a)
         if evaluator.best is not None:  # what an interrupt leaves behind is for the model as it was given
-            evaluator.best = mark_free(replace(evaluator.best, model=fingerprint(a.model)), found)
-    return mark_free(replace(plan, model=fingerprint(a.model)), found)
+            evaluator.best = mark_free(replace(evaluator.best, model=fingerprint(a.model)), free_channels)
+    return mark_free(replace(plan, model=fingerprint(a.model)), free_channels)
 
 
-def mark_free(plan: Plan, found: Found) -> Plan:
+def mark_free(plan: Plan, free_channels: Found) -> Plan:
     """A plan that says which of the removed channels are free."""
 
     def mark(name: str, choice: Choice) -> Choice:
         gone = np.setdiff1d(np.arange(choice.size), choice.keep)
-        free = found.groups[name].kinds() if name in found.groups else {}
+        free = free_channels.groups[name].kinds() if name in free_channels.groups else {}
         kinds = {why: np.intersect1d(some, gone) for why, some in free.items()}
-        reason = "; ".join(filter(None, (choice.reason, found.notes.get(name, ""))))
+        reason = "; ".join(filter(None, (choice.reason, free_channels.notes.get(name, ""))))
         return replace(
             choice, reason=reason, free={why: tuple(some.tolist()) for why, some in kinds.items() if len(some)}
         )
@@ -130,9 +130,9 @@ class _Stage:
         c = relax(self.c, budget)
         return self if c is self.c else _Stage(c, replace(self.sharing, c=c))
 
-    def allocating(self, how: str) -> _Stage:
+    def allocating(self, allocation: str) -> _Stage:
         """The same with another allocation."""
-        return self._with(replace(self.c.options, allocation=how))
+        return self._with(replace(self.c.options, allocation=allocation))
 
     def stepping(self, steps: int) -> _Stage:
         """The same with several steps."""
@@ -143,7 +143,7 @@ class _Stage:
         return _Stage(c, replace(self.sharing, c=c))
 
     def next(self, done: Plan) -> _Stage:
-        """What a plan leaves of this model, the original, scored again."""
+        """The model under a plan, with new scores; this one is the original."""
         evaluator = self.sharing.evaluator
         return _Stage.of(analyze(evaluator.make(done), evaluator.original.data), self.c.options, evaluator, done, self)
 
@@ -184,8 +184,8 @@ def _within(first: _Stage, budget: Budget, final: bool = True) -> Plan:
 
     def step(stage: _Stage, share: float) -> Plan:
         done = stage.sharing.done
-        mine = budget if done is None else of_smaller(budget, stage.c, done)
-        return stage.within(replace(mine, fraction=1 - (1 - budget.fraction) * share), final and share == 1)
+        rest = budget if done is None else of_smaller(budget, stage.c, done)
+        return stage.within(replace(rest, fraction=1 - (1 - budget.fraction) * share), final and share == 1)
 
     plan = _in_steps(first.relax(budget), budget.fraction, step)
     for _ in range(TRIES if budget.kind == "bytes" else 0):
@@ -260,7 +260,7 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
 
     def time(plan: Plan) -> _Timed:
         took = table.get_or_measure(watch.key(plan), lambda: watch.ratio(apply_plan(first.c.analysis, plan)))
-        left = cost.without(units_of(plan, first.c.analysis))
+        left = cost.without(read_units(plan, first.c.analysis))
         report = TimingReport(cost.whole, left.of_plan(plan), cost.error, THREADS, table.digest, took)
         return _Timed(replace(plan, timings=table.digest), report, _miss(took, fraction))
 
@@ -285,16 +285,16 @@ def _within_latency(first: _Stage, fraction: float) -> Plan:
             return _within(rest, of_rest(of_time(asked), rest.c), False)
 
     ways += [partial(shallower, share=share) for share in SHARES if ranked.branches]
-    found, errors = list[_Timed](), list[OnnxPruneError]()
+    timed, errors = list[_Timed](), list[OnnxPruneError]()
     for way in ways:
         try:
-            found.append(_approach(lambda asked, way=way: time(way(asked)), fraction))  # type: ignore[misc]
+            timed.append(_approach(lambda asked, way=way: time(way(asked)), fraction))  # type: ignore[misc]
         except OnnxPruneError as e:  # this way does not lead there; another one may
             errors.append(e)
-    if not found:
+    if not timed:
         raise errors[0]
-    least = min(t.miss for t in found)
-    near = [t for t in found if t.report.measured <= fraction * SLOWER or t.miss <= least + NEAR]
+    least = min(t.miss for t in timed)
+    near = [t for t in timed if t.report.measured <= fraction * SLOWER or t.miss <= least + NEAR]
     best = near[0] if len(near) == 1 else min(near, key=lambda t: evaluator.judge(t.plan).loss)
     evaluator.timing = best.report
     return best.plan
@@ -324,7 +324,7 @@ def _approach(make: Callable[[float], _Timed], fraction: float) -> _Timed:
 
 
 def _miss(took: float, asked: float) -> float:
-    """How far a measured fraction of the time is from what it may be: slightly more, or somewhat less."""
+    """The distance of a measured fraction of the time from the accepted range: slightly more, or somewhat less."""
     return max(took / asked - SLOWER, FASTER - took / asked, 0.0)
 
 

@@ -17,7 +17,7 @@ from onnxprune.scoring import count_distinct_channels
 
 
 def by_ratio(c: Candidates, scope: str, share: float = 1.0) -> Callable[[float], Counts]:
-    """What each group keeps when a fraction of the channels has gone, before the cap and the rounding: a function of the fraction.
+    """The counts of the groups as a function of the removed fraction of channels, before the cap and the rounding.
 
     Groups that --group-ratio names have their own. Of all that goes a `share` is due by now.
     """
@@ -73,7 +73,7 @@ def by_redundancy(c: Candidates) -> Callable[[float], Counts]:
 
 
 def _due(full: Ints | int, now: Ints | int, ratio: Array | float) -> Ints:
-    """How many more channels go for a ratio of their full number to be gone."""
+    """The number of channels still to remove for a ratio of the full number."""
     due: Ints = np.maximum(0, removed(full, ratio) - full + now)
     return due
 
@@ -108,5 +108,5 @@ def _pool(c: Candidates, groups: Sequence[Group], scores: Sequence[Array]) -> _P
 
 
 def shape_of(g: Group) -> tuple[object, ...]:
-    """What makes two groups isomorphic: their kind, their size, and the roles and axes of their members."""
+    """The key of isomorphic groups: their kind, their size, and the roles and axes of their members."""
     return (g.kind, g.size, tuple(sorted((m.role, m.axis) for m in g.members)))

@@ -40,14 +40,14 @@ def cheapest(
     """Counts with the least sum of errors within the budget; `fixed` sets some groups'. None where nothing fits."""
     fixed = fixed or {}
     choices = {g.name: [fixed[g.name]] if g.name in fixed else allowed(c, g) for g in c.groups}
-    found: Counts | None = None
+    best: Counts | None = None
     for _ in range(ROUNDS):
-        prices = _prices(c, budget, c.sizes if found is None else found)
+        prices = _prices(c, budget, c.sizes if best is None else best)
         better = _within(c, choices, curves, prices, budget)
-        if better is None or (found is not None and np.array_equal(better, found)):
+        if better is None or (best is not None and np.array_equal(better, best)):
             break
-        found = better
-    return None if found is None else _use_up(c, choices, curves, budget, found)
+        best = better
+    return None if best is None else _use_up(c, choices, curves, budget, best)
 
 
 def _use_up(
@@ -79,12 +79,12 @@ def allowed(c: Candidates, g: Group) -> list[int]:
     return [counts[i] for i in np.unique(np.linspace(0, len(counts) - 1, CHOICES).round().astype(int))]
 
 
-def _prices(c: Candidates, budget: Budget, found: Counts) -> dict[str, float]:
-    """What one channel of each group costs, at widths half way between all and what was found last."""
-    widths = (c.sizes + found) / 2
-    mine = [c.analysis.at_of[g.name] for g in c.groups]
-    more = np.tile(widths, (len(mine), 1))
-    more[np.arange(len(mine)), mine] += 1
+def _prices(c: Candidates, budget: Budget, last: Counts) -> dict[str, float]:
+    """The cost of one channel of each group, at widths half way between the full ones and the last solution."""
+    widths = (c.sizes + last) / 2
+    columns = [c.analysis.at_of[g.name] for g in c.groups]
+    more = np.tile(widths, (len(columns), 1))
+    more[np.arange(len(columns)), columns] += 1
     # A predicted time may fall a little where a group grows; nobody is paid for that.
     prices = np.maximum(budget.cost.at(more) - budget.cost.at(widths), 0).tolist()
     return dict(zip((g.name for g in c.groups), prices, strict=True))

@@ -1,4 +1,4 @@
-"""Which groups may lose channels, in which order each would lose them, and the plan that counts make of that."""
+"""The groups that may lose channels, the order of their channels, and the plan for given counts."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Candidates:
 
     @cached_property
     def full_sizes(self) -> Ints:
-        """How many channels each group had before the first step."""
+        """The number of channels of each group before the first step."""
         return np.array([self.full.get(g.name, g.size) for g in self.analysis.groups], np.int64)
 
     @cached_property
     def least(self) -> Ints:
-        """How many channels each group keeps whatever is asked of it."""
+        """The least number of channels that each group keeps."""
         used = count_used(self.analysis)  # a token uses that many experts
         few = np.array([used.get(g.name, 1) for g in self.analysis.groups], np.int64)
         capped = np.maximum(few, self.full_sizes - removed(self.full_sizes, self.options.max_ratio))
@@ -81,7 +81,7 @@ class Candidates:
 
     @cached_property
     def most(self) -> Ints:
-        """How many channels each group keeps where none goes that costs something."""
+        """The number of channels of each group when only free ones are removed."""
         free = [len(self.free.get(g.name, ())) for g in self.analysis.groups]
         most: Ints = np.maximum(self.least, self.sizes - free)
         return most
@@ -154,7 +154,7 @@ class Candidates:
         return Plan(fingerprint(self.analysis.model), choices, units=tuple(u.name for u in self.units))
 
     def _explain(self, g: Group, asked: int, count: int) -> str:
-        """What the cap and the rounding made of a count, in words."""
+        """Explain how the cap and the rounding changed a count."""
         at = self.analysis.at_of[g.name]
         least, most, by = int(self.least[at]), int(self.most[at]), int(self.multiples[at])
         if count % self.relaxed.get(g.name, 1):
@@ -219,7 +219,7 @@ def change(counts: Counts, at: At | Sequence[int], to: At | Sequence[int]) -> Co
 
 
 def removed(n: Ints | int, ratio: Array | float) -> Ints:
-    """How many of n channels a ratio removes."""
+    """The number of channels of n that a ratio removes."""
     gone: Ints = np.floor(n * ratio + 1e-9).astype(np.int64)
     return gone
 
@@ -241,12 +241,12 @@ def matching(a: Analysis, globs: Iterable[str], what: str) -> dict[str, str]:
 
 def _names(a: Analysis, g: Group) -> set[str]:
     nodes = a.flat.proto.graph.node
-    found = {g.name}
+    names = {g.name}
     for m in g.members:
-        found.add(m.tensor)
+        names.add(m.tensor)
         if m.use[1] >= 0:
-            found.add(nodes[m.use[1]].name)
-    return found | {n for m in g.members for n in a.readers.get(m.tensor, ())}
+            names.add(nodes[m.use[1]].name)
+    return names | {n for m in g.members for n in a.readers.get(m.tensor, ())}
 
 
 def left_out(a: Analysis, options: Options) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How the groups of a model share a budget: one function from budgets to counts for each allocation."""
+"""Allocation of a budget to the groups of a model: one function from budgets to counts per method."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ class Sharing:
 
     def counts(self, budget: Budget, last: bool = True) -> Counts:
         """Counts within the budget. Raises OnnxPruneError where it is out of reach, or data are missing."""
-        how = self.c.options.allocation
-        if how == "netadapt":
+        allocation = self.c.options.allocation
+        if allocation == "netadapt":
             return netadapt(self.c, budget, self._error_of_cut, self.evaluator.stage_progress("search"))
-        if how == "amc":
-            seed, told = self.c.options.seed, self.evaluator.stage_progress("search")
-            return search_by_agent(self.c, budget, self._error_of_cut, seed, told)
-        if how == "sensitivity":
+        if allocation == "amc":
+            seed, progress = self.c.options.seed, self.evaluator.stage_progress("search")
+            return search_by_agent(self.c, budget, self._error_of_cut, seed, progress)
+        if allocation == "sensitivity":
             return fit(self.c, tolerant(self.c, self.curves), budget)
-        if how == "redundancy":
+        if allocation == "redundancy":
             return fit(self.c, by_redundancy(self.c), budget)
-        if how in ("search", FISHER):
+        if allocation in ("search", FISHER):
             return self._searched(budget, last)
-        return fit(self.c, by_ratio(self.c, SCOPE.get(how or "", self.c.options.scope)), budget)
+        return fit(self.c, by_ratio(self.c, SCOPE.get(allocation or "", self.c.options.scope)), budget)
 
     def _searched(self, budget: Budget, last: bool) -> Counts:
         """The least sum of errors; at the last step, of two plans the one whose error on samples held out is less.
@@ -69,16 +69,16 @@ class Sharing:
         """
         whole = {g.name: g.size for g in self.c.groups if g.kind == "width"}
         plans = [cheapest(self.c, self.curves, budget, fixed) for fixed in ((whole, {}) if whole else ({},))]
-        found = [counts for counts in plans if counts is not None]
-        if not found:
+        possible = [counts for counts in plans if counts is not None]
+        if not possible:
             raise out_of_reach(self.c, budget)
-        if not last or len(found) == 1 or np.array_equal(found[0], found[1]):
-            return found[0]
-        return min(found, key=self._loss_held_out)
+        if not last or len(possible) == 1 or np.array_equal(possible[0], possible[1]):
+            return possible[0]
+        return min(possible, key=self._loss_held_out)
 
     @cached_property
     def curves(self) -> dict[str, Array]:
-        """How large an error each count of a group makes.
+        """The error of each count of a group.
 
         Cumulative scores know it but for a factor, which is measured once, before the first step. The errors of other groups are
         measured at several counts, and at each step again.
@@ -96,8 +96,8 @@ class Sharing:
             comparer = self.evaluator.quick_comparer(len(scored) * len(ratios))
             for name, table in self._measure(scored, ratios, comparer).items():
                 self.heights[name] = Heights.of(self.c.scores[name], table)
-        found = {name: table.curve(self.base) for name, table in self._measure(others).items()}
-        return found | {g.name: self.heights[g.name].curve(self.c.scores[g.name]) for g in scored}
+        curves = {name: table.curve(self.base) for name, table in self._measure(others).items()}
+        return curves | {g.name: self.heights[g.name].curve(self.c.scores[g.name]) for g in scored}
 
     def _summed(self) -> dict[str, Array]:
         """The errors that gradients tell, channel by channel in the order in which they go; measured where there are none.
@@ -105,14 +105,15 @@ class Sharing:
         What channels do together is left out: a repair makes up for much of what they have in common.
         """
         a, o = self.c.analysis, self.c.options
-        told = [g for g in self.c.groups if self.watched is not None and needed(a, [g], FISHER)]
-        found = {
-            name: t.curve(self.base) for name, t in self._measure([g for g in self.c.groups if g not in told]).items()
+        with_gradients = [g for g in self.c.groups if self.watched is not None and needed(a, [g], FISHER)]
+        curves = {
+            name: t.curve(self.base)
+            for name, t in self._measure([g for g in self.c.groups if g not in with_gradients]).items()
         }
-        for g in told:
+        for g in with_gradients:
             errors = score_group(a, g, FISHER, None, o.seed, self.watched)
-            found[g.name] = summed_curve(errors[self.c.leaving(g)])
-        return found
+            curves[g.name] = summed_curve(errors[self.c.leaving(g)])
+        return curves
 
     def _measure(
         self, groups: Sequence[Group], ratios: Sequence[float] = RATIOS, comparer: OutputComparer | None = None

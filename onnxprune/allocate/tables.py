@@ -37,7 +37,7 @@ SQUARE = 2.0  # what an error grows with, where nothing else is known: twice the
 
 @dataclass(frozen=True)
 class Table:
-    """What was measured of one group: `counts` that it kept (falling), and how far the outputs moved."""
+    """The measurements of one group: kept `counts` (falling), and the shift of the outputs for each."""
 
     group: str
     kind: str
@@ -60,6 +60,7 @@ class Table:
         return out
 
     def at(self, count: int) -> OutputShift | None:
+        """The measured shift of the outputs with `count` channels; None if that count was not measured."""
         return next((m for n, m in zip(self.counts, self.moved, strict=True) if n == count), None)
 
 
@@ -74,7 +75,7 @@ def _log_line(x: Array, at: Array, values: Array) -> Array:
 
 @dataclass(frozen=True)
 class Heights:
-    """What the cumulative scores of a group (see `Criterion`) are to be multiplied by to be errors.
+    """The factor from the cumulative scores of a group (see `Criterion`) to errors.
 
     Factors were measured at some shares of the channels removed, and are powers of the share in between.
     """
@@ -130,6 +131,7 @@ class Cache:
         self.known[entry["key"]] = known
 
     def get(self, key: str, measure: Callable[[], OutputShift]) -> OutputShift:
+        """The stored shift of a key; measured and stored if it is new."""
         if key not in self.known:
             moved = self.known[key] = measure()
             append_entries(self.path, "cache", [{"key": key, **asdict(moved)}])
@@ -157,7 +159,7 @@ def measure(
     Where there are `statistics`, the layers that read a group are fitted after its cut, as far as these tell.
     """
     cache = cache or Cache()
-    mine = fingerprint(c.analysis.model)
+    model = fingerprint(c.analysis.model)
     fitted = f"{statistics.samples} of {statistics.source}" if statistics else ""
     about = f"{fitted}/{model_key(c.analysis)}/{comparer.key()}"
     asked = [(g, levels(c, g, ratios)) for g in (c.groups if groups is None else groups)]
@@ -166,7 +168,7 @@ def measure(
     for g, counts in asked:
         moved = []
         for n in counts:
-            plan = Plan(mine, {g.name: Choice(g.size, c.keep(g, n))})
+            plan = Plan(model, {g.name: Choice(g.size, c.keep(g, n))})
             key = hashlib.sha256(f"{about}/{g.name}/{plan.groups[g.name].keep}".encode()).hexdigest()[:32]
             moved.append(cache.get(key, lambda plan=plan: comparer.of(cut(c.analysis, plan, statistics or {}))))  # type: ignore[misc]
             done += 1

@@ -36,7 +36,7 @@ class FileLease:
     looked: float = field(default=0.0)
     good: bool = True
 
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         if self.good and time.monotonic() - self.looked > LEASE_SECONDS:
             self.looked = time.monotonic()
             try:

@@ -1,4 +1,4 @@
-"""What is in files: digests of models with the data files that they name, of data, of folders.
+"""Digests of files: of models with the data files that they name, of data, of folders.
 
 Models are not parsed, for they may be broken in any way: the names of data files are found by the bytes that stand before
 them. Digests are remembered by path, size and time of the last change.
@@ -25,7 +25,7 @@ Stamp = tuple[int, int]  # size in bytes, time of the last change in ns
 
 @dataclass(frozen=True)
 class Seen:
-    """What one file holds: its digest, and the data files that it names."""
+    """The digest of one file, and the data files that it names."""
 
     digest: str
     refers: tuple[str, ...] = ()
@@ -65,8 +65,8 @@ class ContentDigests:
         return _digest("\n".join(f"{f.relative_to(path).as_posix()}={self._file(f).digest}" for f in files))
 
     def _file(self, path: Path) -> Seen:
-        found, key = path.stat(), os.path.realpath(path)
-        stamp = (found.st_size, found.st_mtime_ns)
+        status, key = path.stat(), os.path.realpath(path)
+        stamp = (status.st_size, status.st_mtime_ns)
         seen = self.memory.recall(key, stamp)
         if seen is None:
             seen = self._read(path)

@@ -39,7 +39,7 @@ LONGEST = 500  # characters of what a process said last
 
 @dataclass(frozen=True)
 class Limits:
-    """What a job may take: seconds, bytes of memory (None: no limit), threads. `share`: nobody chose the memory."""
+    """The limits of a job: seconds, bytes of memory (None: no limit), threads. `share`: the memory is a default."""
 
     timeout: float | None
     memory: int | None
@@ -50,7 +50,7 @@ class Limits:
 class Lease(Protocol):
     """Is the run that a job belongs to still wanted?"""
 
-    def held(self) -> bool: ...
+    def is_held(self) -> bool: ...
 
 
 class Running:
@@ -59,7 +59,7 @@ class Running:
     def __init__(self) -> None:
         self.event = threading.Event()
 
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         return not self.event.is_set()
 
     def end(self) -> None:
@@ -111,7 +111,7 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits, lease: Lease, start
             return None
         except subprocess.TimeoutExpired:
             pass
-        if not lease.held():
+        if not lease.is_held():
             return Outcome("pending")
         if limits.timeout is not None and time.perf_counter() - start > limits.timeout:
             return Outcome("timeout", f"stopped after {limits.timeout:g} s without a result; --timeout gives it more")
@@ -140,7 +140,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _read(scratch: Path, status: int, starved: bool) -> Outcome:
-    """What a process that ended by itself left behind."""
+    """Read the outcome of a process that ended by itself."""
     try:
         if status == 0:
             return from_json(Outcome, json.loads((scratch / RESULT).read_text(encoding="utf-8")))
@@ -148,10 +148,10 @@ def _read(scratch: Path, status: int, starved: bool) -> Outcome:
         pass
     if status == -signal.SIGKILL and starved:
         return Outcome("memory", "killed by the system for want of memory; fewer --workers leave more to each job")
-    how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-    said = f"ended without a result ({how})"
+    ending = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+    message = f"ended without a result ({ending})"
     last = _last_line(scratch / LOG)
-    return Outcome("crashed", f"{said}; it said last: {last}" if last else said)
+    return Outcome("crashed", f"{message}; it said last: {last}" if last else message)
 
 
 def _last_line(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from onnxprune.batch.content import ContentDigests
 from onnxprune.batch.recipe import Recipe, matches
-from onnxprune.batch.sources import SUFFIX, Source, distinct, fetch, find
+from onnxprune.batch.sources import SUFFIX, Source, drop_duplicates, fetch, find
 from onnxprune.errors import OnnxPruneError
 from onnxprune.plain import describe, drop_paths, is_remote, list_input_paths
 from onnxprune.version import __version__
@@ -34,8 +34,8 @@ class Spec:
     @cached_property
     def place(self) -> str:
         """The model's short name and one for the settings; nothing else in the output folder has it."""
-        said = ".".join(f"{k}-{_short(v)}" for k, v in drop_paths(self.settings).items())
-        readable = re.sub(r"[^\w.,=+-]+", "_", said)[:LONGEST] or "defaults"
+        settings = ".".join(f"{k}-{_short(v)}" for k, v in drop_paths(self.settings).items())
+        readable = re.sub(r"[^\w.,=+-]+", "_", settings)[:LONGEST] or "defaults"
         return f"{self.name}/{readable}.{_digest(_canonical(self.settings))[:8]}"
 
     @property
@@ -75,17 +75,17 @@ def specs(recipe: Recipe) -> list[Spec]:
 
 
 def _sources(recipe: Recipe) -> list[Source]:
-    found = list[Source]()
+    sources = list[Source]()
     for pattern in recipe.models:
         try:
-            found += find(pattern, recipe.base)
+            sources += find(pattern, recipe.base)
         except OnnxPruneError as e:
             raise OnnxPruneError(f"{recipe.where('models')}{e}") from e
-    found = distinct(found, recipe.base)
+    sources = drop_duplicates(sources, recipe.base)
     for glob in recipe.skip:
-        if not any(matches([glob], (s.given, s.name)) for s in found):
+        if not any(matches([glob], (s.given, s.name)) for s in sources):
             raise OnnxPruneError(f"{recipe.where('skip')}skip '{glob}' fits no model; correct or remove it")
-    kept = [s for s in found if not matches(recipe.skip, (s.given, s.name))]
+    kept = [s for s in sources if not matches(recipe.skip, (s.given, s.name))]
     if not kept:
         raise OnnxPruneError(f"{recipe.where('skip')}skip leaves no model")
     return kept
@@ -140,13 +140,13 @@ def _absolute(path: str, base: Path) -> str:
 
 def settings_for(recipe: Recipe, model: Path) -> dict[str, Any]:
     """The one combination of settings that a recipe has for a model. Raises OnnxPruneError where it has several."""
-    found = recipe.combinations(str(model), model.name.removesuffix(SUFFIX))
-    if len(found) != 1:
-        listed = "; ".join(describe(s) for s in found[:3]) + ("; .." if len(found) > 3 else "")
+    combinations = recipe.combinations(str(model), model.name.removesuffix(SUFFIX))
+    if len(combinations) != 1:
+        listed = "; ".join(describe(s) for s in combinations[:3]) + ("; .." if len(combinations) > 3 else "")
         raise OnnxPruneError(
-            f"{recipe.path}: {len(found)} combinations of settings fit {model} ({listed}); 'onnxprune batch' runs them all"
+            f"{recipe.path}: {len(combinations)} combinations of settings fit {model} ({listed}); 'onnxprune batch' runs them all"
         )
-    return found[0]
+    return combinations[0]
 
 
 def _short(value: Any) -> str:

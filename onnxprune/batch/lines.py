@@ -12,9 +12,9 @@ _HEADER = re.compile(rf"\s*(\[\[?)\s*({_DOTTED})\s*\]")
 _ENTRY = re.compile(rf"\s*({_DOTTED})\s*=")
 
 
-def lines(text: str) -> dict[Key, int]:
+def find_lines(text: str) -> dict[Key, int]:
     """The line, from 1, of every table and of every key that begins a line."""
-    found: dict[Key, int] = {}
+    line_numbers: dict[Key, int] = {}
     counts: dict[Key, int] = {}
     table: Key = ()
     within = ""  # the quotes of a text of several lines
@@ -23,18 +23,18 @@ def lines(text: str) -> dict[Key, int]:
             within = "" if within in line else within
         elif header := _HEADER.match(line):
             table = _table(_parts(header[2]), header[1] == "[[", counts)
-            found.setdefault(table, number)
+            line_numbers.setdefault(table, number)
         elif entry := _ENTRY.match(line):
-            found.setdefault(table + _parts(entry[1]), number)
+            line_numbers.setdefault(table + _parts(entry[1]), number)
             within = next((q for q in ('"""', "'''") if line.count(q) % 2), "")
-    return found
+    return line_numbers
 
 
-def line_of(key: Key, found: dict[Key, int]) -> int:
+def line_of(key: Key, line_numbers: dict[Key, int]) -> int:
     """The line of a key, or of what it stands in."""
-    while key and key not in found:
+    while key and key not in line_numbers:
         key = key[:-1]
-    return found.get(key, 1)
+    return line_numbers.get(key, 1)
 
 
 def _parts(dotted: str) -> Key:

@@ -28,7 +28,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
-from onnxprune.batch.lines import Key, line_of, lines
+from onnxprune.batch.lines import Key, find_lines, line_of
 from onnxprune.errors import OnnxPruneError
 from onnxprune.plain import COMMAND, check, check_all, describe, merge, settings_schema, suggest_near
 from onnxprune.settings import BatchSettings, settings_of
@@ -54,7 +54,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to prune and how. `base` is where relative paths start."""
+    """The models to prune and their settings. Relative paths start at `base`."""
 
     models: list[str]
     base: Path
@@ -76,10 +76,10 @@ class Recipe:
 
         Raises OnnxPruneError where they do not go together.
         """
-        mine = [o for o in self.overrides if matches(o.match, names)]
+        overrides = [o for o in self.overrides if matches(o.match, names)]
         matrix = dict(self.matrix)
         last: dict[str, Any] = {}
-        for o in mine:
+        for o in overrides:
             matrix, last = {**matrix, **o.matrix}, merge(last, o.settings)
         count = math.prod(map(len, matrix.values()))
         if count > MOST:
@@ -87,18 +87,18 @@ class Recipe:
                 f"{self.where('matrix')}the matrix has {count:,} combinations for {names[0]}, at most {MOST:,} can be run; "
                 "make its lists shorter, or several recipes"
             )
-        found = dict[Hashable, dict[str, Any]]()
+        combinations = dict[Hashable, dict[str, Any]]()
         for combination in _product(matrix):
-            made = merge(merge(self.settings, combination), last)
-            if "calib" not in made:
+            settings = merge(merge(self.settings, combination), last)
+            if "calib" not in settings:
                 for name in ("samples", "text_length", "start_token"):  # they say how much of calib to use, or to write
-                    made.pop(name, None)
+                    settings.pop(name, None)
             try:
-                check_all(made)
+                check_all(settings)
             except OnnxPruneError as e:
-                raise OnnxPruneError(f"{self.path or 'settings'}: {names[0]} with {describe(made)}: {e}") from e
-            found.setdefault(_hashable(made), made)
-        return list(found.values())
+                raise OnnxPruneError(f"{self.path or 'settings'}: {names[0]} with {describe(settings)}: {e}") from e
+            combinations.setdefault(_hashable(settings), settings)
+        return list(combinations.values())
 
 
 def matches(globs: list[str], names: tuple[str, ...]) -> bool:
@@ -108,7 +108,7 @@ def matches(globs: list[str], names: tuple[str, ...]) -> bool:
 
 
 def _hashable(value: Any) -> Hashable:
-    """What is equal where two settings are."""
+    """A hashable form of settings; equal settings have equal forms."""
     if isinstance(value, dict):
         return frozenset((k, _hashable(v)) for k, v in value.items())
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
@@ -116,10 +116,10 @@ def _hashable(value: Any) -> Hashable:
 
 def _product(matrix: Matrix) -> Iterator[dict[str, Any]]:
     for values in itertools.product(*matrix.values()):
-        made: dict[str, Any] = {}
+        combination: dict[str, Any] = {}
         for name, value in zip(matrix, values, strict=True):
-            made |= {name: value} if name in SETTINGS else value
-        yield made
+            combination |= {name: value} if name in SETTINGS else value
+        yield combination
 
 
 # Reading
@@ -152,14 +152,14 @@ def read(path: Path) -> Recipe:
         raise OnnxPruneError(f"{path}: not UTF-8 text ({e.reason} at byte {e.start}); a recipe is a TOML file") from e
     except (ValueError, RecursionError) as e:  # a number of too many digits; lists too deep
         raise OnnxPruneError(f"{path}: not TOML: {e}; see https://toml.io") from e
-    return _RecipeReader(path, lines(text)).read_recipe(data)
+    return _RecipeReader(path, find_lines(text)).read_recipe(data)
 
 
 class _RecipeReader:
     """Checks the parts of a recipe, and says on which line something is wrong."""
 
-    def __init__(self, path: Path, found: dict[Key, int]) -> None:
-        self.path, self.base, self.lines = path, path.parent, found
+    def __init__(self, path: Path, lines: dict[Key, int]) -> None:
+        self.path, self.base, self.lines = path, path.parent, lines
 
     def fail(self, key: Key, why: str) -> NoReturn:
         raise OnnxPruneError(f"{self.path}:{line_of(key, self.lines)}: {why}")

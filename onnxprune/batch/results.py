@@ -1,4 +1,4 @@
-"""What a run found: read its database, and compare two runs in all that does not depend on the clock.
+"""The results of a run: read its database, and compare two runs in all that does not depend on the clock.
 
 `python -m onnxprune.batch.results A B` compares two output folders, and exits with 1 where they differ.
 """
@@ -52,10 +52,10 @@ class JobResult:
 
 def read(folder: Path) -> list[JobResult]:
     """All jobs of an output folder, in the order of the recipe; a run may be at work there. Raises OnnxPruneError."""
-    return list(each(folder))
+    return list(read_outcomes(folder))
 
 
-def each(folder: Path) -> Iterator[JobResult]:
+def read_outcomes(folder: Path) -> Iterator[JobResult]:
     """The same, one after the other: reports of a hundred thousand jobs take gigabytes."""
     path = folder / DATABASE
     if not path.is_file():
@@ -84,7 +84,7 @@ BROKEN = (
 
 
 def advice(error: sqlite3.Error) -> str:
-    """What an error of SQLite says, and what to do about it."""
+    """Explain an error of SQLite, and suggest a remedy."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_NOTADB) & 0xFF
     if code in BUSY:
         return f"{error}, another program has it open; close that, and start the same command again"
@@ -98,9 +98,9 @@ _ALL = """SELECT id, model, name, settings, status, message, seconds, started, o
 
 
 def check_format(base: sqlite3.Connection, path: Path) -> None:
-    (found,) = base.execute("PRAGMA user_version").fetchone()
-    if found != FORMAT:
-        raise OnnxPruneError(f"{path} has format {found}, this onnxprune reads {FORMAT}; choose another folder")
+    (version,) = base.execute("PRAGMA user_version").fetchone()
+    if version != FORMAT:
+        raise OnnxPruneError(f"{path} has format {version}, this onnxprune reads {FORMAT}; choose another folder")
 
 
 def _job(
@@ -126,7 +126,7 @@ def select(jobs: Iterable[JobResult], wanted: Iterable[tuple[str, Mapping[str, A
     return (j for j in jobs if (j.name, describe(j.settings)) in asked)
 
 
-def brief(job: JobResult) -> JobResult:
+def shorten(job: JobResult) -> JobResult:
     """The job without the lists of its report that no row of the table needs."""
     if job.report is None:
         return job
@@ -171,14 +171,14 @@ def stable(job: JobResult) -> dict[str, Any]:
     return {k: v for k, v in kept.items() if k not in ("seconds", "started")}
 
 
-def differences(a: Path, b: Path) -> list[str]:
+def list_differences(a: Path, b: Path) -> list[str]:
     """In words, where two output folders differ in what must not depend on the clock: jobs, reports, files."""
     one, other = _by_name(a), _by_name(b)
-    said = [f"{name}: only in {a if name in one else b}" for name in one.keys() ^ other.keys()]
+    messages = [f"{name}: only in {a if name in one else b}" for name in one.keys() ^ other.keys()]
     for name in one.keys() & other.keys():
-        said += [f"{name}: {key} differs" for key in one[name] if one[name][key] != other[name][key]]
+        messages += [f"{name}: {key} differs" for key in one[name] if one[name][key] != other[name][key]]
     changed = dict(_files(a).items() ^ _files(b).items())
-    return sorted(said) + [f"{path} differs" for path in sorted(changed)]
+    return sorted(messages) + [f"{path} differs" for path in sorted(changed)]
 
 
 def _by_name(folder: Path) -> dict[str, dict[str, Any]]:
@@ -187,8 +187,8 @@ def _by_name(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _files(folder: Path) -> dict[str, str]:
     """The files that a run made, hidden ones too, and their digests."""
-    found = (f for f in (folder / MODELS).rglob("*") if f.is_file())
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in found}
+    files = (f for f in (folder / MODELS).rglob("*") if f.is_file())
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def _main() -> int:
@@ -196,12 +196,12 @@ def _main() -> int:
         print("usage: python -m onnxprune.batch.results FOLDER FOLDER", file=sys.stderr)
         return 2
     try:
-        found = differences(Path(sys.argv[1]), Path(sys.argv[2]))
+        messages = list_differences(Path(sys.argv[1]), Path(sys.argv[2]))
     except OnnxPruneError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    print("\n".join(found) or "the same")
-    return 1 if found else 0
+    print("\n".join(messages) or "the same")
+    return 1 if messages else 0
 
 
 if __name__ == "__main__":

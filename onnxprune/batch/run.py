@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 20.0  # for jobs that are being stopped
 
 
 class Watch(Protocol):
-    """Who is told how a run goes."""
+    """The listener for the progress of a run."""
 
     def reading(self, done: int, of: int) -> None: ...
     def begin(self, to_run: int, done: int) -> None: ...

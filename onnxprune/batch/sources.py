@@ -36,8 +36,8 @@ def find(pattern: str, base: Path) -> list[Source]:
         return _remote(pattern)
     path = base / pattern
     if path.is_dir():
-        found = sorted(f for f in path.rglob(f"*{SUFFIX}") if f.is_file())
-        sources = [Source(str(Path(pattern, f.relative_to(path))), _name(f.relative_to(path))) for f in found]
+        files = sorted(f for f in path.rglob(f"*{SUFFIX}") if f.is_file())
+        sources = [Source(str(Path(pattern, f.relative_to(path))), _name(f.relative_to(path))) for f in files]
     elif path.exists():
         sources = [Source(pattern, _name(Path(path.name)))]
     else:
@@ -58,8 +58,8 @@ def _globbed(pattern: str, base: Path) -> list[Source]:
     fixed = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     start = Path(*parts[:fixed])
     suffix = Path(pattern).suffix or SUFFIX
-    found = sorted(glob.glob(pattern, root_dir=base, recursive=True))
-    files = [Path(f) for f in found if (base / f).is_file() and fnmatch(Path(f).suffix, suffix)]
+    paths = sorted(glob.glob(pattern, root_dir=base, recursive=True))
+    files = [Path(f) for f in paths if (base / f).is_file() and fnmatch(Path(f).suffix, suffix)]
     return [Source(str(f), _name(f.relative_to(start))) for f in files]
 
 
@@ -67,20 +67,20 @@ def _name(path: Path) -> str:
     return path.as_posix().removesuffix(SUFFIX)
 
 
-def distinct(sources: Iterable[Source], base: Path) -> list[Source]:
+def drop_duplicates(sources: Iterable[Source], base: Path) -> list[Source]:
     """Each model once, under a name of its own: where two share one, folders come before it, then numbers after it."""
     kept: dict[str, Source] = {}
     for s in sources:
         kept.setdefault(s.given if is_remote(s.given) else os.path.realpath(base / s.given), s)
-    found = list(kept.values())
-    for depth in range(1, 1 + max((len(PurePosixPath(s.given).parts) for s in found), default=0)):
-        counts = Counter(s.name for s in found)
-        found = [replace(s, name=_qualified(s, depth)) if counts[s.name] > 1 else s for s in found]
+    unique = list(kept.values())
+    for depth in range(1, 1 + max((len(PurePosixPath(s.given).parts) for s in unique), default=0)):
+        counts = Counter(s.name for s in unique)
+        unique = [replace(s, name=_qualified(s, depth)) if counts[s.name] > 1 else s for s in unique]
     seen: Counter[str] = Counter()
-    for i, s in enumerate(found):
+    for i, s in enumerate(unique):
         seen[s.name] += 1
-        found[i] = replace(s, name=f"{s.name}-{seen[s.name]}") if seen[s.name] > 1 else s
-    return found
+        unique[i] = replace(s, name=f"{s.name}-{seen[s.name]}") if seen[s.name] > 1 else s
+    return unique
 
 
 def _qualified(s: Source, depth: int) -> str:
@@ -97,18 +97,18 @@ def _remote(address: str) -> list[Source]:
     scheme = address.partition("://")[0]
     try:
         if glob.has_magic(path) and scheme not in ("http", "https"):
-            found = [p for p in sorted(fs.glob(path)) if p.endswith(SUFFIX)]
+            paths = [p for p in sorted(fs.glob(path)) if p.endswith(SUFFIX)]
             start = path[: next(i for i, c in enumerate(path) if c in "*?[")].rpartition("/")[0]
         elif path.endswith(SUFFIX):
             return [Source(address, _name(Path(PurePosixPath(path).name)))]
         else:
-            found, start = [p for p in sorted(fs.find(path)) if p.endswith(SUFFIX)], path
+            paths, start = [p for p in sorted(fs.find(path)) if p.endswith(SUFFIX)], path
     except Exception as e:  # each file system has its own
         raise OnnxPruneError(f"{address}: cannot be listed: {_line(e)}; check the address and your access to it") from e
-    if not found:
+    if not paths:
         raise OnnxPruneError(f"{address}: there is no {SUFFIX} file")
-    names = [p.removeprefix(start).strip("/") for p in found]
-    return [Source(fs.unstrip_protocol(p), _name(Path(n))) for p, n in zip(found, names, strict=True)]
+    names = [p.removeprefix(start).strip("/") for p in paths]
+    return [Source(fs.unstrip_protocol(p), _name(Path(n))) for p, n in zip(paths, names, strict=True)]
 
 
 def _file_system(address: str) -> tuple[Any, str]:

@@ -38,7 +38,7 @@ _SCHEMA = f"""
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: `status` is one of `results.FINISHED`."""
+    """The end of a job: `status` is one of `results.FINISHED`."""
 
     status: str
     message: str = ""
@@ -48,7 +48,7 @@ class Outcome:
     written: bool = False  # the pruned model is there
 
     @property
-    def made(self) -> bool:
+    def has_model(self) -> bool:
         """Did it come to a model that was compared, ruined or not?"""
         return self.status in MADE
 
@@ -99,7 +99,7 @@ class ResultStore:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """What happens within is in the database whole, or not at all. Raises OutputError."""
+        """A transaction: all changes within are in the database, or none. Raises OutputError."""
         with self._using(), self.base:
             self.base.execute("BEGIN")
             yield
@@ -131,10 +131,10 @@ class ResultStore:
         self.base.execute("DELETE FROM clock WHERE place = ?", (spec.place,))
 
     def _finished(self, spec: Spec, id: str, retry: bool) -> bool:
-        found = self.base.execute("SELECT id, status, output FROM jobs WHERE place = ?", (spec.place,)).fetchone()
-        if found is None or found[0] != id or found[1] == "pending" or (retry and found[1] not in MADE):
+        row = self.base.execute("SELECT id, status, output FROM jobs WHERE place = ?", (spec.place,)).fetchone()
+        if row is None or row[0] != id or row[1] == "pending" or (retry and row[1] not in MADE):
             return False
-        return found[2] is None or (self.folder / found[2]).is_file()
+        return row[2] is None or (self.folder / row[2]).is_file()
 
     def record(self, spec: Spec, outcome: Outcome) -> None:
         """Keep how a job ended; what a job that was stopped may have written is removed."""
@@ -156,10 +156,10 @@ class ResultStore:
 
     def recall(self, path: str, stamp: Stamp) -> Seen | None:
         with self._using():
-            found = self.base.execute(
+            row = self.base.execute(
                 "SELECT digest, refers FROM files WHERE (path, size, changed) = (?, ?, ?)", (_text(path), *stamp)
             ).fetchone()
-        return Seen(found[0], tuple(json.loads(found[1]))) if found else None
+        return Seen(row[0], tuple(json.loads(row[1]))) if row else None
 
     def keep(self, path: str, stamp: Stamp, seen: Seen) -> None:
         values = (_text(path), *stamp, seen.digest, json.dumps(seen.refers))

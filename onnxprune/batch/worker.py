@@ -1,4 +1,4 @@
-"""What the process of one job does: a job as a line of JSON from stdin, its outcome to a file.
+"""The process of one job: reads the job as a line of JSON from stdin, and writes its outcome to a file.
 
 It ends when the process that started it does, however that ends: nobody else holds the other end of its stdin.
 """
@@ -49,18 +49,18 @@ def execute(task: ReadyJob, memory: int | None = None) -> Outcome:
     settings = task.settings if memory is None else {"memory": memory // 2, **task.settings}
     try:
         Path(task.output).parent.mkdir(parents=True, exist_ok=True)
-        made = prune(task.model, task.output, **make_arguments(settings, Path(task.folder)))
+        result = prune(task.model, task.output, **make_arguments(settings, Path(task.folder)))
     except NotCompared as e:
         return Outcome("failed", _line(e), report=_said(e.made.report, task), written=True)
     except Exception as e:
         return _failure(e)
-    if not made.report.params.before:
+    if not result.report.params.before:
         return Outcome(
-            "failed", "the model has no weights, so there is nothing to prune", report=_said(made.report, task)
+            "failed", "the model has no weights, so there is nothing to prune", report=_said(result.report, task)
         )
-    if why := explain_degraded(made.report.error):
-        return Outcome("degraded", why, report=_said(made.report, task), written=True)
-    return Outcome("done", _nothing(made.report), report=_said(made.report, task), written=True)
+    if why := explain_degraded(result.report.error):
+        return Outcome("degraded", why, report=_said(result.report, task), written=True)
+    return Outcome("done", _nothing(result.report), report=_said(result.report, task), written=True)
 
 
 def _said(report: PruneReport, task: ReadyJob) -> PruneReport:
@@ -109,7 +109,7 @@ def _end_with_parent(scratch: str) -> None:
 
 
 def _last_resorts(timeout: float | None) -> None:
-    """What helps where no thread of Python can: an alarm from the system, and to be the first that it kills for memory."""
+    """Safeguards outside Python's threads: an alarm from the system, and being the first process that it kills for memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if timeout is not None and hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -39,8 +39,8 @@ def read_arrays(path: Path) -> dict[str, Array]:
                 return {m.filename.removesuffix(".npy"): _member(path, archive, m) for m in members}
         return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False)}
     except Exception as e:  # damaged files make zipfile and numpy raise almost anything
-        how = "write them with numpy.savez(file, **{input_name: array}), without objects (pickles are never loaded)"
-        raise DataError(f"data '{path}': cannot be read as plain numpy arrays: {e}; {how}") from e
+        advice = "write them with numpy.savez(file, **{input_name: array}), without objects (pickles are never loaded)"
+        raise DataError(f"data '{path}': cannot be read as plain numpy arrays: {e}; {advice}") from e
 
 
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
@@ -78,7 +78,7 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Ar
 
 
 class _Header(NamedTuple):
-    """What the first bytes of an .npy declare."""
+    """Read the shape and the element type from the header of an .npy."""
 
     shape: tuple[int, ...]
     order: Literal["C", "F"]

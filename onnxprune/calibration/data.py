@@ -107,8 +107,8 @@ class Stored(Batches):
         return self.take(np.arange(min(len(self.rows), self._whole(samples))))
 
     def hold_out(self, fold: int, folds: int) -> tuple[Stored, Stored]:
-        mine = np.arange(len(self.rows)) // (self.step if self.static else 1) % folds == fold
-        return self.take(np.flatnonzero(~mine)), self.take(np.flatnonzero(mine))
+        is_chosen = np.arange(len(self.rows)) // (self.step if self.static else 1) % folds == fold
+        return self.take(np.flatnonzero(~is_chosen)), self.take(np.flatnonzero(is_chosen))
 
     def count_parts(self, most: int) -> int:
         if all(a is None for a in self.axes.values()):
@@ -167,9 +167,9 @@ class Streamed(Batches):
         return next((labels is not None for _, labels in self.pairs()), False)
 
     def read_labels(self) -> list[Array] | None:
-        found = [labels for _, labels in self.pairs()]
-        some = [labels for labels in found if labels is not None]
-        return some if len(some) == len(found) else None
+        batches = [labels for _, labels in self.pairs()]
+        some = [labels for labels in batches if labels is not None]
+        return some if len(some) == len(batches) else None
 
     def hold_out(self, fold: int, folds: int) -> tuple[Streamed, Streamed]:
         def pick(inside: bool) -> Streamed:
@@ -265,10 +265,10 @@ def random_data(guess: Guess, specs: Sequence[InputSpec], seed: int, samples: in
         for i in range(1, batches):
             yield random_inputs(specs, seed=seed + i, sizes=guess.sizes, **guess.settings)[0]
 
-    made = Streamed(
+    streamed = Streamed(
         source=f"random seed {seed}", samples=batches * step, sizes=guess.sizes, start=start, specs=specs, step=step
     )
-    return made if samples is None else made.limit(max(samples, step))
+    return streamed if samples is None else streamed.limit(max(samples, step))
 
 
 def _named(item: Any, specs: Sequence[InputSpec], source: str) -> dict[str, Column]:
@@ -283,7 +283,7 @@ def _named(item: Any, specs: Sequence[InputSpec], source: str) -> dict[str, Colu
 
 
 def _labels_beside(extra: Sequence[Any], named: Mapping[str, Column]) -> dict[str, Column]:
-    """What stands behind the inputs in a tuple, if it has an entry for each sample; targets of other kinds are left out."""
+    """The entries after the inputs in a tuple, if they have one element per sample; other targets are left out."""
     try:
         labels = np.asarray(extra[0]) if extra else None
     except ValueError:  # lists of different lengths
@@ -296,25 +296,27 @@ def _labels_beside(extra: Sequence[Any], named: Mapping[str, Column]) -> dict[st
 
 
 def _pictures(
-    frames: Sequence[Path] | Array, specs: Sequence[InputSpec], how: Preprocess | None, source: str
+    frames: Sequence[Path] | Array, specs: Sequence[InputSpec], preprocess: Preprocess | None, source: str
 ) -> Pictures:
     if len(specs) != 1:
         raise _bad(source, f"images alone do not feed {len(specs)} inputs, {[s.name for s in specs]}; give an .npz")
-    if how is None:
+    if preprocess is None:
         raise _bad(source, "images need preprocess: 'imagenet', 'unit', 'raw' or a TOML file")
-    return Pictures(frames, specs[0], how)
+    return Pictures(frames, specs[0], preprocess)
 
 
 def _with_pictures(
-    columns: Mapping[str, Column], specs: Sequence[InputSpec], how: Preprocess, source: str
+    columns: Mapping[str, Column], specs: Sequence[InputSpec], preprocess: Preprocess, source: str
 ) -> dict[str, Column]:
     """The uint8 arrays for inputs of four axes, as pictures."""
     matched = _match(_split_labels(columns, specs)[0], specs, source)
-    turned = {s.name: Pictures(x, s, how) for _, s, x in matched if isinstance(x, np.ndarray) and _is_picture(x, s)}
+    turned = {
+        s.name: Pictures(x, s, preprocess) for _, s, x in matched if isinstance(x, np.ndarray) and _is_picture(x, s)
+    }
     if not turned:
         raise _bad(source, "preprocess is for images: uint8 [n, H, W, C] for an input of four axes; none are there")
-    made: dict[str, Column] = {name: turned.get(name, x) for name, _, x in matched}
-    return made | {k: columns[k] for k in ("labels", "label") if k in columns}
+    result: dict[str, Column] = {name: turned.get(name, x) for name, _, x in matched}
+    return result | {k: columns[k] for k in ("labels", "label") if k in columns}
 
 
 def _is_picture(x: Column, spec: InputSpec) -> bool:
@@ -322,14 +324,14 @@ def _is_picture(x: Column, spec: InputSpec) -> bool:
 
 
 def _split_labels(columns: Mapping[str, Column], specs: Sequence[InputSpec]) -> tuple[dict[str, Column], Column | None]:
-    found = dict(columns)
+    inputs = dict(columns)
     names = {s.name for s in specs}
-    return found, next((found.pop(k) for k in ("labels", "label") if k in found and k not in names), None)
+    return inputs, next((inputs.pop(k) for k in ("labels", "label") if k in inputs and k not in names), None)
 
 
 def _stored(columns: Mapping[str, Column], specs: Sequence[InputSpec], step: int, source: str) -> Stored:
-    found, labels = _split_labels(columns, specs)
-    arrays = {name: _checked(spec, x, source) for name, spec, x in _match(found, specs, source)}
+    inputs, labels = _split_labels(columns, specs)
+    arrays = {name: _checked(spec, x, source) for name, spec, x in _match(inputs, specs, source)}
     sizes = _sizes(specs, arrays, source)
     axes = _batch_axes(specs, arrays)
     total, step, dropped = _steps(specs, arrays, axes, step, source)
@@ -363,23 +365,25 @@ def _bad(source: str, why: str) -> DataError:
     return DataError(f"data '{source}': {why}")
 
 
-def _match(found: Mapping[str, Column], specs: Sequence[InputSpec], source: str) -> list[tuple[str, InputSpec, Column]]:
-    if len(specs) == 1 and len(found) == 1:
-        return [(specs[0].name, specs[0], next(iter(found.values())))]
-    keys = [s.name if s.name in found else re.sub(r"[^\w.:-]", "_", s.name) for s in specs]
-    missing, unknown = sorted(set(keys) - set(found)), sorted(set(found) - set(keys))
+def _match(
+    columns: Mapping[str, Column], specs: Sequence[InputSpec], source: str
+) -> list[tuple[str, InputSpec, Column]]:
+    if len(specs) == 1 and len(columns) == 1:
+        return [(specs[0].name, specs[0], next(iter(columns.values())))]
+    keys = [s.name if s.name in columns else re.sub(r"[^\w.:-]", "_", s.name) for s in specs]
+    missing, unknown = sorted(set(keys) - set(columns)), sorted(set(columns) - set(keys))
     if missing or unknown:
-        raise _bad(source, _explain_names(found, missing, unknown, specs))
-    return [(s.name, s, found[key]) for s, key in zip(specs, keys, strict=True)]
+        raise _bad(source, _explain_names(columns, missing, unknown, specs))
+    return [(s.name, s, columns[key]) for s, key in zip(specs, keys, strict=True)]
 
 
 def _explain_names(
-    found: Mapping[str, Column], missing: Sequence[str], unknown: Sequence[str], specs: Sequence[InputSpec]
+    columns: Mapping[str, Column], missing: Sequence[str], unknown: Sequence[str], specs: Sequence[InputSpec]
 ) -> str:
-    lengths = {x.shape[0] for name, x in found.items() if name not in unknown and x.ndim}
+    lengths = {x.shape[0] for name, x in columns.items() if name not in unknown and x.ndim}
     samples = lengths.pop() if len(lengths) == 1 else None
     wrong = explain_names(missing, unknown)
-    if labels := find_labels({name: tuple(found[name].shape) for name in unknown}, None if missing else samples):
+    if labels := find_labels({name: tuple(columns[name].shape) for name in unknown}, None if missing else samples):
         return f"{wrong}; if '{labels}' has the labels, name it 'labels'"
     return (
         f"{wrong}; give one array for each input of the model, {[s.name for s in specs]}, and 'labels' if there are any"
@@ -397,9 +401,9 @@ def _checked(spec: InputSpec, x: Column, source: str) -> Column:
     expected = f"{spec.dtype.name} [{', '.join('?' if d is None else str(d) for d in spec.shape)}]"
     expected += " (or several such batches on axis 0)" if spec.shape and isinstance(spec.shape[0], int) else ""
     mistake = explain_shape(spec, x.shape) or "reshape or resize it"
-    how = f"convert it with .astype('{spec.dtype.name}')" if fits and x.size else mistake
-    how += " or, if it holds images, give preprocess" if x.size and _is_picture(x, spec) else ""
-    raise _bad(source, f"input '{spec.name}' expects {expected}, got {x.dtype.name} {list(x.shape)}; {how}")
+    advice = f"convert it with .astype('{spec.dtype.name}')" if fits and x.size else mistake
+    advice += " or, if it holds images, give preprocess" if x.size and _is_picture(x, spec) else ""
+    raise _bad(source, f"input '{spec.name}' expects {expected}, got {x.dtype.name} {list(x.shape)}; {advice}")
 
 
 def _sizes(specs: Sequence[InputSpec], arrays: Mapping[str, Column], source: str) -> dict[str, int]:
@@ -429,7 +433,7 @@ def _batch_axis(spec: InputSpec, shape: tuple[int, ...], symbol: str | None) -> 
 def _steps(
     specs: Sequence[InputSpec], arrays: Mapping[str, Column], axes: Axes, batch_size: int, source: str
 ) -> tuple[int, int, int]:
-    """How many samples there are, how many go into a batch, and how many a static batch leaves over."""
+    """Count the samples, the samples per batch, and the rest that fills no static batch."""
     cut = [(s, a) for s in specs if (a := axes[s.name]) is not None]
     if not cut:
         total = next((arrays[s.name].shape[0] for s in specs if s.shape), 1)

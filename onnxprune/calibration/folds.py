@@ -1,4 +1,4 @@
-"""What becomes of the rows that come out of a graph, batch after batch: their mean, their largest, all of them."""
+"""Reductions of a graph's output rows over the batches: their mean, their maximum, or all rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Summed(Mean):
 
 
 class Zeros(Mean):
-    """What is left of 1."""
+    """The complement to 1."""
 
     def result(self) -> Array:
         return 1.0 - super().result()
@@ -90,7 +90,7 @@ class Rank(Mean):
 
 
 class Independence(Mean):
-    """How much the nuclear norm of [n, positions] falls when a row goes, in the mean over the samples."""
+    """The decrease of the nuclear norm of [n, positions] when a row is removed, averaged over the samples."""
 
     def add(self, x: Array) -> None:
         super().add(np.stack([nuclear_fall(sample.astype(np.float64)) for sample in x]))

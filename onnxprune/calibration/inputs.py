@@ -1,4 +1,4 @@
-"""What a model takes: its inputs as specifications, and random arrays for them."""
+"""The inputs of a model as specifications, and random arrays for them."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class KernelTimer:
             taken = defaultdict(list)
             for event in _events(session):
                 taken[event["name"].removesuffix(EVENT)].append(event["dur"] * 1e-6)
-            return {name: quickest(t) for name, t in taken.items()}, quickest(_repeat(go, self.clock))
+            return {name: average_quickest(t) for name, t in taken.items()}, average_quickest(_repeat(go, self.clock))
 
     def _open(self, folder: str, optimized: Path | None = None) -> Any:
         return open_session(
@@ -83,13 +83,13 @@ class KernelTimer:
         )
 
 
-def quickest(seconds: Sequence[float]) -> float:
+def average_quickest(seconds: Sequence[float]) -> float:
     """The mean of the quickest third."""
     return float(np.mean(np.sort(seconds)[: max(1, len(seconds) // SHARE)]))
 
 
 def describe_machine(threads: int) -> str:
-    """What times hold for: the processor, ONNX Runtime's version, and the threads."""
+    """Describe the conditions of a timing: the processor, ONNX Runtime's version, and the threads."""
     return f"{name_processor()}/onnxruntime {runtime_version()}/{threads}"
 
 

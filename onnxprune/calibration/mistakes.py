@@ -1,4 +1,4 @@
-"""What is wrong with data that do not fit, in words: the mistakes that people make, and the remedy of each."""
+"""Explanations of data that do not fit: common mistakes, and the remedy for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RGB, GRAY = 3, 1
 
 
 def explain_shape(spec: InputSpec, shape: Sequence[int]) -> str:
-    """What to do about an array of another shape; empty where no usual mistake makes it."""
+    """Suggest a remedy for an array of another shape; empty if no common mistake explains it."""
     if shape and 0 in shape:
         return "it has no samples" if shape[0] == 0 else "it is empty"
     if len(shape) != len(spec.shape) or len(shape) != 4:
@@ -25,13 +25,13 @@ def explain_shape(spec: InputSpec, shape: Sequence[int]) -> str:
 def _explain_channels(spec: InputSpec, shape: Sequence[int]) -> str:
     """Color images for a network of gray ones, and the reverse."""
     for axis in (1, 3):
-        for given, wanted, how in (
+        for given, wanted, advice in (
             (RGB, GRAY, f"convert it to gray, as with .mean({axis}, keepdims=True)"),
             (GRAY, RGB, f"repeat the channel, as with .repeat(3, axis={axis})"),
         ):
             right = [wanted if a == axis else n for a, n in enumerate(shape)]
             if shape[axis] == given and spec.shape[axis] == wanted and _fit(right, spec.shape):
-                return f"it has {given} {'channel' if given == 1 else 'channels'} for {wanted}: {how}"
+                return f"it has {given} {'channel' if given == 1 else 'channels'} for {wanted}: {advice}"
     return ""
 
 

@@ -46,8 +46,8 @@ def write_text(
     rounds = -(-texts // step)
     parts = []
     for at in range(rounds):
-        told = (lambda done, of, at=at: progress(at * of + done, rounds * of)) if progress else None
-        parts.append(writer.write(step, np.random.default_rng([seed, at]), told))
+        report = (lambda done, of, at=at: progress(at * of + done, rounds * of)) if progress else None
+        parts.append(writer.write(step, np.random.default_rng([seed, at]), report))
     ids = np.concatenate(parts)[: texts if writer.batch is None else rounds * step]
     return replace(load_data(writer.feeds(ids), writer.specs), source=f"the model's own text, seed {seed}")
 

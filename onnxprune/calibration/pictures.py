@@ -76,22 +76,22 @@ PRESETS = {
 
 
 def read_preprocess(parts: Sequence[str]) -> Preprocess:
-    """What presets, TOML files and lines such as `crop=224` say together, the later ones over the earlier.
+    """Combine presets, TOML files and lines such as `crop=224`; later parts override earlier ones.
 
     Raises DataError, naming the part that is not understood.
     """
-    how = Preprocess()
+    preprocess = Preprocess()
     for part in parts:
         if part in PRESETS:
-            how = PRESETS[part]
+            preprocess = PRESETS[part]
             continue
         given = _settings(part)
         known = {f.name for f in fields(Preprocess)}
         if unknown := sorted(set(given) - known):
             raise DataError(f"preprocess '{part}': unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        how = replace(how, **{name: _tuple(name, value) for name, value in given.items()})
-    how.check()
-    return how
+        preprocess = replace(preprocess, **{name: _tuple(name, value) for name, value in given.items()})
+    preprocess.check()
+    return preprocess
 
 
 def _settings(part: str) -> dict[str, Any]:
@@ -129,21 +129,21 @@ class Pictures:
     `frames` are files, or pixels [n, H, W, C], [n, C, H, W] or [n, H, W] of 0 to 255.
     """
 
-    def __init__(self, frames: Sequence[Path] | Array, spec: InputSpec, how: Preprocess) -> None:
+    def __init__(self, frames: Sequence[Path] | Array, spec: InputSpec, preprocess: Preprocess) -> None:
         if len(spec.shape) != 4:
             raise DataError(f"input '{spec.name}' has {len(spec.shape)} axes; images make inputs of 4: N, C, H, W")
         self.frames, self.dtype = frames, spec.dtype
-        layout = how.layout or ("nhwc" if spec.shape[3] in (1, 3) and spec.shape[1] not in (1, 3) else "nchw")
+        layout = preprocess.layout or ("nhwc" if spec.shape[3] in (1, 3) and spec.shape[1] not in (1, 3) else "nchw")
         at = 1 if layout == "nchw" else 3
         self.first = at == 1
-        self.color = how.color or ("gray" if spec.shape[at] == 1 else "rgb")
+        self.color = preprocess.color or ("gray" if spec.shape[at] == 1 else "rgb")
         for name in ("mean", "std"):
-            if len(getattr(how, name)) not in (1, CHANNELS[self.color]):
-                raise _wrong(name, getattr(how, name), f"one number, or {CHANNELS[self.color]} for {self.color}")
+            if len(getattr(preprocess, name)) not in (1, CHANNELS[self.color]):
+                raise _wrong(name, getattr(preprocess, name), f"one number, or {CHANNELS[self.color]} for {self.color}")
         height, width = spec.shape[2:] if self.first else spec.shape[1:3]
-        if how.resize is None and how.crop is None and isinstance(height, int) and isinstance(width, int):
-            how = replace(how, resize=(height, width))
-        self.how = how
+        if preprocess.resize is None and preprocess.crop is None and isinstance(height, int) and isinstance(width, int):
+            preprocess = replace(preprocess, resize=(height, width))
+        self.preprocess = preprocess
         self.shape = (len(frames), *self._frame(0).shape) if len(frames) else (0, 0, 0, 0)
 
     @property
@@ -173,8 +173,8 @@ class Pictures:
 
     def _frame(self, index: int) -> Array:
         pixels = self._pixels(index)
-        scale = self.how.scale or (255.0 if is_float(self.dtype) else 1.0)
-        mean, std = (np.array(v, np.float32) for v in (self.how.mean, self.how.std))
+        scale = self.preprocess.scale or (255.0 if is_float(self.dtype) else 1.0)
+        mean, std = (np.array(v, np.float32) for v in (self.preprocess.mean, self.preprocess.std))
         x = (pixels / np.float32(scale) - mean) / std
         x = x if is_float(self.dtype) else np.rint(x)
         return np.asarray(x.transpose(2, 0, 1) if self.first else x).astype(self.dtype)
@@ -183,7 +183,7 @@ class Pictures:
         """The picture [H, W, C] of 0 to 255, of its final size and colors."""
         frame = self.frames[index]
         pixels = _decoded(frame, self.color) if isinstance(frame, Path) else _colored(frame, self.color)
-        pixels = _resized(pixels, self.how)
+        pixels = _resized(pixels, self.preprocess)
         return pixels[..., ::-1] if self.color == "bgr" else pixels
 
 
@@ -222,14 +222,14 @@ def _colored(pixels: Array, color: str) -> Array:
     return np.broadcast_to(pixels, (*pixels.shape[:2], CHANNELS[color]))
 
 
-def _resized(pixels: Array, how: Preprocess) -> Array:
+def _resized(pixels: Array, preprocess: Preprocess) -> Array:
     """Resized and cropped; the center as torchvision finds it, a picture smaller than the crop padded with black."""
-    if how.resize is not None:
-        to = how.resize if isinstance(how.resize, tuple) else _shorter(pixels.shape, how.resize)
-        pixels = pixels if pixels.shape[:2] == to else _resample(pixels, to, how.filter)
-    if how.crop is None:
+    if preprocess.resize is not None:
+        to = preprocess.resize if isinstance(preprocess.resize, tuple) else _shorter(pixels.shape, preprocess.resize)
+        pixels = pixels if pixels.shape[:2] == to else _resample(pixels, to, preprocess.filter)
+    if preprocess.crop is None:
         return pixels
-    crop = how.crop if isinstance(how.crop, tuple) else (how.crop, how.crop)
+    crop = preprocess.crop if isinstance(preprocess.crop, tuple) else (preprocess.crop, preprocess.crop)
     short = [max(0, c - n) for c, n in zip(crop, pixels.shape[:2], strict=True)]
     pixels = np.pad(pixels, [(s // 2, s - s // 2) for s in short] + [(0, 0)]) if any(short) else pixels
     top, left = (round((n - c) / 2) for n, c in zip(pixels.shape[:2], crop, strict=True))
@@ -241,8 +241,8 @@ def _shorter(shape: tuple[int, ...], side: int) -> tuple[int, int]:
     return (side, int(side * w / h)) if h <= w else (int(side * h / w), side)
 
 
-def _resample(pixels: Array, to: tuple[int, int], how: str) -> Array:
+def _resample(pixels: Array, to: tuple[int, int], resampling: str) -> Array:
     image = _pillow()
     flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-    made = image.fromarray(np.ascontiguousarray(flat)).resize((to[1], to[0]), image.Resampling[how.upper()])
-    return np.asarray(made).reshape(*to, pixels.shape[2])
+    resized = image.fromarray(np.ascontiguousarray(flat)).resize((to[1], to[0]), image.Resampling[resampling.upper()])
+    return np.asarray(resized).reshape(*to, pixels.shape[2])

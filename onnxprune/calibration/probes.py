@@ -77,7 +77,7 @@ class Net:
 
 @dataclass(frozen=True)
 class Patches:
-    """What a convolution reads at each place of its output: its attributes, the kernel's shape, and the input's sizes."""
+    """The patches that a convolution reads for each output position: its attributes, kernel shape, and input sizes."""
 
     attrs: Mapping[str, Any]
     kernel: tuple[int, ...]
@@ -198,9 +198,9 @@ def _patches(p: Probe) -> Probe:
     copy = np.tile(np.eye(entries, dtype=np.float32), (n, 1)).reshape(n * entries, 1, *patches.kernel)
     given = patches.attrs.get("strides", [1] * len(patches.kernel))
     strides = [max(s, -(-size // PLACES)) for s, size in zip(given, patches.places, strict=True)]
-    made = p.net.op.Conv(p.x, p.net.constant(copy), **{**patches.attrs, "strides": strides, "group": n})
+    patched = p.net.op.Conv(p.x, p.net.constant(copy), **{**patches.attrs, "strides": strides, "group": n})
     sizes = (p.sizes[0], n * entries, *p.sizes[2:])
-    return replace(p, tensor=made, sizes=sizes, elem=TensorProto.FLOAT, patches=None)
+    return replace(p, tensor=patched, sizes=sizes, elem=TensorProto.FLOAT, patches=None)
 
 
 def flattened(p: Probe) -> str:

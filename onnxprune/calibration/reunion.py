@@ -1,4 +1,4 @@
-"""What models make of batches, as arrays with one entry for each sample, in the order of the data."""
+"""Outputs of batches as arrays with one entry per sample, in the order of the data."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def join(arrays: Sequence[Array]) -> Array:
     if len(arrays) == 1 or len({x.shape[1:] for x in arrays}) == 1:
         return np.concatenate(arrays) if arrays[0].ndim else arrays[0].copy()
     entries = [entry for x in arrays for entry in x]
-    made = np.empty(len(entries), object)
+    joined = np.empty(len(entries), object)
     for at, entry in enumerate(entries):  # numpy would try to make one array of them
-        made[at] = entry
-    return made
+        joined[at] = entry
+    return joined
 
 
 def reunite(parts: Sequence[Batches], outputs: Sequence[Sequence[Array]]) -> Array:
-    """What was made of the batches of each part (see `Batches.hold_out`), in the order of the data."""
+    """Join the outputs of the batches of each part (see `Batches.hold_out`), in the order of the data."""
     if len(parts) == 1:
         return join(outputs[0])
     stored = [p for p in parts if isinstance(p, Stored)]
     if len(stored) == len(parts):
         order = np.argsort(np.concatenate([p.rows for p in stored]), kind="stable")
-        made: Array = join([x for part in outputs for x in part])[order]
-        return made
+        united: Array = join([x for part in outputs for x in part])[order]
+        return united
     return join([part[at] for at in range(max(map(len, outputs))) for part in outputs if at < len(part)])

@@ -24,7 +24,7 @@ from onnxprune.machine import THREADS
 Source = str | Path | onnx.ModelProto | bytes | Model
 Feeds = Mapping[str, Array]
 
-# What random inputs try on the original, in this order: (sequence, image), each with the batch asked for, two, then one.
+# Sizes of random inputs tried on the original, in this order: (sequence, image), each with the requested batch, two, then one.
 _SIZES = ((16, 224), (8, 64), (32, 256), (128, 32), (512, 128), (1024, 320))
 _SOUND = (4096, 32768)  # sequences that are tried last, where all inputs are numbers with a point: seconds of sound
 _GUESSES = [
@@ -102,14 +102,14 @@ def open_session(
 
 
 def _read(model: Source, role: str, while_opening: ExitStack) -> tuple[str | bytes, Mapping[str, str]]:
-    """What ONNX Runtime takes, and entries of its configuration; files are there `while_opening`."""
+    """The model in a form that ONNX Runtime loads, and configuration entries; its files exist `while_opening`."""
     if isinstance(model, Model):
         return while_opening.enter_context(opened(model))
     return serialized(model, role), {}
 
 
 def serialized(model: str | Path | onnx.ModelProto | bytes, role: str) -> str | bytes:
-    """What ONNX Runtime takes: a path, or the bytes of a model that has its weights in it.
+    """Convert a model to a form that ONNX Runtime loads: a path, or bytes that include the weights.
 
     Raises OnnxPruneError for a message with external data, or beyond 2 GB.
     """
@@ -183,7 +183,7 @@ def _needs_values(session: Any) -> bool:
 
 
 def count(feeds: Feeds) -> int:
-    """How many samples a batch has: the length of the first input that has axes."""
+    """Count the samples of a batch: the length of the first input that has axes."""
     return next((len(x) for x in feeds.values() if x.ndim), 1)
 
 

@@ -1,4 +1,4 @@
-"""What activations are like, channel by channel: gathered inside ONNX Runtime, so that small vectors leave it.
+"""Statistics of activations per channel, computed inside ONNX Runtime, so that only small vectors leave it.
 
 A statistic of a tensor's axis of n positions is a vector [n]. Every row of axis 0 (a sample, as a rule) counts alike: the
 mean over all rows of the mean over a row's positions. A new one is a line in STATISTICS. A few need whole feature maps; those
@@ -33,7 +33,7 @@ Fold = type[Mean] | type[Greatest] | type[AllRows]
 
 @dataclass(frozen=True)
 class Statistic:
-    """How one is gathered: the nodes that make [N, ..] of a batch, and what the batches' rows become.
+    """The computation of one statistic: the nodes that make [N, ..] of a batch, and the reduction over the batches.
 
     `vector` says that the rows are [n], whatever the shape in the graph. `samples` is how many are enough.
     """
@@ -68,20 +68,20 @@ kernel positions of each input channel side by side, [n K].
 
 @dataclass(frozen=True)
 class Statistics(Mapping[StatisticKey, Array]):
-    """What was wanted, how many samples it is from, and where they came from."""
+    """The requested statistics, the number of samples behind them, and the source of the data."""
 
-    found: Mapping[StatisticKey, Array]
+    arrays: Mapping[StatisticKey, Array]
     samples: int
     source: str
 
     def __getitem__(self, want: StatisticKey) -> Array:
-        return self.found[want]
+        return self.arrays[want]
 
     def __iter__(self) -> Iterator[StatisticKey]:
-        return iter(self.found)
+        return iter(self.arrays)
 
     def __len__(self) -> int:
-        return len(self.found)
+        return len(self.arrays)
 
 
 def gather(
@@ -99,17 +99,17 @@ def gather(
     Raises OnnxPruneError where the model does not run on the data, or there are none.
     """
     memory, wants = memory or Memory(), list(dict.fromkeys(wants))
-    found = StoredArrays[StatisticKey](memory)
+    arrays = StoredArrays[StatisticKey](memory)
     samples = 0
     passes = _passes(analysis, wants, batches, memory.working)
     for i, (enough, chunk) in enumerate(passes):
         some = batches if enough is None else batches.limit(enough)
         trim_pool()  # Gram matrices are the largest outputs that there are, and fit into no place that others left
         session, names = _open(analysis, chunk, wants, threads)
-        samples = max(samples, _run(session, some, names, found, _share(progress, i, len(passes))))
+        samples = max(samples, _run(session, some, names, arrays, _share(progress, i, len(passes))))
         del session  # before there is another one: it holds the weights
     trim_pool()
-    return Statistics(found, samples, batches.source)
+    return Statistics(arrays, samples, batches.source)
 
 
 def _share(progress: Progress | None, index: int, of: int) -> Progress:
@@ -138,7 +138,7 @@ def _run(
     session: Any,
     batches: Batches,
     names: Mapping[StatisticKey, str],
-    found: StoredArrays[StatisticKey],
+    arrays: StoredArrays[StatisticKey],
     progress: Progress,
 ) -> int:
     """Gather the statistics of one pass; how many samples it saw."""
@@ -153,9 +153,9 @@ def _run(
         progress(samples, batches.samples or 0)
     for want in names:
         fold = folds.pop(want)
-        found[want] = fold.result()
+        arrays[want] = fold.result()
         if isinstance(fold, Summed):
-            found[samples_of(want)] = np.array(fold.rows)
+            arrays[samples_of(want)] = np.array(fold.rows)
     return samples
 
 
@@ -203,22 +203,22 @@ def _passes(
 def _chunks(sizes: StatisticSizes, wants: Sequence[StatisticKey], room: int) -> list[list[StatisticKey]]:
     """Wants that one pass has room for: what it probes may be kept alive until its end."""
     out: list[list[StatisticKey]] = [[]]
-    held, left = set[str](), room
+    watched, left = set[str](), room
     for want in wants:
-        size = sizes.gathered(want) + (0 if want[0] in held else sizes.watched(want[0]))
+        size = sizes.gathered(want) + (0 if want[0] in watched else sizes.watched(want[0]))
         if size > left and out[-1]:
             out.append([])
-            held, left = set(), room
+            watched, left = set(), room
             size = sizes.gathered(want) + sizes.watched(want[0])
         out[-1].append(want)
-        held.add(want[0])
+        watched.add(want[0])
         left -= size
     return out
 
 
 @dataclass(frozen=True)
 class StatisticSizes:
-    """How much memory statistics take while they are gathered, in batches of `batch` samples of `samples`."""
+    """The memory of statistics while they are computed, in bytes, for batches of `batch` samples of `samples`."""
 
     analysis: Analysis
     batch: int
@@ -237,7 +237,7 @@ class StatisticSizes:
         return (8 * n if statistic.fold is not AllRows else 8 * self.samples * n) if statistic.vector else 0
 
     def width(self, want: StatisticKey) -> int:
-        """How many positions the axis has; of patches, with each kernel position."""
+        """Count the positions of the axis; for patches, times the kernel positions."""
         tensor, axis, statistic = want
         if not statistic.startswith(PATCH):
             return first((self.analysis.coupling.trace.shape(tensor) or (1,) * (axis + 1))[axis])

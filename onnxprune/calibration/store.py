@@ -25,7 +25,7 @@ SMALL_BYTES = 4096  # an array of no more is not worth a file
 
 
 class Memory:
-    """How much the data of a calibration may take: one half is for arrays that wait in stores, one for what is worked on."""
+    """The memory limit of calibration data: one half for stored arrays, one half for the arrays in use."""
 
     def __init__(self, limit: int = MEMORY_BYTES, most: int | None = None) -> None:
         """`most` is what a piece of work may take that cannot be done with less: all of the limit, unless somebody knows better."""
@@ -80,7 +80,7 @@ class ArrayStore:
             self.put(name, batch, array)
 
     def __len__(self) -> int:
-        """How many batches `put_all` has seen."""
+        """The number of batches stored by `put_all`."""
         return self._batches
 
     def _spill(self, array: Array) -> Path:
@@ -96,18 +96,18 @@ class ArrayStore:
         return path
 
     def get(self, name: Hashable, batch: int) -> Array:
-        held = self._arrays[name][batch]
-        if not isinstance(held, Path):
-            return held
-        array: Array = np.load(held, mmap_mode="r")
+        stored = self._arrays[name][batch]
+        if not isinstance(stored, Path):
+            return stored
+        array: Array = np.load(stored, mmap_mode="r")
         return array.view(self._dtypes[name])
 
     def drop(self, name: Hashable, batch: int) -> None:
-        held = self._arrays[name].pop(batch)
-        if isinstance(held, Path):
-            held.unlink()
-        elif not _is_small(held):
-            self._give_back(held.nbytes)
+        stored = self._arrays[name].pop(batch)
+        if isinstance(stored, Path):
+            stored.unlink()
+        elif not _is_small(stored):
+            self._give_back(stored.nbytes)
 
     def _give_back(self, nbytes: int) -> None:
         self.bytes -= nbytes

@@ -1,4 +1,4 @@
-"""What a network is watched and repaired on where there are no data: drawn scenes if it takes pictures, else random numbers."""
+"""Substitute calibration data: drawn scenes for a network of images, else random numbers."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _draw(like: Array, rng: np.random.Generator, ranges: Sequence[Range], first:
 
 
 def _measure_strangeness(a: Analysis, batches: Batches, cut: Sequence[str]) -> float:
-    """How far what a network cuts off with its activations is from what training made of it: about standard normal.
+    """Measure how far the inputs of clipping activations are from a standard normal distribution, which training makes of them.
 
     That is the mean over layers of the median over channels of KL(N(mean, variance) || N(0, 1)): normalizations, initial
     weights and weight decay all see to it that it is small, and inputs of another range upset it.
@@ -123,12 +123,12 @@ def _measure_strangeness(a: Analysis, batches: Batches, cut: Sequence[str]) -> f
     ranks = {name: len(a.coupling.layouts[name] or ()) for name in cut}
     axes = {name: 1 if rank == 4 else rank - 1 for name, rank in ranks.items()}
     wants: list[StatisticKey] = [(name, axis, what) for name, axis in axes.items() for what in ("mean", "mean_sq")]
-    found = gather(a, batches, wants)
-    return float(np.mean([_diverge(found, name, axis) for name, axis in axes.items()]))
+    statistics = gather(a, batches, wants)
+    return float(np.mean([_diverge(statistics, name, axis) for name, axis in axes.items()]))
 
 
-def _diverge(found: Mapping[StatisticKey, Array], tensor: str, axis: int) -> float:
-    mean, square = (found[tensor, axis, what].astype(np.float64) for what in ("mean", "mean_sq"))
+def _diverge(statistics: Mapping[StatisticKey, Array], tensor: str, axis: int) -> float:
+    mean, square = (statistics[tensor, axis, what].astype(np.float64) for what in ("mean", "mean_sq"))
     if not np.isfinite(square).all():
         return np.inf
     variance = np.maximum(square - mean**2, 1e-12)
@@ -138,9 +138,9 @@ def _diverge(found: Mapping[StatisticKey, Array], tensor: str, axis: int) -> flo
 
 def _cut(a: Analysis) -> Iterator[str]:
     """The activations of floats that activation functions cut off."""
-    made = {name for n in a.flat.proto.graph.node for name in n.output}
+    outputs = {name for n in a.flat.proto.graph.node for name in n.output}
     for node in a.flat.proto.graph.node:
-        if record_of(node).traits.clips and node.input[0] in made and _is_watchable(a, node):
+        if record_of(node).traits.clips and node.input[0] in outputs and _is_watchable(a, node):
             yield node.input[0]
 
 

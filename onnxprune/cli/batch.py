@@ -162,13 +162,13 @@ def _pool(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None) 
 
 def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> None:
     """The results of these jobs, to whom it may concern; exit status 1 where some did not make a model."""
-    from onnxprune.batch.results import DATABASE, MADE, brief, each, select
+    from onnxprune.batch.results import DATABASE, MADE, read_outcomes, select, shorten
     from onnxprune.cli.console import emit, emit_json, relative, text
     from onnxprune.graph.files import write_text
     from onnxprune.report.rows import csv_text, rows
 
-    asked = select(each(folder), [(j.name, j.settings) for j in jobs])
-    found = [j if json else brief(j) for j in asked]
+    asked = select(read_outcomes(folder), [(j.name, j.settings) for j in jobs])
+    found = [j if json else shorten(j) for j in asked]
     if csv:
         write_text(csv, csv_text(rows(found)))
     if json:

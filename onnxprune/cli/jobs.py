@@ -58,7 +58,7 @@ class JobLines:
     def end(self, spec: Spec, outcome: Outcome) -> None:
         self.flying.pop(spec.place, None)
         self.ended += 1
-        self.failed += not outcome.made
+        self.failed += not outcome.has_model
         took = f" {duration(outcome.seconds)}" if outcome.seconds is not None else ""
         why = f": {outcome.message}" if outcome.message else ""
         self.ending(f"[{self.ended}/{self.total}] {outcome.status} {spec.name} {spec.words}{took}{why}", outcome)

@@ -1,4 +1,4 @@
-"""What a pointwise operator makes of constants: it is asked, in ONNX Runtime, as a model of one node."""
+"""The outputs of a pointwise operator for constants, computed in ONNX Runtime with a model of one node."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from onnxprune.groups import Analysis
 from onnxprune.ops.records import record_of
 from onnxprune.repair.kinds import KINDS, make_layer
 from onnxprune.repair.layers import Change, FitLayer, Unfit
-from onnxprune.repair.network import Network, called
+from onnxprune.repair.network import Network, restore_calls
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Consumers:
         self._layers: dict[Site, bool | None] = {}
 
     def slices(self, c: Consumer) -> Slices:
-        """What the consumer's node reads of the channels, as far as is known."""
+        """The known slices of the channels that the consumer's node reads."""
         node = self.values.nodes[c.index]
         product = record_of(node).product
         names = [
@@ -76,7 +76,7 @@ class Consumers:
         if c.site not in self._layers:
             try:
                 layer = self._layer(c)
-                for change in layer.changes(layer.w, layer.b):
+                for change in layer.list_changes(layer.w, layer.b):
                     self._net.check(change)
                     if not self._net.stores_all(change):
                         raise Unfit("its weights are stored in another type")
@@ -91,7 +91,7 @@ class Consumers:
     @cached_property
     def _net(self) -> Network:
         flat = self.analysis.flat
-        return Network(self.analysis, {}, flat, called(flat, self.analysis.model))
+        return Network(self.analysis, {}, flat, restore_calls(flat, self.analysis.model))
 
     @cached_property
     def _at(self) -> dict[str, int]:
@@ -123,7 +123,7 @@ class Consumers:
             for c in some:
                 self._substitute(c, layer, w, b, removed[c.v], labels[c.v])
             moved = b is not None and layer.b is not None and not np.array_equal(b, layer.b)
-            changes += layer.changes(w, b if moved else None)
+            changes += layer.list_changes(w, b if moved else None)
         flat = self.analysis.flat
         return nest(self._net.written(flat, changes), self.analysis.model)
 
@@ -136,12 +136,12 @@ class Consumers:
         self, c: Consumer, layer: FitLayer, w: Array, b: Array | None, removed: Array, labels: Array
     ) -> None:
         """Change w [g, K, O] and b [g, O] so that the removed channels need not be read."""
-        mine, own = self.labels(c), np.arange(c.v.size)
+        labels_of_consumer, own = self.labels(c), np.arange(c.v.size)
         into = own.copy()
         for j in np.flatnonzero(removed):
             stand_ins = np.flatnonzero((labels == labels[j]) & ~removed)
             if labels[j] == GONE or len(stand_ins):
-                into[j] = GONE if mine[j] == GONE else stand_ins[0]
+                into[j] = GONE if labels_of_consumer[j] == GONE else stand_ins[0]
         into = np.where(self.unneeded(c), own, into)
         swap = Substitution.into_those(self.slices(c), into, bool(self._takes_bias(c)))
         axis = self._read_axis(layer)

@@ -70,7 +70,7 @@ class Contents:
             self.constants.forget()
 
     def _decoded(self, node: NodeProto, encoding: Callable[[NodeFacts], Encoding], x: Array) -> Array | None:
-        """What integers stand for; None where that has to be asked: a scale of 0 makes zeros, and no `StoredCode` has one."""
+        """The encoding of integers; None if it must be computed: a scale of 0 makes zeros, and no `StoredCode` has one."""
         site = Site(node, -1, [self.c.weights[n].array() if n in self.c.weights else None for n in node.input])
         if any(site.has(i) and i not in site.known for i in range(len(node.input))):
             return None

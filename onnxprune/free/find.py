@@ -47,7 +47,7 @@ class FreeChannels:
 
 @dataclass
 class Found:
-    """What is free in a model, and how its consumers make up for it."""
+    """The free channels of a model, and the compensation by its consumers."""
 
     analysis: Analysis
     values: Values
@@ -70,7 +70,7 @@ def find_free(analysis: Analysis) -> Found:
     groups = [g for g in analysis.groups if g.exact]
     search = _Search(analysis, groups)
     search.run()
-    return search.found
+    return search.result
 
 
 class _Search:
@@ -79,7 +79,7 @@ class _Search:
         self.groups = {v: g for g in self.exact for v in g.vars}
         self.values = Values(analysis, set(self.groups))
         self.consumers = Consumers(analysis, self.values)
-        self.found = Found(analysis, self.values, self.consumers)
+        self.result = Found(analysis, self.values, self.consumers)
         self.by_var: dict[Var, list[Consumer]] = defaultdict(list)
         self.makers: dict[Var, list[Site]] = defaultdict(list)
         self.at_site: dict[Site, list[Consumer]] = defaultdict(list)
@@ -92,18 +92,18 @@ class _Search:
         free = {v: self._judge(v) for v in self.by_var if v not in self.spoiled and self._is_special(v)}
         self._follow_back(free)
         for g in self.exact:
-            found = [(free[v], at) for v, at in _starts(g) if v in free]
-            kinds = [np.concatenate([part[k] + at for part, at in found] or [np.zeros(0, np.int64)]) for k in range(3)]
+            parts = [(free[v], at) for v, at in _starts(g) if v in free]
+            kinds = [np.concatenate([part[k] + at for part, at in parts] or [np.zeros(0, np.int64)]) for k in range(3)]
             if any(map(len, kinds)):
-                self.found.groups[g.name] = FreeChannels(*kinds)
+                self.result.groups[g.name] = FreeChannels(*kinds)
 
     def _note_consumers(self, index: int, node: NodeProto) -> None:
         """The weights of a node that read channels; channels that it reads otherwise, and does not pass on, are spoiled."""
         read = {v for n in node.input if n for v in self.values.carried(n)}
         consumed = {c.v for c in self._weights_of(index, node)}
         if read and not record_of(node).traits.reads_sizes:
-            made = {v for n in node.output if n for v in self.values.carried(n)}
-            self.spoiled |= read - made - consumed
+            passed_on = {v for n in node.output if n for v in self.values.carried(n)}
+            self.spoiled |= read - passed_on - consumed
 
     def _weights_of(self, index: int, node: NodeProto) -> Iterator[Consumer]:
         """The consumers in a node; what only computes a weight is none."""
@@ -114,23 +114,23 @@ class _Search:
             if not self.values.contents.is_constant(name):
                 continue
             for axis, layout in enumerate(self.values.layout(index, slot, name)):
-                mine = [v for v in layout.leaves if v in self.groups]
-                roles = c.roles.get((name, axis), ()) if mine else ()
+                channels = [v for v in layout.leaves if v in self.groups]
+                roles = c.roles.get((name, axis), ()) if channels else ()
                 if ((index, slot), "out") in roles:
-                    for v in mine:
+                    for v in channels:
                         self.makers[v].append((index, slot))
                 if ((index, slot), "in") not in roles:
                     continue
                 array = self.values.contents.numbers(name)
                 unread = None if array is None else find_unread(array, axis)
-                for v in mine:
-                    found = Consumer(index, slot, name, axis, v, np.zeros(v.size, bool))
+                for v in channels:
+                    consumer = Consumer(index, slot, name, axis, v, np.zeros(v.size, bool))
                     if unread is not None and unread.any():
-                        found.unread = np.asarray(unread[positions_of(layout, v)].all(axis=1))
-                    self.consumers.noted.append(found)
-                    self.by_var[v].append(found)
-                    self.at_site[index, slot].append(found)
-                    yield found
+                        consumer.unread = np.asarray(unread[positions_of(layout, v)].all(axis=1))
+                    self.consumers.noted.append(consumer)
+                    self.by_var[v].append(consumer)
+                    self.at_site[index, slot].append(consumer)
+                    yield consumer
 
     def _judge(self, v: Var) -> tuple[Array, Array, Array]:
         """The dead, the constant and the merged channels of v."""
@@ -140,14 +140,14 @@ class _Search:
         dead = np.all([self.consumers.unneeded(c) for c in self.by_var[v]], axis=0)
         _, first, inverse = np.unique(joined, return_index=True, return_inverse=True)
         merged = ~gone & (first[inverse.reshape(-1)] != np.arange(v.size))
-        self.found.labels[v] = np.where(gone, GONE, joined)
+        self.result.labels[v] = np.where(gone, GONE, joined)
         constant = np.all([self.consumers.slices(c).constant for c in self.by_var[v]], axis=0)
         if stays := int((constant & ~gone & ~merged).sum()):
-            self.found.notes[self.groups[v].name] = STAYS.format(stays)
+            self.result.notes[self.groups[v].name] = STAYS.format(stays)
         return np.flatnonzero(dead), np.flatnonzero(gone & ~dead), np.flatnonzero(merged)
 
     def _follow_back(self, free: dict[Var, tuple[Array, Array, Array]]) -> None:
-        """What makes channels that nobody reads need not read its own inputs either."""
+        """Propagate backwards: a layer whose output channels are unread need not read its own inputs."""
         todo = [v for v in free if self._unread(v).any()]
         while todo:
             sites = dict.fromkeys(site for v in todo for site in self.makers[v])

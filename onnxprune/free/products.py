@@ -1,4 +1,4 @@
-"""How a product takes one input for another: constant columns move into its sums, multiples are added up."""
+"""Substitution of inputs in a product: constant columns move into its sums, multiples are added up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxprune.signals import by_channel
 
 
 def channel_rows(array: Array, axis: int, layout: Axis, v: Var) -> Array:
-    """What an array has of each channel along an axis, [n, k]."""
+    """The entries of an array for each channel along an axis, [n, k]."""
     array = np.moveaxis(array, axis, 0)
     if layout is not v:
         array = array[by_channel(layout.owner(v))]

@@ -1,4 +1,4 @@
-"""What each channel holds, told by the others: `factor * base[number] + shift`.
+"""The values of each channel in terms of others: `factor * base[number] + shift`.
 
 A channel's slice of a tensor is all that belongs to it there. Two channels of one number have multiples of the same slice, but for
 a shift; one whose factor is 0 holds a constant. What the bases are nobody needs to know: an operator that treats all channels
@@ -96,12 +96,12 @@ class Slices:
 
     @property
     def sizes(self) -> Array:
-        """What multiples of each other differ by: the factor, of constants the constant itself."""
+        """The difference between multiples of each other: the factor, or for constants the constant itself."""
         return np.where(self.constant, self.shifts, self.factors)
 
 
 def combine(operands: Sequence[Slices], passes: Passes) -> Slices:
-    """What an operator makes that does the same with all channels, each for itself, of what it reads of them."""
+    """The output slices of an operator that treats all channels alike and separately."""
     shift = operands[0].shifts if Passes.SHIFT in passes else np.zeros(len(operands[0].shifts))
     shifts = [o.shifts - shift for o in operands]
     sizes = np.ones(len(shift))
@@ -129,8 +129,8 @@ def add(operands: Sequence[Slices]) -> Slices:
     """The sum: what is constant is no part of the base."""
     shifts = np.sum([o.shifts for o in operands], axis=0)
     bases = [Slices(o.factors, o.numbers, np.zeros(len(shifts))) for o in operands]
-    made = combine(bases, Passes.LINEAR)
-    return Slices(made.factors, made.numbers, shifts)
+    base = combine(bases, Passes.LINEAR)
+    return Slices(base.factors, base.numbers, shifts)
 
 
 def multiply(operands: Sequence[Slices]) -> Slices:

@@ -1,4 +1,4 @@
-"""What a product makes of channels: of equal weights the same, of zeros nothing, of constants a constant."""
+"""The output channels of a product: equal for equal weights, zero for zeros, constant for constants."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class ProductNode:
         """The sums before the bias, and what moves into it from constant inputs (by position of the outputs)."""
         operand, x_slot = self.operands[slot], next((i for i in self.operands if i != slot), 0)
         layout, x_layout = (self.values.layout(self.index, i, self.node.input[i]) for i in (slot, x_slot))
-        mine = [a for a in (*operand.outputs, *operand.batch) if v in layout[a].leaves]
+        axes = [a for a in (*operand.outputs, *operand.batch) if v in layout[a].leaves]
         x = self._read(v, x_slot, x_layout, operand, array)
-        if len(mine) > 1 or x is False:
+        if len(axes) > 1 or x is False:
             return None
         if isinstance(x, Slices):
-            rows = channel_rows(array, mine[0], layout[mine[0]], v) if mine else None
+            rows = channel_rows(array, axes[0], layout[axes[0]], v) if axes else None
             return self._scaled(x, rows, array, operand), None
         more = None
         known = {u: s for u, s in self.values.known.get(self.node.input[x_slot], {}).items() if operand.groups == 1}
@@ -71,18 +71,18 @@ class ProductNode:
             shifts = keeps_constants(self.node, self.product, _kernel(array, operand))
             array, more = folded(array, operand, inside, {u: s for u, s in known.items() if u in inside.leaves}, shifts)
             more = more * attribute(self.node, "alpha", 1.0)
-        return (_rows_alone(channel_rows(array, mine[0], layout[mine[0]], v)), more) if mine else None
+        return (_rows_alone(channel_rows(array, axes[0], layout[axes[0]], v)), more) if axes else None
 
     def _scaled(self, x: Slices, rows: Array | None, array: Array, operand: Operand) -> Slices:
-        """What comes of channels that a weight multiplies each for itself, or all alike (`rows` None)."""
+        """Multiply channels by a weight, each by its own row, or all alike (`rows` None)."""
         if rows is None:
             return combine([x], Passes.LINEAR)
-        made = multiply([x, _rows_alone(rows)])
+        scaled = multiply([x, _rows_alone(rows)])
         whole = keeps_constants(self.node, self.product, _kernel(array, operand))
         if operand.groups > 1 and len(rows) == len(array) and whole:  # one output for each input
             where = np.flatnonzero(x.constant)
-            made = made.with_constants(where, x.shifts[where] * rows[where].sum(axis=1, dtype=np.float64))
-        return made
+            scaled = scaled.with_constants(where, x.shifts[where] * rows[where].sum(axis=1, dtype=np.float64))
+        return scaled
 
     def _read(self, v: Var, slot: int, layout: Sequence[Axis], w: Operand, array: Array) -> Slices | bool | None:
         """The channels of v that come through from the input; None where there are none, False where nobody can tell."""
@@ -123,6 +123,6 @@ def _kernel(array: Array, operand: Operand) -> int:
 
 
 def _rows_alone(rows: Array) -> Slices:
-    """What weights make of inputs that they all read: the same of the same, and zeros of zeros."""
+    """The sums of weights that read the same inputs: equal for equal rows, zero for zero rows."""
     factors, numbers = number_rows(rows)
     return Slices(factors, numbers, np.zeros(len(rows)))

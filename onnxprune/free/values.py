@@ -20,7 +20,7 @@ from onnxprune.free.products import channel_rows
 from onnxprune.free.slices import Slices, add, combine, multiply
 from onnxprune.free.sums import ProductNode
 from onnxprune.graph.flat import flat_id
-from onnxprune.graph.view import subgraphs
+from onnxprune.graph.view import list_subgraphs
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.ops.records import NOTHING, NodeView, Passes, Record, record_of
@@ -65,7 +65,7 @@ class Values:
         return self._carried[name]
 
     def slices(self, name: str, v: Var) -> Slices:
-        """What is known of an activation's channels."""
+        """The known slices of an activation's channels."""
         return self.known.get(name, {}).get(v) or Slices.unknown(v.size)
 
     def visit(self, index: int, node: NodeProto) -> None:
@@ -75,13 +75,13 @@ class Values:
         record = record_of(node)
         for name in filter(None, node.output):
             for v in self.carried(name):
-                made = self._make(index, node, record, v)
-                if made is not None and not made.is_unknown:
-                    self.known.setdefault(name, {})[v] = made
+                slices = self._make(index, node, record, v)
+                if slices is not None and not slices.is_unknown:
+                    self.known.setdefault(name, {})[v] = slices
                     self.special.add(v)
 
     def _make(self, index: int, node: NodeProto, record: Record, v: Var) -> Slices | None:
-        """What a node makes of the channels of v."""
+        """Compute the output slices of a node for the channels of v."""
         if record.product:
             return ProductNode(self, index, node, record.product).make(v)
         if record.traits.affine and (line := self._line(index, node, record, v)) is not None:
@@ -95,11 +95,11 @@ class Values:
         shared = [i for i, n in enumerate(node.input) if n and i not in operands]
         read = [*operands.values()]
         if Passes.EACH in passes:
-            made = multiply(read)
+            slices = multiply(read)
         else:
             read += [self._same_for_all(i, node, v.size) for i in shared if traits.pointwise]
-            made = add(read) if traits.sums else combine(read, passes)
-        return self._calculated(node, operands, shared, made) if traits.pointwise else made
+            slices = add(read) if traits.sums else combine(read, passes)
+        return self._calculated(node, operands, shared, slices) if traits.pointwise else slices
 
     def _same_for_all(self, slot: int, node: NodeProto, size: int) -> Slices:
         """An input that all channels read."""
@@ -121,8 +121,8 @@ class Values:
         return dtype_of(self.c.weights[name].data_type).kind in "OSUc"
 
     def operands(self, index: int, node: NodeProto, v: Var) -> Operands | None:
-        """What the node reads of the channels of v, by slot; None where channels stand on two axes."""
-        found: Operands = {}
+        """The slices of the channels of v that the node reads, by slot; None if channels lie on two axes."""
+        operands: Operands = {}
         for slot, name in enumerate(node.input):
             axes = [(i, a) for i, a in enumerate(self.layout(index, slot, name)) if v in a.leaves] if name else []
             if len(axes) > 1:
@@ -131,10 +131,10 @@ class Values:
                 if name in self.c.weights and dtype_of(self.c.weights[name].data_type).kind in "OSUc":
                     return None
                 if name in self.c.weights:
-                    found[slot] = Slices.of_rows(channel_rows(self.c.weights[name].array(), i, axis, v))
+                    operands[slot] = Slices.of_rows(channel_rows(self.c.weights[name].array(), i, axis, v))
                 else:
-                    found[slot] = self.slices(name, v)
-        return found
+                    operands[slot] = self.slices(name, v)
+        return operands
 
     def _line(self, index: int, node: NodeProto, record: Record, v: Var) -> Slices | None:
         """Of a node that scales and shifts by constants; None where those of one channel differ."""
@@ -155,24 +155,24 @@ class Values:
             return None
         return self.slices(node.input[live[0]], v).line(scale, shift)
 
-    def _calculated(self, node: NodeProto, operands: Operands, shared: Sequence[int], made: Slices) -> Slices:
+    def _calculated(self, node: NodeProto, operands: Operands, shared: Sequence[int], slices: Slices) -> Slices:
         """With the constants that come of constants."""
-        where = np.flatnonzero(np.all([o.constant for o in operands.values()], axis=0) & ~made.constant)
+        where = np.flatnonzero(np.all([o.constant for o in operands.values()], axis=0) & ~slices.constant)
         if not len(where) or any(self._varies(i, node) for i in shared):
-            return made
+            return slices
         inputs = {i: self._typed(node.input[i], o.shifts[where]) for i, o in operands.items()}
         inputs |= {i: self.c.weights[node.input[i]].array() for i in shared}
-        found = self._calculator.evaluate(node, dict(sorted(inputs.items())))
-        if found is None or found.size != len(where):
-            return made
-        return made.with_constants(where, found.reshape(-1).astype(np.float64))
+        constants = self._calculator.evaluate(node, dict(sorted(inputs.items())))
+        if constants is None or constants.size != len(where):
+            return slices
+        return slices.with_constants(where, constants.reshape(-1).astype(np.float64))
 
     def _typed(self, name: str, values: Array) -> Array:
         return values.astype(dtype_of(self.c.trace.dtype(name) or TensorProto.FLOAT))
 
 
 def _passes(node: NodeProto, record: Record) -> Passes:
-    """What comes through a node unchanged."""
+    """The properties of slices that a node preserves."""
     traits = record.traits
     if traits.moves:
         return Passes.NOTHING if traits.changes_type else Passes.ALL
@@ -183,7 +183,7 @@ def _is_opaque(node: NodeProto) -> bool:
     """Is nothing known of what it makes of single channels?"""
     record = record_of(node)
     lists = any(a.type in LISTS for a in node.attribute)
-    return record is NOTHING or record.traits.random or lists or flat_id(node) is not None or any(subgraphs(node))
+    return record is NOTHING or record.traits.random or lists or flat_id(node) is not None or any(list_subgraphs(node))
 
 
 def _for_channels(x: Array, rank: int, at: int, axis: Axis, v: Var) -> Array | None:

@@ -30,12 +30,15 @@ def measure_masks(
     outputs: Sequence[str],
     pull: Pull,
 ) -> MaskDerivatives:
-    """One pass forward, one backward.
+    """Compute the derivatives of the loss with respect to masks and weights, in one forward and one backward pass.
 
     Args:
+        module: the model in torch.
+        feeds: one batch of inputs, by name.
         values: names and axes of n positions; the product a dL/da is summed over all other axes but the first.
         weights: initializers that the module trains.
-        outputs: what `pull` gets as arrays; it returns dL/d(output) for those that the loss L depends on.
+        outputs: names of the outputs that `pull` reads.
+        pull: takes the outputs as arrays, and returns dL/d(output) for those that the loss L depends on.
     """
     found = module.run(feeds, [*outputs, *dict.fromkeys(name for name, _ in values)])
     arrays = {name: found[name].detach().cpu().numpy() for name in outputs}

@@ -19,7 +19,7 @@ from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, CLOSE, FLAT, flat_id, fl
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import all_weights, constant_of
-from onnxprune.graph.view import attribute, domain_of, is_constant, opsets, subgraphs
+from onnxprune.graph.view import attribute, domain_of, is_constant, list_subgraphs, opsets
 from onnxprune.ops.records import MICROSOFT
 
 SIZES, SIZED_BYTES = 8, 1 << 26  # how many sizes of inputs are remembered, and how much of each at most
@@ -41,7 +41,7 @@ def list_unsupported(flat: Model) -> list[str]:
         if node.domain == FLAT or constant_of(node) is not None:
             continue
         domain, version = domain_of(node), versions.get(domain_of(node), 1)
-        if _entry_of(node, version) is None or any(True for _ in subgraphs(node)):
+        if _entry_of(node, version) is None or any(True for _ in list_subgraphs(node)):
             label = node.name or next(filter(None, node.output), "")
             text = f"{node.op_type} of {domain or 'ai.onnx'} {version} (node '{label}')"
             found.setdefault((domain, node.op_type), text)

@@ -1,1 +1,1 @@
-""""""
+"""ONNX files and graphs: load, save, weights, shapes, traces, and edits of nodes."""

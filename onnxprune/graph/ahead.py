@@ -12,7 +12,7 @@ AHEAD = 2  # results for each thread that may wait to be taken, so that no threa
 
 
 def make_ahead(make: Callable[[Item], Made], items: Iterable[Item], threads: int) -> Generator[Made, None, None]:
-    """What `make` gives for each item, in their order, made by `threads` threads while earlier results are used.
+    """Yield the result of `make` for each item, in order, computed by `threads` threads while earlier results are used.
 
     It pays where `make` spends its time in the system or in numpy, which let other threads run.
     """

@@ -14,7 +14,7 @@ Key = tuple[str, str, str]  # domain, name, overload
 
 
 def key_of(node: NodeProto | FunctionProto) -> Key:
-    """What a function and its calls have in common."""
+    """A local function and its calls."""
     name = node.op_type if isinstance(node, NodeProto) else node.name
     return domain_of(node), name, node.overload
 

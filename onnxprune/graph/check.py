@@ -1,4 +1,4 @@
-"""What must hold of a model before anything is done with it: onnx's checker, and what that does not see."""
+"""Checks of a model before any other step: onnx's checker, and checks that it lacks."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -21,7 +21,7 @@ from onnxprune.axes import Size
 from onnxprune.graph.flat import flat_id
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import constant_of
-from onnxprune.graph.view import Names, NodeBuilder, captured, find_attribute, opset, reads, value_names
+from onnxprune.graph.view import Names, NodeBuilder, find_attribute, find_captured, opset, reads, value_names
 from onnxprune.graph.weights import ArrayWeight, Weight
 from onnxprune.ops.records import record_of
 
@@ -85,9 +85,11 @@ class Editor:
 
     def skip(self, names: Iterable[str]) -> None:
         """Let who reads these outputs of Identities read what the Identities do, but for the model's outputs, and bodies."""
-        made = {n.output[0]: i for i, n in enumerate(self.nodes) if n.op_type == "Identity" and len(n.output) == 1}
-        inside = {name for n in self.nodes for name in captured(n)} | {v.name for v in self.proto.graph.output}
-        sources = {name: made[name] for name in names if name in made and name not in inside}
+        identities = {
+            n.output[0]: i for i, n in enumerate(self.nodes) if n.op_type == "Identity" and len(n.output) == 1
+        }
+        inside = {name for n in self.nodes for name in find_captured(n)} | {v.name for v in self.proto.graph.output}
+        sources = {name: identities[name] for name in names if name in identities and name not in inside}
         for node in self.nodes:
             for slot, name in enumerate(node.input):
                 while name in sources:
@@ -163,13 +165,13 @@ class Editor:
         self, index: int, slot: int, times: np.ndarray, by: np.ndarray, use: np.ndarray, fill: np.ndarray
     ) -> list[NodeProto]:
         """Before node `index`, make a computed input x * times / by, with `fill` where `use` is false."""
-        name, made = self.nodes[index].input[slot], self._inserted[index]
-        old = len(made)
+        name, inserted = self.nodes[index].input[slot], self._inserted[index]
+        old = len(inserted)
 
         def emit(op: str, *operands: str | np.ndarray) -> str:
             ins = [self.add_constant(name, ArrayWeight(x)) if isinstance(x, np.ndarray) else x for x in operands]
             out = self._fresh(name)
-            made.append(helper.make_node(op, ins, [out], name=out))
+            inserted.append(helper.make_node(op, ins, [out], name=out))
             return out
 
         ops, y = NodeBuilder(emit), name
@@ -180,7 +182,7 @@ class Editor:
         elif not use.all():  # there was no Where yet
             y = ops.Add(ops.Mul(y, use.astype(fill.dtype)), np.where(use, 0, fill).astype(fill.dtype))
         self.set_input(index, slot, y)
-        return made[old:]
+        return inserted[old:]
 
     def declare_shapes(self, shape_of: Callable[[str], list[Size] | None]) -> None:
         """Update the static sizes in value_info and in inputs that are initializers."""

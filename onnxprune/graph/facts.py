@@ -1,4 +1,4 @@
-"""What is known of each tensor at two sample input shapes, to read. The tracer (graph/trace.py) finds it out."""
+"""The known shapes and values of tensors at two sample input shapes, read-only. graph/trace.py computes them."""
 
 from __future__ import annotations
 

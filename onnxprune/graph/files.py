@@ -26,7 +26,7 @@ TEMPORARY = re.compile(r"\.?onnxprune-([0-9a-f]{8})-(\d+)-\w+(\.tmp)?")  # machi
 
 
 class Sink(Protocol):
-    """What bytes are written to."""
+    """A destination for bytes."""
 
     def write(self, data: bytes | memoryview, /) -> int: ...
 
@@ -86,8 +86,8 @@ class SourceFile:
         return ModelError(f"{self.path} was changed while it was read; start again when nothing writes to it")
 
 
-def _state(found: os.stat_result) -> tuple[int, int, int, int]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _state(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _read_at(fd: int, length: int, offset: int) -> bytes:
@@ -124,13 +124,13 @@ def drafts(target: Path) -> Iterator[Callable[[Writer], Path]]:
         raise OutputError(f"{target} is a folder; give the name of a file")
     if not target.parent.is_dir():
         raise OutputError(f"{target}: there is no folder {target.parent}; create it first")
-    made: list[Path] = []
+    paths: list[Path] = []
 
     def draft(write: Writer) -> Path:
-        made.append(target.with_name(f".{_prefix()}{secrets.token_hex(8)}.tmp"))
-        with open(made[-1], "xb", buffering=BUFFER_BYTES) as file:
+        paths.append(target.with_name(f".{_prefix()}{secrets.token_hex(8)}.tmp"))
+        with open(paths[-1], "xb", buffering=BUFFER_BYTES) as file:
             write(file)
-        return made[-1]
+        return paths[-1]
 
     try:
         remove_abandoned(target.parent)
@@ -138,7 +138,7 @@ def drafts(target: Path) -> Iterator[Callable[[Writer], Path]]:
     except OSError as e:
         raise OutputError(f"{target}: {why(e)}; it was not written, make room or choose another place") from e
     finally:
-        for path in made:
+        for path in paths:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 
@@ -158,8 +158,8 @@ def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files and folders of processes of this machine that are no more."""
     with suppress(OSError):
         for path in folder.iterdir():
-            found = TEMPORARY.fullmatch(path.name)
-            if found and found[1] == _machine() and not _is_alive(int(found[2])):
+            match = TEMPORARY.fullmatch(path.name)
+            if match and match[1] == _machine() and not _is_alive(int(match[2])):
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
@@ -198,12 +198,12 @@ def _is_alive(process: int) -> bool:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for renaming files in it, one process at a time; where a system has no such lock, it is done without."""
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with suppress(ImportError, OSError):
             import fcntl
 
             handle = os.open(folder, os.O_RDONLY)
-            held.callback(os.close, handle)
+            stack.callback(os.close, handle)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

@@ -29,10 +29,10 @@ from onnxprune.graph.view import (
     defined,
     domain_of,
     find_attribute,
+    list_subgraphs,
     makers,
     opset,
     opsets,
-    subgraphs,
 )
 from onnxprune.graph.weights import TensorWeight, Weight
 
@@ -46,15 +46,15 @@ ID = "flat_id"  # the attribute that a marker, and an operator whose bodies were
 def flatten(model: Model) -> Model:
     """The model in one line; the model itself where it has neither bodies nor local functions."""
     functions = _inlinable(model.proto)
-    if not any(key_of(n) in functions or any(True for _ in subgraphs(n)) for n in model.proto.graph.node):
+    if not any(key_of(n) in functions or any(True for _ in list_subgraphs(n)) for n in model.proto.graph.node):
         return model
     return _Flattener(model, functions).run()
 
 
 def flat_id(node: NodeProto) -> int | None:
-    """Which scope a marker, or an operator whose bodies were laid out, belongs to."""
-    found = find_attribute(node, ID)
-    return None if found is None else found.i
+    """The scope of a marker, or of an operator whose bodies were written out flat."""
+    attribute = find_attribute(node, ID)
+    return None if attribute is None else attribute.i
 
 
 def _inlinable(proto: ModelProto) -> dict[Key, FunctionProto]:
@@ -74,9 +74,9 @@ def _can_open(node: NodeProto, version: int) -> bool:
         not domain_of(node)
         and node.op_type in CONTROL
         and (node.op_type != SCAN or version >= 9)  # the first Scan runs over a batch of sequences
-        and all(_fits(node, g) for g in subgraphs(node))
-        and not any(g.sparse_initializer for g in subgraphs(node))
-        and not any({t.name for t in g.initializer} & {v.name for v in g.input} for g in subgraphs(node))
+        and all(_fits(node, g) for g in list_subgraphs(node))
+        and not any(g.sparse_initializer for g in list_subgraphs(node))
+        and not any({t.name for t in g.initializer} & {v.name for v in g.input} for g in list_subgraphs(node))
     )
 
 
@@ -133,7 +133,7 @@ class _Flattener:
         for node in nodes:
             if key_of(node) in self.functions:
                 self._call(node, names, prefix)
-            elif any(True for _ in subgraphs(node)) and _can_open(node, self.opset):
+            elif any(True for _ in list_subgraphs(node)) and _can_open(node, self.opset):
                 self._control(node, names, prefix)
             else:
                 self.nodes.append(renamed(node, names, prefix))
@@ -142,7 +142,7 @@ class _Flattener:
         ident, label = self._scope(), prefix + node.name
         plain = [a for a in node.attribute if a.type != AttributeProto.GRAPH]
         own: list[str] = []
-        made: list[str] = []
+        results: list[str] = []
         graphs = [a for a in node.attribute if a.type == AttributeProto.GRAPH]
         for a in sorted(graphs, key=lambda a: a.name, reverse=True):  # then_branch before else_branch
             inner = self._names_of(a.g, names)
@@ -159,7 +159,7 @@ class _Flattener:
             outs = [self._claim(f"{e}/{a.name}") for e in ends]
             self.nodes.append(_marker(CLOSE, label, ident, ends, outs))
             own += starts
-            made += outs
+            results += outs
         owner, header = renamed(node, names, prefix), renamed(node, names, prefix)
         for n in (owner, header):
             del n.input[:]
@@ -168,11 +168,11 @@ class _Flattener:
         for a in (a for a in header.attribute if a.type == AttributeProto.GRAPH):
             a.g.Clear()
         owner.attribute.append(helper.make_attribute("header", header.SerializeToString()))
-        owner.input.extend([*own, *made])
+        owner.input.extend([*own, *results])
         self.nodes.append(owner)
 
     def _names_of(self, g: GraphProto, names: Mapping[str, str]) -> dict[str, str]:
-        """What every name means inside a body: its own are claimed, the outer ones stay visible."""
+        """The names inside a body: its own values get new names, outer ones stay visible."""
         inner = dict(names)
         inner.update({name: self._claim(name) for name in defined(g) if name})
         return inner
@@ -255,7 +255,7 @@ def renamed(node: NodeProto, names: Mapping[str, str], prefix: str = "") -> Node
     for kind in (out.input, out.output):
         for i, name in enumerate(kind):
             kind[i] = names.get(name, name)
-    for g in subgraphs(out):
+    for g in list_subgraphs(out):
         own = set(defined(g))
         outer = {a: b for a, b in names.items() if a not in own}
         nodes = [renamed(n, outer) for n in g.node]
@@ -355,14 +355,14 @@ class _Nester:
         g.initializer.extend(self._tensor(t.name) for t in shell.initializer if t.name in weights)
         self.moved |= weights
         g.node.extend(frame.nodes)
-        made = {*makers(frame.nodes), *weights, *opener.output}
+        inner = {*makers(frame.nodes), *weights, *opener.output}
         for kind in (g.input, g.value_info, g.output):
             for v in kind:
                 if v.name in self.infos:
                     v.CopyFrom(self.infos[v.name])
                     self.inner.add(v.name)
         for v, name in zip(g.output, close.input, strict=True):
-            if name not in made:  # an outer value, or a constant of the graph: a body returns only what it makes
+            if name not in inner:  # an outer value, or a constant of the graph: a body returns only what it makes
                 g.node.append(helper.make_node("Identity", [name], [f"{name}/{close.output[0]}"]))
                 name = f"{name}/{close.output[0]}"
             if v.name != name:
@@ -397,7 +397,7 @@ class _Nester:
         while todo:
             n = todo.pop()
             used.add(n.domain)
-            todo.extend(m for g in subgraphs(n) for m in g.node)
+            todo.extend(m for g in list_subgraphs(n) for m in g.node)
         _refill(self.proto.opset_import, [o for o in self.proto.opset_import if o.domain in had | used])
 
     def _drop_functions(self) -> None:
@@ -485,20 +485,20 @@ def _declared(shells: Iterable[GraphProto]) -> set[str]:
 
 
 def _bytes(node: NodeProto, name: str) -> bytes:
-    found = find_attribute(node, name)
-    assert found is not None
-    return found.s
+    attribute = find_attribute(node, name)
+    assert attribute is not None
+    return attribute.s
 
 
 def _called(proto: ModelProto) -> set[Key]:
     """The local functions that the graph calls, directly or through others."""
     functions = {key_of(f): f for f in proto.functions}
-    found: set[Key] = set()
+    keys: set[Key] = set()
     todo: list[NodeProto] = list(proto.graph.node)
     while todo:
         n = todo.pop()
-        todo.extend(m for g in subgraphs(n) for m in g.node)
-        if key_of(n) in functions and key_of(n) not in found:
-            found.add(key_of(n))
+        todo.extend(m for g in list_subgraphs(n) for m in g.node)
+        if key_of(n) in functions and key_of(n) not in keys:
+            keys.add(key_of(n))
             todo.extend(functions[key_of(n)].node)
-    return found
+    return keys

@@ -122,7 +122,7 @@ def like(kind: type, proto: onnx.ModelProto) -> Any:
 
 
 def _export(module: Any, example_inputs: Any) -> onnx.ModelProto:
-    """What `torch.onnx.export` makes of a module, the first axis of its inputs dynamic where it has tensors alone."""
+    """Export a module by `torch.onnx.export`; the first axis of its inputs is dynamic if all inputs are tensors."""
     if example_inputs is None:
         raise OnnxPruneError(
             "a torch module is exported first, with inputs to call it with: give example_inputs=(tensor, ..)"

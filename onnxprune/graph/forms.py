@@ -42,7 +42,7 @@ def regroup(axes: Iterable[Axis], shape: Sequence[int]) -> list[Axis]:
     left = [f for axis in axes for f in axis]
     out: list[Axis] = []
     for n in shape:
-        mine: list[Factor] = []
+        factors: list[Factor] = []
         while n > 1:
             if not left:
                 raise Misfit(f"a Reshape to {list(shape)} has another number of elements")
@@ -50,11 +50,11 @@ def regroup(axes: Iterable[Axis], shape: Sequence[int]) -> list[Axis]:
             part = math.gcd(extent, n)
             if part not in (extent, n):
                 raise Misfit(f"a Reshape to {list(shape)} cuts through its axes")
-            mine.append((part, stride * (extent // part)))
+            factors.append((part, stride * (extent // part)))
             n //= part
             if extent > part:
                 left.insert(0, (extent // part, stride))
-        out.append(tuple(mine))
+        out.append(tuple(factors))
     return out
 
 
@@ -85,7 +85,7 @@ class Form:
 
     @cached_property
     def _order(self) -> list[int]:
-        """Which factor of the product comes first, second, .. in the file."""
+        """The order of the product's factors in the file."""
         strides = [s for _, s in self._factors]
         return sorted(range(len(strides)), key=lambda i: -strides[i])
 

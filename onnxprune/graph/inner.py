@@ -33,8 +33,8 @@ def marks(flat: ModelProto) -> dict[str, int]:
 
 def _named(graph: GraphProto) -> Iterable[tuple[str, TensorProto]]:
     yield from ((t.name, t) for t in graph.initializer)
-    held = ((n.output[0], find_attribute(n, "value")) for n in graph.node if is_constant(n))
-    yield from ((name, a.t) for name, a in held if a)
+    values = ((n.output[0], find_attribute(n, "value")) for n in graph.node if is_constant(n))
+    yield from ((name, a.t) for name, a in values if a)
 
 
 def rewritten(model: Model, arrays: Mapping[int, Array]) -> Model:

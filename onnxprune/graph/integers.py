@@ -1,4 +1,4 @@
-"""What the integers of a quantized weight stand for."""
+"""The numbers that the integers of a quantized weight encode."""
 
 from __future__ import annotations
 

@@ -87,11 +87,11 @@ def _type_of(first: Array, second: Array) -> TypeProto:
 def _up_to(model: Model, names: Sequence[str]) -> Model | None:
     """The part of a model that makes some values; None where it does not make all of them."""
     graph = model.proto.graph
-    made, needed, todo = makers(graph.node), set[int](), list(names)
-    if not names or not made.keys() >= set(names):
+    made_at, needed, todo = makers(graph.node), set[int](), list(names)
+    if not names or not made_at.keys() >= set(names):
         return None
     while todo:
-        index = made.get(todo.pop())
+        index = made_at.get(todo.pop())
         if index is not None and index not in needed:
             needed.add(index)
             todo.extend(reads(graph.node[index]))

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxprune.graph.sparse import SparseWeight
-from onnxprune.graph.view import is_constant, makers, reads, subgraphs
+from onnxprune.graph.view import is_constant, list_subgraphs, makers, reads
 from onnxprune.graph.weights import ArrayWeight, Weight
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def sort_nodes(graph: GraphProto) -> None:
 
     A graph that is in order, or has a cycle, stays as it is.
     """
-    for body in (b for n in graph.node for b in subgraphs(n)):
+    for body in (b for n in graph.node for b in list_subgraphs(n)):
         sort_nodes(body)
     made_at = makers(graph.node)
     before = {i: [made_at[x] for x in reads(n) if x in made_at] for i, n in enumerate(graph.node)}

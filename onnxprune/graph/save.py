@@ -152,15 +152,15 @@ def _layout(model: Model, data_name: str | None) -> wire.Layout:
 
 def _stored(model: Model) -> onnx.ModelProto:
     """The message with sparse initializers as such, where that is smaller."""
-    found = {name: encode(name, model.weights[name]) for name in model.sparse if name in model.weights}
-    if not any(found.values()):
+    encoded = {name: encode(name, model.weights[name]) for name in model.sparse if name in model.weights}
+    if not any(encoded.values()):
         return model.proto
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    dense = [t for t in model.proto.graph.initializer if not found.get(t.name)]
+    dense = [t for t in model.proto.graph.initializer if not encoded.get(t.name)]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(dense)
-    proto.graph.sparse_initializer.extend(filter(None, found.values()))
+    proto.graph.sparse_initializer.extend(filter(None, encoded.values()))
     return proto
 
 
@@ -196,6 +196,7 @@ def copy_head(tensor: TensorProto, weight: Weight) -> TensorProto:
 
 
 def external_head(tensor: TensorProto, weight: Weight, location: str, offset: int) -> TensorProto:
+    """The tensor without its data, which are in the file `location` from byte `offset` on."""
     head = copy_head(tensor, weight)
     head.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", offset), ("length", weight.nbytes)):

@@ -18,7 +18,7 @@ def scan_axes(node: NodeProto, name: str, count: int) -> list[int]:
 
 
 def carried(node: NodeProto) -> int:
-    """How many values a Loop or Scan (laid out flat) carries from one step to the next.
+    """The number of values that a Loop or Scan (written out flat) carries from one step to the next.
 
     Loop: [iteration, cond, states][cond, states, scans] -> [states, scans]; Scan: [states, inputs][states, scans].
     """
@@ -121,7 +121,7 @@ def _common(a: tuple[Size, ...] | None, b: tuple[Size, ...] | None) -> list[Size
 
 
 def _leave(trace: Trace, node: NodeProto) -> None:
-    """What a Loop or Scan returns: the carried values, then what each step made, stacked."""
+    """The results of a Loop or Scan: the carried values, then the stacked outputs of the steps."""
     n, ins = carried(node), list(node.input)
     loop = node.op_type == LOOP
     starts = ins[2 : 2 + n] if loop else ins[:n]
@@ -146,7 +146,7 @@ def _leave(trace: Trace, node: NodeProto) -> None:
 
 
 def _trips(trace: Trace, node: NodeProto, cond: str | None) -> Size | None:
-    """How often the body runs, where that is known: the count given, if nothing in the body ends it sooner."""
+    """The number of runs of the body, if known: the given count, if nothing in the body ends it sooner."""
     trips = trace.trips.get(flat_id(node) or 0)
     if cond is not None:
         stays = trace.value(cond)

@@ -35,7 +35,7 @@ class SparseWeight:
 
 
 def encode(name: str, weight: Weight) -> SparseTensorProto | None:
-    """What is not zero of a weight, and where; None where that takes no fewer bytes than all of it."""
+    """The nonzero entries of a weight and their positions; None if these take no fewer bytes than the whole weight."""
     if isinstance(weight, SparseWeight):
         return weight.tensor
     flat = weight.array().reshape(-1)

@@ -12,7 +12,7 @@ from onnxprune.axes import Size
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.facts import Facts
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT
-from onnxprune.graph.view import attribute, captured
+from onnxprune.graph.view import attribute, find_captured
 from onnxprune.graph.vocabulary import IDS
 from onnxprune.ops.records import record_of
 
@@ -90,7 +90,7 @@ def with_scores(use: TokenUse, shapes: Mapping[str, tuple[Size, ...] | None]) ->
 def _follow(nodes: Sequence[NodeProto], outputs: Collection[str], trace: Facts, name: str) -> _Walk:
     walk = _Walk(trace, {name})
     for index, node in enumerate(nodes):
-        if walk.ids & captured(node):
+        if walk.ids & find_captured(node):
             walk.wrong = walk.wrong or f"a body of {_name(node)} reads its ids"
         for slot in [i for i, n in enumerate(node.input) if n in walk.ids]:
             if not _read(walk, index, node, slot):

@@ -21,7 +21,7 @@ from onnxprune.axes import Dynamic, Size, pair
 from onnxprune.graph.facts import Facts, guessed_size, is_dynamic, is_same
 from onnxprune.graph.flat import flat_id
 from onnxprune.graph.samples import Sizes
-from onnxprune.graph.view import attribute, domain_of, opsets, subgraphs
+from onnxprune.graph.view import attribute, domain_of, list_subgraphs, opsets
 from onnxprune.graph.weights import Weight
 from onnxprune.ops.records import Plainer, Values, record_of
 
@@ -61,7 +61,7 @@ class Trace(Facts):
         self.trips: dict[int, tuple[int, int] | None] = {}  # how often the body of a scope runs at most
 
     def read_only(self) -> Facts:
-        """What is known, for those who only read: always up to date."""
+        """A read-only view of the known shapes and values, always up to date."""
         return Facts(**{f.name: getattr(self, f.name) for f in fields(Facts)})
 
     def knows(self, name: str) -> bool:
@@ -182,17 +182,17 @@ class Trace(Facts):
         schema = self._schema(node, domain)
         if schema is None or (domain, node.op_type) in self._functions:
             return False
-        found: list[dict[str, TypeProto]] = []
+        outputs: list[dict[str, TypeProto]] = []
         for sample in (0, 1):
             types = {n: self._types[n][sample] for n in node.input if n in self._types}
             if sample and all(self._types[n][0] is self._types[n][1] for n in types):
                 same = all(self._values[n][0] is self._values[n][1] for n in node.input if n in self._values)
                 if same:
-                    found.append(found[0])
+                    outputs.append(outputs[0])
                     break
             data = {n: _tensor(self._values[n][sample]) for n in node.input if n in self._values}
             try:
-                found.append(
+                outputs.append(
                     shape_inference.infer_node_outputs(
                         schema, node, types, data, opset_imports=self._imports, ir_version=self._ir
                     )
@@ -202,23 +202,23 @@ class Trace(Facts):
                 if not known:
                     self.clashes.append(node.op_type)
                 return known
-        self._doubt_slice(node, *found)
-        self._note_short(node, *found)
+        self._doubt_slice(node, *outputs)
+        self._note_short(node, *outputs)
         for name in node.output:
-            if name and name in found[0] and name in found[1]:
-                a, b = found[0][name], found[1][name]
+            if name and name in outputs[0] and name in outputs[1]:
+                a, b = outputs[0][name], outputs[1][name]
                 if any(not d.HasField("dim_value") for d in a.tensor_type.shape.dim):
                     b = TypeProto.FromString(b.SerializeToString())
                     self._guess(name, a, b)
                 self._types[name] = (a, a if a == b else b)
         return True
 
-    def _doubt_slice(self, node: NodeProto, *found: dict[str, TypeProto]) -> None:
+    def _doubt_slice(self, node: NodeProto, *outputs: dict[str, TypeProto]) -> None:
         """Where dynamic bounds end behind a static axis at both samples, its size is what it is by chance of the samples."""
         if node.op_type != "Slice" or all(self.values(n) is None or self.value(n) is not None for n in node.input[1:3]):
             return
         before = self.shape(node.input[0]) or ()
-        a, b = (f[node.output[0]].tensor_type.shape.dim for f in found)
+        a, b = (f[node.output[0]].tensor_type.shape.dim for f in outputs)
         bounds = [v for v in map(self.values, node.input[1:3]) if v is not None]
         dynamic = np.logical_or.reduce([np.atleast_1d(v[0] != v[1]) for v in bounds])
         axes = self.value(node.input[3]) if len(node.input) > 3 and node.input[3] else np.arange(len(dynamic))
@@ -227,17 +227,17 @@ class Trace(Facts):
                 a[axis].ClearField("dim_value")
                 b[axis].ClearField("dim_value")
 
-    def _note_short(self, node: NodeProto, *found: dict[str, TypeProto]) -> None:
+    def _note_short(self, node: NodeProto, *outputs: dict[str, TypeProto]) -> None:
         """Remember outputs with a negative size, or with an empty axis that no input has, where sizes are dynamic."""
         shapes = [self.shape(n) or () for n in node.input]
         dynamic = any(isinstance(s, Dynamic) for shape in shapes for s in shape)
         least = 1 if dynamic and all(min(pair(s)) for shape in shapes for s in shape) else 0
-        for types in found:
-            for name, made in types.items():
-                counts = made.tensor_type.elem_type in COUNTS  # a shape without entries is one of a scalar
+        for types in outputs:
+            for name, kind in types.items():
+                counts = kind.tensor_type.elem_type in COUNTS  # a shape without entries is one of a scalar
                 if any(
                     d.HasField("dim_value") and d.dim_value < (0 if counts else least)
-                    for d in made.tensor_type.shape.dim
+                    for d in kind.tensor_type.shape.dim
                 ):
                     self.short.add(name)
 
@@ -267,19 +267,23 @@ class Trace(Facts):
             if shape is not None:
                 shape = (shape[0], shape[-1], *shape[1:-1]) if last and i == 0 else shape
                 self.set(name, TensorProto.BOOL if bools else TensorProto.FLOAT, shape)
-        found = self._infer(plain, "") and self.shape(plain.output[0])
-        if found:
+        shape_of_plain = self._infer(plain, "") and self.shape(plain.output[0])
+        if shape_of_plain:
             typed = self.dtype(node.input[like.typed]) if like.typed < len(node.input) else TensorProto.UNDEFINED
-            self.set(y, typed or TensorProto.FLOAT, (found[0], *found[2:], found[1]) if last else found)
+            self.set(
+                y,
+                typed or TensorProto.FLOAT,
+                (shape_of_plain[0], *shape_of_plain[2:], shape_of_plain[1]) if last else shape_of_plain,
+            )
         for name in (*names, *plain.output):
             self._types.pop(name, None)
-        return bool(found)
+        return bool(shape_of_plain)
 
     def ask(self, name: str, proto: onnx.ModelProto) -> None:
         """A shape from inference over the whole model, which reaches into bodies and local functions."""
         if self._whole is None:
             self._whole = tuple(self._infer_whole(proto, sample) for sample in (0, 1))
-        a, b = (found.get(name) for found in self._whole)
+        a, b = (types.get(name) for types in self._whole)
         if a is not None and b is not None and a.tensor_type.HasField("shape") and b.tensor_type.HasField("shape"):
             self._guess(name, a, b)
             self._types[name] = (a, a if a == b else b)
@@ -294,10 +298,10 @@ class Trace(Facts):
         for v in copy.graph.output:
             v.type.tensor_type.ClearField("shape")
         try:
-            found = shape_inference.infer_shapes(copy, data_prop=True)
+            inferred = shape_inference.infer_shapes(copy, data_prop=True)
         except Exception:  # no shapes, then
             return {}
-        return {v.name: v.type for v in (*found.graph.value_info, *found.graph.output)}
+        return {v.name: v.type for v in (*inferred.graph.value_info, *inferred.graph.output)}
 
     def _guess(self, name: str, a: TypeProto, b: TypeProto) -> None:
         """Give a size that the data decide (NonZero's) two sample sizes of its own: dynamic, and equal to no other."""
@@ -315,7 +319,7 @@ class Trace(Facts):
             return
         if traits.random or any(n and n not in self._values for n in node.input) or not node.input:
             return
-        if any(True for _ in subgraphs(node)):
+        if any(True for _ in list_subgraphs(node)):
             return
         shape = self.shape(node.output[0])
         if shape is not None and any(int(np.prod(s)) > MAX_VALUE for s in zip(*map(pair, shape), strict=True)):

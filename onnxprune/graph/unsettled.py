@@ -1,4 +1,4 @@
-"""Which tensors have a size that only the data decide, or that nobody knows."""
+"""The tensors whose size depends on the data, or is unknown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnxprune.axes import Dynamic
 from onnxprune.graph.facts import Facts
 
 
-def unsettled(nodes: Iterable[NodeProto], trace: Facts, guesses: Iterable[str] | None = None) -> set[str]:
+def find_unsettled(nodes: Iterable[NodeProto], trace: Facts, guesses: Iterable[str] | None = None) -> set[str]:
     """The tensors with a size that the data decide, as NonZero's, or that is computed from one; and all behind an empty sample.
 
     The trace gives such a size two sample sizes of its own. So a dynamic size that a tensor before them has too (the batch, say)

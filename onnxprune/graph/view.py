@@ -1,4 +1,4 @@
-"""What is asked of nodes everywhere: attributes, domains, opsets, bodies, who makes and who reads a value, free names."""
+"""Queries on nodes: attributes, domains, opsets, bodies, the producer and the readers of a value, unused names."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def find_attribute(node: NodeProto, name: str) -> AttributeProto | None:
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """The value of an attribute, text as a str; `default` where the node has none."""
-    found = find_attribute(node, name)
-    value = default if found is None else helper.get_attribute_value(found)
+    node_attribute = find_attribute(node, name)
+    value = default if node_attribute is None else helper.get_attribute_value(node_attribute)
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -59,7 +59,7 @@ def is_constant(node: NodeProto) -> bool:
     return node.op_type == "Constant" and not domain_of(node)
 
 
-def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+def list_subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     """The bodies of a node."""
     for a in node.attribute:
         if a.type == AttributeProto.GRAPH:
@@ -70,11 +70,11 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The bodies of a node, and those of the nodes inside them."""
-    todo = list(subgraphs(node))
+    todo = list(list_subgraphs(node))
     while todo:
         g = todo.pop()
         yield g
-        todo.extend(body for n in g.node for body in subgraphs(n))
+        todo.extend(body for n in g.node for body in list_subgraphs(n))
 
 
 def defined(graph: GraphProto) -> list[str]:
@@ -86,17 +86,17 @@ def defined(graph: GraphProto) -> list[str]:
     ]
 
 
-def captured(node: NodeProto) -> set[str]:
+def find_captured(node: NodeProto) -> set[str]:
     """Names of outer values that the bodies of a node read."""
-    found: set[str] = set()
-    for g in subgraphs(node):
-        found |= {name for n in g.node for name in reads(n)}.union(o.name for o in g.output).difference(defined(g))
-    return found
+    names: set[str] = set()
+    for g in list_subgraphs(node):
+        names |= {name for n in g.node for name in reads(n)}.union(o.name for o in g.output).difference(defined(g))
+    return names
 
 
 def reads(node: NodeProto) -> list[str]:
     """The values that a node reads, its bodies included."""
-    return [*filter(None, node.input), *sorted(captured(node))]
+    return [*filter(None, node.input), *sorted(find_captured(node))]
 
 
 def makers(nodes: Iterable[NodeProto]) -> dict[str, int]:
@@ -106,13 +106,13 @@ def makers(nodes: Iterable[NodeProto]) -> dict[str, int]:
 
 def readers(nodes: Iterable[NodeProto]) -> dict[str, list[Site]]:
     """For each value the nodes and slots that read it, in order; the slot is IN_BODY where a body does."""
-    found: dict[str, list[Site]] = {}
+    sites: dict[str, list[Site]] = {}
     for index, node in enumerate(nodes):
-        inside = ((IN_BODY, name) for name in sorted(captured(node)))
+        inside = ((IN_BODY, name) for name in sorted(find_captured(node)))
         for slot, name in chain(enumerate(node.input), inside):
             if name:
-                found.setdefault(name, []).append((index, slot))
-    return found
+                sites.setdefault(name, []).append((index, slot))
+    return sites
 
 
 def value_names(proto: ModelProto) -> set[str]:
@@ -133,6 +133,6 @@ class Names:
     def claim(self, name: str, stem: str) -> str:
         """The name if it is free, else the first of `stem`2, `stem`3, .. that is."""
         numbers = self._counts.setdefault(stem, count(2))
-        found = next(n for n in chain([name], (f"{stem}{k}" for k in numbers)) if n not in self._taken)
-        self._taken.add(found)
-        return found
+        free = next(n for n in chain([name], (f"{stem}{k}" for k in numbers)) if n not in self._taken)
+        self._taken.add(free)
+        return free

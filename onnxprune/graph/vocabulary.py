@@ -1,4 +1,4 @@
-"""How many tokens a language model knows, as its graph tells."""
+"""The vocabulary size of a language model, from its graph."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def vocabulary(proto: ModelProto) -> int | None:
 
 def find_ids(proto: ModelProto) -> list[str]:
     """The inputs that are looked up in the largest table, as they reach it."""
-    found = _tables(proto)
-    return [name for name, rows in found.items() if rows == max(found.values())]
+    tables = _tables(proto)
+    return [name for name, rows in tables.items() if rows == max(tables.values())]
 
 
 def _tables(proto: ModelProto) -> dict[str, int]:
@@ -31,7 +31,7 @@ def _tables(proto: ModelProto) -> dict[str, int]:
         v.name: v.name for v in proto.graph.input if v.type.tensor_type.elem_type in IDS
     }  # what moves, and the input that it is
     rows = {t.name: t.dims[0] for t in proto.graph.initializer if t.dims}
-    found: dict[str, int] = {}
+    tables: dict[str, int] = {}
     for node in proto.graph.node:
         traits = record_of(node).traits
         if (array := constant_of(node)) is not None and array.ndim:
@@ -43,8 +43,8 @@ def _tables(proto: ModelProto) -> dict[str, int]:
         elif traits.table:
             table, ids_read = (node.input[slot] for slot in traits.table)
             if ids_read in ids and table in rows and not _axis(node):
-                found[ids[ids_read]] = max(rows[table], found.get(ids[ids_read], 0))
-    return found
+                tables[ids[ids_read]] = max(rows[table], tables.get(ids[ids_read], 0))
+    return tables
 
 
 def _axis(node: NodeProto) -> int:

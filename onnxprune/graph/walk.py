@@ -18,7 +18,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import all_weights
 from onnxprune.graph.samples import Sizes, sample_shapes
 from onnxprune.graph.trace import Trace
-from onnxprune.graph.view import is_constant, subgraphs
+from onnxprune.graph.view import is_constant, list_subgraphs
 from onnxprune.graph.weights import Weight
 from onnxprune.ops.records import NOTHING, record_of
 
@@ -26,7 +26,7 @@ Known = tuple[int, tuple[Size, ...]]  # the element type and the sizes of a tens
 
 
 class Told(NamedTuple):
-    """What a visitor knows of a node's outputs, where the facts admit it."""
+    """A visitor's knowledge of a node's outputs; used if it does not contradict the facts."""
 
     shapes: Mapping[str, Known] = MappingProxyType({})
     is_short: bool = False  # a sample is too small for the node
@@ -66,9 +66,11 @@ def walk(
     """Trace a flat model, and show the visitor each node that computes something.
 
     Args:
+        model: the flat model.
+        visitor: sees each node, and what is known of it by then.
         sizes: the samples of the dynamic axes.
         source: the model before it was made flat. Where inference knows no shape, the file and runs of this model tell it.
-        varying: what an earlier walk found out of loops: the facts have more of it where the visitor's knowledge told more.
+        varying: the varying sizes of loops that an earlier walk found; the returned facts may have more of them.
         whole: go on where a sample turns out to be too small.
     """
     weights = all_weights(model)
@@ -83,10 +85,10 @@ def walk(
             _follow(trace, model, changed)
         if others:
             others.infer(node)
-        told = visitor.after(index, node, facts)
-        for name, (elem, shape) in told.shapes.items():
+        knowledge = visitor.after(index, node, facts)
+        for name, (elem, shape) in knowledge.shapes.items():
             trace.learn(name, elem, shape)
-        if told.is_short:
+        if knowledge.is_short:
             trace.short.update(node.output)
         for name in others.settle(node) if others else ():
             visitor.settle(node, name, facts)
@@ -159,7 +161,7 @@ class _OtherSources:
                 hint = self.hints.get(name)
                 if hint and (record_of(node) is not NOTHING or _is_complete(hint, self.symbols)):
                     self.trace.declare(hint, self.symbols)
-                inside = any(True for _ in subgraphs(node)) or node.domain in self.functions
+                inside = any(True for _ in list_subgraphs(node)) or node.domain in self.functions
                 if self.trace.shape(name) is None and inside:
                     self.trace.ask(name, self.proto)
 

@@ -312,7 +312,7 @@ def keep_memory() -> None:
 
 
 def flat_source(weight: Weight) -> Callable[[int, int], Array]:
-    """What reads the elements from `start` to `stop` of a weight as one row; of one in a file, no others are read."""
+    """A function that reads the elements from `start` to `stop` of a weight as one row; of a file, only these are read."""
     if isinstance(weight, FileWeight) and weight.data_type not in BITS:
         return weight.elements
     flat = weight.array().reshape(-1)

@@ -1,11 +1,11 @@
-"""How far one version of a model is from another: the formulas, and the tensors that are looked at."""
+"""The distance between two versions of a model: the formulas, and the compared tensors."""
 
 from __future__ import annotations
 
 from onnxprune.measure.metric import ACCURACY, Metric, load_metric
-from onnxprune.measure.metrics import ErrorSums, agreed, agreement, aligned, class_scores, predictions
+from onnxprune.measure.metrics import ErrorSums, agreed, agreement, align, class_scores, predict_classes
 from onnxprune.measure.shift import OutputShift, ShiftSums
-from onnxprune.measure.watched import judged, showing, stand_ins, watched
+from onnxprune.measure.watched import find_stand_ins, judged, showing, watched
 
 __all__ = [
     "ACCURACY",
@@ -15,12 +15,12 @@ __all__ = [
     "ShiftSums",
     "agreed",
     "agreement",
-    "aligned",
+    "align",
     "class_scores",
-    "predictions",
+    "predict_classes",
     "judged",
     "load_metric",
     "showing",
-    "stand_ins",
+    "find_stand_ins",
     "watched",
 ]

@@ -1,4 +1,4 @@
-"""What a share that was counted says of the share that there is."""
+"""Confidence bounds on a share, from the share of a sample."""
 
 from __future__ import annotations
 

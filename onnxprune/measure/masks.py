@@ -16,7 +16,7 @@ from onnxprune.calibration.store import Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients import require_torch, trainable_weights
 from onnxprune.graph.model import Model
-from onnxprune.graph.unsettled import unsettled
+from onnxprune.graph.unsettled import find_unsettled
 from onnxprune.graph.view import Names
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array
@@ -72,10 +72,10 @@ class _Drawing:
     rng: np.random.Generator
 
     def __call__(self, outputs: Outputs) -> Outputs:
-        found = draw_gradients(outputs, self.samples, self.tokens, self.rng)
-        if not found:
+        gradients = draw_gradients(outputs, self.samples, self.tokens, self.rng)
+        if not gradients:
             raise OnnxPruneError(f"the outputs {sorted(outputs)} are no floats, so they have no gradients")
-        return found
+        return gradients
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Passes:
     outputs: Sequence[str]
     tokens: int | None
     edges: Edges
-    found: dict[StatisticKey, list[Array]] = field(default_factory=dict)
+    arrays: dict[StatisticKey, list[Array]] = field(default_factory=dict)
     summed: dict[tuple[str, str], Array] = field(default_factory=dict)  # over all samples, weight by weight
 
     @staticmethod
@@ -118,15 +118,15 @@ class _Passes:
         axes = {want: self.edges[want[:2]] for want in wants if want[2] not in OF_WEIGHTS}
         values = [(edge, axis) for (_, axis, _), edges in axes.items() for edge in edges]
         weights = list(dict.fromkeys(tensor for tensor, _, statistic in wants if statistic in OF_WEIGHTS))
-        made = measure_masks(self.module, feeds, values, weights, self.outputs, pull)
-        rows = iter(made.values)
+        masks = measure_masks(self.module, feeds, values, weights, self.outputs, pull)
+        rows = iter(masks.values)
         for want, edges in axes.items():
             whole = np.asarray(np.sum([next(rows) for _ in edges], axis=0, dtype=np.float64))
-            self.found.setdefault(want, []).append(_by_sample(whole, count(feeds)))
+            self.arrays.setdefault(want, []).append(_by_sample(whole, count(feeds)))
         for want in (want for want in wants if want[2] == CURVATURE):
-            squared = made.weights[want[0]].astype(np.float64) ** 2
-            self.found.setdefault(want, []).append(_sum_rows(squared, want[1]))
-        for statistic, arrays in ((SENSITIVITY, made.weights), (SLOPE, made.slopes)):
+            squared = masks.weights[want[0]].astype(np.float64) ** 2
+            self.arrays.setdefault(want, []).append(_sum_rows(squared, want[1]))
+        for statistic, arrays in ((SENSITIVITY, masks.weights), (SLOPE, masks.slopes)):
             for tensor in dict.fromkeys(tensor for tensor, _, of in wants if of == statistic):
                 before = self.summed.get((tensor, statistic), 0.0)
                 self.summed[tensor, statistic] = before + arrays[tensor].astype(np.float64)
@@ -140,8 +140,8 @@ class _Passes:
         if statistic == SLOPE:
             return _sum_rows((self.summed[tensor, SLOPE] / samples) ** 2, axis)
         if want[2] == CURVATURE:
-            return np.asarray(np.sum(self.found[want], axis=0) / samples)
-        return np.concatenate(self.found[want])
+            return np.asarray(np.sum(self.arrays[want], axis=0) / samples)
+        return np.concatenate(self.arrays[want])
 
 
 def _sum_rows(array: Array, axis: int) -> Array:
@@ -166,39 +166,41 @@ def _with_edges(a: Analysis, axes: set[tuple[str, int]]) -> tuple[Model, Edges]:
     proto = ModelProto()
     proto.CopyFrom(a.model.proto)
     names, edges = Names([*a.outside, *a.model.weights, *a.made_by]), dict[tuple[str, int], list[str]]()
-    made: dict[tuple[str, str], str] = {}
+    copies: dict[tuple[str, str], str] = {}
     readers = reading_edges(a, a.groups)
     for tensor, axis in sorted(axes):
         nodes = [a.flat.proto.graph.node[at].output[0] for at in readers.get((tensor, axis), ())]
         if all(out in a.made_by and tensor in a.made_by[out].input for out in nodes):
             for out in nodes:
-                made.setdefault((tensor, out), names.claim(f"{tensor}_read", f"{tensor}_read"))
-            edges[tensor, axis] = [made[tensor, out] for out in nodes]
+                copies.setdefault((tensor, out), names.claim(f"{tensor}_read", f"{tensor}_read"))
+            edges[tensor, axis] = [copies[tensor, out] for out in nodes]
         edges[tensor, axis] = edges.get((tensor, axis)) or [tensor]
-    _insert(proto, made)
+    _insert(proto, copies)
     return replace(a.model, proto=proto), edges
 
 
-def _insert(proto: ModelProto, made: Mapping[tuple[str, str], str]) -> None:
+def _insert(proto: ModelProto, copies: Mapping[tuple[str, str], str]) -> None:
     """Have the node that makes `out` read a copy of a tensor instead, for each (tensor, out)."""
     by_node: dict[str, dict[str, str]] = {}
-    for (tensor, out), name in made.items():
+    for (tensor, out), name in copies.items():
         by_node.setdefault(out, {})[tensor] = name
     nodes = [*proto.graph.node]
     del proto.graph.node[:]
     for node in nodes:
-        mine = by_node.get(node.output[0], {}) if node.output else {}
-        proto.graph.node.extend(helper.make_node("Identity", [tensor], [name]) for tensor, name in mine.items())
+        renamed = by_node.get(node.output[0], {}) if node.output else {}
+        proto.graph.node.extend(helper.make_node("Identity", [tensor], [name]) for tensor, name in renamed.items())
         added = proto.graph.node.add()
         added.CopyFrom(node)
-        added.input[:] = [mine.get(name, name) for name in node.input]
+        added.input[:] = [renamed.get(name, name) for name in node.input]
 
 
 def _cut(a: Analysis, batches: Batches, memory: Memory) -> Batches:
     """Smaller batches, where all that one makes would not find room."""
     if not isinstance(batches, Stored) or batches.static:
         return batches
-    guessed, sizes = unsettled(a.coupling.live, a.coupling.trace), StatisticSizes(a, 1, 0)
-    made = {name for node in a.flat.proto.graph.node for name in node.output if name and a.coupling.trace.shape(name)}
-    one = sum(sizes.watched(name) for name in made - guessed)
+    guessed, sizes = find_unsettled(a.coupling.live, a.coupling.trace), StatisticSizes(a, 1, 0)
+    outputs = {
+        name for node in a.flat.proto.graph.node for name in node.output if name and a.coupling.trace.shape(name)
+    }
+    one = sum(sizes.watched(name) for name in outputs - guessed)
     return replace(batches, step=max(1, min(batches.step, memory.working // max(COPIES * one, 1))))

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array
-from onnxprune.measure.metrics import agreement, class_scores, predictions
+from onnxprune.measure.metrics import agreement, class_scores, predict_classes
 
 EXAMPLE = "def top1(outputs, labels): return (outputs['logits'].argmax(1) == labels).mean()"
 
@@ -52,10 +52,10 @@ def load_metric(source: Any) -> Metric | None:
     file, _, name = str(source).rpartition(":")
     if not file or not name.isidentifier():
         raise OnnxPruneError(f"metric '{source}': expected FILE.py:function, as in 'metrics.py:top1'; {EXAMPLE}")
-    found = getattr(_import_file(Path(file)), name, None)
-    if not callable(found):
+    function = getattr(_import_file(Path(file)), name, None)
+    if not callable(function):
         raise OnnxPruneError(f"metric '{source}': '{file}' has no function '{name}'; {EXAMPLE}")
-    return Metric(name, found)
+    return Metric(name, function)
 
 
 def _import_file(path: Path) -> Any:
@@ -75,7 +75,7 @@ def _measure_accuracy(outputs: Mapping[str, Array], labels: Array | None) -> flo
     scores = next((s for x in outputs.values() if (s := class_scores(x)) is not None), None)
     if scores is None or labels is None or labels.shape != scores.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError("it needs class scores [N, C] and N integers as labels")
-    return agreement(predictions(scores), labels) or 0.0
+    return agreement(predict_classes(scores), labels) or 0.0
 
 
 ACCURACY = Metric("accuracy", _measure_accuracy)

@@ -1,4 +1,4 @@
-"""How far a candidate's outputs are from the reference's: formulas over arrays, in float64.
+"""The distance of a candidate's outputs from the reference's: formulas over arrays, in float64.
 
 A value that does not exist or is not a finite number is None.
 """
@@ -40,10 +40,10 @@ class ErrorSums:
         floats = is_float(reference.dtype)
         if reference.shape != candidate.shape:
             own = np.ones(reference.shape, bool), np.ones(candidate.shape, bool)
-            (reference, candidate), (mine, other) = aligned(reference, candidate), aligned(*own)
+            (reference, candidate), (ours, other) = align(reference, candidate), align(*own)
             if not floats:
-                both = mine & other
-                alone = int(np.count_nonzero(mine ^ other))
+                both = ours & other
+                alone = int(np.count_nonzero(ours ^ other))
                 self._unequal += alone
                 self._elements += alone
                 reference, candidate = reference[both], candidate[both]
@@ -151,7 +151,7 @@ def compare(reference: Array, candidate: Array) -> ErrorNumbers:
     return sums.result()
 
 
-def aligned(reference: Array, candidate: Array) -> tuple[Array, Array]:
+def align(reference: Array, candidate: Array) -> tuple[Array, Array]:
     """Both in the smallest shape that holds both, filled up with zeros; of two ranks as vectors."""
     if reference.ndim != candidate.ndim:
         reference, candidate = reference.reshape(-1), candidate.reshape(-1)
@@ -177,7 +177,7 @@ def class_scores(output: Any, tokens: int | None = None) -> Array | None:
     return output.reshape(output.shape[:2])
 
 
-def predictions(scores: Array) -> Array:
+def predict_classes(scores: Array) -> Array:
     """The best class of each row of `scores [N, C]` as int64 `[N]`; -1 for a row with a NaN in it."""
     wide = scores.astype(np.float64)
     return np.where(np.isnan(wide).any(axis=1), -1, wide.argmax(axis=1))
@@ -198,7 +198,7 @@ def agreed(reference: Array, candidate: Array, tokens: int | None = None) -> Arr
     before, after = class_scores(reference, tokens), class_scores(candidate, tokens)
     if before is None or after is None:
         return None
-    p, q = predictions(before), predictions(after)
+    p, q = predict_classes(before), predict_classes(after)
     both = min(len(p), len(q))
     same = np.zeros(max(len(p), len(q)), bool)
     same[:both] = (p[:both] == q[:both]) & (p[:both] >= 0)
@@ -213,4 +213,4 @@ def top1_agreement(reference: Array, candidate: Array) -> float | None:
     r, c = class_scores(reference), class_scores(candidate)
     if r is None or c is None or r.shape != c.shape:
         return None
-    return agreement(predictions(r), predictions(c))
+    return agreement(predict_classes(r), predict_classes(c))

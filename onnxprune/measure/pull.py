@@ -50,8 +50,8 @@ def _draw(y: Array, samples: int, tokens: int | None, rng: np.random.Generator) 
         drawn: Array = (log + rng.gumbel(size=log.shape)).argmax(1)
         return drawn
 
-    found = _descend(wide.reshape(scores.shape), temperature, draw)
-    return found.reshape(y.shape) / math.sqrt(max(len(scores) / samples, 1.0))
+    gradient = _descend(wide.reshape(scores.shape), temperature, draw)
+    return gradient.reshape(y.shape) / math.sqrt(max(len(scores) / samples, 1.0))
 
 
 def _descend(scores: Array, temperature: float, choose: Callable[[Array], Array]) -> Array:

@@ -1,4 +1,4 @@
-"""How far the outputs of a smaller model are from the original's, in one number; no labels.
+"""The distance of a smaller model's outputs from the original's, in one number; without labels.
 
     class scores [N, C]   KL(original || smaller) of the softmax of both, scores divided by a temperature of 4: what the
                           original is nearly sure of says more that way. Rows that are probabilities are taken as such.
@@ -21,7 +21,7 @@ import numpy as np
 
 from onnxprune.graph.weights import Array, is_float
 from onnxprune.measure.bound import lower_bound
-from onnxprune.measure.metrics import ErrorSums, agreed, aligned, class_scores
+from onnxprune.measure.metrics import ErrorSums, agreed, align, class_scores
 
 TEMPERATURE, OF_TOKENS = 4.0, 1.0
 BLOCK = 1 << 17  # scores that are looked at at once; more do not stay in a cache
@@ -31,8 +31,10 @@ Feeds = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class OutputShift:
-    """`error` as above; |smaller - original| / |original| (see `ErrorSums.value`); how often both prefer the same class, of how
-    many `rows` of class scores.
+    """The distance of the outputs of a smaller model from the original's.
+
+    `error` is as above, `relative_l2` |smaller - original| / |original| (see `ErrorSums.value`), `agreement` the share of
+    `rows` of class scores for which both models prefer the same class.
     """
 
     error: float
@@ -87,7 +89,7 @@ class OutputError:
 
     def add(self, r: Array, c: Array) -> None:
         if is_float(r.dtype) and r.shape != c.shape:
-            r, c = aligned(r, c)
+            r, c = align(r, c)
         self.sums.add(r, c)
         scores = class_scores(r, self.tokens) if is_float(r.dtype) else None
         if scores is None:

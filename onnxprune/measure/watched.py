@@ -9,7 +9,7 @@ from onnx import NodeProto, ValueInfoProto
 
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import with_outputs
-from onnxprune.graph.unsettled import unsettled
+from onnxprune.graph.unsettled import find_unsettled
 from onnxprune.graph.view import makers
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis
@@ -24,7 +24,7 @@ def watched(a: Analysis) -> dict[str, list[str]]:
     """
     nodes = a.flat.proto.graph.node
     made_by = {name: nodes[i] for name, i in makers(nodes).items()}
-    open_ones = unsettled(a.coupling.live, a.coupling.trace)
+    open_ones = find_unsettled(a.coupling.live, a.coupling.trace)
     out: dict[str, list[str]] = {}
     for v in a.model.proto.graph.output:
         is_tensor = v.type.WhichOneof("value") in (None, "tensor_type")
@@ -40,7 +40,7 @@ def judged(a: Analysis) -> list[str]:
     return list(dict.fromkeys(name for names in watched(a).values() for name in names))
 
 
-def stand_ins(a: Analysis) -> dict[str, list[str]]:
+def find_stand_ins(a: Analysis) -> dict[str, list[str]]:
     """The outputs that are not judged by themselves, and what they are judged by."""
     return {name: names for name, names in watched(a).items() if names != [name]}
 
@@ -48,7 +48,7 @@ def stand_ins(a: Analysis) -> dict[str, list[str]]:
 def _made_of(a: Analysis, name: str, made_by: Mapping[str, NodeProto], open_ones: set[str]) -> list[str]:
     pruned = {m.tensor for g in a.groups for m in g.members}
     lost = {v for g in a.groups for v in g.vars}
-    found: list[str] = []
+    sources: list[str] = []
     seen, todo = {name}, [name]
     while todo:
         at = todo.pop()
@@ -59,14 +59,14 @@ def _made_of(a: Analysis, name: str, made_by: Mapping[str, NodeProto], open_ones
                 v for axis in a.coupling.layouts.get(at) or () for v in axis.leaves
             ):
                 return []
-            found.append(at)
+            sources.append(at)
             continue
         if not pruned.isdisjoint(made_by[at].input):
             return []
         before = [n for n in made_by[at].input if n and n not in a.coupling.computed and n not in seen]
         seen.update(before)
         todo.extend(before)
-    return sorted(found)
+    return sorted(sources)
 
 
 def _is_float(a: Analysis, name: str) -> bool:

@@ -1,1 +1,1 @@
-"""What each operator is: see records.py. The rules stand one file a family; rules.py registers them all."""
+"""The records of operators: see records.py. There is one file per family; rules.py registers them all."""

@@ -206,7 +206,7 @@ def _present(op: Op, batch: Dim, heads: Dim, *features: Dim) -> list[Axes | None
 
 
 def _weigh(op: Op, heads: Dim, d: Dim, e: Dim) -> None:
-    """What all forms of softmax(q k^T) v have in common."""
+    """The rule for all forms of softmax(q k^T) v."""
     op.mix(d, "sums over it between two activations")
     _name(op, heads, d, e)
     keep_scale(op, "scale", d)
@@ -354,9 +354,9 @@ def rotary_embedding(op: Op) -> list[Axes | None]:
 @couple("LinearAttention", since=27, product=LINEAR)
 @couple("LinearAttention", domain=MICROSOFT, product=LINEAR)
 def linear_attention(op: Op) -> list[Axes | None]:
-    """q [B, t, (kv r d)], k [B, t, (kv d)], v [B, t, (kv e)], state [B, kv, d, e], decay [B, t, (kv d) or kv], beta [B, t, kv or 1]
-    -> y [B, t, (kv r e)], state.
+    """q [B, t, (kv r d)], k [B, t, (kv d)], v [B, t, (kv e)] -> y [B, t, (kv r e)], state [B, kv, d, e].
 
+    More inputs are the state before, decay [B, t, (kv d) or kv] and beta [B, t, kv or 1].
     Source: https://onnx.ai/onnx/operators/onnx__LinearAttention.html
     """
     q, k, v = op.x(0), op.x(1), op.x(2)

@@ -41,11 +41,15 @@ def _steps(op: Op) -> list[Axes | None]:
     out = [_agree(op, skip + i, ends + i, j=i) for i in range(n)]
     axes = scan_axes(op.node, "scan_output_axes", len(op.node.output) - n)
     for j, axis in enumerate(axes, n):
-        made = _known(op, ends + j)
-        if made is not None:
-            at = axis % (len(made) + 1)
-            made = [*made[:at], op.plain(op.out_shape(j)[at], f"the steps of {op.type}"), *made[at:]]
-        out.append(made)
+        axes_of_step = _known(op, ends + j)
+        if axes_of_step is not None:
+            at = axis % (len(axes_of_step) + 1)
+            axes_of_step = [
+                *axes_of_step[:at],
+                op.plain(op.out_shape(j)[at], f"the steps of {op.type}"),
+                *axes_of_step[at:],
+            ]
+        out.append(axes_of_step)
     return out
 
 

@@ -60,9 +60,9 @@ def mixture(op: Op) -> list[Axes | None]:
     fusion = op.attr("swiglu_fusion", 0) if op.attr("activation_type", "relu") == "swiglu" else 0
     i, two = _gate(rows, fusion)
     op.freeze(two, "a neuron and its gate")
-    for slot, made, used in ((w1, rows, x[-1]), (w2, x[-1], i), (w3, i, x[-1])):
+    for slot, rows_of_weight, used in ((w1, rows, x[-1]), (w2, x[-1], i), (w3, i, x[-1])):
         if op.has(slot):
-            _expert(op, slot, more, e, made, used)
+            _expert(op, slot, more, e, rows_of_weight, used)
     for t in (*x[:-1], *op.x(1)[:-1]):
         op.freeze(t, f"the tokens of {op.type}")
     op.mix(e, "weighs all experts by one softmax")
@@ -88,17 +88,17 @@ def _gate(rows: Dim, fusion: int) -> tuple[Dim, Dim]:
     return (outer, inner) if fusion == 1 else (inner, outer)
 
 
-def _expert(op: Op, slot: int, more: int, e: Dim, made: Dim, used: Dim) -> None:
+def _expert(op: Op, slot: int, more: int, e: Dim, rows: Dim, used: Dim) -> None:
     """One weight [e, made, used] with its scale, if it has one, and its bias [e, made]."""
     w = op.x(slot)
     op.tie(w[0], e)
-    op.tie(w[1], made)
+    op.tie(w[1], rows)
     if more == 2:
         bits = _encode(op, slot).bits
         share = max(op.attr("block_size", 0), 8 // bits)
         blocks = in_blocks(op, used, share)
         op.tie(w[2], prod(blocks, op.plain(share * bits // 8)))
-        for a, b in zip(op.x(slot + 1), (e, made, blocks), strict=False):
+        for a, b in zip(op.x(slot + 1), (e, rows, blocks), strict=False):
             op.tie(a, b)
         if op.rank(slot + 1) > 2:
             op.role(slot + 1, 2, "in")
@@ -106,5 +106,5 @@ def _expert(op: Op, slot: int, more: int, e: Dim, made: Dim, used: Dim) -> None:
         op.tie(w[2], used)
     if op.has(slot + more):
         op.tie(op.x(slot + more)[0], e)
-        op.tie(op.x(slot + more)[1], made)
+        op.tie(op.x(slot + more)[1], rows)
         op.role(slot + more, 1, "bias")

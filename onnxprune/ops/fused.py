@@ -8,7 +8,7 @@ from onnx import NodeProto
 
 from onnxprune.axes import Reason, Size
 from onnxprune.layout import Dim, LayoutError, find
-from onnxprune.ops.registry import Axes, Edits, New, Op, Rule, lookup
+from onnxprune.ops.registry import Axes, Edits, New, Op, Rule, find_rule
 
 
 class KindView(Op):
@@ -43,8 +43,8 @@ class KindView(Op):
         self.whole.need(d, least)
 
     def outputs(self) -> list[Axes | None]:
-        """What the rule of the operator says that the node is seen as."""
-        rule = lookup(self.domain, self.type, self.version)
+        """Apply the rule of the operator that the node is viewed as."""
+        rule = find_rule(self.domain, self.type, self.version)
         if rule is None:
             raise LayoutError(f"no rule for operator {self.type} of opset {self.version}")
         return self.outputs_of(rule)
@@ -57,11 +57,11 @@ class KindView(Op):
         return [_last(a) if self.last and a else a for a in outs]
 
     def _change(self, new: New, e: Edits) -> None:
-        mine = Edits(attrs=e.attrs)
+        own = Edits(attrs=e.attrs)
         for edit in self.edits:
-            edit(new, mine)
-        e.inputs.update((self.slots[i], array) for i, array in mine.inputs.items())
-        e.entries.update((self.slots[i], sizes) for i, sizes in mine.entries.items())
+            edit(new, own)
+        e.inputs.update((self.slots[i], array) for i, array in own.inputs.items())
+        e.entries.update((self.slots[i], sizes) for i, sizes in own.entries.items())
 
 
 def _first(axes: Axes) -> Axes:

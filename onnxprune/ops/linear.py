@@ -317,12 +317,12 @@ def _count_einsum(node: NodeShapes) -> Any:
 
 def _read_einsum(node: NodeFacts) -> list[Operand]:
     terms, right = read_equation(node)
-    found = []
+    operands = []
     for i, term in enumerate(terms):
         letters = _place_letters(term, node.rank(i))
-        made = tuple(a for a, c in letters.items() if c in right)
-        found.append(Operand(i, tuple(a for a in letters if a not in made), made))
-    return found
+        outputs = tuple(a for a, c in letters.items() if c in right)
+        operands.append(Operand(i, tuple(a for a in letters if a not in outputs), outputs))
+    return operands
 
 
 @couple("Einsum", product=Product("sum over letters", _count_einsum, _read_einsum))

@@ -81,8 +81,8 @@ def classifier(op: Op) -> list[Axes | None]:
     scores = op.plain(count * (count - 1) // 2 if pairs else count, f"a class of {op.type}")
     rows = _samples(op)
     kind = TensorProto.STRING if op.attr(names[0]) else TensorProto.INT64
-    made: list[Axes | None] = [_typed(op, 0, kind, [rows]), _typed(op, 1, TensorProto.FLOAT, [rows, scores])]
-    return made[: len(op.node.output)]
+    layouts: list[Axes | None] = [_typed(op, 0, kind, [rows]), _typed(op, 1, TensorProto.FLOAT, [rows, scores])]
+    return layouts[: len(op.node.output)]
 
 
 def _samples(op: Op) -> Dim:

@@ -1,4 +1,4 @@
-"""What an operator is, described once: its layout rule, the product that it computes, and its traits.
+"""The description of an operator: its layout rule, the product that it computes, and its traits.
 
 A rule registers a record with the decorator `couple` (see registry.py). Everything that has to know an operator, from counting
 MACs to repair, asks `record_of(node)`; nothing outside this package compares an operator's name.
@@ -23,14 +23,14 @@ Array = np.ndarray
 Values = tuple[Array, Array]  # the contents of a tensor at both samples of the trace
 Shape = tuple[Any, ...]  # of ints, or of what adds and multiplies as they do (allocate/poly.py)
 
-# How a node that moves elements does it.
+# The ways in which a node moves elements.
 SAME = "same"  # every element keeps its position: Identity, Cast
 REGROUP = "regroup"  # the elements keep their row-major order, the axes are others: Reshape
 PERMUTE = "permute"  # the axes change places: Transpose
 
 
 class NodeFacts(Protocol):
-    """What a product may ask of a node."""
+    """The properties of a node that a product reads."""
 
     def attr(self, name: str, default: Any = None) -> Any: ...
 
@@ -82,7 +82,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Operand:
-    """How a product reads the weight in one of its input slots: the part that each axis plays."""
+    """The weight in one input slot of a product: the part of each axis."""
 
     slot: int
     inputs: tuple[int, ...]  # summed over
@@ -140,8 +140,8 @@ def renumber(
     """A product whose operands stand in other input slots: `slots[i]` is what the product takes for its input i."""
 
     def operands(node: NodeFacts) -> list[Operand]:
-        found = product.operands(Renumbered(node, slots))
-        return [_move(o, slots[o.slot], (encodings or {}).get(slots[o.slot], o.encoding)) for o in found]
+        operands_of_product = product.operands(Renumbered(node, slots))
+        return [_move(o, slots[o.slot], (encodings or {}).get(slots[o.slot], o.encoding)) for o in operands_of_product]
 
     return Product(product.kind, lambda node: product.macs(Renumbered(node, slots)), operands, bias, read)
 
@@ -151,7 +151,7 @@ def _move(operand: Operand, slot: int, encoding: Encoding | None) -> Operand:
 
 
 class Passes(Flag):
-    """What comes out of an operator f unchanged, if it is in all that f reads."""
+    """The properties of all inputs of an operator f that its output keeps."""
 
     NOTHING = 0
     POSITIVE = auto()  # f(a x) = a f(x) for numbers a > 0
@@ -190,7 +190,7 @@ class Plainer:
 
 @dataclass(frozen=True)
 class Traits:
-    """What else has to be known of an operator."""
+    """Further properties of an operator."""
 
     moves: str = ""  # SAME, REGROUP or PERMUTE where it only moves elements or renames their type
     changes_type: bool = False  # it moves elements, and writes them as another type

@@ -30,9 +30,9 @@ def _read_integer_gates(_: NodeFacts) -> list[Operand]:
     "DynamicQuantizeLSTM", domain=MICROSOFT, product=Product("recurrent", _count_steps, _read_integer_gates, bias=3)
 )
 def recurrent(op: Op) -> list[Axes | None]:
-    """x [s, b, i], w [D, (g h), i], r [D, (g h), h], b [D, (2 g h)], initial h and c [D, b, h], peepholes [D, (3 h)]
-    -> y [s, D, b, h], y_h and y_c [D, b, h]; with layout = 1 the batch comes first.
+    """x [s, b, i], w [D, (g h), i], r [D, (g h), h], b [D, (2 g h)] -> y [s, D, b, h], y_h and y_c [D, b, h].
 
+    More inputs are the initial h and c [D, b, h] and the peepholes [D, (3 h)]. With layout = 1 the batch comes first.
     DynamicQuantizeLSTM has w [D, i, (g h)] and r [D, h, (g h)] of integers, with scales and zero points [D] or [D, (g h)].
     The gates g and the directions D are frozen; both directions share h, because their weights are one tensor.
     Source: https://onnx.ai/onnx/operators/onnx__LSTM.html

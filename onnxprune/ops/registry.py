@@ -37,6 +37,9 @@ def couple(
 
     Args:
         ops: names of operators of `domain`.
+        domain: the operators' domain; ONNX's own is "".
+        since: the first opset version with this record.
+        until: the last one.
         product: the sum of products that they compute, if they do.
         traits: the fields of `Traits` that they have.
     """
@@ -50,7 +53,7 @@ def couple(
     return register
 
 
-def lookup(domain: str, op: str, version: int) -> Rule | None:
+def find_rule(domain: str, op: str, version: int) -> Rule | None:
     record = find_record(domain, op, version)
     return record.rule if record else None
 
@@ -61,7 +64,7 @@ class Unknown(LayoutError):
 
 @dataclass
 class New:
-    """What a deferred edit may ask of a plan: how a layout looks once it is applied."""
+    """The layouts after a plan, as deferred edits see them."""
 
     keep: Keep
     terms: AxisTerms
@@ -84,7 +87,7 @@ class New:
 
 @dataclass
 class Edits:
-    """What a node needs changed: attributes (None deletes), whole inputs, and entries of shape-like inputs."""
+    """The changes to a node: attributes (None deletes), whole inputs, and entries of shape-like inputs."""
 
     attrs: dict[str, Any] = field(default_factory=dict)
     inputs: dict[int, np.ndarray] = field(default_factory=dict)
@@ -203,7 +206,7 @@ class Op:
         return f"the shape of '{self.trace.lost.get(name, name)}' is unknown; declare it in the graph's value_info"
 
     def need(self, d: Dim, least: int) -> None:
-        """Say how many positions an axis must have at the least; a sample of fewer is too small."""
+        """Declare the least number of positions of an axis; a sample of fewer is too small."""
         if min(pair(find(d).size)) < least:
             self.is_short = True
 
@@ -217,7 +220,7 @@ class Op:
     # relations
 
     def tie(self, a: Dim, b: Dim) -> Dim:
-        """Say that two axes hold the same channels.
+        """Declare that two axes hold the same channels.
 
         Two that differ in size are frozen where they can hold none, since one is dynamic or both are frozen: a batch of 1 that
         is declared dynamic elsewhere. Raises LayoutError where channels meet another static size.
@@ -279,24 +282,24 @@ class Op:
 
     def name_operands(self) -> list[Operand]:
         """Name the parts that the axes of the product's operands play, and how their integers are encoded."""
-        found = [o for o in (self.product.operands(self) if self.product else ()) if self.has(o.slot)]
-        for operand in found:
+        operands = [o for o in (self.product.operands(self) if self.product else ()) if self.has(o.slot)]
+        for operand in operands:
             for axes, role in ((operand.outputs, "out"), (operand.inputs, "in")):
                 for axis in axes:
                     self.role(operand.slot, axis, role)
             if operand.encoding is not None:
                 code = operand.encoding
                 self.quantized(operand.slot, code.scale, code.zero, code.axis, code.bits, code.default, code.block)
-        return found
+        return operands
 
     def kind(self, d: Dim, kind: str) -> None:
-        """What a user calls the channels of `d`: filters, neurons, heads, ..."""
+        """Name the kind of the channels of `d`: filters, neurons, heads, ..."""
         self.kinds.append((d, kind))
 
     def quantized(
         self, i: int, scale: int, zero: int, axis: int, bits: int = 8, default: int = 0, block: int = 1
     ) -> None:
-        """Say which inputs hold the scale and zero point of a weight in input `i`, for those who read its numbers."""
+        """Declare the inputs with the scale and zero point of the weight in input `i`."""
         names = [self.node.input[s] if s and self.has(s) and self.const(s) else "" for s in (scale, zero)]
         self.integers[self.node.input[i]] = IntegerEncoding(
             names[0], names[1], axis % max(self.rank(i), 1), bits, default, block
@@ -347,5 +350,5 @@ def same(op: Op) -> list[Axes | None]:
 
 
 __all__ = [
-    "MICROSOFT", "RECORDS", "Axes", "Edits", "New", "Op", "IntegerEncoding", "Unknown", "couple", "lookup", "same",
+    "MICROSOFT", "RECORDS", "Axes", "Edits", "New", "Op", "IntegerEncoding", "Unknown", "couple", "find_rule", "same",
 ]  # fmt: skip

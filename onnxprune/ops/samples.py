@@ -19,7 +19,7 @@ Inputs = Sequence[Values | None]
 
 
 def never(_node: NodeProto, _ins: Inputs) -> bool:
-    """What is equal at both samples is equal at any."""
+    """Sizes that are equal at both samples are equal at all."""
     return False
 
 

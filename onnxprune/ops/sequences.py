@@ -49,7 +49,7 @@ class _Lowering(Visitor):
         self.model = model
         self.names = Names(value_names(model.proto))
         self.old_split = opset(model.proto) < 13  # sizes and axes are attributes
-        self.held: dict[str, list[str]] = {}
+        self.contents: dict[str, list[str]] = {}
         self.placed: dict[int, list[NodeProto]] = {}  # what stands in the place of each node
         self.nodes: list[NodeProto] = []  # of the one at hand
         self.spare: set[str] = set()  # what only matters where it is read: sequences, and nodes that are new
@@ -57,12 +57,14 @@ class _Lowering(Visitor):
     def run(self) -> Model:
         walk(self.model, self, first_sizes(self.model.proto, self.model.weights))
         kept = self._needed()
-        made = {name for node in kept for name in node.output}
+        outputs = {name for node in kept for name in node.output}
         proto = ModelProto()
         proto.CopyFrom(self.model.proto)
         del proto.graph.node[:], proto.graph.value_info[:]
         proto.graph.node.extend(kept)
-        proto.graph.value_info.extend(v for v in self.model.proto.graph.value_info if v.name not in self.spare - made)
+        proto.graph.value_info.extend(
+            v for v in self.model.proto.graph.value_info if v.name not in self.spare - outputs
+        )
         return replace(self.model, proto=proto)
 
     def begin(self, facts: Facts, weights: object) -> None:
@@ -70,8 +72,8 @@ class _Lowering(Visitor):
 
     def place(self, index: int, node: NodeProto, facts: Facts) -> list[NodeProto]:
         self.nodes = self.placed[index] = []
-        how = self.HOW.get(node.op_type) if not domain_of(node) else None
-        if how is None or not how(self, node):
+        lower = self.HOW.get(node.op_type) if not domain_of(node) else None
+        if lower is None or not lower(self, node):
             self.nodes.append(node)
         return self.nodes
 
@@ -117,7 +119,7 @@ class _Lowering(Visitor):
 
     def _hold(self, node: NodeProto, tensors: list[str]) -> bool:
         """Remember what a sequence holds; its node stays for whoever reads the sequence itself."""
-        self.held[node.output[0]] = tensors
+        self.contents[node.output[0]] = tensors
         self.spare.add(node.output[0])
         return False
 
@@ -138,7 +140,7 @@ class _Lowering(Visitor):
         return self._hold(node, parts)
 
     def _sizes(self, node: NodeProto, axis: int) -> list[int] | None:
-        """How long the pieces are; None where the model computes that, or there are none or too many."""
+        """The lengths of the pieces; None if the model computes them, or there are none or too many."""
         split = self.trace.value(node.input[1]) if len(node.input) > 1 and node.input[1] else np.array(1)
         shape = self.trace.shape(node.input[0])
         if split is None or shape is None or not -len(shape) <= axis < len(shape):
@@ -156,45 +158,45 @@ class _Lowering(Visitor):
         return self._hold(node, list(node.input))
 
     def _insert(self, node: NodeProto) -> bool:
-        held = self.held.get(node.input[0])
-        at = None if held is None else self._position(node, 2, len(held))
-        if held is None or at is None:
+        tensors = self.contents.get(node.input[0])
+        at = None if tensors is None else self._position(node, 2, len(tensors))
+        if tensors is None or at is None:
             return False
-        at += len(held) if at < 0 else 0
-        return self._hold(node, [*held[:at], node.input[1], *held[at:]])
+        at += len(tensors) if at < 0 else 0
+        return self._hold(node, [*tensors[:at], node.input[1], *tensors[at:]])
 
     def _erase(self, node: NodeProto) -> bool:
-        held, at = self.held.get(node.input[0]), self._position(node, 1, -1)
-        if not held or at is None:
+        tensors, at = self.contents.get(node.input[0]), self._position(node, 1, -1)
+        if not tensors or at is None:
             return False
-        at %= len(held)
-        return self._hold(node, [*held[:at], *held[at + 1 :]])
+        at %= len(tensors)
+        return self._hold(node, [*tensors[:at], *tensors[at + 1 :]])
 
     def _pass_on(self, node: NodeProto) -> bool:
-        return node.input[0] in self.held and self._hold(node, self.held[node.input[0]])
+        return node.input[0] in self.contents and self._hold(node, self.contents[node.input[0]])
 
     def _at(self, node: NodeProto) -> bool:
-        held, at = self.held.get(node.input[0]), self._position(node, 1, 0)
-        if held is None or at is None or not -len(held) <= at < len(held):
+        tensors, at = self.contents.get(node.input[0]), self._position(node, 1, 0)
+        if tensors is None or at is None or not -len(tensors) <= at < len(tensors):
             return False
-        self._emit("Identity", [held[at]], node.output, node.name)
+        self._emit("Identity", [tensors[at]], node.output, node.name)
         return True
 
     def _length(self, node: NodeProto) -> bool:
-        held = self.held.get(node.input[0])
-        if held is not None:
+        tensors = self.contents.get(node.input[0])
+        if tensors is not None:
             self._emit(
-                "Constant", [], node.output, node.name, value=numpy_helper.from_array(np.array(len(held), np.int64))
+                "Constant", [], node.output, node.name, value=numpy_helper.from_array(np.array(len(tensors), np.int64))
             )
-        return held is not None
+        return tensors is not None
 
     def _concat(self, node: NodeProto) -> bool:
-        held, axis = self.held.get(node.input[0]), attribute(node, "axis", 0)
-        if held and attribute(node, "new_axis", 0):
-            held = [self._with_axes("Unsqueeze", x, axis) for x in held]
-        if held:
-            self._emit("Concat", held, node.output, node.name, axis=axis)
-        return bool(held)
+        tensors, axis = self.contents.get(node.input[0]), attribute(node, "axis", 0)
+        if tensors and attribute(node, "new_axis", 0):
+            tensors = [self._with_axes("Unsqueeze", x, axis) for x in tensors]
+        if tensors:
+            self._emit("Concat", tensors, node.output, node.name, axis=axis)
+        return bool(tensors)
 
     HOW: ClassVar[dict[str, Callable[[_Lowering, NodeProto], bool]]] = {
         "ConcatFromSequence": _concat, "Identity": _pass_on, "SequenceAt": _at, "SequenceConstruct": _construct,

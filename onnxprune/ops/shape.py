@@ -244,7 +244,7 @@ def shape_(op: Op) -> list[Axes | None]:
 @couple("RandomNormal", "RandomUniform", random=True)
 @couple("Range", by_chance=never)
 @couple("EyeLike", "NonZero")
-def made(op: Op) -> list[Axes | None]:
+def make_tensor(op: Op) -> list[Axes | None]:
     """A tensor made from sizes; its axes are no channels, and what it reads is frozen."""
     for i in range(len(op.layouts)):
         for d in op.layouts[i] or ():

@@ -22,12 +22,12 @@ from onnxprune.progress import Progress
 from onnxprune.repair.channels import ALIKE, match_channels
 from onnxprune.repair.layers import Change, FitLayer
 from onnxprune.repair.lockstep import Lockstep
-from onnxprune.repair.network import Network, called
+from onnxprune.repair.network import Network, restore_calls
 from onnxprune.repair.pairing import Pairing
 from onnxprune.repair.rows import Feeds
 from onnxprune.repair.solve import FitRows
 from onnxprune.repair.support import Choose
-from onnxprune.repair.tails import Tail, nothing
+from onnxprune.repair.tails import Tail, make_empty_tail
 from onnxprune.repair.tasks import FitTask, find_layers, with_tails
 from onnxprune.report.types import RepairReport
 
@@ -64,7 +64,7 @@ def repair_candidate(
 
 def _prepare(original: Analysis, candidate: Analysis, batches: Iterable[Feeds], memory: Memory) -> Lockstep:
     """Both networks, and the layers of the candidate that have a counterpart."""
-    whole, part = (called(a.flat, a.model) for a in (original, candidate))
+    whole, part = (restore_calls(a.flat, a.model) for a in (original, candidate))
     feeds = [v.name for v in part.proto.graph.input]
     net = Network(candidate, {}, whole, part, changed=feeds)
     pairing = Pairing(net, Network(original, {}, whole, whole))
@@ -87,7 +87,7 @@ def _prepare(original: Analysis, candidate: Analysis, batches: Iterable[Feeds], 
 
 def _judged(original: Analysis, net: Network, pairing: Pairing, names: dict[str, str]) -> list[str]:
     """The tensors that the models are compared by, as the candidate calls them; `names` learns of them."""
-    floats = (n for n in sorted(net.live) if pairing.mine.is_float(n))
+    floats = (n for n in sorted(net.live) if pairing.candidate.is_float(n))
     its = {pairing.counterpart(n): n for n in (*floats, *net.outputs)}  # an output stands for itself
     wanted = judged(original)
     if not all(name in its for name in wanted):
@@ -98,14 +98,14 @@ def _judged(original: Analysis, net: Network, pairing: Pairing, names: dict[str,
 
 def _match(net: Network, pairing: Pairing, left_out: dict[str, str]) -> list[FitTask]:
     """The layers that can be fitted; `left_out` hears of the others. Raises OnnxPruneError where too few have a counterpart."""
-    found = find_layers(net, left_out, settled=True)
-    left_out |= {name: INSIDE for _, name, layer in found if _is_inside(layer)}
-    left_out |= {name: TOO_MANY for _, name, layer in found if layer.w.shape[1] > MOST_INPUTS and not layer.w.all()}
-    fitted = [f for f in found if f[1] not in left_out and (f[2].mixes or not f[2].w.all())]
+    layers = find_layers(net, left_out, settled=True)
+    left_out |= {name: INSIDE for _, name, layer in layers if _is_inside(layer)}
+    left_out |= {name: TOO_MANY for _, name, layer in layers if layer.w.shape[1] > MOST_INPUTS and not layer.w.all()}
+    fitted = [f for f in layers if f[1] not in left_out and (f[2].mixes or not f[2].w.all())]
     tasks, alone = [], 0
     for (index, name, layer), tail in with_tails(net, fitted):
-        why = {t.target: pairing.explain(t.target, layer) for t in (tail, nothing(layer))}
-        fine = next((t for t in (tail, nothing(layer)) if not why[t.target]), None)
+        why = {t.target: pairing.explain(t.target, layer) for t in (tail, make_empty_tail(layer))}
+        fine = next((t for t in (tail, make_empty_tail(layer)) if not why[t.target]), None)
         alone += pairing.counterpart(tail.target) is None
         if fine is None:
             left_out[name] = why[tail.target]
@@ -163,18 +163,18 @@ class CandidateLockstep(Lockstep):
         layout = self.net.analysis.coupling.layouts.get(task.tail.target) or ()
         axis = layout[task.layer.axis % len(layout)] if layout else None
         if axis is None or axis not in self._channels:
-            found = match_channels(_made(task, rows), rows.target[0])
-            if found is None or axis is None:
-                return found
-            self._channels[axis] = found
+            channels = match_channels(_made(task, rows), rows.target[0])
+            if channels is None or axis is None:
+                return channels
+            self._channels[axis] = channels
         return self._channels[axis]
 
 
 def _made(task: FitTask, rows: FitRows) -> Array:
-    """What the candidate makes of the rows as it is, [n, channels]."""
+    """The candidate's outputs for the rows before any repair, [n, channels]."""
     layer, tail = task.layer, task.tail
-    groups, _, outputs = layer.w.shape
-    scale, shift = (v.reshape(groups, 1, outputs).astype(np.float32) for v in (tail.scale, tail.shift))
-    made = layer.product(rows.x) * scale + shift
-    made = made if rows.others is None else made + rows.others
-    return np.asarray(made.transpose(1, 0, 2).reshape(made.shape[1], -1))
+    groups, _, width = layer.w.shape
+    scale, shift = (v.reshape(groups, 1, width).astype(np.float32) for v in (tail.scale, tail.shift))
+    sums = layer.compute_product(rows.x) * scale + shift
+    sums = sums if rows.others is None else sums + rows.others
+    return np.asarray(sums.transpose(1, 0, 2).reshape(sums.shape[1], -1))

@@ -45,24 +45,24 @@ class Chain:
 
 
 def find_chain(net: Network, layer: FitLayer) -> Chain | None:
-    """What stands before a layer that lost channels of what it reads; None where nothing before it may change."""
+    """Find the elementwise chain before a layer whose input lost channels; None if nothing before it may change."""
     if not net.moves(layer.x) or not _may_change(net, layer) or layer.w.shape[0] > 1:
         return None
     inside = _inside(net, layer)
     if inside is None:
         return None
-    made = {o for i in inside for o in net.nodes[i].output}
-    leaves = dict.fromkeys(n for i in sorted(inside) for n in net.nodes[i].input if n in net.live and n not in made)
+    inner = {o for i in inside for o in net.nodes[i].output}
+    leaves = dict.fromkeys(n for i in sorted(inside) for n in net.nodes[i].input if n in net.live and n not in inner)
     users = {*inside, layer.site.index}
-    found = {leaf: at for leaf in (leaves or {layer.x: None}) if (at := _maker(net, leaf, users)) is not None}
-    if not found:
+    maker_of = {leaf: at for leaf in (leaves or {layer.x: None}) if (at := _maker(net, leaf, users)) is not None}
+    if not maker_of:
         return None
-    biases = {leaf: _bias(net, at, inside) for leaf, at in found.items()}
+    biases = {leaf: _bias(net, at, inside) for leaf, at in maker_of.items()}
     behind = {b for b in biases.values() if b is not None}
-    layers = {leaf: _build(net, at, biases[leaf]) for leaf, at in found.items()}
-    fixed = [n for n in leaves if n not in found]
+    layers = {leaf: _build(net, at, biases[leaf]) for leaf, at in maker_of.items()}
+    fixed = [n for n in leaves if n not in maker_of]
     return Chain(
-        layer.site.index, layer.x, sorted(inside - behind), list(found.values()), list(biases.values()),
+        layer.site.index, layer.x, sorted(inside - behind), list(maker_of.values()), list(biases.values()),
         [x.y for x in layers.values()], fixed, sorted({*fixed, *(x.x for x in layers.values())}),
     )  # fmt: skip
 
@@ -150,7 +150,7 @@ def _may_change(net: Network, layer: FitLayer) -> bool:
     if (layer.site.index, layer.slot) in net.thinned or net.nearest(layer) is not None:
         return False
     try:
-        for change in layer.changes(layer.w, layer.b):
+        for change in layer.list_changes(layer.w, layer.b):
             net.check(change)
     except Unfit:
         return False

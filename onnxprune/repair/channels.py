@@ -11,20 +11,20 @@ CLEARLY = 0.1  # by so much another order has to be more alike than the original
 ENOUGH_ROWS = 1 << 13
 
 
-def match_channels(made: Array, wanted: Array) -> Array | None:
+def match_channels(outputs: Array, wanted: Array) -> Array | None:
     """For each channel that a candidate makes one of the original's, no two the same; None where that cannot be told.
 
     made [n, c], wanted [n, C]. Channels keep their order unless another one is clearly better; so as many are the same ones.
     """
-    count, of = made.shape[1], wanted.shape[1]
+    count, of = outputs.shape[1], wanted.shape[1]
     if count > of:
         return None
-    alike = correlate(made, wanted)
-    found = (assign_in_order(alike), assign(alike))
-    ordered, free = (float(alike[np.arange(count), columns].mean()) for columns in found)
+    alike = correlate(outputs, wanted)
+    assignments = (assign_in_order(alike), assign(alike))
+    ordered, free = (float(alike[np.arange(count), columns].mean()) for columns in assignments)
     if max(ordered, free) < ALIKE:
         return np.arange(count) if count == of else None
-    return found[1] if free > ordered + CLEARLY else found[0]
+    return assignments[1] if free > ordered + CLEARLY else assignments[0]
 
 
 def correlate(x: Array, y: Array) -> Array:
@@ -41,14 +41,14 @@ def correlate(x: Array, y: Array) -> Array:
 def assign(alike: Array) -> Array:
     """For each row a column of its own, the pairs that are most alike first; there are at least as many columns as rows."""
     left = alike.astype(np.float64)
-    found = np.full(len(left), -1)
-    while (found < 0).any():
+    column_of = np.full(len(left), -1)
+    while (column_of < 0).any():
         column, row = left.argmax(axis=1), left.argmax(axis=0)
-        mutual = np.flatnonzero((row[column] == np.arange(len(left))) & (found < 0))
-        found[mutual] = column[mutual]
+        mutual = np.flatnonzero((row[column] == np.arange(len(left))) & (column_of < 0))
+        column_of[mutual] = column[mutual]
         left[mutual] = -np.inf
         left[:, column[mutual]] = -np.inf
-    return found
+    return column_of
 
 
 def assign_in_order(alike: Array) -> Array:
@@ -58,9 +58,9 @@ def assign_in_order(alike: Array) -> Array:
     best[0] = 0
     for row in range(rows):
         best[row + 1, 1:] = np.maximum.accumulate(best[row, :-1] + alike[row])
-    found = np.empty(rows, np.int64)
+    column_of = np.empty(rows, np.int64)
     end = columns
     for row in range(rows, 0, -1):
         end = int(np.argmax(best[row, : end + 1])) - 1  # the first of the best ends where the row stands
-        found[row - 1] = end
-    return found
+        column_of[row - 1] = end
+    return column_of

@@ -47,12 +47,12 @@ class Cholesky:
         x = np.full((len(self.lower), self.size, 1), 1 / self.size)
         best = np.zeros(len(x))
         for _ in range(ROUNDS):
-            made = self.solve(x)
-            found = np.abs(made).sum(axis=(1, 2))
-            if not (found > best).any():
+            solved = self.solve(x)
+            norm = np.abs(solved).sum(axis=(1, 2))
+            if not (norm > best).any():
                 break
-            best = np.maximum(best, found)
-            steepest = np.abs(self.solve(np.where(made < 0, -1.0, 1.0))).argmax(axis=1)
+            best = np.maximum(best, norm)
+            steepest = np.abs(self.solve(np.where(solved < 0, -1.0, 1.0))).argmax(axis=1)
             x = np.zeros_like(x)
             np.put_along_axis(x, steepest[:, None], 1.0, axis=1)
         return np.asarray(self.norm * best)

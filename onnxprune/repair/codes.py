@@ -38,7 +38,7 @@ class StoredCode:
         return ((stored.astype(np.float64) - self.zero) * self.scale).astype(np.float32)
 
     def encode(self, numbers: Array) -> Array:
-        """What stands for the nearest numbers that there are."""
+        """Encode numbers as the nearest ones that can be stored."""
         info = (ml_dtypes.finfo if is_float(self.dtype) else ml_dtypes.iinfo)(self.dtype)
         wide = numbers.astype(np.float64) / self.scale + self.zero
         wide = wide if is_float(self.dtype) else np.rint(wide)

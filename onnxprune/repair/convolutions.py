@@ -17,13 +17,13 @@ class Spatial(FitLayer):
     axis = x_axis = 1
     groups: int
 
-    def places(self, y: Sequence[int]) -> tuple[int, int]:
+    def count_places(self, y: Sequence[int]) -> tuple[int, int]:
         return math.prod(y[2:]), y[0]
 
-    def made(self, y: Array, at: Array, keep: Array | None = None) -> Array:
-        found = y.reshape(*y.shape[:2], -1)[:, :, at]
-        found = found if keep is None else found[:, keep]
-        split = found.reshape(len(y), self.groups, -1, len(at))
+    def take_outputs(self, y: Array, at: Array, keep: Array | None = None) -> Array:
+        picked = y.reshape(*y.shape[:2], -1)[:, :, at]
+        picked = picked if keep is None else picked[:, keep]
+        split = picked.reshape(len(y), self.groups, -1, len(at))
         return split.transpose(1, 0, 3, 2).reshape(self.groups, len(y) * len(at), -1)
 
 
@@ -55,14 +55,14 @@ class Convolution(Spatial):
         self.mixes = self.groups == 1 or self.w.shape[1] > math.prod(self.kernel)
         self.look_inside()
 
-    def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
+    def take_rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
         n, c, size = x.shape[0], x.shape[1], math.prod(x.shape[2:])
         taps = self._taps(x.shape[2:], y[2:], at)
         last = x.reshape(n, c, size).transpose(0, 2, 1)  # channels last: one tap is one piece of memory
         if (taps == size).any():
             last = np.concatenate([last, np.zeros((n, 1, c), x.dtype)], axis=1)
-        found = np.ascontiguousarray(last)[:, taps]  # [N, P, k, (g i)]
-        split = found.reshape(n * len(at), taps.shape[1], self.groups, -1).transpose(2, 0, 1, 3)
+        patches = np.ascontiguousarray(last)[:, taps]  # [N, P, k, (g i)]
+        split = patches.reshape(n * len(at), taps.shape[1], self.groups, -1).transpose(2, 0, 1, 3)
         return split.reshape(self.groups, n * len(at), -1)
 
     def _taps(self, s: Sequence[int], t: Sequence[int], at: Array) -> Array:
@@ -90,7 +90,7 @@ class Convolution(Spatial):
         ]
         return [(max(n, 0) + (auto == "SAME_LOWER")) // 2 for n in spans]
 
-    def changes(self, w: Array, b: Array | None) -> list[Change]:
+    def list_changes(self, w: Array, b: Array | None) -> list[Change]:
         out, product = [Change(self.site.index, self.slot, self.stored(w))], self.site.record.product
         if b is not None and product and product.bias and (self.site.has(product.bias) or b.any()):
             bias = (
@@ -145,10 +145,10 @@ class Scale(Spatial):
     def lighten(self) -> None:
         """Nothing is large in it."""
 
-    def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
-        return self.made(x, at)
+    def take_rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
+        return self.take_outputs(x, at)
 
-    def changes(self, w: Array, b: Array | None) -> list[Change]:
+    def list_changes(self, w: Array, b: Array | None) -> list[Change]:
         assert b is not None
         new = w.ravel() * self.deviation, b.ravel() + self.mean * w.ravel()
         return [Change(self.site.index, i + 1, new[i].astype(self.old[i].dtype)) for i in (0, 1)]

@@ -16,13 +16,13 @@ from onnxprune.criteria.reconstruction import shrink
 from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
-from onnxprune.plans import Plan, keep_of, units_of
+from onnxprune.plans import Plan, read_keep, read_units
 from onnxprune.repair.convolutions import Convolution, Transposed
 from onnxprune.repair.kinds import make_layer
 from onnxprune.repair.layers import Change, FitLayer, Unfit
-from onnxprune.repair.network import Network, called
+from onnxprune.repair.network import Network, restore_calls
 from onnxprune.repair.products import MatrixProduct
-from onnxprune.repair.tasks import parts_of, tasks
+from onnxprune.repair.tasks import find_tasks, match_parts
 from onnxprune.signals import PATCH, StatisticKey, samples_of
 from onnxprune.surgery import apply_flat
 
@@ -32,11 +32,11 @@ DAMPING = 1e-3  # of the mean of the Gram matrix's diagonal
 
 def cut(analysis: Analysis, plan: Plan, statistics: Mapping[StatisticKey, Array]) -> Model:
     """The model that a plan makes, with those layers fitted whose inputs have `gram` and `mean` among the statistics."""
-    keep = keep_of(plan, analysis)
-    flat = apply_flat(analysis, keep, units_of(plan, analysis))
-    net = Network(analysis, keep, analysis.flat, called(flat, analysis.model))
+    keep = read_keep(plan, analysis)
+    flat = apply_flat(analysis, keep, read_units(plan, analysis))
+    net = Network(analysis, keep, analysis.flat, restore_calls(flat, analysis.model))
     changes = list[Change]()
-    for task in tasks(net, "obs", {}):
+    for task in find_tasks(net, "obs", {}):
         with task.loaded(net) as layer:
             changes += _fitted(net, layer, statistics)
     return nest(net.written(flat, changes), analysis.model)
@@ -59,20 +59,21 @@ def _fitted(net: Network, layer: FitLayer, statistics: Mapping[StatisticKey, Arr
     if layer.b is not None:
         gram = gram - np.outer(mean, mean)
     gram = shrink(gram, samples)
-    (part,) = parts_of(net, layer, whole)
+    (part,) = match_parts(net, layer, whole)
     rows, w = part.rows, whole.w[0][:, part.columns]
     matrix = gram[np.ix_(rows, rows)]
     damping = DAMPING * (np.trace(matrix) / len(rows) or 1.0)
     new = np.linalg.solve(matrix + damping * np.eye(len(rows)), gram[rows] @ w + damping * w[rows])
     bias = None if layer.b is None else layer.b + (mean @ w - mean[rows] @ new)
-    return layer.changes(new[None], bias)
+    return layer.list_changes(new[None], bias)
 
 
 def _moments(
     net: Network, layer: FitLayer, whole: FitLayer, statistics: Mapping[StatisticKey, Array]
 ) -> Moments | None:
-    """Gram matrix and mean of the rows that the original's layer reads, in its order (kernel positions before channels), and the
-    number of samples.
+    """Gram matrix and mean of the rows that the original's layer reads, and the number of samples.
+
+    The rows are in the layer's order: kernel positions before channels.
     """
     kernel = math.prod(layer.kernel) if isinstance(layer, Convolution) else 1
     if kernel == 1:

@@ -54,7 +54,7 @@ class Site(NodeView):
 
     @cached_property
     def operands(self) -> list[Operand]:
-        """What the node's product multiplies. Raises Unfit."""
+        """The operands of the node's product. Raises Unfit."""
         product = self.record.product
         return [o for o in product.operands(self) if self.has(o.slot)] if product else []
 
@@ -119,7 +119,7 @@ class Site(NodeView):
         return array
 
 
-def outline(array: Array) -> Array:
+def strip_values(array: Array) -> Array:
     """The array, or one of the same shape that takes no memory where it is large."""
     return array if array.nbytes <= KEPT_BYTES else np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
@@ -180,15 +180,15 @@ class FitLayer:
     def outputs(self) -> int:
         return int(self.w.shape[0] * self.w.shape[2])
 
-    def places(self, y: Sequence[int]) -> tuple[int, int]:
+    def count_places(self, y: Sequence[int]) -> tuple[int, int]:
         """For an output of shape `y` how many places there are to sample, and how many rows each gives."""
         raise NotImplementedError
 
-    def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
-        """What the layer reads to make its output (of shape `y`) at the places `at`: [g, n, K]."""
+    def take_rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
+        """Take the inputs of the output positions `at` (the output has shape `y`): [g, n, K]."""
         raise NotImplementedError
 
-    def made(self, y: Array, at: Array, keep: Array | None = None) -> Array:
+    def take_outputs(self, y: Array, at: Array, keep: Array | None = None) -> Array:
         """The output, or any tensor of its shape, at the places `at`: [g, n, O]; `keep` picks from more outputs."""
         raise NotImplementedError
 
@@ -198,24 +198,24 @@ class FitLayer:
         one.groups = 1
         return one
 
-    def product(self, rows: Array) -> Array:
-        """What the layer makes of rows, float32 [g, n, O]."""
-        made: Array = rows @ self.w.astype(np.float32)
-        return made if self.b is None else made + self.b[:, None].astype(np.float32)
+    def compute_product(self, rows: Array) -> Array:
+        """Apply the layer to rows: float32 [g, n, O]."""
+        sums: Array = rows @ self.w.astype(np.float32)
+        return sums if self.b is None else sums + self.b[:, None].astype(np.float32)
 
     def stored(self, w: Array) -> Array:
         """The contents of the weight's slot for such weights."""
         array = self.matrix.unpack(w / self.scale)
         return array if self.code is None else self.code.encode(array)
 
-    def changes(self, w: Array, b: Array | None) -> list[Change]:
-        """What to write where for the layer to have other weights."""
+    def list_changes(self, w: Array, b: Array | None) -> list[Change]:
+        """List the changes to the model that give the layer other weights."""
         raise NotImplementedError
 
     def lighten(self) -> None:
         """Let go of weights that are large. Their shapes stay, which is all that is asked for until the layer is fitted."""
-        self.w, self.matrix.weight = outline(self.w), outline(self.matrix.weight)
-        self.site.consts = [c if c is None else outline(c) for c in self.site.consts]
+        self.w, self.matrix.weight = strip_values(self.w), strip_values(self.matrix.weight)
+        self.site.consts = [c if c is None else strip_values(c) for c in self.site.consts]
 
     @property
     def is_light(self) -> bool:

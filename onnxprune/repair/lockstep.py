@@ -22,7 +22,7 @@ from onnxprune.repair.network import Network
 from onnxprune.repair.producers import ChainWatch, adjust
 from onnxprune.repair.rows import Feeds, gather
 from onnxprune.repair.segments import Walk, open_session, run
-from onnxprune.repair.solve import FITS, FitRows, chosen
+from onnxprune.repair.solve import FITS, FitRows, fit_chosen
 from onnxprune.repair.support import Choose
 from onnxprune.repair.tasks import FitTask
 from onnxprune.report.types import LayerRepair, RepairReport
@@ -94,8 +94,10 @@ class Lockstep:
         for at in range(len(seen)):
             progress(at, len(seen))
             began = time.perf_counter()
-            made = self._renamed(seen[at], original.run(at, self._before, self.threads))
-            pairs: Iterable[tuple[Feeds, Feeds]] = zip(made, pruned.run(at, self._after, self.threads), strict=True)
+            originals = self._renamed(seen[at], original.run(at, self._before, self.threads))
+            pairs: Iterable[tuple[Feeds, Feeds]] = zip(
+                originals, pruned.run(at, self._after, self.threads), strict=True
+            )
             if at == len(self.tasks):
                 self._compare(pairs)
                 return
@@ -134,9 +136,9 @@ class Lockstep:
         """The original's name for a tensor."""
         return self.names.get(tensor, tensor)
 
-    def _renamed(self, tensors: Iterable[str], found: Iterable[Feeds]) -> Iterator[Feeds]:
-        """What the original makes, under the network's names."""
-        for values in found:
+    def _renamed(self, tensors: Iterable[str], batches: Iterable[Feeds]) -> Iterator[Feeds]:
+        """The original's tensors under the network's names."""
+        for values in batches:
             yield {n: values[self._name(n)] for n in tensors if self._name(n) in values}
 
     def _read(self) -> list[str]:
@@ -168,17 +170,17 @@ class Lockstep:
         if not rows.x.shape[1]:
             self.report.left_out[task.name] = "no sample reaches it"
             return []
-        fit = FITS.get(self.report.method, chosen)
-        found = fit(rows, layer.w, layer.b, task.tail, choose, self.net.nearest(layer))
+        fit = FITS.get(self.report.method, fit_chosen)
+        solution = fit(rows, layer.w, layer.b, task.tail, choose, self.net.nearest(layer))
         if self.is_step:
-            self.dampings[output] = found.damping * rows.x.shape[1]
+            self.dampings[output] = solution.damping * rows.x.shape[1]
         self.report.layers.append(
             LayerRepair(
-                task.name, task.op, found.before, found.after, rows.x.shape[1], found.damping, found.condition,
+                task.name, task.op, solution.before, solution.after, rows.x.shape[1], solution.damping, solution.condition,
                 time.perf_counter() - began, output, layer.slot,
             )
         )  # fmt: skip
-        return layer.changes(found.w, found.b)
+        return layer.list_changes(solution.w, solution.b)
 
     def _stored(self, change: Change) -> Change:
         """The same, whose weights may wait in a file."""
@@ -223,11 +225,11 @@ class Lockstep:
 
     @cached_property
     def _wanted(self) -> StoredBatches:
-        """What the original makes of the samples."""
-        found = StoredBatches(self.memory)
+        """The original's outputs for the samples."""
+        batches = StoredBatches(self.memory)
         for outputs in self._outputs(self.net.original, [*map(self._name, self.judged)]):
-            found.append(outputs)
-        return found
+            batches.append(outputs)
+        return batches
 
     def _outputs(self, model: Model, names: Sequence[str]) -> Iterator[Feeds]:
         session = open_session(showing(model, names), "repaired", self.threads)

@@ -15,13 +15,13 @@ from onnxprune.groups import Analysis, Group, Member
 from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan
 from onnxprune.repair.layers import Change
-from onnxprune.repair.network import Network, picked
+from onnxprune.repair.network import Network, pick_positions
 from onnxprune.signals import by_channel, channel_order
 
 ALIKE = 0.45  # cosine from which two channels are taken to do the same (Kim et al. 2020, sec. 4)
 
 
-def merged(net: Network, plan: Plan) -> list[list[Change]]:
+def merge_channels(net: Network, plan: Plan) -> list[list[Change]]:
     """The consumers' new weights, node by node.
 
     Source: Kim et al. 2020, Neuron Merging, arXiv 2010.13160, eq. 7, with the bias as one more weight; duplicates as in Yvinec
@@ -51,7 +51,7 @@ def _matches(a: Analysis, group: Group, keep: Array) -> tuple[Array, Array, Arra
 
 
 def join_producers(a: Analysis, group: Group) -> Array:
-    """What makes each channel, [n, k]: weights and bias, behind the normalization that follows."""
+    """The weights and bias that produce each channel, [n, k], after the following normalization."""
     factor, scaled, shifts = np.ones((group.size, 1)), [], []
     for m in group.members:
         if not m.sites:  # only what is computed from it is read
@@ -94,7 +94,7 @@ def _changes(
                 for g in (g for g in groups if set(g.vars) & set(dim.leaves)):
                     new = _moved(new, axis, channel_order(g, dim), g.size, matches[g.name])
         if new is not array:
-            change = Change(index, slot, picked(new, net.stays_of(index, slot)).astype(array.dtype))
+            change = Change(index, slot, pick_positions(new, net.stays_of(index, slot)).astype(array.dtype))
             if not net.is_shared(change):
                 yield change
 

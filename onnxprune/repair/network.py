@@ -15,7 +15,7 @@ from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import all_weights
-from onnxprune.graph.unsettled import unsettled
+from onnxprune.graph.unsettled import find_unsettled
 from onnxprune.graph.view import makers, readers, reads
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import ArrayWeight, dtype_of, is_float
@@ -24,11 +24,11 @@ from onnxprune.ops.records import PERMUTE, REGROUP, SAME, record_of
 from onnxprune.repair.codes import StoredCode
 from onnxprune.repair.kinds import is_layer, is_recurrent
 from onnxprune.repair.layers import Change, FitLayer, Site, Unfit
-from onnxprune.repair.segments import constants
+from onnxprune.repair.segments import compute_constants
 from onnxprune.repair.support import Nearest
 
 
-def called(flat: Model, source: Model) -> Model:
+def restore_calls(flat: Model, source: Model) -> Model:
     """A flat model that ONNX Runtime can run: bodies put back, calls of local functions left as their nodes.
 
     Recurrent layers make all of their hidden states, which their repair looks at.
@@ -44,16 +44,16 @@ def called(flat: Model, source: Model) -> Model:
     return nest(replace(flat, proto=proto, weights=dict(flat.weights)), source)
 
 
-def after(nodes: Iterable[NodeProto], start: Iterable[str]) -> set[str]:
+def find_dependents(nodes: Iterable[NodeProto], start: Iterable[str]) -> set[str]:
     """Those values, and all that are computed from them."""
-    found = set(start)
+    values = set(start)
     for node in nodes:
-        if any(name in found for name in reads(node)):
-            found.update(filter(None, node.output))
-    return found
+        if any(name in values for name in reads(node)):
+            values.update(filter(None, node.output))
+    return values
 
 
-def picked(x: Array, positions: Mapping[int, Array]) -> Array:
+def pick_positions(x: Array, positions: Mapping[int, Array]) -> Array:
     """An array with those positions only, by axis."""
     for axis, keep in positions.items():
         x = np.take(x, keep, axis)
@@ -65,7 +65,7 @@ class Constants:
 
     def __init__(self, model: Model, nodes: Sequence[NodeProto]) -> None:
         self.model, self.nodes, self.weights = model, nodes, all_weights(model)
-        self.live = after(nodes, (v.name for v in model.proto.graph.input if v.name not in self.weights))
+        self.live = find_dependents(nodes, (v.name for v in model.proto.graph.input if v.name not in self.weights))
         self._makers = {name: nodes[i] for name, i in makers(nodes).items()}
         self._moved: dict[str, Array] = {}
 
@@ -77,7 +77,7 @@ class Constants:
             return self._moved[name]
         if name in self.live or self.root(name) not in self.weights:
             return None
-        self._moved.update(constants(self.model, [name]))
+        self._moved.update(compute_constants(self.model, [name]))
         return self._moved[name]
 
     def forget(self) -> None:
@@ -86,11 +86,11 @@ class Constants:
 
     def route(self, name: str) -> list[NodeProto]:
         """The nodes that a constant goes through to become a value, the last one first."""
-        found = list[NodeProto]()
+        path = list[NodeProto]()
         while (node := self._makers.get(name)) is not None and record_of(node).traits.moves:
-            found.append(node)
+            path.append(node)
             name = node.input[0]
-        return found
+        return path
 
     def root(self, name: str) -> str:
         """The constant that a value is made from."""
@@ -107,22 +107,22 @@ class Constants:
         return root is not None and self.is_encoded(name) and not is_float(dtype_of(root.data_type))
 
     def stored(self, name: str, array: Array) -> Array:
-        """What its root has to hold for a value to become `array`, or the nearest there is. Raises Unfit."""
+        """Compute the root's contents that make a value `array`, or the nearest possible. Raises Unfit."""
         for node in self.route(name):
             before = self.of(node.input[0])
             assert before is not None
-            array = undo(Site(node, -1, [before, *map(self.of, node.input[1:])]), array)
+            array = invert_node(Site(node, -1, [before, *map(self.of, node.input[1:])]), array)
         return array
 
     def nearest(self, name: str, array: Array) -> Array:
-        """What a value becomes of an array, once its root holds that."""
+        """Compute the value after its root was set to make `array`: rounded as it is stored."""
         editor = Editor(self.model)
         editor.replace_constant(self.root(name), ArrayWeight(self.stored(name, array)))
-        return constants(editor.peek(), [name])[name]
+        return compute_constants(editor.peek(), [name])[name]
 
 
-def undo(site: Site, array: Array) -> Array:
-    """What a node that moves its elements has to read to make `array`, or the nearest there is. Raises Unfit."""
+def invert_node(site: Site, array: Array) -> Array:
+    """Invert a node that moves elements: compute the input that makes `array`, or the nearest possible. Raises Unfit."""
     traits, before = site.record.traits, site.consts[0]
     assert before is not None
     if traits.moves == PERMUTE:
@@ -139,7 +139,7 @@ def undo(site: Site, array: Array) -> Array:
 
 
 class Network:
-    """A pruned model in the form of `called`, open for changes of its weights."""
+    """A pruned model in the form of `restore_calls`, open for changes of its weights."""
 
     def __init__(
         self,
@@ -171,11 +171,13 @@ class Network:
         self.thinned = {(made_at[o], slot) for o, slot in thinned if o in made_at}
         self.redirected = self._layers_before(bypassed)
         moved = [*changed, *bypassed, *(n for n in self.live if self.moves(n))]
-        self.touched = after(self.nodes, [*moved, *(o for i, _ in self.thinned for o in self.nodes[i].output if o)])
+        self.touched = find_dependents(
+            self.nodes, [*moved, *(o for i, _ in self.thinned for o in self.nodes[i].output if o)]
+        )
 
     def _layers_before(self, names: Iterable[str]) -> set[int]:
         """The nodes whose weights make these values, with nothing but sums and Identities in between."""
-        made_at, todo, seen, found = makers(self.nodes), list(names), set[str](), set[int]()
+        made_at, todo, seen, layers = makers(self.nodes), list(names), set[str](), set[int]()
         while todo:
             name = todo.pop()
             index = made_at.get(name)
@@ -184,16 +186,16 @@ class Network:
             seen.add(name)
             record = record_of(self.nodes[index])
             if is_layer(record) and record.product:
-                found.add(index)
+                layers.add(index)
             elif record.traits.sums or record.traits.affine or record.traits.moves == SAME:
                 todo.extend(self.nodes[index].input)
-        return found
+        return layers
 
     @cached_property
     def unsettled(self) -> set[str]:
         """The values that may have another length than the original's: the data decide it, and what is pruned has a say."""
         c = self.analysis.coupling
-        return unsettled(c.live, c.trace, c.trace.guesses & self.touched)
+        return find_unsettled(c.live, c.trace, c.trace.guesses & self.touched)
 
     @cached_property
     def _originals(self) -> Constants:
@@ -219,8 +221,8 @@ class Network:
 
     def output_of(self, index: int) -> str:
         """An output of a node by which the original's node is known."""
-        found: str = next(o for o in self.nodes[index].output if o in self._flat)
-        return found
+        output: str = next(o for o in self.nodes[index].output if o in self._flat)
+        return output
 
     def in_original(self, index: int) -> int | None:
         """The original's node that a node comes from."""
@@ -264,8 +266,8 @@ class Network:
 
     def only_reader(self, name: str) -> int | None:
         """The node that reads a value, if it is the only one and the value is no output."""
-        found = self.readers.get(name, [])
-        return found[0][0] if len(found) == 1 and name not in self.outputs else None
+        readers = self.readers.get(name, [])
+        return readers[0][0] if len(readers) == 1 and name not in self.outputs else None
 
     def check(self, change: Change) -> None:
         """Raises Unfit for a weight that others read too, where they would need another one, and for one that cannot be written."""
@@ -282,7 +284,7 @@ class Network:
         return not name or not self._constants.is_encoded(name)
 
     def nearest(self, layer: FitLayer) -> Nearest | None:
-        """What gives the nearest weights [g, K, O] that a layer's node can read; None where all are stored as they are."""
+        """A function to the nearest weights [g, K, O] that can be stored; None if all can."""
         name, code = self.nodes[layer.site.index].input[layer.slot], layer.code
         if code is not None:
             return lambda w: layer.matrix.pack(code.decode(code.encode(layer.matrix.unpack(w))).astype(np.float64))
@@ -290,8 +292,8 @@ class Network:
             return None
 
         def nearest(w: Array) -> Array:
-            found = self._constants.nearest(name, layer.matrix.unpack(w / layer.scale))
-            return layer.matrix.pack(found.astype(np.float64)) * layer.scale
+            stored = self._constants.nearest(name, layer.matrix.unpack(w / layer.scale))
+            return layer.matrix.pack(stored.astype(np.float64)) * layer.scale
 
         return nearest
 

@@ -59,7 +59,7 @@ class ValueLines:
         return bool(elem) and is_float(dtype_of(elem))
 
     def names(self, index: int) -> list[str]:
-        """What a node may be known by: the values of the lines that it makes, the last ones first, and its own name."""
+        """The names that identify a node: the values of its output lines, the last ones first, and its own name."""
         outputs = [name for o in self.net.nodes[index].output if o for name in reversed(self.values(o))]
         return [*outputs, f"node {self.net.nodes[index].name}"] if self.net.nodes[index].name else outputs
 
@@ -70,7 +70,7 @@ class ValueLines:
                 yield slot, self.first(name)
 
     def _passed(self, index: int) -> str:
-        """What a node reads that only scales, shifts or copies it, and is the only one to read it; else ''."""
+        """The input of a node that only scales, shifts or copies it and is its only reader; else ''."""
         node = self.net.nodes[index]
         live = [str(n) for n in node.input if n in self.live]
         if len(live) != 1 or len(node.output) != 1 or self.net.only_reader(live[0]) != index:
@@ -87,68 +87,70 @@ class Pairing:
     """The candidate's lines and the original's."""
 
     def __init__(self, candidate: Network, original: Network) -> None:
-        self.mine, self.its = ValueLines(candidate), ValueLines(original)
-        self._pairs = {name: name for name in self.mine.inputs & self.its.inputs}
+        self.candidate, self.original = ValueLines(candidate), ValueLines(original)
+        self._pairs = {name: name for name in self.candidate.inputs & self.original.inputs}
         self._named: dict[str, int] = {}
         self._wired: dict[object, list[int]] = {}
-        for index in self.its.nodes:
-            for name in self.its.names(index):
+        for index in self.original.nodes:
+            for name in self.original.names(index):
                 self._named.setdefault(name, index)
-            self._wired.setdefault((_kind(original.nodes[index]), *self.its.reads(index)), []).append(index)
+            self._wired.setdefault((_kind(original.nodes[index]), *self.original.reads(index)), []).append(index)
         self._taken: set[int] = set()
-        for index in self.mine.nodes:
+        for index in self.candidate.nodes:
             self._pair(index)
 
     def _pair(self, index: int) -> None:
-        found = self._by_name(index)
-        found = self._by_wiring(index) if found is None else found
-        if found is None:
+        match = self._by_name(index)
+        match = self._by_wiring(index) if match is None else match
+        if match is None:
             return
-        self._taken.add(found)
-        for mine, its in zip(self.mine.net.nodes[index].output, self.its.net.nodes[found].output, strict=False):
-            if mine and its:
-                self._pairs[mine] = its
+        self._taken.add(match)
+        for ours, its in zip(
+            self.candidate.net.nodes[index].output, self.original.net.nodes[match].output, strict=False
+        ):
+            if ours and its:
+                self._pairs[ours] = its
 
     def _by_name(self, index: int) -> int | None:
-        kind = _kind(self.mine.net.nodes[index])
-        found = (self._named.get(name) for name in self.mine.names(index))
-        return next((i for i in found if i is not None and self._is_free(i) and self._kind_of(i) == kind), None)
+        kind = _kind(self.candidate.net.nodes[index])
+        matches = (self._named.get(name) for name in self.candidate.names(index))
+        return next((i for i in matches if i is not None and self._is_free(i) and self._kind_of(i) == kind), None)
 
     def _by_wiring(self, index: int) -> int | None:
         """The next node of its kind that reads what it reads."""
-        reads = [(slot, self._pairs.get(first)) for slot, first in self.mine.reads(index)]
-        found = self._wired.get((_kind(self.mine.net.nodes[index]), *reads), [])
-        return next(filter(self._is_free, found), None)
+        reads = [(slot, self._pairs.get(first)) for slot, first in self.candidate.reads(index)]
+        matches = self._wired.get((_kind(self.candidate.net.nodes[index]), *reads), [])
+        return next(filter(self._is_free, matches), None)
 
     def _is_free(self, index: int) -> bool:
         return index not in self._taken
 
     def _kind_of(self, index: int) -> str:
-        return _kind(self.its.net.nodes[index])
+        return _kind(self.original.net.nodes[index])
 
     def counterpart(self, name: str) -> str | None:
         """The original's value for one of the candidate's; an output is an output of that name."""
-        if name in self.mine.net.outputs:
+        if name in self.candidate.net.outputs:
             return name
-        first = self.mine.first(name)
+        first = self.candidate.first(name)
         if first not in self._pairs:
             return None
-        mine, its = self.mine.values(first), self.its.values(self._pairs[first])
-        if len(mine) == len(its):
-            return its[mine.index(name)]
-        steps, last, its_last = self.mine.steps(name), self.mine.steps(mine[-1]), self.its.steps(its[-1])
+        ours, its = self.candidate.values(first), self.original.values(self._pairs[first])
+        if len(ours) == len(its):
+            return its[ours.index(name)]
+        steps, last, its_last = self.candidate.steps(name), self.candidate.steps(ours[-1]), self.original.steps(its[-1])
         if steps == last:
             return its[-1]
-        return next(n for n in its if self.its.steps(n) == steps) if last == its_last else None
+        return next(n for n in its if self.original.steps(n) == steps) if last == its_last else None
 
     def explain(self, name: str, layer: FitLayer) -> str:
         """Why a value cannot be what a layer is fitted to; empty where its counterpart differs in channels at most."""
         its = self.counterpart(name)
         if its is None:
             return "no node of the original has its name, or the same inputs"
-        if self.mine.is_float(name) != self.its.is_float(its):
+        if self.candidate.is_float(name) != self.original.is_float(its):
             return f"only one of '{name}' and the original's '{its}' is of floats"
-        sizes, wanted = self.mine.net.sizes(name), self.its.net.sizes(its)
+        sizes, wanted = self.candidate.net.sizes(name), self.original.net.sizes(its)
         if sizes is None or wanted is None:
             return f"the shape of '{name}' is not known"
         axis = layer.axis % len(sizes)
@@ -160,7 +162,7 @@ class Pairing:
 
 
 def _kind(node: NodeProto) -> str:
-    """What a node does, in a word: a MatMul may have become a Gemm."""
+    """The kind of a node; MatMul and Gemm are one kind, since tools convert one to the other."""
     product = record_of(node).product
     return product.kind if product else f"{domain_of(node)}::{node.op_type}"
 

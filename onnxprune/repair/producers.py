@@ -39,7 +39,7 @@ Weights = list[Array]  # of the makers, then of the reader: [g, K (+ 1 for a bia
 
 @dataclass
 class ChainRows:
-    """What the makers read, xs [g, m, K]; `index` [n, k] says which of those m rows the reader reads (m: padding).
+    """The inputs of the layers before the chain, xs [g, m, K]; `index` [n, k] are the rows that the reader reads (m: padding).
 
     fixed [m, H]; target and others [n, O].
     """
@@ -93,18 +93,18 @@ class ChainWatch:
         places = 1 + np.arange(np.prod(shape)).reshape(shape)  # 0 is padding
         out = list(original[self.task.tail.target].shape)
         out[self.reader.axis] = self.reader.outputs
-        read = self.reader.rows(places, out, drawn[0])[0]
-        count, _ = self.makers[0].places(x.shape)
+        read = self.reader.take_rows(places, out, drawn[0])[0]
+        count, _ = self.makers[0].count_places(x.shape)
         used = np.unique((read[read > 0] - 1) % count)
         rows = (read - 1) // count * len(used) + np.searchsorted(used, (read - 1) % count)
-        xs = [m.rows(pruned[m.x], x.shape, used).astype(np.float32, copy=False) for m in self.makers]
+        xs = [m.take_rows(pruned[m.x], x.shape, used).astype(np.float32, copy=False) for m in self.makers]
         whole = self.makers[0].in_one()
-        fixed = {n: whole.made(pruned[n], used)[0].astype(np.float32, copy=False) for n in self.chain.fixed}
+        fixed = {n: whole.take_outputs(pruned[n], used)[0].astype(np.float32, copy=False) for n in self.chain.fixed}
         added = sum(others[1:], start=others[0]) if others else None
         return ChainRows(xs, fixed, np.where(read > 0, rows, -1), target[0], None if added is None else added[0])
 
-    def rows(self) -> ChainRows:
-        """What was taken of all batches."""
+    def take_rows(self) -> ChainRows:
+        """Join the rows of all batches."""
         parts, self.parts = self.parts, []
         starts = np.cumsum([0, *(p.xs[0].shape[1] for p in parts)])
         index = np.concatenate(
@@ -117,7 +117,7 @@ class ChainWatch:
 
 
 def _count_rows(makers: Sequence[FitLayer], reader: FitLayer) -> int:
-    """How many rows of the reader say enough of the weights, within the work and the memory that a chain may take."""
+    """Choose the number of the reader's rows, within the work and the memory that a chain may take."""
     (_, k, o), (h, _, _) = reader.w.shape, (makers[0].outputs, 0, 0)
     taps = max(k // h, 1)
     before = taps * sum(m.w.shape[1] for m in makers) * h
@@ -153,17 +153,17 @@ class ChainFit:
         feeds = {n: np.dtype(np.float32) for n in (*chain.leaves, *chain.fixed)}
         self.session = open_session(walk.cut(chain.nodes, feeds, [chain.x]), "chain") if chain.nodes else None
         self.scale = self.tail.scale.astype(np.float32)
-        self.held = np.arange(len(rows.index)) * BLOCKS // len(rows.index) % HELD == HELD - 1
+        self.held_out = np.arange(len(rows.index)) * BLOCKS // len(rows.index) % HELD == HELD - 1
         self.want = self.tail.act(rows.target)
         self.order = np.argsort(rows.index, axis=None, kind="stable")
-        self.found, self.starts = np.unique(rows.index.ravel()[self.order], return_index=True)
+        self.places, self.starts = np.unique(rows.index.ravel()[self.order], return_index=True)
 
-    def made(self, w: Weights) -> list[Array]:
-        """What each layer before the chain makes, [m, H]."""
+    def run_makers(self, w: Weights) -> list[Array]:
+        """Compute the output of each layer before the chain, [m, H]."""
         return [_flat(x @ v.astype(np.float32)) for x, v in zip(self.xs, w, strict=False)]
 
-    def through(self, ys: Sequence[Array]) -> Array:
-        """What the chain makes of that, [m, H]."""
+    def run_chain(self, ys: Sequence[Array]) -> Array:
+        """Compute the output of the chain, [m, H]."""
         if self.session is None:
             return ys[0]
         axis, shape = self.reader.x_axis % self.rank, [1] * self.rank
@@ -174,53 +174,53 @@ class ChainFit:
         (x,) = run(self.session, feeds).values()
         return np.asarray(x.reshape(ys[0].shape[::-1]).T if turned else x.reshape(ys[0].shape))
 
-    def gathered(self, x: Array) -> Array:
+    def gather_rows(self, x: Array) -> Array:
         """Rows of the reader, [n, k H], of what it reads at each place [m, H]."""
         index = self.rows.index
-        if len(self.found) and self.found[-1] == len(x):
+        if len(self.places) and self.places[-1] == len(x):
             x = np.concatenate([x, np.zeros((1, x.shape[1]), x.dtype)])
         return np.asarray(x[index].reshape(len(index), -1))
 
-    def scattered(self, rows: Array, places: int) -> Array:
+    def scatter_rows(self, rows: Array, places: int) -> Array:
         """The transpose of `gathered`."""
         width = rows.shape[1] // self.rows.index.shape[1]
         out = np.zeros((places + 1, width), np.float32)
-        out[self.found] = np.add.reduceat(rows.reshape(-1, width)[self.order], self.starts, axis=0)
+        out[self.places] = np.add.reduceat(rows.reshape(-1, width)[self.order], self.starts, axis=0)
         return out[:places]
 
-    def outputs(self, x: Array, w: Array) -> Array:
-        """What there is before the activation behind the reader, of rows [n, k H (+ 1)]."""
+    def compute_outputs(self, x: Array, w: Array) -> Array:
+        """Compute the inputs of the activation after the reader, for rows [n, k H (+ 1)]."""
         y = x @ w[0].astype(np.float32)
         y *= self.scale
         y += self.tail.shift.astype(np.float32)
         return np.asarray(y if self.rows.others is None else y + self.rows.others)
 
-    def read(self, w: Weights) -> Array:
+    def read_rows(self, w: Weights) -> Array:
         """The reader's rows for those weights, with a column of ones for a bias."""
-        x = self.gathered(self.through(self.made(w)))
+        x = self.gather_rows(self.run_chain(self.run_makers(w)))
         return x if self.reader.b is None else np.concatenate([x, np.ones((len(x), 1), np.float32)], axis=1)
 
-    def error(self, w: Weights, held: bool) -> float:
-        return self._error(self.outputs(self.read(w), w[-1]), held)
+    def measure_error(self, w: Weights, held_out: bool) -> float:
+        return self._error(self.compute_outputs(self.read_rows(w), w[-1]), held_out)
 
-    def _error(self, y: Array, held: bool) -> float:
+    def _error(self, y: Array, held_out: bool) -> float:
         """The squared error behind the activation; infinite where it is no number."""
         wrong = np.square(self.tail.act(y) - self.want, dtype=np.float64).sum(axis=1)
-        found = float(wrong[self.held == held].sum())
-        return found if np.isfinite(found) else np.inf
+        error = float(wrong[self.held_out == held_out].sum())
+        return error if np.isfinite(error) else np.inf
 
 
 class Linear:
-    """How the outputs of the reader move with all weights, near some weights, and the normal equations of that."""
+    """The reader's outputs as a linear function of all weights, near given weights, and its normal equations."""
 
     def __init__(self, f: ChainFit, w: Weights, inverses: list[Array], grams: list[Array]) -> None:
         self.f, self.w = f, [v.astype(np.float32) for v in w]
-        ys = f.made(w)
+        ys = f.run_makers(w)
         self.slopes = [self._slope(ys, i) for i in range(len(ys))]
-        self.x = f.read(w)
-        y = f.outputs(self.x, w[-1])
+        self.x = f.read_rows(w)
+        y = f.compute_outputs(self.x, w[-1])
         cut = (f.rows.target <= f.tail.low) & (y <= f.tail.low) | (f.rows.target >= f.tail.high) & (y >= f.tail.high)
-        self.free = ~(cut | f.held[:, None]) * f.scale  # how far each output follows the reader's sums
+        self.free = ~(cut | f.held_out[:, None]) * f.scale  # how far each output follows the reader's sums
         self.wrong = np.where(self.free != 0, f.rows.target - y, 0).astype(np.float32)
         self.inverses, self.grams = inverses, grams
         if not grams:
@@ -233,55 +233,57 @@ class Linear:
         if self.f.session is None:
             return np.ones_like(ys[i])
         step = np.float32(SHIFT) * (ys[i].std(axis=0) + np.float32(1e-6))
-        sides = [self.f.through([y + sign * step if j == i else y for j, y in enumerate(ys)]) for sign in (1, -1)]
+        sides = [self.f.run_chain([y + sign * step if j == i else y for j, y in enumerate(ys)]) for sign in (1, -1)]
         return np.asarray((sides[0] - sides[1]) / (2 * step))
 
     def _sizes(self) -> list[Array]:
-        """How much a change of what a layer makes moves the outputs: squares [g, 1, O], summed over the reader's outputs."""
+        """The squared sensitivity of the outputs to each layer's outputs: [g, 1, O], summed over the reader's outputs."""
         width = self.slopes[0].shape[1]
         taps = self.f.rows.index.shape[1]
         reader = self.w[-1][0, : taps * width] * self.f.scale
         out = np.square(reader).sum(axis=1).reshape(taps, width).sum(axis=0)
         share = len(self.f.rows.index) / len(self.slopes[0])
-        found = [np.square(a).mean(axis=0) * out * share for a in self.slopes]
+        squares = [np.square(a).mean(axis=0) * out * share for a in self.slopes]
         shapes = [(v.shape[0], 1, v.shape[2]) for v in self.w]
-        sizes = [np.maximum(s, 1e-6 * s.mean() + 1e-30).reshape(shape) for s, shape in zip(found, shapes, strict=False)]
+        sizes = [
+            np.maximum(s, 1e-6 * s.mean() + 1e-30).reshape(shape) for s, shape in zip(squares, shapes, strict=False)
+        ]
         last = np.square(self.f.scale)
         return [*sizes, np.maximum(last, 1e-6 * last.mean() + 1e-30)[None, None]]
 
-    def moved(self, d: Weights) -> Array:
-        """How the outputs move with such changes, [n, O]."""
-        x = sum(a * y for a, y in zip(self.slopes, self.f.made(d), strict=True))
-        rows = self.f.gathered(np.asarray(x))
+    def push_forward(self, d: Weights) -> Array:
+        """The change of the outputs for changes of the weights, [n, O]."""
+        x = sum(a * y for a, y in zip(self.slopes, self.f.run_makers(d), strict=True))
+        rows = self.f.gather_rows(np.asarray(x))
         y = rows @ self.w[-1][0, : rows.shape[1]]
         y += self.x @ d[-1][0].astype(np.float32)
         return np.asarray(y * self.free)
 
-    def pulled(self, u: Array) -> Weights:
+    def pull_back(self, u: Array) -> Weights:
         """The transpose of `moved`."""
         u = (u * self.free).astype(np.float32)
         rows = u @ self.w[-1][0, : self.f.rows.index.shape[1] * self.slopes[0].shape[1]].T
-        g = self.f.scattered(rows, len(self.slopes[0]))
+        g = self.f.scatter_rows(rows, len(self.slopes[0]))
         shaped = (
             (a * g).reshape(len(a), len(v), -1).transpose(1, 0, 2) for a, v in zip(self.slopes, self.w, strict=False)
         )
         before = [np.asarray(x.transpose(0, 2, 1) @ v, np.float64) for x, v in zip(self.f.xs, shaped, strict=True)]
         return [*before, np.asarray(self.x.T @ u, np.float64)[None]]
 
-    def metric(self, d: Weights) -> Weights:
+    def apply_metric(self, d: Weights) -> Weights:
         """The blocks of the normal equations, times changes."""
         return [_raised(g) @ v * s for g, v, s in zip(self.grams, d, self.sizes, strict=True)]
 
-    def step(self, damping: float) -> Weights:
+    def find_step(self, damping: float) -> Weights:
         """The damped Gauss-Newton step: conjugate gradients, preconditioned by the blocks."""
         d = [np.zeros(v.shape) for v in self.w]
-        left = self.pulled(self.wrong)
+        left = self.pull_back(self.wrong)
         z = self._solved(left)
         way, energy = z, _dot(left, z)
         for _ in range(ROUNDS):
             if not energy > 0:
                 break
-            image = _plus(self.pulled(self.moved(way)), damping, self.metric(way))
+            image = _plus(self.pull_back(self.push_forward(way)), damping, self.apply_metric(way))
             ratio = energy / _dot(way, image)
             d, left = _plus(d, ratio, way), _plus(left, -ratio, image)
             z = self._solved(left)
@@ -310,13 +312,13 @@ def _plus(a: Weights, factor: float, b: Weights) -> Weights:
 def improve(f: ChainFit) -> tuple[Weights, float] | None:
     """Better weights, and the share of the error that is left where it was held out; None where no step is better."""
     w = [_matrix(layer) for layer in (*f.makers, f.reader)]
-    first = best = f.error(w, True)
+    first = best = f.measure_error(w, True)
     damping, grams, inverses = DAMPING, list[Array](), list[Array]()
     near: Linear | None = None
     for _ in range(STEPS):
         near = near or Linear(f, w, inverses, grams)
-        new = _plus(w, 1.0, near.step(damping))
-        error = f.error(new, True)
+        new = _plus(w, 1.0, near.find_step(damping))
+        error = f.measure_error(new, True)
         if error < best:
             enough = error > (1 - GAIN) * best
             w, best, near, damping = new, error, None, damping * LESS
@@ -334,10 +336,10 @@ def adjust(watch: ChainWatch, walk: Walk) -> tuple[list[Change], float]:
     net, chain = watch.net, watch.chain
     layers = [*chain.layers(net), build_reader(net, chain)]  # the reader has been fitted by now
     rank = len(net.sizes(chain.x) or ())
-    found = improve(ChainFit(watch.rows(), chain, layers, watch.task.tail, walk, rank))
-    if found is None:
+    improved = improve(ChainFit(watch.take_rows(), chain, layers, watch.task.tail, walk, rank))
+    if improved is None:
         return [], 1.0
     changes = list[Change]()
-    for layer, w in zip(layers, found[0], strict=True):
-        changes += layer.changes(w, None) if layer.b is None else layer.changes(w[:, :-1], w[:, -1])
-    return changes, found[1]
+    for layer, w in zip(layers, improved[0], strict=True):
+        changes += layer.list_changes(w, None) if layer.b is None else layer.list_changes(w[:, :-1], w[:, -1])
+    return changes, improved[1]

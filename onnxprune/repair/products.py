@@ -64,7 +64,7 @@ class MatrixProduct(FitLayer):
         return Change(self.site.index, slot, c)
 
     def _constant_behind(self, after: Site) -> Change | None:
-        """What the next node adds to all rows; its sum is then what the layer makes."""
+        """The bias that the next node adds to all rows; its sum is then the layer's output."""
         c = next(iter(after.known.items()), None)
         if not after.record.traits.sums or len(after.node.input) != 2 or c is None:
             return None
@@ -75,7 +75,7 @@ class MatrixProduct(FitLayer):
         return Change(after.index, c[0], c[1])
 
     def _bias_behind(self, after: Site) -> Change | None:
-        """What the next node adds to what it reads, before all else: for the layer that is a bias of 0, to be changed."""
+        """The bias that the next node adds to its input first: for the layer a bias of 0, which may change."""
         adds, product = after.record.traits.adds, after.record.product
         slot = adds or (product.bias if product and not after.operands else None)
         if not slot or slot not in after.known or after.known[slot].ndim != 1 or self.axis != -1:
@@ -99,18 +99,18 @@ class MatrixProduct(FitLayer):
         y = np.moveaxis(y, self.axis, -1)
         return y.reshape(-1, y.shape[-1])
 
-    def places(self, y: Sequence[int]) -> tuple[int, int]:
+    def count_places(self, y: Sequence[int]) -> tuple[int, int]:
         return math.prod(y) // self.outputs, 1
 
-    def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
+    def take_rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
         x = x.transpose(self._order)
         return x.reshape(-1, x.shape[-1])[None, at]
 
-    def made(self, y: Array, at: Array, keep: Array | None = None) -> Array:
-        found = self._flat(y)[None, at]
-        return found if keep is None else found[..., keep]
+    def take_outputs(self, y: Array, at: Array, keep: Array | None = None) -> Array:
+        outputs = self._flat(y)[None, at]
+        return outputs if keep is None else outputs[..., keep]
 
-    def changes(self, w: Array, b: Array | None) -> list[Change]:
+    def list_changes(self, w: Array, b: Array | None) -> list[Change]:
         out = [Change(self.site.index, self.slot, self.stored(w))]
         if b is None or self.bias is None:
             return out
@@ -144,13 +144,13 @@ class Projection(FitLayer):
         if self.bias:
             self.b = site.const(self.bias).astype(np.float64).reshape(len(self.w), -1)
 
-    def places(self, y: Sequence[int]) -> tuple[int, int]:
+    def count_places(self, y: Sequence[int]) -> tuple[int, int]:
         return math.prod(y[:-1]), 1
 
-    def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
+    def take_rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
         return x.reshape(1, -1, x.shape[-1])[:, at]
 
-    def changes(self, w: Array, b: Array | None) -> list[Change]:
+    def list_changes(self, w: Array, b: Array | None) -> list[Change]:
         out = [Change(self.site.index, self.slot, self.stored(w))]
         if b is not None and self.bias:
             out.append(Change(self.site.index, self.bias, b.ravel().astype(self.site.const(self.bias).dtype)))

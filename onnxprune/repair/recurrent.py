@@ -36,13 +36,13 @@ class InputProduct(FitLayer):
         if self.bias is not None:
             self.b = np.split(self.bias.astype(np.float64), 2, axis=1)[self.half].reshape(len(self.w), -1)
 
-    def places(self, y: Sequence[int]) -> tuple[int, int]:
+    def count_places(self, y: Sequence[int]) -> tuple[int, int]:
         return y[0] * y[1], 1
 
-    def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
+    def take_rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
         return x.reshape(1, -1, x.shape[-1])[:, at]
 
-    def changes(self, w: Array, b: Array | None) -> list[Change]:
+    def list_changes(self, w: Array, b: Array | None) -> list[Change]:
         out = [Change(self.site.index, self.slot, self.matrix.unpack(w))]
         if b is not None and self.bias is not None:
             new = b.reshape(len(self.bias), -1).astype(self.bias.dtype)
@@ -65,10 +65,10 @@ class StateProduct(InputProduct):
         self.x = self.y = site.node.output[0]
         self.batch_first = bool(site.attr("layout", 0))
 
-    def places(self, y: Sequence[int]) -> tuple[int, int]:
+    def count_places(self, y: Sequence[int]) -> tuple[int, int]:
         return math.prod(y[:-1]) // len(self.w), 1
 
-    def rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
+    def take_rows(self, x: Array, y: Sequence[int], at: Array) -> Array:
         """Each state is one that the next step reads; the last is as good as any."""
         states = x.transpose(2, 1, 0, 3) if self.batch_first else x.transpose(1, 0, 2, 3)
         return states.reshape(len(states), -1, x.shape[-1])[:, at]

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.calibration.store import Array
 from onnxprune.repair.layers import FitLayer
-from onnxprune.repair.network import Network, picked
+from onnxprune.repair.network import Network, pick_positions
 from onnxprune.repair.solve import FitRows
 from onnxprune.repair.tasks import FitTask
 
@@ -56,14 +56,14 @@ def take_seen(
     layer, target = task.layer, original[task.tail.target]
     stays = net.stays(task.tail.target)
     channels = stays.pop(layer.axis % target.ndim, None)
-    target = picked(target, stays)
+    target = pick_positions(target, stays)
     shape = list(target.shape)
     shape[layer.axis] = layer.outputs
-    at = draw(*layer.places(shape))
-    read = picked(original[layer.x], net.stays(layer.x)) if task.taught else pruned[layer.x]
-    others = [_float(layer.made(pruned[name], at)) for name in task.tail.others]
-    made = layer.in_one().made(target, at) if task.unmatched else layer.made(target, at, channels)
-    return _float(layer.rows(read, shape, at)), _float(made), others
+    at = draw(*layer.count_places(shape))
+    read = pick_positions(original[layer.x], net.stays(layer.x)) if task.taught else pruned[layer.x]
+    others = [_float(layer.take_outputs(pruned[name], at)) for name in task.tail.others]
+    wanted = layer.in_one().take_outputs(target, at) if task.unmatched else layer.take_outputs(target, at, channels)
+    return _float(layer.take_rows(read, shape, at)), _float(wanted), others
 
 
 def _computed(
@@ -73,18 +73,18 @@ def _computed(
     layer, source = task.layer, task.source
     assert source is not None
     x, shape = original[source.x], original[source.y].shape
-    at = draw(*source.places(shape))
-    rows = _float(source.rows(source.site.read(x), shape, at))
-    sums = source.product(rows)
+    at = draw(*source.count_places(shape))
+    rows = _float(source.take_rows(source.site.read(x), shape, at))
+    sums = source.compute_product(rows)
     target = np.stack([sums[p.group][:, p.columns] for p in task.parts])
     for name in task.tail.others:
         channels = net.stays(name).get(layer.axis % len(shape))
-        target = target + _float(layer.made(original[name], at, channels))
-    others = [_float(layer.made(pruned[name], at)) for name in task.tail.others]
+        target = target + _float(layer.take_outputs(original[name], at, channels))
+    others = [_float(layer.take_outputs(pruned[name], at)) for name in task.tail.others]
     if task.taught:
         rows = np.stack([rows[p.group][:, p.rows] for p in task.parts])
     else:
-        rows = _float(layer.rows(layer.site.read(pruned[layer.x]), shape, at))
+        rows = _float(layer.take_rows(layer.site.read(pruned[layer.x]), shape, at))
     return rows, target, others
 
 

@@ -18,19 +18,19 @@ from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
 from onnxprune.measure import judged
 from onnxprune.ops.records import record_of
-from onnxprune.plans import Plan, keep_of, units_of
+from onnxprune.plans import Plan, read_keep, read_units
 from onnxprune.progress import Progress
 from onnxprune.repair.chains import Chain, find_chain
 from onnxprune.repair.lockstep import Lockstep
-from onnxprune.repair.merge import merged
-from onnxprune.repair.network import Network, called
+from onnxprune.repair.merge import merge_channels
+from onnxprune.repair.network import Network, restore_calls
 from onnxprune.repair.products import MatrixProduct
 from onnxprune.repair.rows import Feeds
 from onnxprune.repair.solve import FITS
 from onnxprune.repair.support import Choose
-from onnxprune.repair.tasks import FitTask, tasks
+from onnxprune.repair.tasks import FitTask, find_tasks
 from onnxprune.report.types import RepairReport
-from onnxprune.surgery import apply_flat, bypassed
+from onnxprune.surgery import apply_flat, find_bypassed
 
 METHODS = ("none", "merge", *FITS)
 
@@ -92,14 +92,14 @@ def repair(
     return model, pair.report
 
 
-def find_chains(net: Network, found: Sequence[FitTask], convolutions: bool = False) -> dict[int, Chain]:
+def find_chains(net: Network, layers: Sequence[FitTask], convolutions: bool = False) -> dict[int, Chain]:
     """The elementwise chains before layers, by the number of the task; with `convolutions`, those before them too."""
     chains = dict[int, Chain]()
-    for at, task in enumerate(found):
+    for at, task in enumerate(layers):
         if task.source is None and not task.tail.scored:
             with task.loaded(net) as layer:
                 # A fused operator behind the layer may add its bias, but not by that alone.
-                places = {change.node for change in layer.changes(layer.w, layer.b)} - {task.index}
+                places = {change.node for change in layer.list_changes(layer.w, layer.b)} - {task.index}
                 plain = all(record_of(net.nodes[i]).traits.sums for i in places)
                 chain = find_chain(net, layer) if plain and (convolutions or isinstance(layer, MatrixProduct)) else None
             if chain is not None:
@@ -132,16 +132,16 @@ def _prepare(
     memory: Memory | None,
 ) -> Lockstep:
     """The original and the network that a plan makes of it, with the layers to fit."""
-    keep, units = keep_of(plan, analysis), units_of(plan, analysis)
-    flat, skipped = apply_flat(analysis, keep, units), bypassed(analysis, units)
-    original, pruned = (called(model, analysis.model) for model in (analysis.flat, flat))
+    keep, units = read_keep(plan, analysis), read_units(plan, analysis)
+    flat, skipped = apply_flat(analysis, keep, units), find_bypassed(analysis, units)
+    original, pruned = (restore_calls(model, analysis.model) for model in (analysis.flat, flat))
     net = Network(analysis, keep, original, pruned, thin.choose, bypassed=skipped)
     report = RepairReport(method, 0, None, None)
-    found = tasks(net, method, report.left_out)[:layers] if method in FITS or thin.choose else []
+    fitted = find_tasks(net, method, report.left_out)[:layers] if method in FITS or thin.choose else []
     if thin.plain is not None:  # what cannot be fitted is sparse from the start: later layers make up for it
-        net.thin(net.thinned.difference((t.index, t.layer.slot) for t in found), thin.plain)
-    changes = merged(net, plan) if method == "merge" else []
+        net.thin(net.thinned.difference((t.index, t.layer.slot) for t in fitted), thin.plain)
+    changes = merge_channels(net, plan) if method == "merge" else []
     return Lockstep(
-        net, flat, found, judged(analysis), report, batches, samples, threads, share, is_step,
+        net, flat, fitted, judged(analysis), report, batches, samples, threads, share, is_step,
         thin.choose, thin.plain, bool(thin.choose), changes, memory=memory or Memory(), skipped=skipped,
     )  # fmt: skip

@@ -22,7 +22,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.view import makers, reads
 
-__all__ = ["Walk", "constants", "cut_out", "open_session", "run"]
+__all__ = ["Walk", "compute_constants", "cut_out", "open_session", "run"]
 
 
 class Walk:
@@ -69,18 +69,18 @@ class Walk:
 
     def run(self, at: int, store: ArrayStore, threads: int | None = None) -> Iterator[Mapping[str, Array]]:
         """Run the piece that leads to stop `at`, and hand out the stop's tensors, batch after batch."""
-        made = self._made(at)
-        wanted = {n for n in made if n in self.stops[at] or self._last.get(n, -1) > at}
+        computed = self._made(at)
+        wanted = {n for n in computed if n in self.stops[at] or self._last.get(n, -1) > at}
         session = open_session(self._cut(at, wanted, store), "calibration", threads) if wanted else None
         for batch in range(self.batches):
             feeds = {n: store.get(n, batch) for n in self._reads[at]}
-            found = run(session, feeds) if session is not None else {}
-            for name, value in found.items():
+            outputs = run(session, feeds) if session is not None else {}
+            for name, value in outputs.items():
                 if not isinstance(value, np.ndarray):
                     raise OnnxPruneError(f"'{name}' is not a tensor, so the model cannot be cut there")
                 if self._last.get(name, -1) > at:
                     store.put(name, batch, value)
-            yield {n: found[n] if n in found else store.get(n, batch) for n in self.stops[at] if n in self._live}
+            yield {n: outputs[n] if n in outputs else store.get(n, batch) for n in self.stops[at] if n in self._live}
             for name in [n for n in {*self._reads[at], *self.stops[at]} - wanted if self._last.get(n) == at]:
                 store.drop(name, batch)
 
@@ -92,9 +92,9 @@ class Walk:
         """Run nodes whose weights have changed, and keep what they make now under that name instead of what they made."""
         session = open_session(self.cut(nodes, {n: store.dtype(n) for n in feeds}, [name]), "calibration")
         for batch in range(self.batches):
-            (found,) = run(session, {n: store.get(n, batch) for n in feeds}).values()
+            (output,) = run(session, {n: store.get(n, batch) for n in feeds}).values()
             store.drop(name, batch)
-            store.put(name, batch, found)
+            store.put(name, batch, output)
 
     def _cut(self, at: int, wanted: Collection[str], store: ArrayStore) -> Model:
         inside = {i for i, p in self._piece.items() if p == at}
@@ -128,11 +128,11 @@ def cut_out(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto]
     proto.graph.initializer.extend(t for t in graph.initializer if t.name in read)
     proto.graph.input.extend(inputs)
     proto.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
-    held = {t.name for t in proto.graph.initializer}
-    return replace(model, proto=proto, weights={n: w for n, w in model.weights.items() if n in held})
+    kept = {t.name for t in proto.graph.initializer}
+    return replace(model, proto=proto, weights={n: w for n, w in model.weights.items() if n in kept})
 
 
-def constants(
+def compute_constants(
     model: Model, names: Sequence[str], known: Mapping[str, Array] = MappingProxyType({})
 ) -> dict[str, Array]:
     """Values that a model computes from its weights alone, and from values that are known."""

@@ -33,7 +33,7 @@ NO_EFFECT = 1e-8  # a scale below which an output is taken to be dead
 
 @dataclass
 class FitRows:
-    """What a layer reads, x [g, n, K], and what there should be, each [g, n, O]. `solve` changes them.
+    """The inputs of a layer, x [g, n, K], and its targets, each [g, n, O]. `solve` changes them.
 
     `damping` is a guess at what is best, relative to the mean of the Gram matrix's diagonal, and taken as it is where it `is_sure`;
     `steps` are those that an activation behind the layer gets, `precision` is that of the systems to solve.
@@ -60,7 +60,7 @@ class Solution:
     condition: float = 1.0  # of the damped Gram matrix, in the 1-norm
 
 
-def products(x: Array, y: Array) -> Array:
+def multiply_rows(x: Array, y: Array) -> Array:
     """x' y, [g, K, O], in float64 sums of float32 blocks; x' x, where both are the same, costs half."""
     out = np.zeros((x.shape[0], x.shape[2], y.shape[2]))
     for at in range(0, x.shape[1], BLOCK_ROWS):
@@ -78,7 +78,7 @@ def _spread(gram: Array, inputs: int) -> Array:
 def _gram(x: Array) -> Array:
     """x' x, or x x' where there are fewer rows than inputs."""
     turned = np.ascontiguousarray(x.transpose(0, 2, 1)) if x.shape[1] < x.shape[2] else x
-    return products(turned, turned)
+    return multiply_rows(turned, turned)
 
 
 class Ridge:
@@ -108,38 +108,38 @@ class Ridge:
         if self.factor is None:
             return np.full_like(self.w0, np.nan)
         if self.has_many:
-            right = products(self.x, z) if right is None else right
+            right = multiply_rows(self.x, z) if right is None else right
             return np.asarray(self.w0 + self.factor.solve(right - self.start))
-        found = self.factor.solve(z - self.start).astype(np.float32, copy=False)
-        return np.asarray(self.w0 + self.x.transpose(0, 2, 1) @ found)
+        multipliers = self.factor.solve(z - self.start).astype(np.float32, copy=False)
+        return np.asarray(self.w0 + self.x.transpose(0, 2, 1) @ multipliers)
 
 
 class Sparse:
     """The same where some weights are to be zero; which, is chosen here, from the weights `w` that could be anything."""
 
     def __init__(self, x: Array, w: Array, damping: float, choose: Choose) -> None:
-        self.x, self.gram = x, products(x, x)
+        self.x, self.gram = x, multiply_rows(x, x)
         self.d = damping * _spread(self.gram, x.shape[2])
         self.gram += self.d * np.eye(self.gram.shape[1])
         self.keep, self.w = choose(self.gram, w)
 
     def fit(self, z: Array, right: Array | None = None) -> Array:
-        right = products(self.x, z) if right is None else right
+        right = multiply_rows(self.x, z) if right is None else right
         return fit_on(self.keep, self.gram, right + self.d * self.w, self.w)
 
 
-def ridges(x: Array, z: Array, w0: Array, gram: Array, right: Array | None = None) -> Callable[[float], Array]:
-    """What `Ridge` finds for one z, by damping, solved in float32; `gram` as `_gram` makes it, `right` is x' z with many rows."""
+def make_ridges(x: Array, z: Array, w0: Array, gram: Array, right: Array | None = None) -> Callable[[float], Array]:
+    """The solution of `Ridge` for one z as a function of the damping, in float32; `gram` is from `_gram`, `right` is x' z."""
     unit = _spread(gram, x.shape[2])
     many = x.shape[1] >= x.shape[2]
-    right = (products(x, z) if right is None else right) - gram @ w0 if many else z - x @ w0.astype(np.float32)
+    right = (multiply_rows(x, z) if right is None else right) - gram @ w0 if many else z - x @ w0.astype(np.float32)
 
     def find(damping: float) -> Array:
         factor = _factorize(_damped(gram, damping * unit).astype(np.float32))
         if factor is None:
             return np.full_like(w0, np.nan)
-        found = factor.solve(right)
-        return np.asarray(w0 + (found if many else x.transpose(0, 2, 1) @ found))
+        solution = factor.solve(right)
+        return np.asarray(w0 + (solution if many else x.transpose(0, 2, 1) @ solution))
 
     return find
 
@@ -170,7 +170,7 @@ class CenteredRows:
         self.x -= self.mean.astype(np.float32)
         self.b0 = b0
         self.start(w0)
-        self.held = np.arange(self.x.shape[1]) * BLOCKS // self.x.shape[1] % HELD == HELD - 1
+        self.held_out = np.arange(self.x.shape[1]) * BLOCKS // self.x.shape[1] % HELD == HELD - 1
         self.right: Array | None = None  # x' z of the target, where it was made
         scale, shift = (np.reshape(v, (groups, 1, outputs)) for v in (tail.scale, tail.shift))
         self.fixed = (shift if rows.others is None else rows.others + shift).astype(np.float32)
@@ -182,44 +182,44 @@ class CenteredRows:
         """Take these weights, and the bias that there is, for what the layer has."""
         self.w0, self.c0 = w0, (0 if self.b0 is None else self.b0[:, None]) + self.mean @ w0
 
-    def wanted(self, target: Array) -> tuple[Array, Array]:
-        """What the layer itself should make, without its mean; and the mean [g, 1, O]."""
+    def linearize_target(self, target: Array) -> tuple[Array, Array]:
+        """The target of the layer itself, without its mean; and the mean [g, 1, O]."""
         z = (target - self.fixed) * self.undo
         c = z.mean(axis=1, keepdims=True, dtype=np.float64) * self.has_bias
         return z - c.astype(np.float32), c
 
-    def ridge(self, guess: float = 0.0) -> Ridge:
+    def choose_ridge(self, guess: float = 0.0) -> Ridge:
         """Least squares with the damping that is best on blocks of rows that were not fitted; neighbors are often of one sample."""
-        held = self.held
-        if not held.any() or not np.isfinite(self.mean).all():
+        held_out = self.held_out
+        if not held_out.any() or not np.isfinite(self.mean).all():
             return self.damped_by(float(DAMPINGS[-1]))
-        (z, c), x, rest = self.wanted(self.target), self.x[:, ~held], self.x[:, held]
+        (z, c), x, rest = self.linearize_target(self.target), self.x[:, ~held_out], self.x[:, held_out]
         gram, many = _gram(x), x.shape[1] >= x.shape[2]
-        right = products(x, z[:, ~held]) if many else None
-        find, fixed = ridges(x, z[:, ~held], self.w0, gram, right), self._fixed(held)
-        want = self.tail.act(self.target[:, held])
+        right = multiply_rows(x, z[:, ~held_out]) if many else None
+        find, fixed = make_ridges(x, z[:, ~held_out], self.w0, gram, right), self._fixed(held_out)
+        want = self.tail.act(self.target[:, held_out])
 
         def measure(damping: float) -> float:
-            made = self._make(rest, fixed, find(damping), c)
-            error = float(np.square(self.tail.act(made) - want, dtype=np.float64).sum())
+            outputs = self._make(rest, fixed, find(damping), c)
+            error = float(np.square(self.tail.act(outputs) - want, dtype=np.float64).sum())
             return error if np.isfinite(error) else np.inf
 
         damping = choose_damping(measure, guess)
         if right is None:
             return self.damped_by(damping)
-        self.right = right + products(rest, z[:, held])
-        return self.damped_by(damping, gram + products(rest, rest))
+        self.right = right + multiply_rows(rest, z[:, held_out])
+        return self.damped_by(damping, gram + multiply_rows(rest, rest))
 
     def damped_by(self, damping: float, gram: Array | None = None) -> Ridge:
         """Least squares with a damping that is known."""
         return Ridge(self.x, self.w0, damping, gram, self.precision)
 
     def _fixed(self, rows: Array | slice) -> Array:
-        """What is added to some rows, or to all of them."""
+        """The values added to some rows, or to all of them."""
         return self.fixed if self.fixed.shape[1] == 1 else self.fixed[:, rows]
 
-    def made(self, w: Array, c: Array) -> Array:
-        """What the network has before the activation, with these weights."""
+    def compute_outputs(self, w: Array, c: Array) -> Array:
+        """The network's values before the activation, with these weights."""
         return self._make(self.x, self.fixed, w, c)
 
     def _make(self, x: Array, fixed: Array, w: Array, c: Array) -> Array:
@@ -228,9 +228,9 @@ class CenteredRows:
         out += (c * self.scale).astype(np.float32)
         return np.asarray(out)
 
-    def best(self, w: Array, c: Array, damping: float = 0.0, condition: float = 1.0) -> Solution:
+    def choose_weights(self, w: Array, c: Array, damping: float = 0.0, condition: float = 1.0) -> Solution:
         """For each output the weights it had, or these, whichever are closer to the target behind the activation."""
-        rows = self.held if self.held.sum() >= JUDGED_ROWS else slice(None)
+        rows = self.held_out if self.held_out.sum() >= JUDGED_ROWS else slice(None)
         x, fixed, want = self.x[:, rows], self._fixed(rows), self.tail.act(self.target[:, rows])
         energy = float(np.square(want, dtype=np.float64).sum()) or 1.0
         before, after = (
@@ -283,28 +283,28 @@ def solve(
     classifier of images keeps to least squares: on a ResNet-20 its probabilities were fitted no better (one run each).
     """
     f = CenteredRows(rows, w0, b0, tail)
-    ridge = f.damped_by(rows.damping) if rows.is_sure else f.ridge(rows.damping)
+    ridge = f.damped_by(rows.damping) if rows.is_sure else f.choose_ridge(rows.damping)
     w, c = _stepped(f, ridge)
     if choose is not None:
         sparse = Sparse(f.x, w, ridge.damping, choose)
         f.start(sparse.w)
         w, c = _stepped(f, sparse)
     if nearest is not None:
-        w = settle(products(f.x, f.x) + ridge.d * np.eye(f.x.shape[2]), w, nearest)
-    return f.best(w, c, ridge.damping, ridge.condition)
+        w = settle(multiply_rows(f.x, f.x) + ridge.d * np.eye(f.x.shape[2]), w, nearest)
+    return f.choose_weights(w, c, ridge.damping, ridge.condition)
 
 
 def _stepped(f: CenteredRows, ridge: Ridge | Sparse) -> tuple[Array, Array]:
     """Least squares, then the steps of majorisation that what follows the layer asks for."""
 
     def fit(target: Array, right: Array | None = None) -> tuple[Array, Array]:
-        z, c = f.wanted(target)
+        z, c = f.linearize_target(target)
         return ridge.fit(z, right), c
 
     (w, c) = last = fit(f.target, f.right)
     for at in range(_steps(f, f.tail)):
         momentum = at / (at + 3) if f.tail.scored else MOMENTUM
-        p = f.made(*(new + momentum * (new - old) for new, old in zip((w, c), last, strict=True)))
+        p = f.compute_outputs(*(new + momentum * (new - old) for new, old in zip((w, c), last, strict=True)))
         (w, c), last = fit(_wanted(f.target, p, f.tail)), (w, c)
     return w, c
 
@@ -316,15 +316,15 @@ def _steps(f: CenteredRows, tail: Tail) -> int:
     return f.steps if tail.cuts else 0
 
 
-def _wanted(target: Array, made: Array, tail: Tail) -> Array:
-    """What to fit next, where the layer makes `made` so far."""
+def _wanted(target: Array, outputs: Array, tail: Tail) -> Array:
+    """The next target of the fit, given the current `outputs` of the layer."""
     if tail.scored:
-        return np.asarray(made + 2 * (softmax(target) - softmax(made)))
-    z = np.where(target <= tail.low, np.minimum(made, tail.low), target)
-    return np.where(target >= tail.high, np.maximum(made, tail.high), z)
+        return np.asarray(outputs + 2 * (softmax(target) - softmax(outputs)))
+    z = np.where(target <= tail.low, np.minimum(outputs, tail.low), target)
+    return np.where(target >= tail.high, np.maximum(outputs, tail.high), z)
 
 
-def moments(
+def compute_moments(
     rows: FitRows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None, nearest: Nearest | None, spread: bool
 ) -> Solution:
     """No new directions: each output keeps its weights, and gets the mean (and with `spread` the deviation) it should have.
@@ -335,34 +335,34 @@ def moments(
     if choose is not None:
         w0 = Sparse(f.x, w0, DAMPINGS[-1], choose).w
         f.start(w0)
-    want, c = f.wanted(f.target)
+    want, c = f.linearize_target(f.target)
     factor = np.ones_like(c)
     if spread:
         sizes = [np.sqrt(np.square(v, dtype=np.float64).mean(axis=1, keepdims=True)) for v in (want, f.x @ w0)]
         factor = np.where(sizes[1] > 1e-6 * sizes[0], sizes[0] / np.maximum(sizes[1], 1e-30), 1.0)
-    return f.best(_stored(w0 * factor, nearest), c)
+    return f.choose_weights(_stored(w0 * factor, nearest), c)
 
 
 def _stored(w: Array, nearest: Nearest | None) -> Array:
     return w if nearest is None else nearest(w)
 
 
-def chosen(
+def fit_chosen(
     rows: FitRows, w0: Array, b0: Array | None, tail: Tail, choose: Choose | None = None, nearest: Nearest | None = None
 ) -> Solution:
     """Only the weights that stay, as they are chosen; the error is that of what the layer itself makes."""
     assert choose is not None  # the caller has no such layers otherwise
     x = rows.x
     w = _stored(Sparse(x, w0, DAMPINGS[-1], choose).w, nearest)
-    made, energy = ((x @ v).astype(np.float64) for v in (w - w0, w0))
-    error = float(np.sqrt(np.square(made).sum() / (np.square(energy).sum() or 1.0)))
+    change, energy = ((x @ v).astype(np.float64) for v in (w - w0, w0))
+    error = float(np.sqrt(np.square(change).sum() / (np.square(energy).sum() or 1.0)))
     return Solution(w, b0, error, error)
 
 
 Fit = Callable[[FitRows, Array, "Array | None", Tail, "Choose | None", "Nearest | None"], Solution]
 FITS: dict[str, Fit] = {
-    "bias": partial(moments, spread=False),
-    "affine": partial(moments, spread=True),
+    "bias": partial(compute_moments, spread=False),
+    "affine": partial(compute_moments, spread=True),
     "lstsq": solve,
     "obs": solve,
 }

@@ -1,4 +1,4 @@
-"""What stands between a layer and its next nonlinearity: its output y becomes act(scale * y + shift + sum of others).
+"""The operators between a layer and its next nonlinearity: its output y becomes act(scale * y + shift + sum of others).
 
 The layer is fitted to the original's value just before `act`, with the others as the pruned network has them: then it makes up
 for their errors too (a shortcut's, say), not only for its own.
@@ -39,14 +39,14 @@ class Tail:
         return np.clip(y, self.low, self.high) if self.cuts else y
 
 
-def nothing(layer: FitLayer) -> Tail:
+def make_empty_tail(layer: FitLayer) -> Tail:
     """The tail of a layer that is fitted to its own output."""
     return Tail(layer.y, np.ones(layer.outputs), np.zeros(layer.outputs), [layer.adds] if layer.adds else [])
 
 
-def follow(layer: FitLayer, net: Network, ready: Callable[[str], bool]) -> Tail:
+def follow_tail(layer: FitLayer, net: Network, ready: Callable[[str], bool]) -> Tail:
     """Walk down from a layer's output while a single node reads it, up to an activation that cuts."""
-    tail = nothing(layer)
+    tail = make_empty_tail(layer)
     if layer.hidden:
         tail.low, tail.high = layer.inside
         return tail
@@ -77,8 +77,8 @@ def _sum(tail: Tail, site: Site, net: Network, ready: Callable[[str], bool]) -> 
     others = [name for name in site.node.input if name != tail.target]
     if not site.record.traits.sums or len(others) != 1 or others[0] not in net.live or not ready(others[0]):
         return False
-    mine = net.sizes(tail.target)
-    if mine is None or net.sizes(others[0]) != mine:
+    sizes = net.sizes(tail.target)
+    if sizes is None or net.sizes(others[0]) != sizes:
         return False
     tail.others.append(others[0])
     return True

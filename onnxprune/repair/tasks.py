@@ -12,9 +12,9 @@ from onnxprune.calibration.store import Array
 from onnxprune.ops.records import record_of
 from onnxprune.repair.kinds import is_layer, is_recurrent, make_layer
 from onnxprune.repair.layers import FitLayer, Site, Unfit
-from onnxprune.repair.network import Network, picked
+from onnxprune.repair.network import Network, pick_positions
 from onnxprune.repair.recurrent import InputProduct, StateProduct
-from onnxprune.repair.tails import Tail, follow, nothing
+from onnxprune.repair.tails import Tail, follow_tail, make_empty_tail
 
 Found = tuple[int, str, FitLayer]  # node, name
 SELECTED = "the data decide how much it reads, so that its rows are not the original's"
@@ -70,30 +70,30 @@ class FitTask:
         return {*([] if self.taught else [self.layer.x]), *self.tail.others}
 
 
-def tasks(net: Network, method: str, left_out: dict[str, str]) -> list[FitTask]:
+def find_tasks(net: Network, method: str, left_out: dict[str, str]) -> list[FitTask]:
     """The layers whose inputs changed, or whose weights are to become sparse (no others for `none`), in their order.
 
     `left_out` hears of those that cannot be fitted, and why. Large weights are not with them: `FitTask.loaded` has those of one.
     """
-    found = find_layers(net, left_out, settled=method != "obs", light=True, moved=method == "obs")
+    layers = find_layers(net, left_out, settled=method != "obs", light=True, moved=method == "obs")
     if method == "none":
-        return [_task(net, f, nothing(f[2])) for f in found if (f[0], f[2].slot) in net.thinned]
+        return [_task(net, f, make_empty_tail(f[2])) for f in layers if (f[0], f[2].slot) in net.thinned]
     if method == "obs":  # the inputs that stay take over from those that go, as the original has them
-        found = [
-            f for f in found if (f[0], f[2].slot) in net.thinned or (net.moves(f[2].x) and f[2].site.record.product)
+        layers = [
+            f for f in layers if (f[0], f[2].slot) in net.thinned or (net.moves(f[2].x) and f[2].site.record.product)
         ]
-        return [_task(net, f, nothing(f[2]), True) for f in found]
+        return [_task(net, f, make_empty_tail(f[2]), True) for f in layers]
     if method == "lstsq":  # a depthwise convolution can take over nothing, and gains next to nothing
-        found = [f for f in found if f[2].mixes or (f[0], f[2].slot) in net.thinned]
-    return [_task(net, f, tail) for f, tail in with_tails(net, found)]
+        layers = [f for f in layers if f[2].mixes or (f[0], f[2].slot) in net.thinned]
+    return [_task(net, f, tail) for f, tail in with_tails(net, layers)]
 
 
-def with_tails(net: Network, found: Sequence[Found]) -> list[tuple[Found, Tail]]:
+def with_tails(net: Network, layers: Sequence[Found]) -> list[tuple[Found, Tail]]:
     """The layers that stand for themselves, each with what follows it; a scale behind another layer is part of that one."""
-    passed = {i for _, _, layer in found for i in follow(layer, net, lambda _: False).passed}
-    found = [f for f in found if f[0] not in passed]
-    last = last_layers(net, {index: at for at, (index, _, _) in enumerate(found)})
-    return [(f, follow(f[2], net, lambda x, at=at: last[x] < at)) for at, f in enumerate(found)]  # type: ignore[misc]
+    passed = {i for _, _, layer in layers for i in follow_tail(layer, net, lambda _: False).passed}
+    layers = [f for f in layers if f[0] not in passed]
+    last = last_layers(net, {index: at for at, (index, _, _) in enumerate(layers)})
+    return [(f, follow_tail(f[2], net, lambda x, at=at: last[x] < at)) for at, f in enumerate(layers)]  # type: ignore[misc]
 
 
 def find_layers(
@@ -104,29 +104,29 @@ def find_layers(
     `settled`: only those whose rows are the original's, as no data decide how many there are. `light`: without
     large weights. `moved`: only those that lost channels themselves, or weights.
     """
-    found = list[Found]()
+    layers = list[Found]()
     for index, node in enumerate(net.nodes):
         if moved and not (_is_thinned(net, index) or any(map(net.moves, (*node.input, *node.output)))):
             continue
         for f in _layers(net, index, left_out):
             if light:
                 f[2].lighten()
-            found.append(f)
+            layers.append(f)
     if settled:
-        left_out |= {name: SELECTED for _, name, layer in found if not net.unsettled.isdisjoint((layer.x, layer.y))}
-        found = [f for f in found if f[1] not in left_out]
-    return found
+        left_out |= {name: SELECTED for _, name, layer in layers if not net.unsettled.isdisjoint((layer.x, layer.y))}
+        layers = [f for f in layers if f[1] not in left_out]
+    return layers
 
 
-def _task(net: Network, found: Found, tail: Tail, taught: bool = False) -> FitTask:
-    index, name, layer = found
+def _task(net: Network, layer_at: Found, tail: Tail, taught: bool = False) -> FitTask:
+    index, name, layer = layer_at
     op = net.nodes[index].op_type
     if not layer.hidden:
         return FitTask(index, name, op, layer, tail, taught)
     source = _source(net, layer)
     source.lighten()
     return FitTask(
-        index, name, op, layer, tail, taught or isinstance(layer, StateProduct), source, parts_of(net, layer, source)
+        index, name, op, layer, tail, taught or isinstance(layer, StateProduct), source, match_parts(net, layer, source)
     )
 
 
@@ -136,10 +136,10 @@ def _source(net: Network, layer: FitLayer) -> FitLayer:
     return type(layer)(whole) if isinstance(layer, InputProduct) else make_layer(whole)
 
 
-def parts_of(net: Network, layer: FitLayer, source: FitLayer) -> list[SourcePart]:
+def match_parts(net: Network, layer: FitLayer, source: FitLayer) -> list[SourcePart]:
     """For each group of a pruned layer its part of the original's: the elements of the weight are numbered, cut and packed."""
     numbers = np.arange(source.matrix.weight.size).reshape(source.matrix.weight.shape)
-    mine = layer.matrix.pack(picked(numbers, net.stays_of(layer.site.index, layer.slot)))
+    ours = layer.matrix.pack(pick_positions(numbers, net.stays_of(layer.site.index, layer.slot)))
     every = source.matrix.pack(numbers)
     places = np.empty(numbers.size, np.int64)
     places[every] = np.arange(numbers.size).reshape(every.shape)
@@ -148,11 +148,11 @@ def parts_of(net: Network, layer: FitLayer, source: FitLayer) -> list[SourcePart
         """Group, row and column of some elements, in the original's matrices."""
         return np.unravel_index(places[some], every.shape)
 
-    return [SourcePart(int(find(w[0, 0])[0]), find(w[:, 0])[1], find(w[0])[2]) for w in mine]
+    return [SourcePart(int(find(w[0, 0])[0]), find(w[:, 0])[1], find(w[0])[2]) for w in ours]
 
 
 def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Found]:
-    """What there is to fit in a node: nothing, one layer, or two."""
+    """The layers to fit in a node: none, one, or two."""
     node = net.nodes[index]
     name = node.name or next(filter(None, node.output), "")
     if all(n in net.live for n in node.input) or not is_layer(record_of(node)):
@@ -162,7 +162,7 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
         return
     try:
         for extra, layer in _built(net, net.site(index)):
-            for change in layer.changes(layer.w, layer.b):
+            for change in layer.list_changes(layer.w, layer.b):
                 net.check(change)
             yield index, name + extra, layer
     except Unfit as why:

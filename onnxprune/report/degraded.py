@@ -23,11 +23,11 @@ def explain_degraded(error: ErrorReport | None) -> str:
     new = error.nonfinite.candidate - error.nonfinite.reference
     if new > 0:
         return f"{new:,} outputs are NaN or infinite, and were not before"
-    found = error.relative_l2
-    if found is not None and not found <= LIMIT:
-        return f"the relative L2 error of {found:.3g} is beyond {LIMIT:g} (1 is as bad as outputs of zero)"
+    error_of_floats = error.relative_l2
+    if error_of_floats is not None and not error_of_floats <= LIMIT:
+        return f"the relative L2 error of {error_of_floats:.3g} is beyond {LIMIT:g} (1 is as bad as outputs of zero)"
     exact = [o.mismatch for o in error.outputs.values() if isinstance(o, OutputMismatch) and o.mismatch is not None]
-    if found is None and exact and max(exact) > MISMATCH_LIMIT:
+    if error_of_floats is None and exact and max(exact) > MISMATCH_LIMIT:
         return f"{max(exact):.0%} of the elements of an output differ"
     return ""
 

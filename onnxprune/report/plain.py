@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 def to_json(value: Any) -> Any:
-    """What JSON holds of a report, a list of them, or a part: dictionaries by the names of the fields.
+    """Convert a report, a list of reports, or a part to JSON data: dictionaries by the names of the fields.
 
     A field whose default is None is left out where it is None; all others are always there.
     """
     if is_dataclass(value):
-        said = ((f, getattr(value, f.name)) for f in fields(value))
-        return {f.name: to_json(x) for f, x in said if x is not None or not may_be_missing(f)}
+        values = ((f, getattr(value, f.name)) for f in fields(value))
+        return {f.name: to_json(x) for f, x in values if x is not None or not may_be_missing(f)}
     if isinstance(value, Mapping):
         return {str(k): to_json(x) for k, x in value.items()}
     if isinstance(value, list | tuple):
@@ -48,15 +48,15 @@ def from_json(kind: type[T], data: Any) -> T:
 
 def json_schema(kind: Any) -> dict[str, Any]:
     """The JSON Schema of a type of reports: objects have the keys of their fields and no others."""
-    made: dict[str, Any] = _adapter(kind).json_schema(mode="serialization")
-    for part in (made, *made.get("$defs", {}).values()):
+    schema: dict[str, Any] = _adapter(kind).json_schema(mode="serialization")
+    for part in (schema, *schema.get("$defs", {}).values()):
         if known := part.get("properties"):
             part["additionalProperties"] = False
             part["required"] = [name for name, of in known.items() if of.get("default", 0) is not None]
             for of in known.values():  # what pydantic makes of the names, and of how Python fills the fields in
                 of.pop("title", None)
                 of.pop("default", None)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 @cache

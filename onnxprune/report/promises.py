@@ -22,15 +22,15 @@ def explain_weak_promise(report: PruneReport) -> str:
         )
     if options.limit is None:
         return ""
-    found, asked = report.held_out, options.asked
+    held_out, asked = report.held_out, options.asked
     if report.sparsity or report.quantization:
         after = "--then-sparsify" if report.sparsity else "--then-quantize"
         return f"{asked} was met before {after}; the figures above are of the result, compare them with it"
-    if found is None:
+    if held_out is None:
         return ""
-    if found.folds == 1 and options.repair != "none":
+    if held_out.folds == 1 and options.repair != "none":
         return f"{asked} was measured on samples that the repair has seen, as they cannot be divided; give more, in several batches"
-    metric = found.metric
+    metric = held_out.metric
     if options.max_drop is not None and metric and metric.before <= options.max_drop:
         return (
             f"{asked} allows anything: the original's {metric.name} is {metric.before:.3g}; are these the right labels?"

@@ -17,8 +17,8 @@ from onnxprune.explain import Route, explain
 from onnxprune.graph.view import opsets
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group, Member
-from onnxprune.measure import stand_ins
-from onnxprune.plans import Choice, Plan, experts_of, units_of
+from onnxprune.measure import find_stand_ins
+from onnxprune.plans import Choice, Plan, experts_of, read_units
 from onnxprune.report.plain import to_json
 from onnxprune.report.sensitivity import measured_groups
 from onnxprune.report.sparsity import sparsity_report
@@ -54,7 +54,7 @@ from onnxprune.validation import Result
 
 
 def inspect_report(a: Analysis) -> InspectReport:
-    """What of a model can be pruned, and what is frozen and why."""
+    """The groups of a model that can be pruned, and the frozen axes with their reasons."""
     proto = a.model.proto
     return InspectReport(
         model=_name(a),
@@ -183,7 +183,7 @@ def prune_report(
         files=[str(f) for f in files],
         options=to_json(asdict(options)) if options else None,
         calibration=_calibration(evaluator),
-        judged_by=stand_ins(before),
+        judged_by=find_stand_ins(before),
         params=Counts(before.params(), after.params()),
         macs=Counts(before.macs(), after.macs()),
         bytes=Counts(before.model.size_bytes, size),
@@ -206,7 +206,7 @@ def prune_report(
         distillation=trained,
         engines=engines,
         units=[
-            *(_unit(before, u) for u in units_of(plan, before)),
+            *(_unit(before, u) for u in read_units(plan, before)),
             *(_expert(before, e) for e in experts_of(plan, before)),
         ],
     )
@@ -286,16 +286,16 @@ def _planned(a: Analysis, plan: Plan, options: Options | None) -> list[PrunedGro
         if options and not options.only_free
         else {}
     )
-    found = []
+    groups = []
     for g in a.groups:
         choice = plan.groups.get(g.name)
         kept = len(choice.keep) if choice else g.size
         reason = choice.reason if choice else "not in the plan"
         by = multiples.get(g.name, 1)
-        found.append(
+        groups.append(
             PrunedGroup(g.name, g.kind, g.size, kept, g.exact, reason or None, multiple=by, free=_free(choice))
         )
-    return found
+    return groups
 
 
 def _free(choice: Choice | None) -> dict[str, int]:

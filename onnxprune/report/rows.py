@@ -49,7 +49,7 @@ class JobLike(Protocol):
 
 @dataclass(frozen=True)
 class Single:
-    """What one run of `prune` did, as a job."""
+    """One run of `prune` as a job."""
 
     model: str
     name: str
@@ -90,7 +90,7 @@ def name_settings(jobs: Sequence[JobLike]) -> list[str]:
     for job in jobs:
         by_model[job.name].append(job.settings)
     seen = [_values(group) for group in by_model.values()]
-    differ = {k for values in seen for k, found in values.items() if len(found) > 1}
+    differ = {k for values in seen for k, values_of_setting in values.items() if len(values_of_setting) > 1}
     one_file = {k for k in FILES if all(len(values.get(k, set()) - {MISSING}) < 2 for values in seen)}
     return [
         setting_text({k: v for k, v in job.settings.items() if not differ or k in differ}, one_file) for job in jobs
@@ -98,7 +98,7 @@ def name_settings(jobs: Sequence[JobLike]) -> list[str]:
 
 
 def _values(group: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
-    """What each option is set to in the jobs of a model."""
+    """The values of each option in the jobs of a model."""
     keys = {k for settings in group for k in settings}
     return {k: {_value(s[k]) if k in s else MISSING for s in group} for k in keys}
 
@@ -106,8 +106,8 @@ def _values(group: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
 def setting_text(settings: Mapping[str, Any], only_name: Collection[str] = ()) -> str:
     """`macs=0.5, repair=none`; of paths the last part, of some options only the name. Nothing set: `defaults`."""
     bare = {k for k, v in settings.items() if v is True or k in only_name}
-    said = [k.replace("_", "-") + ("" if k in bare else f"={_value(v)}") for k, v in settings.items()]
-    return ", ".join(said) or "defaults"
+    texts = [k.replace("_", "-") + ("" if k in bare else f"={_value(v)}") for k, v in settings.items()]
+    return ", ".join(texts) or "defaults"
 
 
 def _value(v: Any) -> str:
@@ -147,17 +147,17 @@ def _message(job: JobLike) -> str:
 
 
 def _measured(report: PruneReport) -> dict[str, Any]:
-    """What a report says in single numbers, by the names of the columns."""
-    found: dict[str, Any] = dict.fromkeys(MEASURED)
+    """The measurements of a report as single numbers, by the names of the columns."""
+    values: dict[str, Any] = dict.fromkeys(MEASURED)
     for name, sizes in (("params", report.params), ("macs", report.macs), ("bytes", report.bytes)):
-        found |= _pair(name, sizes) | {f"{name}_left": _ratio(sizes)}
+        values |= _pair(name, sizes) | {f"{name}_left": _ratio(sizes)}
     if error := report.error:
-        found |= {"compared_on": error.data, "samples": error.samples, "relative_l2": finite(error.relative_l2)}
-        found |= {"top1_agreement": finite(get_agreement(error))}
-        found |= _pair("accuracy", error.accuracy) if error.accuracy else {}
+        values |= {"compared_on": error.data, "samples": error.samples, "relative_l2": finite(error.relative_l2)}
+        values |= {"top1_agreement": finite(get_agreement(error))}
+        values |= _pair("accuracy", error.accuracy) if error.accuracy else {}
     if latency := report.latency:
-        found |= _pair("latency", latency) | {"latency_ratio": _ratio(latency)} | _speedup(latency)
-    return found | (_sparsity(report.sparsity) if report.sparsity else {})
+        values |= _pair("latency", latency) | {"latency_ratio": _ratio(latency)} | _speedup(latency)
+    return values | (_sparsity(report.sparsity) if report.sparsity else {})
 
 
 def _pair(name: str, pair: Counts | Shares | Latency) -> dict[str, float | None]:
@@ -165,7 +165,7 @@ def _pair(name: str, pair: Counts | Shares | Latency) -> dict[str, float | None]
 
 
 def _speedup(latency: Latency) -> dict[str, float | str | None]:
-    """How much faster, unless it is too noisy to say."""
+    """The speed-up, unless it is too noisy to tell."""
     numbers: dict[str, float | str | None] = {"speedup_verdict": latency.verdict}
     if latency.verdict == "noisy":
         return numbers
@@ -185,9 +185,9 @@ def finite(x: float | None) -> float | None:
     return x if x is not None and math.isfinite(x) else None
 
 
-def _sparsity(found: SparsityReport) -> dict[str, int | None]:
+def _sparsity(sparsity: SparsityReport) -> dict[str, int | None]:
     """Of the layers with weights: how many there are, can be 2:4, are likely to be faster so, and are so now."""
-    layers = found.layers
+    layers = sparsity.layers
     if not layers:
         return {}
     return {

@@ -1,4 +1,4 @@
-"""What `sensitivity` measured: its report, and one self-contained page with a plot."""
+"""The results of `sensitivity`: its report, and one self-contained page with a plot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnxprune.allocate import Table
 from onnxprune.groups import Analysis
-from onnxprune.measure import stand_ins
+from onnxprune.measure import find_stand_ins
 from onnxprune.report.types import GroupSensitivity, SensitivityPoint, SensitivityReport
 from onnxprune.settings import Options
 
@@ -27,12 +27,12 @@ def sensitivity_report(
         samples=samples,
         criterion=str(options.criterion),
         groups=measured_groups(tables),
-        judged_by=stand_ins(a) or None,
+        judged_by=find_stand_ins(a) or None,
     )
 
 
 def measured_groups(tables: Mapping[str, Table]) -> list[GroupSensitivity]:
-    """What was measured of each group."""
+    """The measurements of each group."""
     return [GroupSensitivity(t.group, t.kind, t.size, _points(t)) for t in tables.values()]
 
 

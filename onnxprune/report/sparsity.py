@@ -1,4 +1,4 @@
-"""What became of each layer when a model was made sparse, and whether a file has a pattern."""
+"""The report of each layer of a sparse model, and of the check of a pattern."""
 
 from __future__ import annotations
 

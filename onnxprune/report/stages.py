@@ -25,30 +25,30 @@ class StageRow:
 
 
 def compare_stages(report: PruneReport) -> list[StageRow]:
-    """What was measured of the three models; empty where nothing was quantized."""
-    found = report.quantization
-    if found is None:
+    """The measurements of the three models; empty if the result is not quantized."""
+    quantization = report.quantization
+    if quantization is None:
         return []
-    rows = [StageRow("file", "bytes", report.bytes.before, found.pruned_bytes, report.bytes.after)]
-    first, last = found.pruned_error, report.error
+    rows = [StageRow("file", "bytes", report.bytes.before, quantization.pruned_bytes, report.bytes.after)]
+    first, last = quantization.pruned_error, report.error
     if first and last:
         if first.accuracy and last.accuracy:
             rows.append(StageRow("accuracy", "share", last.accuracy.before, first.accuracy.after, last.accuracy.after))
         rows.append(StageRow("same class", "share", None, get_agreement(first), get_agreement(last)))
         rows.append(StageRow("relative L2", "number", None, first.relative_l2, last.relative_l2))
-    if found.pruned_latency and report.latency:
-        rows.append(StageRow("speed-up", "times", 1.0, _ratio(found.pruned_latency), _ratio(report.latency)))
+    if quantization.pruned_latency and report.latency:
+        rows.append(StageRow("speed-up", "times", 1.0, _ratio(quantization.pruned_latency), _ratio(report.latency)))
     return [row for row in rows if row.pruned is not None or row.quantized is not None]
 
 
 def explain_slow(report: PruneReport) -> str:
     """In words, that the quantized model is slower here than the pruned one in float; empty where it is not, or nobody knows."""
-    found = report.quantization
-    before = _ratio(found.pruned_latency) if found and found.pruned_latency else None
+    quantization = report.quantization
+    before = _ratio(quantization.pruned_latency) if quantization and quantization.pruned_latency else None
     after = _ratio(report.latency) if report.latency else None
-    if found is None or before is None or after is None or after > before * (1 - EQUAL):
+    if quantization is None or before is None or after is None or after > before * (1 - EQUAL):
         return ""
-    name = found.element_type
+    name = quantization.element_type
     return f"{name} is slower here than the pruned model in float ({after:.2f}x against {before:.2f}x); drop --then-quantize"
 
 

@@ -1,4 +1,4 @@
-"""How small a sparse model becomes where something compresses it: the file itself has the same size for every pattern."""
+"""The compressed size of a sparse model: the file itself has the same size for every pattern."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def measure_compressed(
 ) -> CompressedSize:
     """The bytes of the original and of the sparse model when they are compressed; `files` are the latter's, `size` theirs."""
     before = deflate_model(original)
-    found = deflate_files(files) if files else deflate_model(after.model)
+    deflated = deflate_files(files) if files else deflate_model(after.model)
     packed = _count_in_pattern(sparse, sparse.pattern, after, size) if isinstance(sparse.pattern, NofM) else None
-    return CompressedSize(before.nbytes, found.nbytes, packed, before.estimated or found.estimated)
+    return CompressedSize(before.nbytes, deflated.nbytes, packed, before.estimated or deflated.estimated)
 
 
 def _count_in_pattern(sparse: Sparsified, pattern: NofM, after: Analysis, size: int) -> int:

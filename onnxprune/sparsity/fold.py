@@ -18,7 +18,7 @@ from onnxprune.graph.view import IN_BODY, makers, readers, reads
 from onnxprune.graph.weights import Array, ArrayWeight
 from onnxprune.groups import Analysis
 from onnxprune.ops.records import record_of
-from onnxprune.repair.segments import constants
+from onnxprune.repair.segments import compute_constants
 
 FEW = 1 << 16  # numbers that a constant may always have; a larger one is no larger than what it is computed from
 
@@ -29,17 +29,19 @@ def fold(a: Analysis, places: Collection[tuple[str, int]] | None = None) -> Mode
     `places` are the products that count, by an output and an input slot; all of them for None.
     """
     graph = _Graph(a)
-    values = list(dict.fromkeys(name for made in _computed(a, places) for name in graph.made_with(graph.source(made))))
+    values = list(
+        dict.fromkeys(name for computed in _computed(a, places) for name in graph.made_with(graph.source(computed)))
+    )
     if not values:
         return a.model
     try:
-        return _replaced(a.model, constants(a.model, values, graph.known(graph.behind(values)[1])))
+        return _replaced(a.model, compute_constants(a.model, values, graph.known(graph.behind(values)[1])))
     except OnnxPruneError:  # an operator that ONNX Runtime does not know: the layer is left with that reason
         return a.model
 
 
 def _computed(a: Analysis, places: Collection[tuple[str, int]] | None) -> Iterator[str]:
-    """What products that run read and constants alone decide."""
+    """The computed constants that products read at run time."""
     nodes, computed = a.flat.proto.graph.node, a.coupling.computed
     for index, slot in a.coupling.operands:
         output = next(filter(None, nodes[index].output))
@@ -61,7 +63,7 @@ class _Graph:
         self.outputs = {v.name for v in a.model.proto.graph.output}
 
     def source(self, name: str) -> str:
-        """What a constant is before it is moved."""
+        """The constant before its elements are moved."""
         while (index := self.makers.get(name)) is not None and record_of(self.nodes[index]).traits.moves:
             name = self.nodes[index].input[0]
         return name
@@ -69,17 +71,17 @@ class _Graph:
     def made_with(self, name: str) -> list[str]:
         """A constant and what the same node makes beside it; nothing where it cannot or need not be folded."""
         index = self.makers.get(name)
-        made = [o for o in self.nodes[index].output if o] if index is not None else []
-        if index is None or name in self.coupling.weights or self.outputs.intersection(made):
+        outputs = [o for o in self.nodes[index].output if o] if index is not None else []
+        if index is None or name in self.coupling.weights or self.outputs.intersection(outputs):
             return []
         steps, ends = self.behind([name])
         weights = [self.coupling.weights[end].shape for end in ends if end in self.coupling.weights]
-        told = len(weights) + len(self.known(ends)) == len(ends)
-        if not told or any(record_of(self.nodes[i]).traits.random for i in steps):
+        is_known = len(weights) + len(self.known(ends)) == len(ends)
+        if not is_known or any(record_of(self.nodes[i]).traits.random for i in steps):
             return []
         largest = max(sum(map(math.prod, weights)), FEW)
-        fits = all(math.prod(first(n) for n in self.coupling.trace.shape(o) or ()) <= largest for o in made)
-        return made if fits and self.coupling.computed.issuperset(made) else []
+        fits = all(math.prod(first(n) for n in self.coupling.trace.shape(o) or ()) <= largest for o in outputs)
+        return outputs if fits and self.coupling.computed.issuperset(outputs) else []
 
     def behind(self, names: Iterable[str]) -> tuple[list[int], set[str]]:
         """The nodes that values are computed by, and what those start from."""

@@ -1,4 +1,4 @@
-"""Which constants products multiply with, and where in the file the numbers lie that are summed up together.
+"""The constant operands of products, and the places in the file of the numbers that are summed up together.
 
 An operand of a product says which of its axes are summed over, and what its integers stand for. From the constant the nodes
 that only move or rename numbers are followed to the products. A constant that anything else reads, or that is read in two
@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto
 
 from onnxprune.graph.forms import Axis, Form, Misfit, regroup, size, start
 from onnxprune.graph.inner import marks
-from onnxprune.graph.view import Site, attribute, captured, makers
+from onnxprune.graph.view import Site, attribute, find_captured, makers
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.macs import Shapes
@@ -82,22 +82,22 @@ class _Finder:
         self.explained = {index for index, _ in self.c.operands}
         self.makers = {o: self.c.live[i] for o, i in makers(self.c.live).items() if o in self.c.computed}
         self.readers: dict[str, list[Site]] = defaultdict(list)
-        self.held = {v.name: "it is an output of the graph" for v in a.flat.proto.graph.output}
+        self.kept_for = {v.name: "it is an output of the graph" for v in a.flat.proto.graph.output}
         live = {n.output[0] for n in self.c.live if n.output}
         for index, node in enumerate(self.nodes):
             if node.output and node.output[0] in live:
                 for slot, name in enumerate(node.input):
                     self.readers[name].append((index, slot))
-                for name in captured(node):
-                    self.held[name] = f"a body of {node.op_type} '{_label(node)}' reads it"
+                for name in find_captured(node):
+                    self.kept_for[name] = f"a body of {node.op_type} '{_label(node)}' reads it"
 
     def run(self) -> list[ConstantMatrix]:
-        found = [m for name in self.c.weights for m in self._one(name)]
-        covered = {site for m in found for site in m.sites}
-        found += [self._computed(site) for site in self.c.operands if site not in covered and self._is_computed(site)]
-        found.sort(key=lambda m: m.sites[0])
+        layers = [m for name in self.c.weights for m in self._one(name)]
+        covered = {site for m in layers for site in m.sites}
+        layers += [self._computed(site) for site in self.c.operands if site not in covered and self._is_computed(site)]
+        layers.sort(key=lambda m: m.sites[0])
         numbers = marks(self.a.flat.proto)
-        return [self._written(m) for m in _once([replace(m, inner=numbers.get(m.weight)) for m in found])]
+        return [self._written(m) for m in _once([replace(m, inner=numbers.get(m.weight)) for m in layers])]
 
     def _written(self, m: ConstantMatrix) -> ConstantMatrix:
         """Left alone where the model has no tensor to write to: a Constant's list of floats, a sparse initializer."""
@@ -137,10 +137,10 @@ class _Finder:
     def _computed(self, site: Site) -> ConstantMatrix:
         """An operand that is constant, but not a constant that was moved."""
         node, name = self.nodes[site[0]], self._name(site)
-        made = self.makers[name]
-        while record_of(made).traits.moves and made.input[0] in self.makers:
-            made = self.makers[made.input[0]]
-        dtype, why = dtype_of(self.c.trace.dtype(name) or 1).name, f"{made.op_type} '{_label(made)}' computes it"
+        maker = self.makers[name]
+        while record_of(maker).traits.moves and maker.input[0] in self.makers:
+            maker = self.makers[maker.input[0]]
+        dtype, why = dtype_of(self.c.trace.dtype(name) or 1).name, f"{maker.op_type} '{_label(maker)}' computes it"
         return ConstantMatrix(
             name, _label(node), _output(node), node.op_type, _kind(node), self.c.operands[site].groups, dtype,
             (1, 1, 1, 1), None, why, None, (site,),
@@ -148,8 +148,8 @@ class _Finder:
 
     def _follow(self, name: str, axes: list[Axis], readings: list[_Reading], others: list[str]) -> None:
         """Collect the products that read a value, and what else does, in words."""
-        if name in self.held:
-            others.append(self.held[name])
+        if name in self.kept_for:
+            others.append(self.kept_for[name])
         if name in self.c.integers and not is_float(dtype_of(self.c.trace.dtype(name) or TensorProto.FLOAT)):
             self.meanings.append(Meaning(name, tuple(axes)))
         for index, slot in self.readers[name]:
@@ -305,10 +305,10 @@ def _kind(node: NodeProto) -> str:
     return product.kind if product else ""
 
 
-def _once(found: list[ConstantMatrix]) -> list[ConstantMatrix]:
+def _once(layers: list[ConstantMatrix]) -> list[ConstantMatrix]:
     """A tensor of a local function is one matrix, however often the function is called."""
     out: dict[object, ConstantMatrix] = {}
-    for m in found:
+    for m in layers:
         key = m.weight if m.inner is None else m.inner
         other = out.get(key)
         if other is None:

@@ -33,7 +33,7 @@ TWO_OF_FOUR = NofM(2, 4)
 
 @dataclass(frozen=True)
 class Numbers:
-    """How the entries of a tensor are numbers: themselves, or integers less a zero point, times a scale.
+    """The decoding of a tensor's entries: numbers, or integers less a zero point, times a scale.
 
     `zero` and `scale` broadcast against the entries as they lie in the file; a scale that is the same within every group
     of weights that compete need not be given. Of fewer than 8 `bits`, several entries share a byte.
@@ -77,7 +77,7 @@ class Numbers:
         return numbers.astype(np.float64 if dtype == np.float64 else np.float32, copy=False)
 
     def there(self, x: Array) -> Array:
-        """Which numbers of a tensor of the file are not zero."""
+        """A mask of the nonzero numbers of a tensor of the file."""
         entries = self.entries(x)
         return np.asarray(entries != (0 if is_float(x.dtype) else self._offset(entries)))
 
@@ -104,7 +104,7 @@ def sign_of(dtype: np.dtype[Any]) -> int:
 
 @dataclass
 class Tally:
-    """What was seen of a layer: how many weights, how many were not zero and are not zero, their magnitude and what stays of it."""
+    """Counts of a layer: its weights, those not zero before and after, and their magnitudes."""
 
     weights: int = 0
     nonzero_before: int = 0
@@ -129,14 +129,14 @@ class Tally:
 
 
 class Selects(Protocol):
-    """What says which weights stay, as a pattern does."""
+    """A choice of the remaining weights, as a pattern makes it."""
 
     @property
     def group(self) -> int:
-        """How many inputs in a row are decided together, and nothing else is; 0 where the whole weight is looked at."""
+        """The number of adjacent inputs that are decided together and apart from all others; 0 if the whole weight counts."""
 
     def keep(self, scores: Array) -> Array:
-        """Which weights stay: bool [B, O, I, P]."""
+        """A mask of the remaining weights: bool [B, O, I, P]."""
 
 
 class MaskedWeight(DerivedWeight):
@@ -157,14 +157,16 @@ class MaskedWeight(DerivedWeight):
         shared = 8 // self.numbers.bits
         keep_memory()
 
-        def made(at: int, form: Form) -> tuple[Array, Tally]:
+        def mask_block(at: int, form: Form) -> tuple[Array, Tally]:
             stop = at + math.prod(form.file_shape)
             entries = self.numbers.entries(source(at // shared, stop // shared))
             part, tally = self._masked(entries.reshape(form.file_shape), form)
             return self.numbers.stored(part), tally
 
         places = list(blocks(self.form, self.pattern.group if self._apart else 0, dtype_of(self.data_type).itemsize))
-        for part, tally in make_ahead(lambda place: made(*place), places, min(threads(), MOST_THREADS, len(places))):
+        for part, tally in make_ahead(
+            lambda place: mask_block(*place), places, min(threads(), MOST_THREADS, len(places))
+        ):
             self.tally += tally
             yield part
 

@@ -1,4 +1,4 @@
-"""Which weights of a layer stay, and what becomes of them: from the weights alone, or from what the layer reads.
+"""Choice and update of the remaining weights of a layer, from the weights alone or from the layer's inputs.
 
 A method gets a pattern, the damped Gram matrix H = X^T X of what the layer reads [g, K, K] and its weights w [g, K, O], whose K
 inputs come kernel position by kernel position, K = (P I). It returns which stay, and the weights with the others zero.
@@ -22,10 +22,10 @@ Masked = tuple[Array, Array]  # which weights stay, and what they become
 
 
 class Keeps(Protocol):
-    """What methods ask of a pattern."""
+    """A pattern as methods use it."""
 
     def keep(self, scores: Array) -> Array:
-        """Which weights stay: bool [B, O, I, P]."""
+        """A mask of the remaining weights: bool [B, O, I, P]."""
 
 
 Method = Callable[[Keeps, int, Array, Array], Masked]
@@ -76,8 +76,8 @@ def sparsegpt(pattern: Keeps, positions: int, gram: Array, w: Array) -> Masked:
     spread = np.trace(gram, axis1=1, axis2=2)[:, None, None] / size
     inverse = np.linalg.inv(gram + DAMPING * np.where(spread > 0, spread, 1) * np.eye(size))
     if isinstance(pattern, NofM):
-        found = [_surgeon(pattern, positions, inv, x.T.copy()) for inv, x in zip(inverse, w, strict=True)]
-        keep, new = (np.stack([f[i].T for f in found]) for i in (0, 1))
+        results = [_surgeon(pattern, positions, inv, x.T.copy()) for inv, x in zip(inverse, w, strict=True)]
+        keep, new = (np.stack([f[i].T for f in results]) for i in (0, 1))
         new = fit_on(keep, gram, gram @ w, new)  # columns that came before what went take their share too
         return _better(gram, w, (keep, new), wanda(pattern, positions, gram, w), pattern)
     cost = np.square(w) / np.diagonal(inverse, axis1=1, axis2=2)[:, :, None]

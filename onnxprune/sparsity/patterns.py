@@ -26,7 +26,7 @@ FEW = 16  # columns of a group up to which ranks are counted pair by pair
 
 
 class Pattern(Protocol):
-    """What stays: `keep` decides, `broken` checks."""
+    """A sparsity pattern: `keep` chooses the remaining weights, `broken` checks them."""
 
     @property
     def name(self) -> str:
@@ -34,20 +34,20 @@ class Pattern(Protocol):
 
     @property
     def runs_on(self) -> str:
-        """Who can run it fast."""
+        """The hardware and libraries that run it fast."""
 
     @property
     def group(self) -> int:
-        """How many inputs in a row are decided together, and nothing else is; 0 where the whole layer is looked at."""
+        """The number of adjacent inputs that are decided together and apart from all others; 0 if the whole layer counts."""
 
     def unfit(self, shape: Shape) -> str:
         """Why a layer of this shape cannot have the pattern; '' where it can."""
 
     def keep(self, scores: Array) -> Array:
-        """Which weights stay: bool [B, O, I, P]."""
+        """A mask of the remaining weights: bool [B, O, I, P]."""
 
     def broken(self, there: Array) -> int:
-        """How many units of a layer break the pattern; `there` is False where a weight is zero."""
+        """The number of units of a layer that break the pattern; `there` is False where a weight is zero."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ class NofM:
             split = scores.reshape(b, o, i // width, width, p)
             worth = split.astype(np.float64) if split.dtype.kind in "iu" else split
             order = np.argsort(-worth, axis=3, kind="stable")
-            found = np.zeros(split.shape, bool)
-            np.put_along_axis(found, order[:, :, :, : self.n], True, axis=3)
-            out[...] = found.reshape(scores.shape)
+            kept_of_split = np.zeros(split.shape, bool)
+            np.put_along_axis(kept_of_split, order[:, :, :, : self.n], True, axis=3)
+            out[...] = kept_of_split.reshape(scores.shape)
             return
         groups, kept = ([x[:, :, i::width] for i in range(width)] for x in (scores, out))
         mark_largest(groups, self.n, kept)
@@ -155,7 +155,7 @@ class Units:
         return x
 
     def spread(self, units: Array, shape: Sequence[int]) -> Array:
-        """What is said of units, said of their weights."""
+        """Expand a mask of units to a mask of their weights."""
         for axis, extent in enumerate(self.extents, 1):
             if extent != 1:
                 units = np.repeat(units, extent or shape[axis], axis=axis)
@@ -185,7 +185,7 @@ class Above:
 
 
 def largest(x: Array, count: int) -> Array:
-    """Which are the `count` largest, the first ones where they are equal, NaN first of all: bool, the shape of `x`."""
+    """A mask of the `count` largest, the first ones if equal, NaN first of all: bool, the shape of `x`."""
     flat = x.reshape(-1)
     if np.isnan(flat.max(initial=0)):
         flat = np.where(np.isnan(flat), np.inf, flat)
@@ -234,17 +234,17 @@ class KernelShapes:
         order = np.argsort(-kernels, axis=1, kind="stable")[:, : self.k]
         own = np.zeros(kernels.shape, bool)
         np.put_along_axis(own, order, True, axis=1)
-        found, counts = np.unique(own, axis=0, return_counts=True)
-        found = found[np.argsort(-counts, kind="stable")[:CANDIDATES]]
-        kept = kernels @ found.T.astype(np.float32)
+        shapes, counts = np.unique(own, axis=0, return_counts=True)
+        shapes = shapes[np.argsort(-counts, kind="stable")[:CANDIDATES]]
+        kept = kernels @ shapes.T.astype(np.float32)
         chosen: list[int] = []
         best = np.zeros(len(kernels), np.float32)
-        for _ in range(min(DICTIONARY, len(found))):
+        for _ in range(min(DICTIONARY, len(shapes))):
             gains = np.maximum(kept, best[:, None]).sum(axis=0, dtype=np.float64)
             gains[chosen] = -np.inf
             chosen.append(int(np.argmax(gains)))
             best = np.maximum(best, kept[:, chosen[-1]])
-        return np.asarray(found[chosen])
+        return np.asarray(shapes[chosen])
 
     def broken(self, there: Array) -> int:
         """Kernels with too many positions, and those that have none of the most common shapes."""
@@ -304,8 +304,8 @@ def parse(text: str, sparsity: float = 0.5) -> Pattern:
     if text in NAMED:
         return _units(text, sparsity)
     for expression, make in PATTERNS.values():
-        found = re.fullmatch(expression, text)
-        if found:
-            return make(*map(int, found.groups()), sparsity)
+        match = re.fullmatch(expression, text)
+        if match:
+            return make(*map(int, match.groups()), sparsity)
     known = ", ".join((*PATTERNS, *NAMED))
     raise OnnxPruneError(f"pattern '{text}' is unknown; there are {known}, as in --pattern 2:4")

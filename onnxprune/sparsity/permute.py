@@ -53,9 +53,9 @@ def best_order(
         part = [s[:, start:stop] for s in scores]
         if stop - start <= m or n == m or not any(s.any() for s in part):
             continue
-        found = search(part, n, m, np.repeat(np.arange(len(inner)), inner), np.random.default_rng(seed))
-        if _total(part, n, m, found) > _total(part, n, m, None):
-            order[start:stop] = start + found
+        order_of_part = search(part, n, m, np.repeat(np.arange(len(inner)), inner), np.random.default_rng(seed))
+        if _total(part, n, m, order_of_part) > _total(part, n, m, None):
+            order[start:stop] = start + order_of_part
     return order
 
 
@@ -150,7 +150,7 @@ def _sample(scores: Sequence[Array], rows: Sequence[Array], scales: Sequence[Arr
 
 
 def _levels(sample: Array) -> tuple[Array, Array, Array]:
-    """What separates the levels, and the mean and share of the scores in each; it is few of them where they are large."""
+    """The bounds of the levels, and the mean and share of the scores in each; few scores are in the highest."""
     mass = 1 / len(sample) + sample / sample.sum()
     at = np.searchsorted(np.cumsum(mass), np.arange(1, LEVELS) * (2 / LEVELS))
     edges = np.unique(sample[np.minimum(at, len(sample) - 1)])
@@ -217,7 +217,7 @@ class Search:
 
 
 def _more(c: Coded, rest: Array, new: Array, old: Array) -> float:
-    """What groups keep more with new columns than with the old ones; all codes [G, R]."""
+    """The gain of groups from new columns over the old ones; all codes [G, R]."""
     more, step = 0.0, max(1, CHUNK // max(1, len(rest)))
     for at in range(0, len(c.scale), step):
         rows = slice(at, at + step)
@@ -274,7 +274,7 @@ def _nth(codes: Array, columns: Array, n: int) -> Array:
 
 
 def gains(c: Coded, rest: Array, x: Array) -> Array:
-    """How much more each group [G] keeps with each column [G], up to a constant for each of both: codes [G, R] -> [G, G]."""
+    """The gain of each group [G] from each column [G], up to a constant for each of both: codes [G, R] -> [G, G]."""
     matrix = np.zeros((len(rest), len(x)), np.float32)
     weight = (2 / c.scale.max(initial=0) * c.scale).astype(np.float32)[:, None]
     for at in range(0, len(c.scale), ROWS):
@@ -284,7 +284,7 @@ def gains(c: Coded, rest: Array, x: Array) -> Array:
 
 
 def trade(gain: Array) -> Array:
-    """Who should get whose column: taken [G], such that the sum of gain[i, taken[i]] is (nearly) the most.
+    """The assignment of columns to groups: taken [G], such that the sum of gain[i, taken[i]] is (nearly) the largest.
 
     Everybody starts with their own. Bellman and Ford's search for chains of gifts that gain, from everywhere at once, runs for a
     few steps; each has at most one giver then, so that the cycles among them share nobody, and all of them are carried out.
@@ -315,9 +315,9 @@ def _givers(gain: Array, least: float) -> Array:
     for _ in range(DEPTH):
         chains = gain + sums
         best = chains.argmax(axis=1)
-        found = chains[at, best]
-        better = found > sums + least
+        gains = chains[at, best]
+        better = gains > sums + least
         if not better.any():
             break
-        giver, sums = np.where(better, best, giver), np.where(better, found, sums)
+        giver, sums = np.where(better, best, giver), np.where(better, gains, sums)
     return giver

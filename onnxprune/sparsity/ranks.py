@@ -1,4 +1,4 @@
-"""Which numbers of a group are its largest, for many groups at once."""
+"""Masks of the largest numbers of groups, for many groups at once."""
 
 from __future__ import annotations
 

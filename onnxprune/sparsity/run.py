@@ -67,7 +67,7 @@ class Sparsified:
     _weights: dict[str, MaskedWeight] = field(default_factory=dict)
 
     def nonzero(self) -> tuple[dict[str, int], dict[str, int]]:
-        """How many weights of the tensors that were masked while they were read were not zero before, and are not after."""
+        """The number of nonzero weights before and after, of the tensors that are masked while they are read."""
         tallies = {name: w.tally for name, w in self._weights.items() if w.tally.weights}
         after = {name: t.nonzero for name, t in tallies.items()}
         untouched = self.plan is None and self.repair is None  # else they are not the original's
@@ -153,12 +153,12 @@ def mark(a: Analysis, model: Model) -> Analysis:
 def decide(a: Analysis, options: Sparsity) -> list[SparseLayer]:
     """Every layer, and which are chosen. Raises OnnxPruneError where --include or --exclude matches none."""
     pattern = check_sparsity(options)
-    found = matrices(a)
+    layers = matrices(a)
     for glob in (*options.include, *options.exclude):
-        if not any(_matches(m, glob) for m in found):
-            names = ", ".join(m.name for m in found[:3])
+        if not any(_matches(m, glob) for m in layers):
+            names = ", ".join(m.name for m in layers[:3])
             raise OnnxPruneError(f"no layer matches '{glob}'; layers have names such as {names or '(there are none)'}")
-    return [_decided(m, pattern, options) for m in found]
+    return [_decided(m, pattern, options) for m in layers]
 
 
 def _matches(m: ConstantMatrix, glob: str) -> bool:
@@ -195,7 +195,7 @@ def _split(m: ConstantMatrix) -> bool:
 
 
 def _places(a: Analysis, m: ConstantMatrix) -> list[tuple[str, int]]:
-    """Who reads a matrix, by output and input: a recurrent layer reads two, a tensor of a local function is read in each call."""
+    """The readers of a matrix, by output and input: a recurrent layer reads two, a local function's tensor is read in each call."""
     nodes = a.flat.proto.graph.node
     return [(next(filter(None, nodes[index].output)), slot) for index, slot in m.sites]
 
@@ -208,7 +208,7 @@ def _compare(
     report: RepairReport,
     options: Sparsity,
 ) -> None:
-    """What the fit did to each layer; those that could not be fitted go by magnitude."""
+    """The fit of each layer; layers that cannot be fitted are masked by magnitude."""
     fitted = {(x.output, x.slot): x for x in report.layers}
     old = {place: x.matrix for x in before for place in _places(was, x.matrix)}
     for layer in layers:
@@ -220,7 +220,7 @@ def _compare(
 
 
 def _tally(was: Analysis, old: ConstantMatrix, a: Analysis, new: ConstantMatrix) -> Tally:
-    """What stays of the magnitude that there was."""
+    """The remaining share of the magnitude."""
     assert old.form is not None and new.form is not None
     size = old.form.view(numbers(was, old, True).magnitudes(was.coupling.weights[old.weight].array()))
     there = new.form.view(numbers(a, new).there(a.coupling.weights[new.weight].array()))
@@ -261,7 +261,7 @@ def mask(
 
 
 def _worths(a: Analysis, layers: Iterable[SparseLayer], pattern: Units) -> Iterator[npt.NDArray[np.generic]]:
-    """What the units of each layer are worth, one layer after the other."""
+    """Yield the scores of the units of each layer."""
     for m in (x.matrix for x in layers):
         assert m.form is not None
         weight = a.coupling.weights[m.weight]

@@ -1,4 +1,4 @@
-"""What TensorRT makes of 2:4: which layers can use its sparse kernels, and which of them it will probably choose them for.
+"""2:4 in TensorRT: the layers that can use its sparse kernels, and those for which it will probably choose them.
 
 It takes convolutions without groups and products with a constant matrix, in half precision or int8, where four divides the
 inputs. It times sparse kernels against dense ones and takes the faster; its maintainers see sparse ones win from about 256
@@ -29,7 +29,7 @@ class Verdict:
 
 
 def judge(m: ConstantMatrix) -> Verdict:
-    """What TensorRT will make of a layer."""
+    """The expected treatment of a layer by TensorRT."""
     why = _refused(m)
     if why:
         return Verdict(False, False, why)

@@ -74,11 +74,13 @@ def train_before_pruning(
 
     Args:
         task: its candidate is the model that is to lose something.
+        recipe: the numbers of the training.
         training: names the method, and its settings.
         of: the analysis of the candidate.
         groups: those that may lose channels.
         plan: the channels that would go from a model with other weights.
         sparsity: the pattern, for methods of single weights.
+        progress: called with the steps done and in all.
 
     Raises:
         OnnxPruneError: torch is missing, or the method does not suit the model.

@@ -15,7 +15,7 @@ from onnxprune.calibration.run import Feeds, Source, count, open_session, proto_
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array, is_float
-from onnxprune.measure import ErrorSums, Metric, agreement, class_scores, predictions
+from onnxprune.measure import ErrorSums, Metric, agreement, class_scores, predict_classes
 from onnxprune.report.degraded import explain_degraded
 from onnxprune.report.types import (
     Counts,
@@ -29,13 +29,13 @@ from onnxprune.report.types import (
     OutputReport,
     Shares,
 )
-from onnxprune.validation.latency import one_sample, race
+from onnxprune.validation.latency import race, take_one_sample
 from onnxprune.validation.memory import peak_memory
 
 
 @dataclass(frozen=True)
 class Result(ErrorReport):
-    """What `validate` measured: the differences, which another run gives again, and what this machine takes."""
+    """The measurements of `validate`: the differences, which are reproducible, and the time and memory on this machine."""
 
     batches: Batches = field(repr=False, compare=False)  # what was fed
     latency: Latency | None = field(default=None, compare=False)
@@ -89,7 +89,7 @@ def validate(
         specs = input_specs(proto)
         guess = runnable_inputs(before, specs, seed, sizes)
         data = random_data(guess, specs, seed)
-        one = one_sample(before, data) if timed or profile else one
+        one = take_one_sample(before, data) if timed or profile else one
         del before  # with a single batch, one of two large models after the other is in memory
         after = _open_candidate(candidate, names, threads)
         comparison.add(guess.feeds, guess.outputs, run_as("candidate", after, guess.feeds))
@@ -97,7 +97,7 @@ def validate(
         after = _open_candidate(candidate, names, threads)
         for feeds in data:
             comparison.add(feeds, run_as("original", before, feeds), run_as("candidate", after, feeds))
-        one = one_sample(before, data) if timed or profile else one
+        one = take_one_sample(before, data) if timed or profile else one
         del before
     del after  # so that they take no memory while others are timed
     error = comparison.result(data)
@@ -114,12 +114,12 @@ def _names(session: Any) -> tuple[set[str], list[str]]:
 def _open_candidate(candidate: Source, names: tuple[set[str], list[str]], threads: int | None) -> Any:
     """A session of the candidate. Raises OnnxPruneError where it lacks names of the original."""
     session = open_session(candidate, "candidate", threads)
-    (wanted, outputs), (found, made) = names, _names(session)
-    lost = [name for name in outputs if name not in made]
-    if wanted != found or lost:
+    (wanted, outputs), (inputs, available) = names, _names(session)
+    lost = [name for name in outputs if name not in available]
+    if wanted != inputs or lost:
         what = f"outputs {lost} of the original are missing" if lost else "its inputs are not the original's"
         raise OnnxPruneError(
-            f"candidate: {what} (inputs {sorted(wanted)}, now {sorted(found)}); give two versions of one model"
+            f"candidate: {what} (inputs {sorted(wanted)}, now {sorted(inputs)}); give two versions of one model"
         )
     return session
 
@@ -128,7 +128,7 @@ def _open_candidate(candidate: Source, names: tuple[set[str], list[str]], thread
 
 
 class _Output:
-    """What one output showed so far."""
+    """The error sums of one output."""
 
     def __init__(self) -> None:
         self.sums = ErrorSums()
@@ -160,7 +160,7 @@ def _incomparable(r: Any, c: Any) -> str | None:
 
 
 class _Comparison:
-    """What all outputs showed so far."""
+    """The error sums of all outputs."""
 
     def __init__(self, tokens: int | None, metric: Metric | None = None) -> None:
         self.tokens, self.metric = tokens, metric
@@ -188,15 +188,15 @@ class _Comparison:
         same = ((n, r, c) for n, r, c in scored if r is not None and c is not None and r.shape == c.shape)
         self.class_output, r, c = next(same, (None, None, None))
         if r is not None and c is not None:
-            self.before.append(predictions(r))
-            self.after.append(predictions(c))
+            self.before.append(predict_classes(r))
+            self.after.append(predict_classes(c))
 
     def result(self, data: Batches) -> ErrorReport:
         scored = self.class_output is not None
         before, after = (np.concatenate(p) if scored else None for p in (self.before, self.after))
         accuracy = _accuracy(before, after, data.labels, self.metric is not None)
         overall = self.overall.result()
-        found = ErrorReport(
+        report = ErrorReport(
             **vars(overall),
             outputs={name: output.result() for name, output in self.outputs.items()},
             overall=overall,
@@ -212,7 +212,7 @@ class _Comparison:
             nonfinite=NonFinite(overall.nonfinite_reference, overall.nonfinite_candidate),
             metric=self._measure(data),
         )
-        return replace(found, degraded=bool(explain_degraded(found)))
+        return replace(report, degraded=bool(explain_degraded(report)))
 
     def _measure(self, data: Batches) -> MetricReport | None:
         if self.metric is None:

@@ -1,4 +1,4 @@
-"""How much faster one model runs than another, with the interval that the ratio lies in, or that it is too noisy to say.
+"""The speed of one model relative to another: the ratio with its confidence interval, or that it is too noisy to tell.
 
 *How.* The models take turns, in random order (seeded), a turn being about a millisecond of runs, or one run. Turns of 0.1 s
 make a heat, and each heat has new sessions: where a session's memory happens to lie makes a small model about 2 % faster or
@@ -87,7 +87,7 @@ Clock = Callable[[], Any]
 Heat = tuple[Sequence[Any], Sequence[Any]]  # seconds of a run, turn by turn: of the original, of the candidate
 
 
-def one_sample(session: Any, batches: Batches) -> Feeds:
+def take_one_sample(session: Any, batches: Batches) -> Feeds:
     """A batch of one sample; the first batch where the model does not run on fewer."""
     try:
         feeds = batches.limit(1).first()
@@ -108,10 +108,11 @@ def race(
     """Time two models on one batch, in heats, until the interval of the ratio is narrow or `limit` seconds have passed.
 
     Args:
-        original, candidate: What `open_session` takes.
+        original: The first model, in any form that `open_session` takes.
+        candidate: The second one.
         feeds: The batch.
         threads: Of both sessions; one unless given, and then the clock is the thread's own.
-        limit: Seconds, `read_limit` unless given; what runs is not interrupted, so that a slow model may take longer.
+        limit: Seconds, `read_limit` unless given; a run is not interrupted, so that a slow model may take longer.
         seed: Of the order of turns.
 
     Returns:
@@ -126,9 +127,9 @@ def race(
     while True:
         heats.append(lanes.run_heat(start + limit))
         late = time.perf_counter() - start >= limit
-        found = judge(heats)
-        if late or (len(heats) >= LEAST_HEATS and found.narrow):
-            return found.report(lanes.runs, count(feeds), threads or 1)
+        verdict = judge(heats)
+        if late or (len(heats) >= LEAST_HEATS and verdict.narrow):
+            return verdict.report(lanes.runs, count(feeds), threads or 1)
 
 
 def read_limit() -> float:
@@ -205,7 +206,7 @@ class Lanes:
 
 
 class RatioEstimate:
-    """What heats say: seconds of a run of each, and the ratio before / after with its 95 % interval."""
+    """The result of the heats: seconds per run of each model, and the ratio before / after with its 95 % interval."""
 
     def __init__(self, before: float, after: float, spread: float) -> None:
         self.before, self.after, self.spread = before, after, spread  # `spread`: half the interval of log(ratio)
@@ -251,7 +252,7 @@ class RatioEstimate:
 
 
 def judge(heats: Sequence[Heat], statistic: Callable[[Sequence[float]], float] = min) -> RatioEstimate:
-    """What heats say: each has a ratio of its own, and from heat to heat it differs by all that disturbs.
+    """Judge the heats: each has its own ratio, and disturbances vary it from heat to heat.
 
     Of the turns of a heat the least counts, unless another `statistic` is given.
     The logarithms of the ratios are trimmed by a fifth at both ends, so that a heat that went wrong does not count, and the
@@ -276,18 +277,18 @@ class Stopwatch:
 
     def __init__(self, original: Model, batches: Batches) -> None:
         self.original = full_proto(original)
-        self.feeds = one_sample(open_session(self.original, "original"), batches)
+        self.feeds = take_one_sample(open_session(self.original, "original"), batches)
         self.about = (
             f"{describe_machine(1)}/{fingerprint(original)}/{sorted((n, x.shape) for n, x in self.feeds.items())}"
         )
 
     def key(self, plan: Plan) -> str:
-        """What the ratio of a plan's model depends on."""
+        """The cache key of the ratio of a plan's model."""
         kept = sorted((name, len(choice.keep)) for name, choice in plan.groups.items())
         about = f"{self.about}/{kept}" + (f"/{plan.units}" if plan.units else "")
         return "ratio " + hashlib.sha256(about.encode()).hexdigest()[:24]
 
     def ratio(self, model: Model) -> float:
         """The time that `model` takes as a fraction of the original's."""
-        found = race(self.original, full_proto(model), self.feeds, limit=PATIENCE)
-        return found.after / found.before
+        latency = race(self.original, full_proto(model), self.feeds, limit=PATIENCE)
+        return latency.after / latency.before

@@ -24,8 +24,8 @@ from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.measure import ErrorSums
 from onnxprune.ops.records import record_of
-from onnxprune.plans import Plan, keep_of
-from onnxprune.repair.network import Network, called, picked
+from onnxprune.plans import Plan, read_keep
+from onnxprune.repair.network import Network, pick_positions, restore_calls
 from onnxprune.repair.segments import Walk
 from onnxprune.repair.tasks import last_layers
 from onnxprune.report.types import LayerError, Reconstruction
@@ -52,17 +52,20 @@ def layer_errors(
     what of the original the candidate kept, and in which order; without one, only outputs of the same shape are compared, and
     the order of their channels is seen from the outputs. What does not run in pieces is left out and said to be.
     """
-    orders = Orders(original, keep_of(plan, original) if plan else {}, learns=plan is None)
+    orders = Orders(original, read_keep(plan, original) if plan else {}, learns=plan is None)
     net = Network(
-        original, orders.known, called(original.flat, original.model), called(linearize(candidate), candidate)
+        original,
+        orders.known,
+        restore_calls(original.flat, original.model),
+        restore_calls(linearize(candidate), candidate),
     )
-    made = Reconstruction(batches.source)
-    layers = list(_layers(net, made.left_out))
+    report = Reconstruction(batches.source)
+    layers = list(_layers(net, report.left_out))
     memory = memory or Memory(STORE_BYTES)
     with ArrayStore(memory) as before, ArrayStore(memory) as after:
         feeds: Mapping[str, Array] = {}
         for batch, feeds in enumerate(_few(batches, samples)):
-            made.samples += count(feeds)
+            report.samples += count(feeds)
             before.put_all(batch, feeds)
             after.put_all(batch, feeds)
         chunks = list(_chunks(original, layers, feeds))
@@ -71,12 +74,16 @@ def layer_errors(
         for at, chunk in enumerate(chunks):
             try:
                 _compare(
-                    made, net, orders, chunk, zip(*(walk.run(at, store, threads) for walk, store in walks), strict=True)
+                    report,
+                    net,
+                    orders,
+                    chunk,
+                    zip(*(walk.run(at, store, threads) for walk, store in walks), strict=True),
                 )
             except OnnxPruneError as why:
-                made.left_out |= {_name(node): str(why) for chunk in chunks[at:] for node, _ in chunk}
+                report.left_out |= {_name(node): str(why) for chunk in chunks[at:] for node, _ in chunk}
                 break
-    return made
+    return report
 
 
 def _name(node: NodeProto) -> str:
@@ -97,17 +104,17 @@ def _few(batches: Batches, samples: int | None) -> Batches:
 def _layers(net: Network, left_out: dict[str, str]) -> Iterator[tuple[NodeProto, str]]:
     """The nodes that multiply, each with the tensor that is looked at."""
     there = {o for n in net.original.proto.graph.node for o in n.output}
-    found = [index for index, node in enumerate(net.nodes) if record_of(node).product]
-    last = last_layers(net, {index: at for at, index in enumerate(found)})
-    for at, index in enumerate(found):
+    products = [index for index, node in enumerate(net.nodes) if record_of(node).product]
+    last = last_layers(net, {index: at for at, index in enumerate(products)})
+    for at, index in enumerate(products):
         node = net.nodes[index]
-        made = [o for o in node.output if o in net.live]
-        start = next((o for o in made if o in there and _floats(net, o)), None)
+        outputs = [o for o in node.output if o in net.live]
+        start = next((o for o in outputs if o in there and _floats(net, o)), None)
         if start is not None:
             tail = _tail(net, start, lambda x, at=at: last[x] < at)  # type: ignore[misc]
             yield node, next(t for t in reversed(tail) if t in there)
-        elif made:
-            known = there.intersection(made)
+        elif outputs:
+            known = there.intersection(outputs)
             left_out[_name(node)] = "its output is not of floats" if known else "the original has no such tensor"
 
 
@@ -144,20 +151,20 @@ def _chunks(
         return math.prod(first(s) for s in trace.shape(name) or ())
 
     scale = max((x.size / max(elements(name), 1) for name, x in feeds.items()), default=1.0)  # of the trace's sizes
-    chunk, held = list[tuple[NodeProto, str]](), 0.0
+    chunk, size_of_chunk = list[tuple[NodeProto, str]](), 0.0
     for node, tensor in layers:
         size = 4 * scale * elements(tensor)
-        if chunk and held + size > MEMORY_BYTES:
+        if chunk and size_of_chunk + size > MEMORY_BYTES:
             yield chunk
-            chunk, held = [], 0.0
+            chunk, size_of_chunk = [], 0.0
         chunk.append((node, tensor))
-        held += size
+        size_of_chunk += size
     if chunk:
         yield chunk
 
 
 def _compare(
-    made: Reconstruction,
+    report: Reconstruction,
     net: Network,
     orders: Orders,
     chunk: list[tuple[NodeProto, str]],
@@ -172,19 +179,19 @@ def _compare(
             if stays is None:
                 wrong[tensor] = "channels are mixed with a dynamic size"
                 continue
-            wanted = picked(before[tensor], stays)
+            wanted = pick_positions(before[tensor], stays)
             if orders.learn(tensor, wanted, got):
-                wanted = picked(before[tensor], _stays(net, tensor, before[tensor].shape) or {})
+                wanted = pick_positions(before[tensor], _stays(net, tensor, before[tensor].shape) or {})
             if wanted.shape != got.shape:
                 wrong[tensor] = f"shape {list(wanted.shape)} of the original became {list(got.shape)}"
             elif tensor not in wrong:
                 sums[tensor].add(wanted, got)
     for node, tensor in chunk:
         if tensor in wrong:
-            made.left_out[_name(node)] = wrong[tensor]
+            report.left_out[_name(node)] = wrong[tensor]
         else:
             error = sums[tensor].result().relative_l2
-            made.layers.append(LayerError(_name(node), node.op_type, tensor, error))
+            report.layers.append(LayerError(_name(node), node.op_type, tensor, error))
 
 
 def _stays(net: Network, tensor: str, shape: Sequence[int]) -> dict[int, Array] | None:

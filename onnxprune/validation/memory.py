@@ -49,7 +49,7 @@ def _in_a_process(path: Path, feeds: Mapping[str, Array], threads: int | None) -
 
 
 def child() -> None:
-    """What the process does: a pickled job from stdin, bytes to stdout."""
+    """The main function of the child process: a pickled job from stdin, bytes to stdout."""
     path, feeds, threads = pickle.load(sys.stdin.buffer)
     before = peak_bytes()
     run(open_session(path, "model", threads), feeds)

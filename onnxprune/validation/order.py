@@ -45,7 +45,7 @@ class Orders:
 
 
 def _channels(x: Array, axis: int, owner: Array, channels: int) -> Array | None:
-    """What varies in each channel [n, m], of length 1; None where channels own different numbers of positions."""
+    """The centered values of each channel [n, m], of length 1; None if channels own different numbers of positions."""
     positions = np.argsort(owner, kind="stable")[np.count_nonzero(owner < 0) :]
     if (np.bincount(owner[owner >= 0], minlength=channels) * channels != len(positions)).any():
         return None

@@ -64,6 +64,7 @@ class IdMap:
         return old.astype(new.dtype)
 
     def to_json(self) -> dict[str, Any]:
+        """The map as JSON data: the number of tokens, and the kept ones."""
         return {"format": FORMAT, "tokens": self.tokens, "kept": list(self.kept)}
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -1,4 +1,4 @@
-"""How long a model takes, as a function of what its groups keep.
+"""The time of a model as a function of the groups' counts.
 
 table.py    seconds of layers and of whole models, in a file that the runs on a machine share
 samples.py  plans of many sizes, timed kernel by kernel

@@ -164,14 +164,14 @@ def _predict(samples: Samples, alike: Alike, sizes: Ints) -> _Prediction:
 
 def _terms_of(sizes: Sizes, nodes: Iterable[int]) -> Terms:
     n = len(sizes.analysis.groups)
-    found = [Compiled(sum(parts), n) for parts in zip(*(sizes.of_node(i) for i in nodes), strict=True)]
-    macs, read, written = found or [Compiled(0, n)] * 3
+    compiled = [Compiled(sum(parts), n) for parts in zip(*(sizes.of_node(i) for i in nodes), strict=True)]
+    macs, read, written = compiled or [Compiled(0, n)] * 3
     groups = sorted({int(g) for f in (macs, read, written) for g in f.factors.ravel() if g < n})
     return Terms(macs, read, written, tuple(groups))
 
 
 def _class_of(a: Analysis, nodes: Sequence[int], terms: Terms, sizes: Ints) -> tuple[object, ...]:
-    """What layers that are alike have in common: operators, and sizes before and after pruning each of their groups."""
+    """The key of like layers: operators, and sizes before and after pruning each of their groups."""
     probes = np.tile(sizes, (len(terms.groups) + 1, 1))
     for row, g in enumerate(terms.groups):
         probes[row + 1, g] //= 2

@@ -25,7 +25,7 @@ LEAST_SECONDS = 5e-7
 
 @dataclass(frozen=True)
 class Terms:
-    """What a layer's time grows with, as polynomials in the counts of all groups: MACs, elements read, elements written."""
+    """The terms of a layer's time, as polynomials in the counts of all groups: MACs, elements read, elements written."""
 
     macs: Compiled
     read: Compiled
@@ -96,9 +96,9 @@ def fit_nonnegative(terms: Array, wanted: Array, trust: Array) -> Array:
     columns = list(range(terms.shape[1]))
     weights = np.zeros(terms.shape[1])
     while columns:
-        found = np.linalg.lstsq(terms[:, columns] / scale[columns] * trust[:, None], wanted * trust, rcond=None)[0]
-        if found.min() >= 0:
-            weights[columns] = found / scale[columns]
+        solution = np.linalg.lstsq(terms[:, columns] / scale[columns] * trust[:, None], wanted * trust, rcond=None)[0]
+        if solution.min() >= 0:
+            weights[columns] = solution / scale[columns]
             break
-        columns.pop(int(found.argmin()))
+        columns.pop(int(solution.argmin()))
     return weights

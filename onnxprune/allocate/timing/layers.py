@@ -1,4 +1,4 @@
-"""Which kernels of ONNX Runtime's optimized graph do the work of which nodes of the model.
+"""The kernels of ONNX Runtime's optimized graph, matched with the nodes of the model.
 
 A kernel may do the work of several nodes (a convolution with its norm, activation and sum), and a plan may change what is fused
 with what. So nodes that share a kernel under any plan make one layer. A kernel is named by the last of its nodes, but a blocked
@@ -18,7 +18,7 @@ from onnxprune.calibration.kernels import Kernel
 from onnxprune.graph.view import makers
 from onnxprune.ops.records import record_of
 
-# How ONNX Runtime names nodes that it makes: by the output, as a blocked tensor; a copy by a number.
+# ONNX Runtime names its own nodes by the output, as a blocked tensor; a copy by a number.
 COPY = re.compile(r"_token_\d+$")
 BLOCKED = re.compile(r"(.*)_nchwc")
 NAMES = (re.compile(r"<(.*)>"), BLOCKED)
@@ -30,7 +30,7 @@ class LayerFinder:
 
     def __init__(self, nodes: Sequence[NodeProto]) -> None:
         self.nodes = nodes
-        self.made: Mapping[str, int] = makers(nodes)
+        self.makers: Mapping[str, int] = makers(nodes)
         self.parent = list(range(len(nodes)))
 
     def layer_of(self, node: int) -> int:
@@ -41,10 +41,10 @@ class LayerFinder:
 
     def members(self) -> dict[int, list[int]]:
         """The nodes of each layer."""
-        found = defaultdict(list)
+        members = defaultdict(list)
         for i in range(len(self.nodes)):
-            found[self.layer_of(i)].append(i)
-        return dict(found)
+            members[self.layer_of(i)].append(i)
+        return dict(members)
 
     def add(self, kernels: Sequence[Kernel]) -> list[int]:
         """The node that each kernel works for, UNKNOWN where none is known; nodes that share a kernel are joined."""
@@ -52,10 +52,10 @@ class LayerFinder:
         there = {t for tensors in makes for t in tensors}
         blocked = {t for k, tensors in zip(kernels, makes, strict=True) if BLOCKED.match(k.name) for t in tensors}
         there |= self._extend(blocked, there)
-        own = [self.made[tensors[0]] if tensors else UNKNOWN for tensors in makes]
+        own = [self.makers[tensors[0]] if tensors else UNKNOWN for tensors in makes]
         for tensors in makes:
             for t in tensors:
-                self._join(self.made[t], self.made[tensors[0]])
+                self._join(self.makers[t], self.makers[tensors[0]])
                 self._absorb(t, there)
         by_output = {o: i for i, k in enumerate(kernels) for o in k.outputs if o}
         readers = defaultdict(list)
@@ -68,35 +68,35 @@ class LayerFinder:
         """The model's tensors that a kernel makes, as its outputs and its name tell."""
         name = COPY.sub("", kernel.name)
         named = [m[1] for pattern in NAMES if (m := pattern.fullmatch(name))]
-        return [t for t in (*kernel.outputs, *named) if t in self.made]
+        return [t for t in (*kernel.outputs, *named) if t in self.makers]
 
     def _join(self, a: int, b: int) -> None:
         self.parent[self.layer_of(a)] = self.layer_of(b)
 
     def _extend(self, blocked: set[str], there: set[str]) -> set[str]:
         """Join sums and activations that no kernel makes to the blocked convolution before them; what they make."""
-        ends, found = {t: self.made[t] for t in blocked}, set[str]()
+        ends, tensors = {t: self.makers[t] for t in blocked}, set[str]()
         for i, node in enumerate(self.nodes):
             before = [ends[t] for t in node.input if t in ends]
             traits = record_of(node).traits
             if before and (traits.sums or traits.pointwise) and there.isdisjoint(node.output):
                 self._join(i, max(before))
                 ends |= dict.fromkeys(node.output, max(before))
-                found.update(node.output)
-        return found
+                tensors.update(node.output)
+        return tensors
 
     def _absorb(self, tensor: str, there: set[str]) -> None:
         """Join the nodes before a tensor whose own outputs no kernel makes: they are part of its kernel."""
-        todo, seen = [self.made[tensor]], set[int]()
+        todo, seen = [self.makers[tensor]], set[int]()
         while todo:
             i = todo.pop()
             if i in seen:
                 continue
             seen.add(i)
             for name in self.nodes[i].input:
-                if name in self.made and name not in there:
-                    self._join(self.made[name], self.made[tensor])
-                    todo.append(self.made[name])
+                if name in self.makers and name not in there:
+                    self._join(self.makers[name], self.makers[tensor])
+                    todo.append(self.makers[name])
 
     def _owner(
         self,

@@ -27,7 +27,7 @@ MIXED, LEAST = 16, 0.15  # samples where each group keeps a share of its own, an
 
 @dataclass(frozen=True)
 class Samples:
-    """What was measured: `counts [samples, groups]`, seconds of each layer [samples], and of whole runs [samples]."""
+    """Timings of samples: `counts [samples, groups]`, seconds of each layer [samples], and of whole runs [samples]."""
 
     counts: Array
     layers: Mapping[int, Array]  # by one of the layer's nodes
@@ -85,10 +85,10 @@ def time_model(timer: KernelTimer, table: TimingTable, threads: int) -> tuple[li
     run = f"{machine}/run {_digest(*keys)}"
     if not all(map(table.has, (*keys, run))):
         taken, whole = timer.time()
-        found = defaultdict(list)
+        seconds_of = defaultdict(list)
         for key, kernel in zip(keys, kernels, strict=True):
-            found[key].append(taken[kernel.name])
-        table.add({key: math.fsum(times) / len(times) for key, times in found.items()} | {run: whole})
+            seconds_of[key].append(taken[kernel.name])
+        table.add({key: math.fsum(times) / len(times) for key, times in seconds_of.items()} | {run: whole})
     return kernels, [table.get(key) for key in keys], table.get(run)
 
 

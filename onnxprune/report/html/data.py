@@ -37,17 +37,17 @@ def models(jobs: Sequence[JobLike]) -> list[dict[str, Any]]:
     by_model: dict[str, list[tuple[int, JobLike]]] = defaultdict(list)
     for i, job in enumerate(jobs):
         by_model[job.name].append((i, job))
-    return [_model(name, mine) for name, mine in by_model.items()]
+    return [_model(name, jobs_of_model) for name, jobs_of_model in by_model.items()]
 
 
 def _model(name: str, jobs: Sequence[tuple[int, JobLike]]) -> dict[str, Any]:
-    made = _Model()
-    settings = [made.setting(i, job, job.report) for i, job in jobs if job.report is not None]
+    model = _Model()
+    settings = [model.setting(i, job, job.report) for i, job in jobs if job.report is not None]
     return {
         "name": name,
         "settings": settings,
-        "strings": list(made.strings),
-        "shared": {kind: list(map(json.loads, found)) for kind, found in made.shared.items()},
+        "strings": list(model.strings),
+        "shared": {kind: list(map(json.loads, texts)) for kind, texts in model.shared.items()},
     }
 
 
@@ -100,9 +100,9 @@ class _Model:
         return [self.text(c.name), c.size, points]
 
     def sparse(self, x: SparseLayerReport) -> list[Any]:
-        said = map(self.text, (x.name, x.op, x.reason))
+        texts = map(self.text, (x.name, x.op, x.reason))
         flags = (int(bool(flag)) for flag in (x.eligible, x.likely, x.sparse))
-        return [*said, *flags, short(x.kept_magnitude), short(x.error)]
+        return [*texts, *flags, short(x.kept_magnitude), short(x.error)]
 
 
 def _reason(f: FrozenAxis) -> str:
@@ -128,20 +128,20 @@ def _largest_rise(errors: Sequence[float]) -> int:
 
 def facts(job: JobLike, report: PruneReport) -> list[tuple[str, str]]:
     """Lines of a name and what there is to say of it."""
-    said = [("set", setting_text(job.settings))] if job.settings else []
+    lines = [("set", setting_text(job.settings))] if job.settings else []
     if job.message:
-        said.append(("message", job.message))
+        lines.append(("message", job.message))
     if seen := report.calibration:
-        said.append(("calibrated on", f"{seen.samples:,} samples, {PurePath(seen.data).name}"))
-    said += [("repaired", _repaired(report.repair))] if report.repair else []
+        lines.append(("calibrated on", f"{seen.samples:,} samples, {PurePath(seen.data).name}"))
+    lines += [("repaired", _repaired(report.repair))] if report.repair else []
     if report.sparsity and (packed := report.sparsity.compressed):
-        said.append(("by gzip -1", f"{packed.before:,} → {packed.after:,} bytes"))
-    said += _engines(report.engines) if report.engines else []
-    said += _compared(report.error) if report.error else [("compared", "no")]
-    said += [("layers left out", t) for t in _left_out(report)]
+        lines.append(("by gzip -1", f"{packed.before:,} → {packed.after:,} bytes"))
+    lines += _engines(report.engines) if report.engines else []
+    lines += _compared(report.error) if report.error else [("compared", "no")]
+    lines += [("layers left out", t) for t in _left_out(report)]
     if job.output:
-        said.append(("file", job.output))
-    return [*said, ("took", f"{sum(report.seconds.values()):.3g} s")]
+        lines.append(("file", job.output))
+    return [*lines, ("took", f"{sum(report.seconds.values()):.3g} s")]
 
 
 def _repaired(repair: RepairReport) -> str:
@@ -149,14 +149,16 @@ def _repaired(repair: RepairReport) -> str:
     return f"{repair.kept} layers by {repair.method}: relative L2 {before} → {after} on the calibration data"
 
 
-def _engines(found: EngineReport) -> list[tuple[str, str]]:
+def _engines(engines: EngineReport) -> list[tuple[str, str]]:
     """What engines that skip zeros would multiply and store."""
-    shares = (found.both_nonzero.before, found.both_nonzero.after)
+    shares = (engines.both_nonzero.before, engines.both_nonzero.after)
     before, after = ("unknown" if x is None else f"{100 * x:.1f} %" for x in shares)
-    said = [("both operands non-zero", f"{before} → {after} of the multiplications, {found.samples:,} samples")]
-    if found.bytes.before is not None and found.bytes.after is not None:
-        said.append(("as a sparse file", f"{found.bytes.before:,} → {found.bytes.after:,} bytes, 16 values per layer"))
-    return said
+    lines = [("both operands non-zero", f"{before} → {after} of the multiplications, {engines.samples:,} samples")]
+    if engines.bytes.before is not None and engines.bytes.after is not None:
+        lines.append(
+            ("as a sparse file", f"{engines.bytes.before:,} → {engines.bytes.after:,} bytes, 16 values per layer")
+        )
+    return lines
 
 
 def _compared(error: ErrorReport) -> list[tuple[str, str]]:
