@@ -308,7 +308,7 @@ def test_int8_stands_beside_what_it_was_made_of(browser: Browser, tmp_path: Path
     whole = jobs()[0].report
     assert whole and whole.error and whole.latency
     faster, noisy = (replace(whole.latency, verdict=v) for v in ("faster", "noisy"))
-    of = QuantizationReport("int8", False, 5, 0, 4321, replace(whole.error, relative_l2=0.125), noisy)
+    of = QuantizationReport("int8", False, 7, 5, 0, 4321, replace(whole.error, relative_l2=0.125), noisy)
     path = tmp_path / "int8.html"
     path.write_text(
         page([Job("1", "m", report=replace(whole, quantization=of, latency=faster))], "m"), encoding="utf-8"
