@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from onnxprune.axes import Axis, Layout, Size
 from onnxprune.graph.facts import FLOATS
 from onnxprune.graph.flat import flat_id
-from onnxprune.graph.view import IN_BODY, makers, opset, readers
+from onnxprune.graph.view import IN_BODY, attribute, makers, opset, readers
 from onnxprune.groups import ANONYMOUS, Analysis
 from onnxprune.ops.records import PERMUTE, REGROUP, SAME, record_of
 
@@ -105,6 +105,10 @@ class _Graph:
         weights = [n for n in node.input[1:] if n in self.c.weights and self.c.has_parameters(n)]
         reads = [n for n in node.input if n in self.live]
         if not weights or len(reads) != 1 or not self._is_alike(node.input[0], node.output[0]):
+            return None
+        if any(
+            step != 1 for step in attribute(node, "strides", ())
+        ):  # samples of one pixel keep their size all the same
             return None
         return self._unit(LAYER, index, node.input[0], frozenset({index}), ())
 

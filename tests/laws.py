@@ -234,7 +234,7 @@ class Checker:
     def _valid(self, small: ModelProto) -> None:
         if self.full_check:
             onnx.checker.check_model(small, full_check=True)
-        held = {t.name for t in small.graph.initializer}
+        held = {t.name for proto in (small, self.proto) for t in proto.graph.initializer}  # those of a unit are removed
         for a, b in (
             (_values(self.proto.graph.input, held), _values(small.graph.input, held)),
             (_values(self.proto.graph.output, set()), _values(small.graph.output, set())),

@@ -230,3 +230,21 @@ def test_sizes_that_follow_a_plan_go_with_the_branch_that_reads_them() -> None:
     analysis = onnxprune.analyze(proto)
     assert [u.kind for u in find_units(analysis)].count(BRANCH) == 1 and len(analysis.groups) == 2
     check(proto, [{"x": rng.standard_normal((n, 8)).astype(np.float32)} for n in (2, 3)])
+
+
+def test_a_layer_with_strides_is_no_unit() -> None:
+    """Where the samples have one pixel there, it seems to keep the size; larger inputs would come out larger."""
+    proto = parser.parse_model(f"""{HEAD}
+      g (float[N,4,8,8] x) => (float[N,4,P,Q] z)
+      {{
+        a = Conv<group=4, pads=[1,1,1,1], strides=[2,2]>(x, "w")
+        b = Conv<group=4, pads=[1,1,1,1], strides=[2,2]>(a, "w")
+        c = Conv<group=4, pads=[1,1,1,1], strides=[2,2]>(b, "w")
+        d = Conv<group=4, pads=[1,1,1,1], strides=[2,2]>(c, "w")
+        e = Conv<group=4, pads=[1,1,1,1], strides=[2,2]>(d, "w")
+        z = Conv<group=4, pads=[1,1,1,1]>(e, "w")
+      }}""")
+    w = np.random.default_rng(0).standard_normal((4, 1, 3, 3)).astype(np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    analysis = onnxprune.analyze(proto)
+    assert [analysis.flat.proto.graph.node[u.node].output[0] for u in find_units(analysis)] == ["z"]
