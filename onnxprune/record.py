@@ -12,6 +12,7 @@ import json
 import platform
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,6 @@ SHARE = 0.99  # of the original's quality, as MLPerf asks of its closed division
 PROVIDER = "ONNX Runtime, CPUExecutionProvider"
 NO_MEASURE = "a record states the accuracy, and the data have no array 'labels'; add one, or give a --metric"
 ACCURACY, PERFORMANCE, PAGE = "accuracy.json", "performance.json", "README.md"
-CHUNK_BYTES = 1 << 22
 
 
 def write_record(
@@ -124,9 +124,7 @@ def write_record(
     texts = {ACCURACY: json_text(accuracy), PERFORMANCE: json_text(performance), PAGE: render_page(report)}
     for name, text in texts.items():
         write_text(folder / name, text)
-    return RecordReport(
-        str(folder), [str(p) for p in (*copied, *(folder / n for n in texts))], accuracy, performance, made_with
-    )
+    return replace(report, files=[str(p) for p in (*copied, *(folder / n for n in texts))])
 
 
 def judge_quality(measured: Result, target: float | None, share: float | None) -> QualityRecord:
@@ -210,19 +208,13 @@ def _describe_data(
     source: Any, batches: Batches, samples: int, preprocess: Preprocess | Sequence[str] | None
 ) -> DataRecord:
     path = Path(source) if isinstance(source, str | PathLike) and Path(source).exists() else None
-    how = (
-        []
-        if preprocess is None
-        else [str(preprocess)]
-        if isinstance(preprocess, str | Preprocess)
-        else list(preprocess)
-    )
+    parts = [preprocess] if isinstance(preprocess, str | Preprocess) else preprocess or ()
     labels = batches.read_labels()
     return DataRecord(
         name=path.name if path else "in memory",
         file=_digest_file(path) if path and path.is_file() else None,
         samples=samples,
-        preprocess=how,
+        preprocess=[*map(str, parts)],
         inputs=_digest_inputs(batches),
         labels=None if labels is None else _digest_arrays(labels),
     )
@@ -254,8 +246,5 @@ def _update(digest: Any, x: Any) -> None:
 
 
 def _digest_file(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(CHUNK_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

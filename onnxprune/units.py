@@ -106,9 +106,8 @@ class _Graph:
         reads = [n for n in node.input if n in self.live]
         if not weights or len(reads) != 1 or not self._is_alike(node.input[0], node.output[0]):
             return None
-        if any(
-            step != 1 for step in attribute(node, "strides", ())
-        ):  # samples of one pixel keep their size all the same
+        # Without strides a size changes by the same number whatever it is; with them, one pixel may stay one pixel.
+        if any(step != 1 for step in attribute(node, "strides", ())):
             return None
         return self._unit(LAYER, index, node.input[0], frozenset({index}), ())
 

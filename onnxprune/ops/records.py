@@ -215,9 +215,7 @@ class Traits:
     learned: tuple[int, ...] = ()  # input slots of learned scales, shifts and tables, beside a product's operands
     table: tuple[int, int] | None = None  # input slots of a table and of the row numbers that are looked up in it
     takes: bool = False  # every entry of the output is one of the first input's
-    routed: tuple[int, str] | None = (
-        None  # the input slot of experts' scores, and the attribute with how many a token uses
-    )
+    routed: tuple[int, str] | None = None  # input slot of experts' scores, attribute with the number that a token uses
     equates: bool = False  # it asks which entries of two inputs are equal
     any_opset: bool = False  # ONNX Runtime takes it at opsets at which ONNX does not have it
     like: Plainer | None = None  # it is that operator with more around it
