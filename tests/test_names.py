@@ -6,7 +6,7 @@ How torch computes one stands in a second table by the same names, gradients/ops
 import ast
 from pathlib import Path
 
-import onnxprune
+import onnxprune.ops.rules  # fills the table of records
 from onnxprune.ops.records import RECORDS
 
 ROOT = Path(onnxprune.__file__).parent
