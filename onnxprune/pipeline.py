@@ -113,14 +113,14 @@ class Clock:
 
 
 class NotCompared(OnnxPruneError):
-    """The model is made, but could not be compared with the original; `made` is the rest of what was done."""
+    """The model is made, but could not be compared with the original; `result` is the pruned model and its report."""
 
     def __init__(self, why: str, result: PruneResult) -> None:
         there, option = ("the pruned model is there", "check=False")
         if result.files:
             there, option = f"{result.files[0]} is written", "--no-validate"
         super().__init__(f"{why}; {there}, but not compared ({option} leaves that out)")
-        self.made = result
+        self.result = result
 
 
 def calibration_batches(

@@ -248,7 +248,7 @@ def test_accuracy_is_of_integers(kind: Any) -> None:
 def test_a_model_that_a_metric_fails_on_is_there_and_said(tmp_path: Path) -> None:
     with pytest.raises(NotCompared, match="is written, but not compared") as failed:
         onnxprune.prune(CNN, tmp_path / "m.onnx", ratio=0.3, metric=give_nan, calib={"image": POOL[:20]})
-    assert failed.value.made.files == [tmp_path / "m.onnx"] and (tmp_path / "m.onnx").exists()
+    assert failed.value.result.files == [tmp_path / "m.onnx"] and (tmp_path / "m.onnx").exists()
 
 
 # outputs that are no rows, sample for sample

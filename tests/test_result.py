@@ -95,7 +95,7 @@ def test_a_model_in_memory_that_cannot_be_compared_is_there(monkeypatch: pytest.
     monkeypatch.setattr("onnxprune.pipeline.compare", fails)
     with pytest.raises(NotCompared, match=r"^it does not run; the pruned model is there, but not compared") as e:
         onnxprune.prune(onnx.load(CNN), ratio=0.3)
-    assert e.value.made.report.error is None and e.value.made.proto.graph.node
+    assert e.value.result.report.error is None and e.value.result.proto.graph.node
 
 
 def test_a_loaded_model_is_not_changed() -> None:

@@ -51,19 +51,21 @@ def execute(task: ReadyJob, memory: int | None = None) -> Outcome:
         Path(task.output).parent.mkdir(parents=True, exist_ok=True)
         result = prune(task.model, task.output, **make_arguments(settings, Path(task.folder)))
     except NotCompared as e:
-        return Outcome("failed", _line(e), report=_said(e.made.report, task), written=True)
+        return Outcome("failed", _line(e), report=_name_as_given(e.result.report, task), written=True)
     except Exception as e:
         return _failure(e)
     if not result.report.params.before:
         return Outcome(
-            "failed", "the model has no weights, so there is nothing to prune", report=_said(result.report, task)
+            "failed",
+            "the model has no weights, so there is nothing to prune",
+            report=_name_as_given(result.report, task),
         )
     if why := explain_degraded(result.report.error):
-        return Outcome("degraded", why, report=_said(result.report, task), written=True)
-    return Outcome("done", _nothing(result.report), report=_said(result.report, task), written=True)
+        return Outcome("degraded", why, report=_name_as_given(result.report, task), written=True)
+    return Outcome("done", _nothing(result.report), report=_name_as_given(result.report, task), written=True)
 
 
-def _said(report: PruneReport, task: ReadyJob) -> PruneReport:
+def _name_as_given(report: PruneReport, task: ReadyJob) -> PruneReport:
     """The report, with the model's path as it was given."""
     return replace(report, model=task.given)
 

@@ -71,7 +71,7 @@ def batch(
         return
     folder = _folder(out, recipe, csv)
     _go(jobs, recipe, folder, dask, retry)
-    _tell(jobs, folder, csv, json)
+    _write_results(jobs, folder, csv, json)
 
 
 def _recipe(what: Sequence[str], settings: dict[str, Any]) -> Recipe:
@@ -94,8 +94,8 @@ def _recipe(what: Sequence[str], settings: dict[str, Any]) -> Recipe:
     if of_jobs:
         names = ", ".join(f"--{to_option(n)}" for n in of_jobs)
         raise OnnxPruneError(f"{names}: the recipe has the settings; write it there")
-    found = recipe.read(Path(what[0]))
-    return replace(found, run=replace(found.run, **run))
+    contents = recipe.read(Path(what[0]))
+    return replace(contents, run=replace(contents.run, **run))
 
 
 def _folder(out: Path | None, recipe: Recipe, csv: Path | None) -> Path:
@@ -160,7 +160,7 @@ def _pool(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None) 
             yield pool, run.limits(workers, recipe.run)
 
 
-def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> None:
+def _write_results(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> None:
     """The results of these jobs, to whom it may concern; exit status 1 where some did not make a model."""
     from onnxprune.batch.results import DATABASE, MADE, read_outcomes, select, shorten
     from onnxprune.cli.console import emit, emit_json, relative, text
@@ -168,17 +168,17 @@ def _tell(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> N
     from onnxprune.report.rows import csv_text, rows
 
     asked = select(read_outcomes(folder), [(j.name, j.settings) for j in jobs])
-    found = [j if json else shorten(j) for j in asked]
+    outcomes = [j if json else shorten(j) for j in asked]
     if csv:
-        write_text(csv, csv_text(rows(found)))
+        write_text(csv, csv_text(rows(outcomes)))
     if json:
-        emit_json(found)
+        emit_json(outcomes)
     else:
-        emit(*_table(found))
-        counts = Counter(j.status for j in found)
-        said = ", ".join(f"{n} {status}" for status, n in counts.most_common())
-        emit(text(f"{said}; results in {relative(str(folder / DATABASE))}"))
-    if any(j.status not in MADE for j in found):
+        emit(*_table(outcomes))
+        counts = Counter(j.status for j in outcomes)
+        counted = ", ".join(f"{n} {status}" for status, n in counts.most_common())
+        emit(text(f"{counted}; results in {relative(str(folder / DATABASE))}"))
+    if any(j.status not in MADE for j in outcomes):
         raise typer.Exit(FAILED_CHECK)
 
 

@@ -79,10 +79,10 @@ def text(value: object, style: str = "") -> Text:
 
 def table(columns: Iterable[str], rows: Iterable[Sequence[object]], indent: int = 0) -> RenderableType:
     """A table without lines. A column is flush right where its title begins with `>`."""
-    made = Table(box=None, padding=INDENT, header_style="bold", show_edge=False)
+    grid = Table(box=None, padding=INDENT, header_style="bold", show_edge=False)
     for c in columns:
-        made.add_column(c.removeprefix(">"), justify="right" if c.startswith(">") else "left", overflow="fold")
-    return _filled(made, rows, indent)
+        grid.add_column(c.removeprefix(">"), justify="right" if c.startswith(">") else "left", overflow="fold")
+    return _filled(grid, rows, indent)
 
 
 def markdown_table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
@@ -99,10 +99,10 @@ def grid(rows: Iterable[Sequence[object]], indent: int = 0) -> RenderableType:
     return _filled(Table.grid(padding=INDENT), rows, indent)
 
 
-def _filled(made: Table, rows: Iterable[Sequence[object]], indent: int) -> RenderableType:
+def _filled(grid: Table, rows: Iterable[Sequence[object]], indent: int) -> RenderableType:
     for row in rows:
-        made.add_row(*(c if isinstance(c, Text) else text(c) for c in row))
-    return indented(made, indent) if indent else made
+        grid.add_row(*(c if isinstance(c, Text) else text(c) for c in row))
+    return indented(grid, indent) if indent else grid
 
 
 def indented(part: RenderableType, by: int = 2) -> RenderableType:
@@ -111,12 +111,12 @@ def indented(part: RenderableType, by: int = 2) -> RenderableType:
 
 def facts(rows: Iterable[tuple[str, object]]) -> Table:
     """Lines of a name and what there is to say of it."""
-    made = Table.grid(padding=INDENT)
-    made.add_column(style="bold", no_wrap=True)
-    made.add_column(overflow="fold")
+    grid = Table.grid(padding=INDENT)
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
     for name, value in rows:
-        made.add_row(name, value if isinstance(value, Text) else text(value))
-    return made
+        grid.add_row(name, value if isinstance(value, Text) else text(value))
+    return grid
 
 
 def more(count: int, what: str) -> Text:

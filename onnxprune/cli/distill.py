@@ -92,18 +92,18 @@ def _train(
     from onnxprune.report.degraded import explain_degraded
 
     with show_progress() as progress:
-        found = onnxprune.distill(original, candidate, out, seed=seed, progress=progress, **taken).report
+        trained = onnxprune.distill(original, candidate, out, seed=seed, progress=progress, **taken).report
     if report:
-        write_text(report, json_text(found))
+        write_text(report, json_text(trained))
     if json:
-        emit_json(found)
+        emit_json(trained)
     else:
-        emit(render_trained(found))
-    if why := explain_degraded(found.error_after):
+        emit(render_trained(trained))
+    if why := explain_degraded(trained.error_after):
         warn(f"the result is degraded: {why}")
-    if found.distillation.interrupted:
+    if trained.distillation.interrupted:
         warn(f"interrupted: {out} is the best so far")
         raise typer.Exit(INTERRUPTED)
-    if not found.distillation.improved:
+    if not trained.distillation.improved:
         warn(f"training made nothing better; {out} has the candidate's weights")
         raise typer.Exit(FAILED_CHECK)

@@ -24,8 +24,8 @@ def find_pages() -> dict[str, Traversable]:
     package, folder = PAGES
     root = files(package) / folder
     folders = [root, *sorted((d for d in root.iterdir() if d.is_dir()), key=lambda d: d.name)]
-    found = [page for d in folders for page in sorted(d.iterdir(), key=lambda p: p.name) if page.name.endswith(SUFFIX)]
-    return {page.name.removesuffix(SUFFIX): page for page in found}
+    pages = [page for d in folders for page in sorted(d.iterdir(), key=lambda p: p.name) if page.name.endswith(SUFFIX)]
+    return {page.name.removesuffix(SUFFIX): page for page in pages}
 
 
 def _suggest(begun: str) -> list[str]:

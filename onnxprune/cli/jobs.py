@@ -28,7 +28,7 @@ class JobLines:
 
     def __init__(self) -> None:
         self.total = self.before = self.ended = self.failed = 0
-        self.started = self.said = time.monotonic()
+        self.started = self.last_line = time.monotonic()
         self.flying: dict[str, tuple[str, float]] = {}
 
     def say(self, line: str) -> None:
@@ -43,8 +43,8 @@ class JobLines:
         self.say(f"{where}; each job may take {plural(limits.threads, 'thread')}, {memory}{time_limit}")
 
     def reading(self, done: int, of: int) -> None:
-        if time.monotonic() - self.said > READING_SECONDS:
-            self.said = time.monotonic()
+        if time.monotonic() - self.last_line > READING_SECONDS:
+            self.last_line = time.monotonic()
             self.say(f"reading files: {done} of {plural(of, 'job')}")
 
     def begin(self, to_run: int, done: int) -> None:

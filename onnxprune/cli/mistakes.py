@@ -19,8 +19,8 @@ def explain_usage(e: Any, message: str, given: Sequence[str]) -> str:
     """A usage error in better words than typer's; empty where there are none."""
     if option := getattr(e, "option_name", ""):
         return _explain_option(option, e.ctx)
-    if found := re.match(r"No such command '(.+?)'", message):
-        return _explain_command(found[1])
+    if match := re.match(r"No such command '(.+?)'", message):
+        return _explain_command(match[1])
     if "valid number" in message or "valid float" in message or "valid integer" in message:
         return _explain_percent(message, given)
     return ""

@@ -45,7 +45,7 @@ def add_settings(*commands: str, required: Sequence[str] = ()) -> Callable[[Call
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(function, eval_str=True)
-        mine = [p for name, p in own.parameters.items() if name != "settings"]
+        parameters = [p for name, p in own.parameters.items() if name != "settings"]
 
         def run(ctx: typer.Context, **values: Any) -> None:
             named = {n: (s, values.pop(s.negative or n), s.negative or n) for n, (s, _) in table.items()}
@@ -55,8 +55,8 @@ def add_settings(*commands: str, required: Sequence[str] = ()) -> Callable[[Call
         options = [_make_parameter(name, s, command, name in required) for name, (s, command) in table.items()]
         everyday = [o for o in options if not _find_panel(o)]
         others = sorted((o for o in options if _find_panel(o)), key=lambda o: panels.index(_find_panel(o)))
-        at = next((i + 1 for i, p in enumerate(mine) if p.name == "out"), len(mine))
-        ordered = [*mine[:at], *everyday, *mine[at:], *others]
+        at = next((i + 1 for i, p in enumerate(parameters) if p.name == "out"), len(parameters))
+        ordered = [*parameters[:at], *everyday, *parameters[at:], *others]
         run.__signature__ = own.replace(parameters=[p.replace(kind=p.KEYWORD_ONLY) for p in ordered])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in ordered} | {"return": None}
         run.__doc__, run.__name__ = function.__doc__, function.__name__

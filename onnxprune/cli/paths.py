@@ -23,10 +23,10 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Sequence[Path | No
 def _real(path: Path) -> object:
     """What two names of one file have in common, hard links included."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return os.path.realpath(path)
-    return (found.st_dev, found.st_ino)
+    return (status.st_dev, status.st_ino)
 
 
 def _check_place(path: Path, what: str) -> None:

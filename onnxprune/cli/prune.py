@@ -118,15 +118,15 @@ def _describe(report: PruneReport, plan: Path | None) -> str:
     if report.options is None:
         return ", ".join([f"plan {plan}"] + ([f"repair {report.repair.method}"] if report.repair else []))
     o = Options(**report.options)
-    said = [f"criterion {o.criterion}", _goal(o)]
-    said += [f"{o.allocation} allocation"] if o.allocation else [f"{o.scope} scope"] if o.threshold is None else []
-    said += [f"{o.steps} steps, {o.schedule}"] if o.steps != 1 else []
-    said += [f"reduce {o.reduce}"] if o.reduce else []
-    said += [f"normalize {o.normalize}"] if (o.allocation or o.scope) in ("global", "isomorphic") else []
-    said += [f"at most {o.max_ratio:g} of a group"] if o.max_ratio < 1 else []
-    said += [f"multiples of {o.round_to}"] if o.round_to > 1 else []
-    said += [f"target {o.target}"] if o.target != "none" or o.round_to == 1 else []
-    return ", ".join([*said, f"repair {o.repair}"] if o.repair != "none" else said)
+    parts = [f"criterion {o.criterion}", _goal(o)]
+    parts += [f"{o.allocation} allocation"] if o.allocation else [f"{o.scope} scope"] if o.threshold is None else []
+    parts += [f"{o.steps} steps, {o.schedule}"] if o.steps != 1 else []
+    parts += [f"reduce {o.reduce}"] if o.reduce else []
+    parts += [f"normalize {o.normalize}"] if (o.allocation or o.scope) in ("global", "isomorphic") else []
+    parts += [f"at most {o.max_ratio:g} of a group"] if o.max_ratio < 1 else []
+    parts += [f"multiples of {o.round_to}"] if o.round_to > 1 else []
+    parts += [f"target {o.target}"] if o.target != "none" or o.round_to == 1 else []
+    return ", ".join([*parts, f"repair {o.repair}"] if o.repair != "none" else parts)
 
 
 def _goal(o: Options) -> str:

@@ -55,15 +55,15 @@ def record(
 
     with show_progress() as progress:
         progress("validate", 0, 0)
-        found = onnxprune.write_record(
+        summary = onnxprune.write_record(
             original, result, out, target_accuracy=target_accuracy, target_share=target_share, threads=threads,
             made_by=made_by, **settings,
         )  # fmt: skip
     if json:
-        emit_json(found)
+        emit_json(summary)
     else:
-        emit(render_record(found))
-    quality = found.accuracy.quality
+        emit(render_record(summary))
+    quality = summary.accuracy.quality
     if not quality.met:
         warn(f"the target is missed: {quality.metric} {quality.result:.4g} is below {quality.target:.4g}")
         raise typer.Exit(FAILED_CHECK)

@@ -52,15 +52,15 @@ def repair(
     from onnxprune.report.degraded import explain_degraded
 
     with show_progress() as progress:
-        found = onnxprune.repair_model(original, candidate, out, seed=seed, progress=progress, **taken).report
+        repaired = onnxprune.repair_model(original, candidate, out, seed=seed, progress=progress, **taken).report
     if report:
-        write_text(report, json_text(found))
+        write_text(report, json_text(repaired))
     if json:
-        emit_json(found)
+        emit_json(repaired)
     else:
-        emit(render_candidate(found, verbose))
-    if why := explain_degraded(found.error_after):
+        emit(render_candidate(repaired, verbose))
+    if why := explain_degraded(repaired.error_after):
         warn(f"the result is degraded: {why}")
-    if found.failed:
-        warn(f"nothing was repaired: {found.failed}; {out} has the candidate's weights")
+    if repaired.failed:
+        warn(f"nothing was repaired: {repaired.failed}; {out} has the candidate's weights")
         raise typer.Exit(FAILED_CHECK)

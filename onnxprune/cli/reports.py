@@ -79,20 +79,20 @@ def run_pipeline(
     try:
         with show_progress() as shown:
             progress = shown if files.dry_run or has_data(settings) else _note_without_data(shown)
-            made = call(files.model, files.out, plan=plan, progress=progress, dry_run=files.dry_run, **taken)
+            result = call(files.model, files.out, plan=plan, progress=progress, dry_run=files.dry_run, **taken)
     except NotCompared as e:
-        _tell(e.made.report, render(e.made.report), files, asked)
+        _write_reports(e.result.report, render(e.result.report), files, asked)
         raise
-    _tell(made.report, render(made.report), files, asked)
+    _write_reports(result.report, render(result.report), files, asked)
 
 
 def _note_without_data(progress: StageProgress) -> StageProgress:
     """The same progress; once all that was asked for is known to be possible, it says that the accuracy will not be known."""
-    told = list[str]()
+    noted = list[str]()
 
     def report(stage: str, done: int, of: int) -> None:
-        if stage in ("apply", "repair", "save") and not told:
-            told.append(stage)
+        if stage in ("apply", "repair", "save") and not noted:
+            noted.append(stage)
             note(WITHOUT_DATA)
         progress(stage, done, of)
 
@@ -100,7 +100,7 @@ def _note_without_data(progress: StageProgress) -> StageProgress:
     return report
 
 
-def _tell(report: PruneReport, rendered: RenderedReport, files: RunFiles, asked: Mapping[str, Any]) -> None:
+def _write_reports(report: PruneReport, rendered: RenderedReport, files: RunFiles, asked: Mapping[str, Any]) -> None:
     """Write the files that were asked for, print the report as JSON or for people, and warn."""
     from onnxprune.report import json_text
 

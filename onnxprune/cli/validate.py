@@ -43,10 +43,10 @@ def validate(
     if settings.get("sparse_engines") and "data" not in settings:
         raise OnnxPruneError("sparse-engines counts multiplications on data; give some with --data")
     sparse, which = _check(candidate or original, settings) if "pattern" in settings else (None, None)
-    held = sparse is None or _told(sparse, which, verbose, json=json and candidate is None, silent=json)
+    holds = sparse is None or _print_pattern(sparse, which, verbose, json=json and candidate is None, silent=json)
     if candidate is None:
         if sparse is not None:
-            raise typer.Exit(0 if held else FAILED_CHECK)
+            raise typer.Exit(0 if holds else FAILED_CHECK)
         raise OnnxPruneError("there is no model to judge; give ORIGINAL and CANDIDATE, or one model and --pattern")
     from dataclasses import replace
 
@@ -69,7 +69,7 @@ def validate(
         counted = measured.pop("sparse_engines", False)
         result = onnxprune.validate(original, candidate, timed=True, **measured)
         before, after = map(onnxprune.analyze, models)
-        found = layer_errors(before, models[1], result.batches)
+        layers = layer_errors(before, models[1], result.batches)
         engines = None
         if counted:
             progress("count", 0, 0)
@@ -77,7 +77,7 @@ def validate(
             engines = measure_engines(before, after, result.batches, sizes)
         for model in models:  # ONNX Runtime has opened them by their paths
             model.check_unchanged()
-        report = validate_report(before, after, result, found, engines)
+        report = validate_report(before, after, result, layers, engines)
     if json:
         emit_json(replace(report, sparsity=sparse))
     else:
@@ -87,7 +87,7 @@ def validate(
     if max_error is not None and (failures := failed(result, max_error)):
         warn(f"the candidate is not near enough: {'; '.join(failures)}")
         raise typer.Exit(FAILED_CHECK)
-    if not held:
+    if not holds:
         raise typer.Exit(FAILED_CHECK)
 
 
@@ -103,11 +103,11 @@ def _check(model: Path, settings: dict[str, Any]) -> tuple[PatternReport, str | 
     options = resolve_sparsity(build(settings, "validate")[Sparsity], False)
     with show_progress() as progress:
         progress("load", 0, 0)
-        found = check_pattern(onnxprune.load(model), options)
-    return check_report(str(model), options.pattern, found), options.layers
+        layers = check_pattern(onnxprune.load(model), options)
+    return check_report(str(model), options.pattern, layers), options.layers
 
 
-def _told(report: PatternReport, layers: str | None, verbose: bool, *, json: bool, silent: bool) -> bool:
+def _print_pattern(report: PatternReport, layers: str | None, verbose: bool, *, json: bool, silent: bool) -> bool:
     """Say it, unless it is part of another report; whether all layers have the pattern that must."""
     from onnxprune.cli.console import emit, emit_json, warn
     from onnxprune.cli.render import render_pattern

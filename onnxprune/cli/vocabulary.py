@@ -74,15 +74,15 @@ def vocabulary(
 
     with show_progress() as progress:
         progress("analyze", 0, 0)
-        found = onnxprune.prune_vocabulary(
+        pruned = onnxprune.prune_vocabulary(
             model, corpus, out, keep_ids=asked, inputs=inputs or (), tokenizer=tokenizer, check=check
         ).report
     if report:
-        write_text(report, json_text(found))
+        write_text(report, json_text(pruned))
     if json:
-        emit_json(found)
+        emit_json(pruned)
     else:
-        emit(render_vocabulary(found))
-    if check and not (found.error is not None and found.error <= LARGEST):
-        warn(f"the outputs differ: relative L2 {found.error}; this is a defect of onnxprune, report the model")
+        emit(render_vocabulary(pruned))
+    if check and not (pruned.error is not None and pruned.error <= LARGEST):
+        warn(f"the outputs differ: relative L2 {pruned.error}; this is a defect of onnxprune, report the model")
         raise typer.Exit(FAILED_CHECK)

@@ -74,8 +74,8 @@ def render_error(error: ErrorReport, fitted: bool = False) -> Facts:
         rows.append(("degraded", text(why, "bold red")))
     n = error.nonfinite
     if n.reference or n.candidate:
-        said = f"{n.candidate:,} NaN or infinite values, the original has {n.reference:,}"
-        rows.append(("non-finite", text(said, "bold red")))
+        counts = f"{n.candidate:,} NaN or infinite values, the original has {n.reference:,}"
+        rows.append(("non-finite", text(counts, "bold red")))
     return rows
 
 
@@ -110,27 +110,27 @@ def _accuracy(accuracy: Shares, drop: float | None) -> str:
 
 def render_machine(report: PruneReport | ValidateReport) -> Facts:
     """Which layers go wrong, and how much faster it is."""
-    found = report.reconstruction
-    rows: Facts = [("layers", _layers(found))] if found and (found.layers or found.left_out) else []
+    errors = report.reconstruction
+    rows: Facts = [("layers", _layers(errors))] if errors and (errors.layers or errors.left_out) else []
     speed, latency = report.measures, report.latency
-    said = [f"{speed.speedup_theoretical:.2f}x by MACs"] if speed.speedup_theoretical else []
+    speedups = [f"{speed.speedup_theoretical:.2f}x by MACs"] if speed.speedup_theoretical else []
     if latency:
-        how = f"with {plural(latency.samples, 'sample')}, {plural(latency.threads or 1, 'thread')}"
-        said.append(f"{_speedup(latency)} measured here, {latency.runs:,} runs of each {how}")
-    return rows + ([("speed-up", "; ".join(said))] if said else [])
+        conditions = f"with {plural(latency.samples, 'sample')}, {plural(latency.threads or 1, 'thread')}"
+        speedups.append(f"{_speedup(latency)} measured here, {latency.runs:,} runs of each {conditions}")
+    return rows + ([("speed-up", "; ".join(speedups))] if speedups else [])
 
 
-def render_engines(found: EngineReport | None) -> Facts:
+def render_engines(engines: EngineReport | None) -> Facts:
     """What engines that skip zeros would multiply and store."""
-    if found is None:
+    if engines is None:
         return []
-    before, after = (percent(share) or "unknown" for share in (found.both_nonzero.before, found.both_nonzero.after))
-    counted = "" if found.counted.after is None else f" ({percent(found.counted.after)} of all were counted)"
+    before, after = (percent(share) or "unknown" for share in (engines.both_nonzero.before, engines.both_nonzero.after))
+    counted = "" if engines.counted.after is None else f" ({percent(engines.counted.after)} of all were counted)"
     rows: Facts = [
-        ("both non-zero", f"{before} -> {after} of the multiplications, {plural(found.samples, 'sample')}{counted}")
+        ("both non-zero", f"{before} -> {after} of the multiplications, {plural(engines.samples, 'sample')}{counted}")
     ]
-    if found.bytes.before is not None and found.bytes.after is not None:
-        sizes = " -> ".join(count(n, "B") for n in (found.bytes.before, found.bytes.after))
+    if engines.bytes.before is not None and engines.bytes.after is not None:
+        sizes = " -> ".join(count(n, "B") for n in (engines.bytes.before, engines.bytes.after))
         rows.append(("sparse file", f"{sizes} with 4-bit places and 16 values per layer"))
     return rows
 
@@ -143,10 +143,10 @@ def _speedup(latency: Latency) -> str:
     return f"{latency.ratio:.2f}x" + (f" ({latency.low:.2f} to {latency.high:.2f})" if known else "")
 
 
-def _layers(found: Reconstruction) -> str:
-    layers = [(layer.relative_l2, layer) for layer in found.layers if layer.relative_l2 is not None]
+def _layers(reconstruction: Reconstruction) -> str:
+    layers = [(layer.relative_l2, layer) for layer in reconstruction.layers if layer.relative_l2 is not None]
     if not layers:
-        return f"none could be compared: {next(iter(found.left_out.values()), 'no finite numbers')}"
+        return f"none could be compared: {next(iter(reconstruction.left_out.values()), 'no finite numbers')}"
     worst = [layer for _, layer in sorted(layers, key=lambda pair: -pair[0])[:FEW_LAYERS]]
     wrong = [(at, layer) for at, (error, layer) in enumerate(layers, 1) if error > WRONG]
     if not wrong:
@@ -168,9 +168,9 @@ def _numbers(o: ErrorNumbers) -> str:
         return (
             f"none where both are finite; {rest:,} values cannot be compared" if rest else "none, the outputs are equal"
         )
-    said = [("relative L2", o.relative_l2, ""), ("cosine", o.cosine, ""), ("SQNR", o.sqnr_db, " dB")]
-    said.append(("largest", o.max_abs, ""))
-    return ", ".join(f"{name} {value:.4g}{unit}" for name, value, unit in said if value is not None)
+    numbers = [("relative L2", o.relative_l2, ""), ("cosine", o.cosine, ""), ("SQNR", o.sqnr_db, " dB")]
+    numbers.append(("largest", o.max_abs, ""))
+    return ", ".join(f"{name} {value:.4g}{unit}" for name, value, unit in numbers if value is not None)
 
 
 def _output(o: OutputReport) -> str:

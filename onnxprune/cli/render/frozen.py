@@ -36,8 +36,8 @@ def render_frozen(a: Analysis, frozen: Sequence[FrozenAxis], verbose: bool) -> l
     if alone := whole.keys() - {f.tensor for f in axes}:
         parts += [Text.assemble((ALONE, "bold"), "  ", _describe_whole(alone, whole)), ""]
     never = Counter(f.reason for f in frozen if f.structural)
-    said = ", ".join(f"{reason} ({n})" for reason, n in never.most_common())
-    return [*parts, text(f"never channels: {said}", "dim")] if said else parts[:-1]
+    shown_reasons = ", ".join(f"{reason} ({n})" for reason, n in never.most_common())
+    return [*parts, text(f"never channels: {shown_reasons}", "dim")] if shown_reasons else parts[:-1]
 
 
 def _describe_whole(names: Collection[str], whole: Mapping[str, int]) -> str:
@@ -45,10 +45,10 @@ def _describe_whole(names: Collection[str], whole: Mapping[str, int]) -> str:
 
 
 def _render_summary(a: Analysis, axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> Text:
-    said = f"frozen: {plural(len(axes), 'weight axis', 'weight axes')}"
+    summary = f"frozen: {plural(len(axes), 'weight axis', 'weight axes')}"
     if whole:
-        said += f", {_describe_whole(whole, whole)} ({percent(sum(whole.values()), a.params())})"
-    return text(said, "bold")
+        summary += f", {_describe_whole(whole, whole)} ({percent(sum(whole.values()), a.params())})"
+    return text(summary, "bold")
 
 
 def _sort_by_reason(axes: Sequence[FrozenAxis]) -> dict[str, list[FrozenAxis]]:
@@ -67,8 +67,8 @@ def _count_cost(axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> tuple[i
 
 def _render_title(reason: str, axes: Sequence[FrozenAxis], whole: Mapping[str, int]) -> Text:
     kept = {f.tensor for f in axes} & whole.keys()
-    said = f"  {plural(len(axes), 'axis', 'axes')}" + (f", {_describe_whole(kept, whole)}" if kept else "")
-    return Text.assemble((clean(reason), "bold"), said)
+    counts = f"  {plural(len(axes), 'axis', 'axes')}" + (f", {_describe_whole(kept, whole)}" if kept else "")
+    return Text.assemble((clean(reason), "bold"), counts)
 
 
 def _render_axes(
@@ -93,8 +93,8 @@ def _describe_route(f: FrozenAxis) -> str:
     """` <- Conv 'conv2' <- Add 'add3' <- Reshape 'r7'`, and the reason where the title leaves a name out."""
     from onnxprune.explain import FIRST, general
 
-    said = [f"{stop.operator} '{stop.name}'" for stop in f.route]
+    stops = [f"{stop.operator} '{stop.name}'" for stop in f.route]
     if f.route_left_out:
-        said.insert(FIRST, f"… {f.route_left_out} more …")
+        stops.insert(FIRST, f"… {f.route_left_out} more …")
     hidden = f.operator and not general(f.reason, f.operator).endswith(f.reason)
-    return "".join(f" <- {s}" for s in said) + (f": {f.reason}" if hidden else "")
+    return "".join(f" <- {s}" for s in stops) + (f": {f.reason}" if hidden else "")

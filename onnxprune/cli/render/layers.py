@@ -33,14 +33,14 @@ def render_layer_facts(sparse: SparsityReport, verbose: bool = False) -> Facts:
     layers, options = sparse.layers, sparse.options
     chosen = [x for x in layers if x.sparse]
     weights = sum(x.params or 0 for x in chosen)
-    said = f"{sparse.pattern} in {len(chosen)} of {plural(len(layers), 'layer')} ({weights:,} weights)"
+    pattern = f"{sparse.pattern} in {len(chosen)} of {plural(len(layers), 'layer')} ({weights:,} weights)"
     methods = Counter(x.method or "" for x in chosen)
-    how = ", ".join(f"{m} ({n})" if len(methods) > 1 else m for m, n in methods.most_common())
-    rows: Facts = [("pattern", said), ("runs on", sparse.runs_on), *_note_slow(sparse)]
+    chosen_by = ", ".join(f"{m} ({n})" if len(methods) > 1 else m for m, n in methods.most_common())
+    rows: Facts = [("pattern", pattern), ("runs on", sparse.runs_on), *_note_slow(sparse)]
     if chosen:
         fitted = options["repair"] != "none" and any(x.error_before_repair is not None for x in chosen)
         repaired = f", repair {options['repair']}" if fitted else ""
-        rows.append(("chosen by", how + repaired))
+        rows.append(("chosen by", chosen_by + repaired))
     left = count_reasons(x.reason for x in layers if not x.sparse)
     if left:
         rows.append(("left dense", f"{plural(left.total(), 'layer')}: {join_reasons(left, say_where(verbose))}"))
@@ -63,13 +63,11 @@ def _note_slow(sparse: SparsityReport) -> Facts:
     return [("note", f"target {target.name} has no kernels for {sparse.pattern}: the zeros make nothing faster there")]
 
 
-def _describe_compressed(found: CompressedSize, pattern: str) -> str:
+def _describe_compressed(size: CompressedSize, pattern: str) -> str:
     """What the file takes where something compresses it; itself it has the same size for every pattern."""
-    about = ", estimated" if found.estimated else ""
-    packed = (
-        f"; {count(found.in_pattern, 'B')} with the layers in {pattern} form" if found.in_pattern is not None else ""
-    )
-    return f"{count(found.before, 'B')} -> {count(found.after, 'B')} by gzip -1{about}{packed}"
+    about = ", estimated" if size.estimated else ""
+    packed = f"; {count(size.in_pattern, 'B')} with the layers in {pattern} form" if size.in_pattern is not None else ""
+    return f"{count(size.before, 'B')} -> {count(size.after, 'B')} by gzip -1{about}{packed}"
 
 
 def render_layer_table(layers: Sequence[SparseLayerReport], verbose: bool) -> list[RenderableType]:
@@ -112,10 +110,10 @@ def render_pattern(report: PatternReport, verbose: bool) -> Group:
         parts += [more(len(wrong) - len(shown), "layers that break the pattern"), ""]
     checked = sum(x.checked for x in layers)
     others = sum(bool(x.holds) for x in layers if not x.checked)
-    said = f"{report.pattern} holds in {checked - len(wrong)} of {plural(checked, 'layer')} that were checked"
+    summary = f"{report.pattern} holds in {checked - len(wrong)} of {plural(checked, 'layer')} that were checked"
     if others:
-        said += f", and in {others} of {len(layers) - checked} others"
-    return Group(*parts, facts([("pattern", said)]))
+        summary += f", and in {others} of {len(layers) - checked} others"
+    return Group(*parts, facts([("pattern", summary)]))
 
 
 def _render_verdict(x: CheckedLayer) -> object:

@@ -42,7 +42,7 @@ EXCLUDED = "excluded by"  # how the reason of a plan begins
 INSPECTED = "see 'onnxprune inspect'"  # which tells of frozen axes
 
 
-def render_pruned(report: PruneReport, how: str, verbose: bool) -> RenderedReport:
+def render_pruned(report: PruneReport, chosen_by: str, verbose: bool) -> RenderedReport:
     """What `prune` says when it is done, and a warning where nothing went: the groups, what is left, where the file is."""
     parts: list[RenderableType] = [*_render_groups(report.groups, verbose), ""] if report.groups else []
     sparse = render_layer_facts(report.sparsity, verbose) if report.sparsity else []
@@ -50,7 +50,7 @@ def render_pruned(report: PruneReport, how: str, verbose: bool) -> RenderedRepor
     rows = [
         ("channels", _count_channels(report.groups)),
         *blocks,
-        ("chosen by", how),
+        ("chosen by", chosen_by),
         *_render_notes(report, verbose),
         *sparse,
     ]
@@ -98,23 +98,28 @@ def _render_outcome(report: PruneReport, rows: Facts) -> list[RenderableType]:
     return [render_sizes(report), "", facts(rows), *outputs, *_render_stages(report), "", _describe_files(report)]
 
 
-def render_held_out(found: HeldOutReport) -> Facts:
+def render_held_out(report: HeldOutReport) -> Facts:
     """How good the result is on calibration samples that a repair has not seen, with how sure that is."""
-    seen = plural(found.samples, "sample")
-    l2 = "" if found.relative_l2 is None else f"relative L2 {found.relative_l2:.4g}, "
+    seen = plural(report.samples, "sample")
+    l2 = "" if report.relative_l2 is None else f"relative L2 {report.relative_l2:.4g}, "
     rest = (
-        f"; {plural(found.folds, 'part')}, {found.held_out} held out in turn" if found.folds > 1 else ", none held out"
+        f"; {plural(report.folds, 'part')}, {report.held_out} held out in turn"
+        if report.folds > 1
+        else ", none held out"
     )
     rows: Facts = [("held out", f"{l2}{seen}{rest}")]
-    if found.agreement is not None and found.rows:
+    if report.agreement is not None and report.rows:
         least = (
-            "" if found.least_agreement is None else f", at least {math.floor(100 * found.least_agreement)} % of all"
+            "" if report.least_agreement is None else f", at least {math.floor(100 * report.least_agreement)} % of all"
         )
         rows.append(
-            ("", text(f"the same class for {round(found.agreement * found.rows):,} of {found.rows:,}{least}", "bold"))
+            (
+                "",
+                text(f"the same class for {round(report.agreement * report.rows):,} of {report.rows:,}{least}", "bold"),
+            )
         )
-    if found.metric:
-        rows.append(("", text(f"{found.metric.name} {describe_metric(found.metric)}", "bold green")))
+    if report.metric:
+        rows.append(("", text(f"{report.metric.name} {describe_metric(report.metric)}", "bold green")))
     return rows
 
 
@@ -148,18 +153,18 @@ def _render_stages(report: PruneReport) -> list[RenderableType]:
     return ["", table(("", *(f">{stage}" for stage in STAGES)), rows)]
 
 
-def _describe_quantization(found: QuantizationReport) -> str:
+def _describe_quantization(report: QuantizationReport) -> str:
     """Which layers are of integers now, and how."""
-    activations = "int8 around 0" if found.symmetric else "uint8"
-    left = f", {plural(found.float_layers, 'layer')} left in float" if found.float_layers else ""
-    weights = "" if found.weight_bits == 8 else f", weights of {found.weight_bits} bits"
-    return f"{plural(found.layers, 'layer')} in {found.element_type}, activations {activations}{weights}{left}"
+    activations = "int8 around 0" if report.symmetric else "uint8"
+    left = f", {plural(report.float_layers, 'layer')} left in float" if report.float_layers else ""
+    weights = "" if report.weight_bits == 8 else f", weights of {report.weight_bits} bits"
+    return f"{plural(report.layers, 'layer')} in {report.element_type}, activations {activations}{weights}{left}"
 
 
 def render_stand_ins(stand_ins: Mapping[str, Sequence[str]]) -> Facts:
     """What errors were measured on where an output does not stand for itself."""
-    said = (f"{', '.join(by) or 'nothing'} in place of '{name}'" for name, by in stand_ins.items())
-    return [("judged by", f"{'; '.join(said)} (no tensor, or the data decide its size)")] if stand_ins else []
+    replacements = (f"{', '.join(by) or 'nothing'} in place of '{name}'" for name, by in stand_ins.items())
+    return [("judged by", f"{'; '.join(replacements)} (no tensor, or the data decide its size)")] if stand_ins else []
 
 
 def _describe_repair(repair: RepairReport) -> str:
@@ -169,8 +174,8 @@ def _describe_repair(repair: RepairReport) -> str:
         return "nothing: there was no layer to fit" + (f", {len(repair.left_out)} left out" if repair.left_out else "")
     if not repair.kept:
         return f"nothing: every change raised the relative L2 of {before}"
-    said = f"{plural(repair.kept, 'layer')}, by {repair.method}: relative L2 {before} -> {after}"
-    return said + (f"; {len(repair.left_out)} left out" if repair.left_out else "")
+    summary = f"{plural(repair.kept, 'layer')}, by {repair.method}: relative L2 {before} -> {after}"
+    return summary + (f"; {len(repair.left_out)} left out" if repair.left_out else "")
 
 
 def _describe_files(report: PruneReport) -> Text:
@@ -243,15 +248,15 @@ def warn_no_faster(report: PruneReport) -> str:
     time, target = report.latency, (report.options or {}).get("target")
     slow = [g for g in report.groups if g.unaligned and g.kept < g.size]
     took = {"same": "the result is no faster here: ", "slower": "the result is slower here than the original: "}
-    said = took.get(time.verdict or "", "") if time else ""
-    if report.removes_nothing or report.quantization or not (slow or said):
+    verdict = took.get(time.verdict or "", "") if time else ""
+    if report.removes_nothing or report.quantization or not (slow or verdict):
         return ""
     if slow:
         why = f"{plural(len(slow), 'group keeps', 'groups keep')} a count that is slow on {target}"
-        return f"{said}{why}; keep more, or --exclude {slow[0].name!r}"
+        return f"{verdict}{why}; keep more, or --exclude {slow[0].name!r}"
     if target in (None, "none"):
-        return f"{said}any channel count was allowed; --target cpu keeps fast ones"
-    return f"{said}the removed channels take little of the time; --latency F is a budget of time"
+        return f"{verdict}any channel count was allowed; --target cpu keeps fast ones"
+    return f"{verdict}the removed channels take little of the time; --latency F is a budget of time"
 
 
 def explain_nothing(report: PruneReport, verbose: bool = False) -> str:

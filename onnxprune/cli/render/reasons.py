@@ -22,6 +22,6 @@ def count_reasons(reasons: Iterable[str | None]) -> Counter[str]:
 
 def join_reasons(reasons: Counter[str], where: str, most: int = FEW_REASONS) -> str:
     """The most frequent reasons with their counts, and where the others are."""
-    said = [f"{reason} ({n})" if n > 1 else reason for reason, n in reasons.most_common(most)]
-    rest = len(reasons) - len(said)
-    return "; ".join(said + ([f"{plural(rest, 'more reason')}, {where}"] if rest else []))
+    frequent = [f"{reason} ({n})" if n > 1 else reason for reason, n in reasons.most_common(most)]
+    rest = len(reasons) - len(frequent)
+    return "; ".join(frequent + ([f"{plural(rest, 'more reason')}, {where}"] if rest else []))

@@ -22,7 +22,7 @@ def render_candidate(report: CandidateReport, verbose: bool) -> Group:
     outputs: list[RenderableType] = []
     if report.error_before and report.error_after:
         (where, *before), (_, *after) = map(render_error, (report.error_before, report.error_after))
-        rows += [where, *((f"{name} before", said) for name, said in before), *after]
+        rows += [where, *((f"{name} before", value) for name, value in before), *after]
         outputs = render_outputs(report.error_after)
     wrote = f"wrote {' and '.join(report.files)} in {took}" if report.files else f"no model was written ({took})"
     return Group(*_render_layers(report.repair.layers, verbose), facts(rows), *outputs, "", text(wrote, "bold"))

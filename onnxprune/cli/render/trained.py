@@ -16,25 +16,25 @@ def render_trained(report: TrainedReport) -> Group:
     outputs: list[RenderableType] = []
     if report.error_before and report.error_after:
         (where, *before), (_, *after) = map(render_error, (report.error_before, report.error_after))
-        rows += [where, *((f"{name} before", said) for name, said in before), *after]
+        rows += [where, *((f"{name} before", value) for name, value in before), *after]
         outputs = render_outputs(report.error_after)
     wrote = f"wrote {' and '.join(report.files)} in {took}" if report.files else f"no model was written ({took})"
     return Group(facts(rows), *outputs, "", text(wrote, "bold"))
 
 
-def render_distillation(found: DistillationReport) -> Facts:
+def render_distillation(report: DistillationReport) -> Facts:
     """How long, on what, and what it brought on the samples that were held out."""
-    passes = f"{found.passes_done:g} of {plural(found.passes, 'pass', 'passes')}"
-    seen = f"{plural(found.samples, 'sample')}{', augmented' if found.augmented else ''}"
-    stopped = ", interrupted" if found.interrupted else ""
-    rows: Facts = [("trained", f"{passes} over {seen}, in {duration(found.seconds)}{stopped}")]
-    before, after = (f"{x:.4g}" if x is not None else "no number" for x in (found.loss_before, found.loss_after))
-    if not found.improved:
+    passes = f"{report.passes_done:g} of {plural(report.passes, 'pass', 'passes')}"
+    seen = f"{plural(report.samples, 'sample')}{', augmented' if report.augmented else ''}"
+    stopped = ", interrupted" if report.interrupted else ""
+    rows: Facts = [("trained", f"{passes} over {seen}, in {duration(report.seconds)}{stopped}")]
+    before, after = (f"{x:.4g}" if x is not None else "no number" for x in (report.loss_before, report.loss_after))
+    if not report.improved:
         return [
             *rows,
-            ("", f"nothing was better than the loss of {before} on {found.held_out:,} held out: it is as it was"),
+            ("", f"nothing was better than the loss of {before} on {report.held_out:,} held out: it is as it was"),
         ]
-    said = f"loss {before} -> {after} on {found.held_out:,} held out, best after {found.best_pass:g}"
-    if found.agreement_before is not None and found.agreement_after is not None:
-        said += f"; the same class for {found.agreement_before:.1%} -> {found.agreement_after:.1%}"
-    return [*rows, ("", said)]
+    summary = f"loss {before} -> {after} on {report.held_out:,} held out, best after {report.best_pass:g}"
+    if report.agreement_before is not None and report.agreement_after is not None:
+        summary += f"; the same class for {report.agreement_before:.1%} -> {report.agreement_after:.1%}"
+    return [*rows, ("", summary)]
