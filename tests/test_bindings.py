@@ -13,7 +13,6 @@ REFUSED = {"found", "made", "said", "how", "mine", "held", "told"}
 # Folders and files that still have such names. A file that has lost them is to be taken out.
 TO_DO = {
     "allocate/depth.py",
-    "criteria",
     "distillation.py",
     "experts.py",
     "gradients",

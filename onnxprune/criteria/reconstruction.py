@@ -95,10 +95,10 @@ def obs(signals: Sequence[Signal]) -> Scores:
 
 def _by_activation(signals: Sequence[Signal]) -> list[list[Signal]]:
     """The signals that share a Gram matrix: the queries, keys and values of an attention, say."""
-    found: dict[int, list[Signal]] = {}
+    by_matrix: dict[int, list[Signal]] = {}
     for s in signals:
-        found.setdefault(id(s.values["patch_gram"]), []).append(s)
-    return list(found.values())
+        by_matrix.setdefault(id(s.values["patch_gram"]), []).append(s)
+    return list(by_matrix.values())
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ class _ReaderMatrix:
         rows, size, positions = _positions(channels, self.k), len(self.weights), moves.of_positions(self.k)
         columns = self.inverse[rows, :size].T
         columns -= self.inverse[:size, size:] @ self._spread(self.inverse[rows, size:]).T
-        block, mine = np.linalg.inv(columns[rows]), self.weights[rows]
-        lost = float(np.sum(block * (mine @ mine.T)))
+        block, removed_weights = np.linalg.inv(columns[rows]), self.weights[rows]
+        lost = float(np.sum(block * (removed_weights @ removed_weights.T)))
 
         self.weights, self.blocks = positions.apply(self.weights), moves.apply(self.blocks)
         columns, inverse = positions.apply(columns), positions.apply(self.inverse)
@@ -166,7 +166,7 @@ class _ReaderMatrix:
         self.gone.insert(0, block)
 
         spread = columns @ block  # what W loses for each w that goes
-        self.weights -= spread @ mine
+        self.weights -= spread @ removed_weights
         self.blocks -= self._split(spread) @ self._split(columns).transpose(0, 2, 1)
         return lost
 

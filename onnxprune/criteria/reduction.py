@@ -65,6 +65,6 @@ REDUCES = tuple(_REDUCES)
 """The names that `reduce` takes."""
 
 
-def combine(members: Members, how: str, s: Evaluate) -> Scores:
+def combine(members: Members, reduction: str, s: Evaluate) -> Scores:
     """One score a channel [n] from the members of a group; `s` scores members laid side by side."""
-    return _REDUCES[how](members, s)
+    return _REDUCES[reduction](members, s)

@@ -113,8 +113,8 @@ class Criterion:
     @property
     def source(self) -> str:
         """The docstring's `Source:` line."""
-        found = re.search(r"^\s*Source:\s*(.+)$", self.function.__doc__ or "", re.MULTILINE)
-        return found[1].strip() if found else ""
+        match = re.search(r"^\s*Source:\s*(.+)$", self.function.__doc__ or "", re.MULTILINE)
+        return match[1].strip() if match else ""
 
 
 @dataclass(frozen=True)
@@ -177,12 +177,12 @@ def activation_criterion(
     return register
 
 
-def _register(made: Criterion) -> None:
-    if made.name in _REGISTRY:
-        raise ValueError(f"criterion '{made.name}' is registered twice")
-    if not made.function.__doc__ or not made.source:
-        raise ValueError(f"criterion '{made.name}': the docstring needs its formula (line 1) and a 'Source:' line")
-    _REGISTRY[made.name] = made
+def _register(criterion: Criterion) -> None:
+    if criterion.name in _REGISTRY:
+        raise ValueError(f"criterion '{criterion.name}' is registered twice")
+    if not criterion.function.__doc__ or not criterion.source:
+        raise ValueError(f"criterion '{criterion.name}': the docstring needs its formula (line 1) and a 'Source:' line")
+    _REGISTRY[criterion.name] = criterion
 
 
 def names() -> list[str]:
@@ -192,8 +192,8 @@ def names() -> list[str]:
 
 def table() -> list[TableRow]:
     """Name, formula, source and default reduce of every criterion, and whether it needs calibration data and torch; by name."""
-    found = map(_REGISTRY.__getitem__, names())
-    return [TableRow(c.name, c.formula, c.source, c.reduce, bool(c.statistics), c.gradients) for c in found]
+    criteria = map(_REGISTRY.__getitem__, names())
+    return [TableRow(c.name, c.formula, c.source, c.reduce, bool(c.statistics), c.gradients) for c in criteria]
 
 
 def resolve(text: str) -> tuple[Criterion, float]:
@@ -218,8 +218,8 @@ def _parameter(c: Criterion, text: str) -> str | None:
         return None
     if text.partition(":")[0] == family:
         return text.partition(":")[2]
-    found = re.fullmatch(c.short, text) if c.short else None
-    return found[1] if found else None
+    match = re.fullmatch(c.short, text) if c.short else None
+    return match[1] if match else None
 
 
 def _positive(number: str, text: str, c: Criterion) -> float:

@@ -63,7 +63,7 @@ NORMALIZERS = tuple(_NORMALIZERS)
 """The names that `normalize` takes."""
 
 
-def normalize(scores: Mapping[str, Array], how: str) -> dict[str, Scores]:
+def normalize(scores: Mapping[str, Array], method: str) -> dict[str, Scores]:
     """Rescale each group's scores [n]; the order within a group never changes, zero scores give no NaN.
 
     none         s_c
@@ -78,11 +78,11 @@ def normalize(scores: Mapping[str, Array], how: str) -> dict[str, Scores]:
     Source: lamp: Lee et al. 2021, Layer-adaptive Sparsity for the Magnitude-based Pruning, arXiv 2010.07611,
     with channels' scores for weights.
 
-    Raises OnnxPruneError for an unknown `how`, scores that are not finite, and negative scores under lamp.
+    Raises OnnxPruneError for an unknown `method`, scores that are not finite, and negative scores under lamp.
     """
-    if how not in _NORMALIZERS:
-        raise OnnxPruneError(f"unknown normalization '{how}'; choose one of {', '.join(NORMALIZERS)}")
-    return {name: _apply(name, np.asarray(s, dtype=np.float64), _NORMALIZERS[how]) for name, s in scores.items()}
+    if method not in _NORMALIZERS:
+        raise OnnxPruneError(f"unknown normalization '{method}'; choose one of {', '.join(NORMALIZERS)}")
+    return {name: _apply(name, np.asarray(s, dtype=np.float64), _NORMALIZERS[method]) for name, s in scores.items()}
 
 
 def _apply(name: str, s: Scores, rescale: Callable[[Scores], Scores]) -> Scores:

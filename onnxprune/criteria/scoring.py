@@ -20,14 +20,14 @@ def score(slices: Sequence[Slice], criterion: str = "l2", *, reduce: str | None 
     weights among the slices that are used.
     """
     c, p, members, _ = _choose(slices, criterion)
-    how = reduce or c.reduce
-    if how not in REDUCES:
-        raise OnnxPruneError(f"unknown reduce '{how}'; choose one of {', '.join(REDUCES)}")
-    if how == "first":
+    reduction = reduce or c.reduce
+    if reduction not in REDUCES:
+        raise OnnxPruneError(f"unknown reduce '{reduction}'; choose one of {', '.join(REDUCES)}")
+    if reduction == "first":
         members = members[:1]
     for m in members:
         _check_finite(m)
-    return combine(members, how, lambda ms: c.function(Rows(tuple(m.array for m in ms), seed, p)))
+    return combine(members, reduction, lambda ms: c.function(Rows(tuple(m.array for m in ms), seed, p)))
 
 
 def score_signals(signals: Sequence[Signal], criterion: str, *, reduce: str | None = None) -> Scores:
@@ -37,14 +37,14 @@ def score_signals(signals: Sequence[Signal], criterion: str, *, reduce: str | No
     Raises OnnxPruneError for an unknown criterion or reduce, and for NaN or infinite activations.
     """
     c, _ = resolve(criterion)
-    how = reduce or c.reduce
-    if how not in REDUCES:
-        raise OnnxPruneError(f"unknown reduce '{how}'; choose one of {', '.join(REDUCES)}")
+    reduction = reduce or c.reduce
+    if reduction not in REDUCES:
+        raise OnnxPruneError(f"unknown reduce '{reduction}'; choose one of {', '.join(REDUCES)}")
     for s in signals:
         _check_gathered(s)
-    if c.joint and how == c.reduce:
+    if c.joint and reduction == c.reduce:
         return c.function(signals)
-    return combine(signals, how, lambda some: np.mean([c.function([s] if c.joint else s) for s in some], axis=0))
+    return combine(signals, reduction, lambda some: np.mean([c.function([s] if c.joint else s) for s in some], axis=0))
 
 
 def _check_gathered(s: Signal) -> None:
