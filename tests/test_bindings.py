@@ -15,7 +15,6 @@ TO_DO = {
     "allocate/depth.py",
     "distillation.py",
     "experts.py",
-    "gradients",
     "graph/tokens.py",
     "record.py",
     "report/record.py",

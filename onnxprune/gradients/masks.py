@@ -40,24 +40,25 @@ def measure_masks(
         outputs: names of the outputs that `pull` reads.
         pull: takes the outputs as arrays, and returns dL/d(output) for those that the loss L depends on.
     """
-    found = module.run(feeds, [*outputs, *dict.fromkeys(name for name, _ in values)])
-    arrays = {name: found[name].detach().cpu().numpy() for name in outputs}
+    tensors = module.run(feeds, [*outputs, *dict.fromkeys(name for name, _ in values)])
+    arrays = {name: tensors[name].detach().cpu().numpy() for name in outputs}
     pulled = {
-        name: torch.as_tensor(g, dtype=found[name].dtype, device=found[name].device) for name, g in pull(arrays).items()
+        name: torch.as_tensor(g, dtype=tensors[name].dtype, device=tensors[name].device)
+        for name, g in pull(arrays).items()
     }
     parameters = module.named_weights()
-    inner = {name: found[name] for name, _ in values if found[name].requires_grad}
+    inner = {name: tensors[name] for name, _ in values if tensors[name].requires_grad}
     wanted = [*inner.values(), *(parameters[name] for name in weights)]
-    sources = [found[name] for name in pulled if found[name].requires_grad]
+    sources = [tensors[name] for name in pulled if tensors[name].requires_grad]
     gradients = torch.autograd.grad(
-        sources, wanted, [g for name, g in pulled.items() if found[name].requires_grad], allow_unused=True
+        sources, wanted, [g for name, g in pulled.items() if tensors[name].requires_grad], allow_unused=True
     ) if sources and wanted else [None] * len(wanted)  # fmt: skip
     by_name = dict(zip([*inner, *weights], gradients, strict=True))
     products = {
         name: None if g is None else x.detach() * g for (name, g), x in zip(by_name.items(), wanted, strict=True)
     }
     return MaskDerivatives(
-        [_by_position(found[name], products.get(name), axis) for name, axis in values],
+        [_by_position(tensors[name], products.get(name), axis) for name, axis in values],
         {name: _or_zeros(parameters[name], products[name]).cpu().numpy() for name in weights},
         {name: _or_zeros(parameters[name], by_name[name]).cpu().numpy() for name in weights},
     )

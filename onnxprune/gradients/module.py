@@ -120,8 +120,8 @@ class Module(torch.nn.Module):
     @torch.no_grad()
     def predict(self, feeds: Feeds, names: Sequence[str] | None = None) -> dict[str, Array]:
         """The outputs as arrays of the types that the file declares, without gradients."""
-        found = self.run(feeds, self.output_names if names is None else names)
-        return {name: to_array(x, self._elem(name)) for name, x in found.items()}
+        tensors = self.run(feeds, self.output_names if names is None else names)
+        return {name: to_array(x, self._elem(name)) for name, x in tensors.items()}
 
     def _elem(self, name: str) -> int:
         outputs = {o.name: o.type for o in self.model.proto.graph.output}

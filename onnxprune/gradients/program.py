@@ -36,7 +36,7 @@ def list_unsupported(flat: Model) -> list[str]:
     """The same of a model without bodies (see graph/flat.py)."""
     load_table()
     versions = opsets(flat.proto.opset_import)
-    found: dict[tuple[str, str], str] = {}
+    descriptions: dict[tuple[str, str], str] = {}
     for node in flat.proto.graph.node:
         if node.domain == FLAT or constant_of(node) is not None:
             continue
@@ -44,15 +44,15 @@ def list_unsupported(flat: Model) -> list[str]:
         if _entry_of(node, version) is None or any(True for _ in list_subgraphs(node)):
             label = node.name or next(filter(None, node.output), "")
             text = f"{node.op_type} of {domain or 'ai.onnx'} {version} (node '{label}')"
-            found.setdefault((domain, node.op_type), text)
-    return list(found.values())
+            descriptions.setdefault((domain, node.op_type), text)
+    return list(descriptions.values())
 
 
 def _entry_of(node: NodeProto, version: int) -> Entry | None:
     """The entry of a node. ONNX Runtime takes its own operators under ONNX's name too, and old ones at any opset."""
     domain = domain_of(node)
-    found = find_entry(domain, node.op_type, version)
-    return found or (find_entry(MICROSOFT, node.op_type, 1) if domain == "" else None)
+    entry = find_entry(domain, node.op_type, version)
+    return entry or (find_entry(MICROSOFT, node.op_type, 1) if domain == "" else None)
 
 
 Sizes = tuple[tuple[str, tuple[int, ...]], ...]  # of the inputs of a run
@@ -234,12 +234,12 @@ class Program:
         step = None
         try:
             for step in steps:
-                made = step.call(values) if device is None else step.call_on(device, values)
-                if type(made) is tuple:
-                    for slot, x in zip(step.outs, made, strict=False):
+                results = step.call(values) if device is None else step.call_on(device, values)
+                if type(results) is tuple:
+                    for slot, x in zip(step.outs, results, strict=False):
                         values[slot] = x
                 else:
-                    values[step.outs[0]] = made
+                    values[step.outs[0]] = results
                 for slot in step.frees:
                     values[slot] = None
         except OnnxPruneError:
@@ -268,13 +268,13 @@ class Program:
 
 def _needed(steps: Sequence[Step], wanted: set[int]) -> list[Step]:
     """Copies of the steps that some values need."""
-    found: list[Step] = []
+    copies: list[Step] = []
     needed = set(wanted)
     for step in reversed(steps):
         if needed.intersection(step.outs):
-            found.append(step.copy())
+            copies.append(step.copy())
             needed.update(step.reads)
-    return found[::-1]
+    return copies[::-1]
 
 
 def _sizes_of(feeds: Mapping[str, Any]) -> Sizes | None:

@@ -79,8 +79,8 @@ class Body:
     @property
     def captured(self) -> set[int]:
         """The outer values that it reads."""
-        made = {*self.ins, *(o for s in self.steps for o in s.outs)}
-        return {i for s in self.steps for i in s.reads}.union(self.outs) - made - {ABSENT}
+        computed = {*self.ins, *(o for s in self.steps for o in s.outs)}
+        return {i for s in self.steps for i in s.reads}.union(self.outs) - computed - {ABSENT}
 
 
 def free_values(steps: list[Step], keep: set[int]) -> None:

@@ -47,10 +47,10 @@ _RANGES_OF = {torch.int8: (-128, 127), torch.uint8: (0, 255), torch.int16: (-327
 
 def carrier(elem: int, state: State) -> torch.dtype:
     """The torch type that tensors of an ONNX element type are carried in."""
-    found = WIDE.get(elem) or INTEGERS.get(elem) or COMPLEX.get(elem)
-    if found is None and (elem == TensorProto.STRING or not is_float(dtype_of(elem))):
+    dtype = WIDE.get(elem) or INTEGERS.get(elem) or COMPLEX.get(elem)
+    if dtype is None and (elem == TensorProto.STRING or not is_float(dtype_of(elem))):
         raise OnnxPruneError(f"torch has no tensors of type {TensorProto.DataType.Name(elem)}")
-    return found or state.dtype
+    return dtype or state.dtype
 
 
 def cast(x: torch.Tensor, elem: int, state: State, saturate: bool = True) -> torch.Tensor:

@@ -51,8 +51,8 @@ def find_trainable(flat: Model) -> list[str]:
 def find_codes(flat: Model, names: Iterable[str]) -> dict[str, IntegerEncoding]:
     """What the integers among those initializers stand for."""
     search = _Search(flat)
-    found = {name: search.code_of(name) for name in names}
-    return {name: code for name, code in found.items() if code is not None}
+    codes = {name: search.code_of(name) for name in names}
+    return {name: code for name, code in codes.items() if code is not None}
 
 
 class _Shapes(NodeView):
@@ -74,12 +74,12 @@ class _Search:
 
     def _find_constant(self) -> set[int]:
         """The nodes that compute with initializers alone."""
-        known, found = {"", *self.weights}, set()
+        known, constant = {"", *self.weights}, set()
         for index, node in enumerate(self.nodes):
             if node.domain != FLAT and known.issuperset(reads(node)) and not self._record(node).traits.random:
-                found.add(index)
+                constant.add(index)
                 known.update(node.output)
-        return found
+        return constant
 
     def is_learned(self, name: str) -> bool:
         """Is every read of an initializer the read of a weight?"""
@@ -160,8 +160,8 @@ class _Search:
     def _row(self, node: NodeProto, record: Record) -> Weight | None:
         """The constant that says which one row is taken."""
         assert record.traits.table is not None
-        found = self.weights.get(node.input[record.traits.table[1]])
-        return found if found is not None and math.prod(found.shape) == 1 else None
+        index = self.weights.get(node.input[record.traits.table[1]])
+        return index if index is not None and math.prod(index.shape) == 1 else None
 
     def _may_change(self, record: Record, slot: int, weight: str) -> bool:
         """Is what is read here learned? A table of sines, or the frequencies of one, was computed."""
@@ -172,25 +172,25 @@ class _Search:
 
     def _is_bias(self, node: NodeProto, record: Record, slot: int, weight: str) -> bool:
         """Is the weight a vector that is added to what a product made, or to what a norm scaled, with nothing between?"""
-        made = self._other_maker(node, slot, weight) if record.traits.sums else None
-        if made is None:
+        maker = self._other_maker(node, slot, weight) if record.traits.sums else None
+        if maker is None:
             return False
-        product = self._record(made).product
-        operands = product.operands(_Shapes(made)) if product else ()
+        product = self._record(maker).product
+        operands = product.operands(_Shapes(maker)) if product else ()
         vector = sum(n != 1 for n in self.weights[weight].shape) == 1
-        if vector and any(self._leads_to_weight(made.input[o.slot]) for o in operands):
+        if vector and any(self._leads_to_weight(maker.input[o.slot]) for o in operands):
             return True
         return any(
-            name in self.weights and self._is_norm_scale(made, self._record(made), at, name)
-            for at, name in enumerate(made.input)
+            name in self.weights and self._is_norm_scale(maker, self._record(maker), at, name)
+            for at, name in enumerate(maker.input)
         )
 
     def _is_norm_scale(self, node: NodeProto, record: Record, slot: int, weight: str) -> bool:
         """Is the weight a vector times x / f(x), as norms that are written out have it?"""
-        made = self._other_maker(node, slot, weight) if _multiplies(record) else None
-        if made is None or not _multiplies(self._record(made)) or len(made.input) != 2:
+        maker = self._other_maker(node, slot, weight) if _multiplies(record) else None
+        if maker is None or not _multiplies(self._record(maker)) or len(maker.input) != 2:
             return False
-        a, b = made.input
+        a, b = maker.input
         return self._is_computed_from(a, b) or self._is_computed_from(b, a)
 
     def _other_maker(self, node: NodeProto, slot: int, weight: str) -> NodeProto | None:

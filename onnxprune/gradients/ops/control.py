@@ -26,9 +26,9 @@ def loop(
     scans: list[list[Tensor]] = [[] for _ in body.outs[1 + count :]]
     while (limit is None or at < limit) and (goes_on is None or bool(goes_on.item())):
         given = torch.tensor(True) if goes_on is None else goes_on
-        goes_on, *made = body(values, torch.tensor(at), given, *states)
-        states = tuple(made[:count])
-        for rows, x in zip(scans, made[count:], strict=True):
+        goes_on, *results = body(values, torch.tensor(at), given, *states)
+        states = tuple(results[:count])
+        for rows, x in zip(scans, results[count:], strict=True):
             rows.append(x)
         at += 1
         if condition is None and trips is not None:
@@ -46,10 +46,10 @@ def scan(node: Node, values: list[Any], *inputs: Tensor) -> tuple[Any, ...]:
     parts = [x.unbind(a)[:: -1 if back else 1] for x, a, back in zip(sources, axes, turned, strict=True)]
     rows: list[list[Tensor]] = [[] for _ in body.outs[len(states) :]]
     for step in zip(*parts, strict=True):
-        made = body(values, *states, *step)
-        for kept, x in zip(rows, made[len(states) :], strict=True):
+        results = body(values, *states, *step)
+        for kept, x in zip(rows, results[len(states) :], strict=True):
             kept.append(x)
-        states = made[: len(states)]
+        states = results[: len(states)]
     out_axes = node.scan_output_axes or [0] * len(rows)
     backwards = node.scan_output_directions or [0] * len(rows)
     ends = [

@@ -119,12 +119,12 @@ def non_max_suppression(
     limit = int(most.reshape(-1)[0].item()) if most is not None else 0
     share = float(overlap.reshape(-1)[0].item()) if overlap is not None else 0.0
     floor = float(least.reshape(-1)[0].item()) if least is not None else None
-    found: list[Any] = []
+    selected: list[Any] = []
     for b in range(scores.shape[0]):
         corners = _corners(boxes[b].detach(), node.center_point_box)
         for c in range(scores.shape[1]):
-            found += [[b, c, i] for i in _suppress(corners, scores[b, c].detach(), limit, share, floor)]
-    return torch.tensor(found, dtype=torch.int64, device=boxes.device).reshape(-1, 3)
+            selected += [[b, c, i] for i in _suppress(corners, scores[b, c].detach(), limit, share, floor)]
+    return torch.tensor(selected, dtype=torch.int64, device=boxes.device).reshape(-1, 3)
 
 
 def _corners(boxes: Tensor, by_center: int) -> Tensor:

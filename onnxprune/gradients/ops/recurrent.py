@@ -44,14 +44,14 @@ def _activations(node: Node, directions: int) -> list[list[Activation]]:
     """The activations of each direction; parameters go to those that take any, in order."""
     names = node.activations or STANDARD[node.op_type] * directions
     alphas, betas = iter(node.activation_alpha or ()), iter(node.activation_beta or ())
-    made = []
+    functions = []
     for name in names:
         low = name.lower()
         alpha = next(alphas, None) if low in TAKE_ALPHA else None
         beta = next(betas, None) if low in TAKE_BETA else None
-        made.append(_activation(name, alpha, beta))
+        functions.append(_activation(name, alpha, beta))
     per = len(STANDARD[node.op_type])
-    return [made[d * per : (d + 1) * per] for d in range(directions)]
+    return [functions[d * per : (d + 1) * per] for d in range(directions)]
 
 
 def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
