@@ -18,7 +18,6 @@ TO_DO = {
     "graph/tokens.py",
     "record.py",
     "report/record.py",
-    "settings",
     "sparsity/engines.py",
     "training",
     "units.py",

@@ -25,5 +25,5 @@ __all__ = ["HOMES", "BatchSettings", "Options", "RunSettings", "Setting", "Spars
 @cache
 def settings_of(command: str) -> Mapping[str, Setting]:
     """The settings that a command takes, by their names there; those of `batch` are of the run, its jobs have those of `prune`."""
-    found = (s for home in HOMES for s in settings_in(home).values() if command in s.uses)
-    return {s.name(command): s for s in found}
+    settings = (s for home in HOMES for s in settings_in(home).values() if command in s.uses)
+    return {s.name(command): s for s in settings}

@@ -49,10 +49,10 @@ class BatchSettings:
 def read_batch_settings(values: Mapping[str, Any]) -> BatchSettings:
     """The settings among these plain values, with units read. Raises OnnxPruneError."""
     table = settings_in(BatchSettings)
-    mine = {name: value for name, value in values.items() if name in table}
-    for name, value in mine.items():
+    known = {name: value for name, value in values.items() if name in table}
+    for name, value in known.items():
         table[name].check_value(value)
     # what checks a duration or a size reads it, too
     return BatchSettings(
-        **{name: import_name(check)(v) if (check := table[name].check) else v for name, v in mine.items()}
+        **{name: import_name(check)(v) if (check := table[name].check) else v for name, v in known.items()}
     )

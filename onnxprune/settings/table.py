@@ -156,36 +156,36 @@ class Setting:
 
     def check_value(self, value: Any, name: str = "") -> None:
         """Raise OnnxPruneError where it cannot have this value; `name` is what the user calls it."""
-        said = name or self.field
+        label = name or self.field
         if _is_integer_type(value):  # a number that is far too large is out of bounds, rather than no whole number
-            self._check_bounds(to_option(said), value)
+            self._check_bounds(to_option(label), value)
             if not _is_integer(value):
-                raise OnnxPruneError(f"{said} is {show_value(value)}; expected a number below 2^63")
+                raise OnnxPruneError(f"{label} is {show_value(value)}; expected a number below 2^63")
         if not self.kind.fits(value):
-            raise OnnxPruneError(f"{said} is {show_value(value)}; expected {self.kind.words}")
+            raise OnnxPruneError(f"{label} is {show_value(value)}; expected {self.kind.words}")
         if self.choices and value not in self.choices:
-            raise OnnxPruneError(f"unknown {said} '{value}'; choose one of {', '.join(self.choices)}")
+            raise OnnxPruneError(f"unknown {label} '{value}'; choose one of {', '.join(self.choices)}")
         for key, x in value.items() if isinstance(value, Mapping) else [("", value)]:
-            self._check_bounds(f"{to_option(said)} '{key}'" if key else to_option(said), x)
+            self._check_bounds(f"{to_option(label)} '{key}'" if key else to_option(label), x)
         if self.check:
             import_name(self.check)(value)
 
-    def _check_bounds(self, said: str, x: float) -> None:
+    def _check_bounds(self, label: str, x: float) -> None:
         if self.bounds and not self.bounds.hold(x):
             number = show_value(x) if isinstance(x, int) else f"{x:g}"  # a whole number may be too large for a float
-            raise OnnxPruneError(f"{said} is {number}; {self.bounds.words}")
+            raise OnnxPruneError(f"{label} is {number}; {self.bounds.words}")
 
     @property
     def schema(self) -> dict[str, Any]:
         """JSON Schema of its values in a recipe."""
-        made: dict[str, Any] = {"description": self.help, **self.kind.schema}
+        schema: dict[str, Any] = {"description": self.help, **self.kind.schema}
         if self.choices:
-            made["enum"] = list(self.choices)
-        if self.bounds and "items" not in made and "additionalProperties" not in made:
-            made |= self.bounds.schema
+            schema["enum"] = list(self.choices)
+        if self.bounds and "items" not in schema and "additionalProperties" not in schema:
+            schema |= self.bounds.schema
         if self.default is not None and self.default != () and self.default != {}:
-            made["default"] = self.default
-        return made
+            schema["default"] = self.default
+        return schema
 
 
 def setting(
@@ -225,12 +225,12 @@ def settings_in(home: type) -> Mapping[str, Setting]:
 
 def _read_fields(home: type) -> Mapping[str, Setting]:
     types = get_type_hints(home)
-    found = {}
+    settings = {}
     for f in fields(home):
         if known := dict(f.metadata.get("setting", {})):
             kind = known.pop("kind") or _OF_TYPE[types[f.name]]
-            found[f.name] = Setting(home, f.name, types[f.name], kind=kind, **known)
-    return found
+            settings[f.name] = Setting(home, f.name, types[f.name], kind=kind, **known)
+    return settings
 
 
 def check_fields(values: Any, free: Collection[Kind] = ()) -> None:

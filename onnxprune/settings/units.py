@@ -24,11 +24,11 @@ def size_bytes(text: Any) -> int:
 
 
 def _read(text: Any, units: dict[str, int], expected: str) -> float:
-    found = _NUMBER.fullmatch(str(text))
-    unit = units.get(found[2].lower()) if found else None
-    if not found or unit is None or isinstance(text, bool) or not 0 < float(found[1]) < MOST:
+    match = _NUMBER.fullmatch(str(text))
+    unit = units.get(match[2].lower()) if match else None
+    if not match or unit is None or isinstance(text, bool) or not 0 < float(match[1]) < MOST:
         raise OnnxPruneError(f"'{str(text)[:80]}' is not {expected}")
-    return float(found[1]) * unit
+    return float(match[1]) * unit
 
 
 def size(n: int) -> str:
