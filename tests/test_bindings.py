@@ -19,7 +19,6 @@ TO_DO = {
     "record.py",
     "report/record.py",
     "sparsity/engines.py",
-    "training",
     "units.py",
     "vocabulary",
 }

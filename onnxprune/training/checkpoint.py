@@ -26,9 +26,9 @@ class Checkpoint:
         """All or nothing. Raises OutputError where it cannot be written."""
         if self.path is None:
             return
-        held = io.BytesIO()
-        torch.save({**state, "key": self.key}, held)
-        write_file(self.path, lambda sink: sink.write(held.getbuffer()))
+        buffer = io.BytesIO()
+        torch.save({**state, "key": self.key}, buffer)
+        write_file(self.path, lambda sink: sink.write(buffer.getbuffer()))
 
     def read(self) -> dict[str, Any] | None:
         """The state; None where there is no file yet. Raises OnnxPruneError for a file of another training, or of anything else."""

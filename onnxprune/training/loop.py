@@ -154,10 +154,10 @@ class TrainingLoop:
     def finish(self) -> tuple[Model, Judgment, Weights | None]:
         """The best, if ONNX Runtime finds it better than the candidate too; else the candidate."""
         if self.best_at:
-            made = self.student.export(self.best)
-            end = self.held_out.judge_model(made)
+            trained = self.student.export(self.best)
+            end = self.held_out.judge_model(trained)
             if end.loss < self.start.loss:
-                return made, end, self.best
+                return trained, end, self.best
         return self.task.candidate, self.start, None
 
 

@@ -77,10 +77,10 @@ class Student:
     def measure_gradients(self, loss: torch.Tensor) -> list[torch.Tensor]:
         """Clipped together; none for what is zero, so that it has no momentum either, and stays zero to the bit."""
         weights = list(self.weights.values())
-        found = torch.autograd.grad(loss, weights, allow_unused=True)
+        raw = torch.autograd.grad(loss, weights, allow_unused=True)
         gradients = [
             torch.zeros_like(w) if g is None else g * self.masks[name] if name in self.masks else g
-            for (name, w), g in zip(self.weights.items(), found, strict=True)
+            for (name, w), g in zip(self.weights.items(), raw, strict=True)
         ]
         norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
         if not math.isfinite(norm):

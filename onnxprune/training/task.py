@@ -57,8 +57,8 @@ def hold_out(batches: Batches) -> tuple[Batches, Batches]:
 def make_task(original: Analysis, candidate: Model, batches: Batches, held_out: Batches, memory: Memory) -> Task:
     """The candidate is to make of the data what the original makes of them, where plans are judged too; else at its outputs."""
     names = judged(original)
-    made = {name for node in flatten(candidate).proto.graph.node for name in node.output}
-    if not made.issuperset(names):
+    computed = {name for node in flatten(candidate).proto.graph.node for name in node.output}
+    if not computed.issuperset(names):
         names = [v.name for v in original.model.proto.graph.output]
     return Task(original.model, candidate, batches, held_out, names, vocabulary(original.flat.proto), memory)
 
@@ -138,8 +138,8 @@ def _read_labels(source: Any) -> Array:
     """An array, or the one in a file that is called so, or the only one."""
     if not isinstance(source, str | Path):
         return np.asarray(source)
-    found = read_arrays(Path(source))
-    named = [found[key] for key in ("labels", "label") if key in found] or list(found.values())
+    arrays = read_arrays(Path(source))
+    named = [arrays[key] for key in ("labels", "label") if key in arrays] or list(arrays.values())
     if len(named) != 1:
-        raise DataError(f"labels '{source}': {len(found)} arrays, {sorted(found)}; call one of them 'labels'")
+        raise DataError(f"labels '{source}': {len(arrays)} arrays, {sorted(arrays)}; call one of them 'labels'")
     return np.asarray(named[0])

@@ -28,10 +28,10 @@ class Teacher:
         """The values for the feeds of that key, which are the same each time."""
         if key in self._known:
             return {name: self._kept.get(name, key) for name in self.names}
-        made = run_as("original", self._session, feeds)
-        self._left -= sum(x.nbytes for x in made.values())
+        values = run_as("original", self._session, feeds)
+        self._left -= sum(x.nbytes for x in values.values())
         if self._left > 0:
             self._known.add(key)
-            for name, x in made.items():
+            for name, x in values.items():
                 self._kept.put(name, key, x)
-        return made
+        return values

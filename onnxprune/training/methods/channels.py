@@ -38,10 +38,10 @@ def find_rows(
     analysis: Analysis, group: Group, weights: Mapping[str, torch.Tensor], roles: Sequence[str] = PARAMETERS
 ) -> list[ChannelRows]:
     """The members of a group that are trained, each once."""
-    found = dict[tuple[str, int, str], ChannelRows]()
+    rows = dict[tuple[str, int, str], ChannelRows]()
     for m in group.members:
         if m.role in roles and m.tensor in weights:
             order = torch.from_numpy(channel_order(group, m.dim)).long()
             owners = torch.where(order < 0, group.size, order)
-            found[m.tensor, m.axis, m.role] = ChannelRows(m.tensor, m.axis, m.role, owners, group.size)
-    return list(found.values())
+            rows[m.tensor, m.axis, m.role] = ChannelRows(m.tensor, m.axis, m.role, owners, group.size)
+    return list(rows.values())

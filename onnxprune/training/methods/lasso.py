@@ -30,8 +30,8 @@ class GroupLasso(TrainMethod):
         self.settings = ("group-lasso", self.weight)
 
     def begin(self, student: Student) -> None:
-        found = (find_rows(self.context.analysis, g, student.weights) for g in self.context.groups)
-        self.groups = [rows for rows in found if rows]
+        rows_of_groups = (find_rows(self.context.analysis, g, student.weights) for g in self.context.groups)
+        self.groups = [rows for rows in rows_of_groups if rows]
         used = {r.weight for rows in self.groups for r in rows}
         self.powers = {n: float(student.weights[n].detach().square().mean()) or 1.0 for n in used}
         self.start = max(float(self._sum(student.weights).detach()), TINY)
