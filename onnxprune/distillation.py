@@ -50,7 +50,7 @@ def run_distillation(
     ):
         expect(expected)
     with clock.time("distill"):
-        trained, found = train(task, recipe, training.checkpoint, clock.progress)
+        trained, training_report = train(task, recipe, training.checkpoint, clock.progress)
         trained = replace(trained, files=(*models[1].files, *models[0].files))  # neither is ever written over
     with clock.time("save"):
         files = [] if out is None else save(trained, out)
@@ -65,7 +65,7 @@ def run_distillation(
         output=str(files[0]) if files else None,
         files=[str(f) for f in files],
         data=calibration.source,
-        distillation=found,
+        distillation=training_report,
         error_before=before,
         error_after=after,
         seconds={stage: round(seconds, 4) for stage, seconds in clock.seconds.items()},

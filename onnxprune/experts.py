@@ -40,15 +40,15 @@ class Expert:
 
 def find_experts(a: Analysis) -> list[Expert]:
     """The experts that can go, in the order of the nodes; names are unique. Mixtures that use all of their experts have none."""
-    seen, found = Counter[str](), list[Expert]()
+    seen, experts = Counter[str](), list[Expert]()
     for group, (index, used) in _find_mixtures(a).items():
         size, node = a.by_name[group].size, a.flat.proto.graph.node[index]
         base = node.name or node.output[0]
         seen[base] += 1
         base = base if seen[base] == 1 else f"{base}#{seen[base]}"
         if used < size:
-            found += [Expert(f"{base}.expert_{i}", index, group, i, used, size) for i in range(size)]
-    return found
+            experts += [Expert(f"{base}.expert_{i}", index, group, i, used, size) for i in range(size)]
+    return experts
 
 
 def count_used(a: Analysis) -> dict[str, int]:
@@ -59,7 +59,7 @@ def count_used(a: Analysis) -> dict[str, int]:
 def _find_mixtures(a: Analysis) -> dict[str, tuple[int, int]]:
     """For each group of experts the first node that has them, and the most of them that a token uses."""
     owner: Mapping[Var, Group] = {v: g for g in a.groups for v in g.vars if len(g.vars) == 1}
-    found = dict[str, tuple[int, int]]()
+    mixtures = dict[str, tuple[int, int]]()
     for index, node in enumerate(a.flat.proto.graph.node):
         routed = record_of(node).traits.routed
         if routed is None:
@@ -68,9 +68,9 @@ def _find_mixtures(a: Analysis) -> dict[str, tuple[int, int]]:
         scores = a.coupling.layouts.get(node.input[slot]) or ()
         group = owner.get(scores[-1]) if scores and isinstance(scores[-1], Var) else None
         if group is not None:
-            first, used = found.get(group.name, (index, 0))
-            found[group.name] = first, max(used, int(attribute(node, name, 1)))
-    return found
+            first, used = mixtures.get(group.name, (index, 0))
+            mixtures[group.name] = first, max(used, int(attribute(node, name, 1)))
+    return mixtures
 
 
 def drop_experts(kept: np.ndarray, experts: Iterable[Expert]) -> np.ndarray:

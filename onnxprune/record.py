@@ -164,8 +164,8 @@ def _read_settings(made_by: str | PathLike[str] | None) -> Settings | None:
     if made_by is None:
         return None
     try:
-        found = json.loads(Path(made_by).read_text(encoding="utf-8"))["options"]
-        if found is not None and not isinstance(found, dict):
+        settings = json.loads(Path(made_by).read_text(encoding="utf-8"))["options"]
+        if settings is not None and not isinstance(settings, dict):
             raise ValueError("options are no table")
     except OSError as e:
         raise OnnxPruneError(f"made-by '{made_by}': {e.strerror}; give a file that prune --report wrote") from None
@@ -173,14 +173,14 @@ def _read_settings(made_by: str | PathLike[str] | None) -> Settings | None:
         raise OnnxPruneError(
             f"made-by '{made_by}' is no report of prune ({e}); give a file that --report wrote"
         ) from None
-    return found
+    return settings
 
 
 def _copy(model: Model, folder: Path) -> list[Path]:
     """The result's files in the folder, as they are; of a model in memory, a new file."""
     if not model.files:
         return save(model, folder / "result.onnx")
-    made = []
+    copies = []
     for source in (f.path for f in model.files):
         target = folder / source.name
         if not (target.exists() and target.samefile(source)):
@@ -188,8 +188,8 @@ def _copy(model: Model, folder: Path) -> list[Path]:
                 shutil.copyfile(source, target)
             except OSError as e:
                 raise OutputError(f"{target}: {e.strerror}; the record is not complete") from e
-        made.append(target)
-    return made
+        copies.append(target)
+    return copies
 
 
 def _describe_model(model: Model, files: Sequence[Path]) -> ModelRecord:
@@ -222,11 +222,11 @@ def _describe_data(
 
 def _digest_inputs(batches: Batches) -> dict[str, str]:
     """Of all that each input is fed, however it is cut into batches along its first axis."""
-    found = dict[str, Any]()
+    digests = dict[str, Any]()
     for feeds in batches:
         for name, x in feeds.items():
-            _update(found.setdefault(name, hashlib.sha256(_describe_array(x))), x)
-    return {name: digest.hexdigest() for name, digest in sorted(found.items())}
+            _update(digests.setdefault(name, hashlib.sha256(_describe_array(x))), x)
+    return {name: digest.hexdigest() for name, digest in sorted(digests.items())}
 
 
 def _digest_arrays(arrays: Sequence[Any]) -> str:

@@ -51,8 +51,8 @@ def find_units(a: Analysis) -> list[Unit]:
     it would add nothing if its last weights were zero. Bodies and local functions have none.
     """
     graph = _Graph(a)
-    found = [unit for index in range(len(graph.nodes)) if (unit := graph.branch_at(index) or graph.layer_at(index))]
-    return _with_own_names(found)
+    units = [unit for index in range(len(graph.nodes)) if (unit := graph.branch_at(index) or graph.layer_at(index))]
+    return _with_own_names(units)
 
 
 def find_lost_weights(a: Analysis, units: Sequence[Unit]) -> set[str]:
@@ -84,12 +84,12 @@ class _Graph:
         first, second = node.input
         if first == second or not self._is_alike(first, second, node.output[0]):
             return None
-        found = [
+        sides = [
             (goes, arm, stays)
             for arm, stays in ((second, first), (first, second))
             if (goes := self._needed_only_by(arm, index))
         ]
-        whole = [(goes, arm, stays) for goes, arm, stays in found if self._leads_from_one(goes, stays)]
+        whole = [(goes, arm, stays) for goes, arm, stays in sides if self._leads_from_one(goes, stays)]
         for goes, arm, stays in sorted(whole, key=lambda x: -self._params(x[0])):
             ends = self._ends(arm, goes)
             if ends and self._params(goes):
@@ -153,12 +153,12 @@ class _Graph:
     def _may_go(self, index: int) -> bool:
         node = self.nodes[index]
         inside = any(slot == IN_BODY for o in node.output if o for _, slot in self.readers.get(o, []))
-        made = [o for o in node.output if o]
+        results = [o for o in node.output if o]
         return (
             flat_id(node) is None
             and not inside
-            and self.outputs.isdisjoint(made)
-            and all(o in self.a.outside for o in made)
+            and self.outputs.isdisjoint(results)
+            and all(o in self.a.outside for o in results)
         )
 
     def _leads_from_one(self, goes: frozenset[int], stays: str) -> bool:
@@ -188,16 +188,16 @@ class _Graph:
 
     def _before(self, name: str) -> set[str]:
         """A value, and what it is computed from; as far as the next value that a sum makes of others."""
-        found, todo = set[str](), [name]
+        sources, todo = set[str](), [name]
         while todo:
             at = todo.pop()
-            if at in found:
+            if at in sources:
                 continue
-            found.add(at)
+            sources.add(at)
             maker = self.makers.get(at)
             if maker is not None and (at == name or not record_of(self.nodes[maker]).traits.sums):
                 todo.extend(n for n in self.nodes[maker].input if n in self.live or n in self.c.layouts)
-        return found
+        return sources
 
     def _ends(self, arm: str, goes: frozenset[int]) -> tuple[int, ...]:
         """The nodes whose weights have to be zero for the branch to add zero; none where that does not do it."""
@@ -265,10 +265,10 @@ class _Graph:
             else:
                 feeds[name] = np.zeros((), np.float32)
         try:
-            (made,) = _run_alone(node, feeds, opset(self.a.flat.proto))
+            (result,) = _run_alone(node, feeds, opset(self.a.flat.proto))
         except Exception:  # the reference evaluator does not have it, or not for these inputs: nothing is known of it
             return False
-        return bool(np.all(np.asarray(made) == 0))
+        return bool(np.all(np.asarray(result) == 0))
 
     def _params(self, goes: frozenset[int]) -> int:
         names = {n for i in goes for n in self.nodes[i].input if n in self.c.weights}
@@ -302,9 +302,9 @@ def _run_alone(node: NodeProto, feeds: Mapping[str, np.ndarray], version: int) -
 def _with_own_names(units: Sequence[Unit]) -> list[Unit]:
     """Names that no two units share: the second one of a name has a number."""
     seen = Counter[str]()
-    found = []
+    renamed = []
     for unit in units:
         seen[unit.name] += 1
         name = unit.name if seen[unit.name] == 1 else f"{unit.name}#{seen[unit.name]}"
-        found.append(replace(unit, name=name))
-    return found
+        renamed.append(replace(unit, name=name))
+    return renamed

@@ -10,18 +10,6 @@ import onnxprune
 
 ROOT = Path(onnxprune.__file__).parent
 REFUSED = {"found", "made", "said", "how", "mine", "held", "told"}
-# Folders and files that still have such names. A file that has lost them is to be taken out.
-TO_DO = {
-    "allocate/depth.py",
-    "distillation.py",
-    "experts.py",
-    "graph/tokens.py",
-    "record.py",
-    "report/record.py",
-    "sparsity/engines.py",
-    "units.py",
-    "vocabulary",
-}
 
 
 def bindings(path: Path) -> Iterator[str]:
@@ -43,17 +31,8 @@ def files_with_refused_names() -> set[tuple[str, str]]:
     return {(file, name) for file, path in pairs for name in bindings(path) if name in REFUSED}
 
 
-def is_to_do(file: str) -> bool:
-    return any(file == entry or file.startswith(f"{entry}/") for entry in TO_DO)
-
-
 def test_bindings_are_nouns() -> None:
-    assert {pair for pair in files_with_refused_names() if not is_to_do(pair[0])} == set()
-
-
-def test_the_list_of_files_to_do_has_no_finished_ones() -> None:
-    files = {file for file, _ in files_with_refused_names()}
-    assert [entry for entry in sorted(TO_DO) if not any(f == entry or f.startswith(f"{entry}/") for f in files)] == []
+    assert files_with_refused_names() == set()
 
 
 @pytest.mark.parametrize(

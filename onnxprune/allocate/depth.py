@@ -44,11 +44,11 @@ def find_branches(a: Analysis, options: Options) -> list[Branch]:
 
     branches = [u for u in find_units(a) if u.kind == BRANCH]
     inner: list[Branch] = [*(u for u in branches if not any(v.node in u.goes for v in branches)), *find_experts(a)]
-    kept = [u for u in inner if not hit(u, [*options.exclude, *options.group_ratio])]
-    found = [u for u in kept if not options.include or hit(u, options.include)]
-    if len(found) > MOST_BRANCHES:  # each takes a run of some samples
-        found = [found[i] for i in np.linspace(0, len(found) - 1, MOST_BRANCHES).round().astype(int)]
-    return found
+    allowed = [u for u in inner if not hit(u, [*options.exclude, *options.group_ratio])]
+    chosen = [u for u in allowed if not options.include or hit(u, options.include)]
+    if len(chosen) > MOST_BRANCHES:  # each takes a run of some samples
+        chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, MOST_BRANCHES).round().astype(int)]
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -98,25 +98,25 @@ def rank_branches(
 def _saves(c: Candidates, budget: Budget, branches: Sequence[Branch]) -> dict[str, float]:
     """The share of the cost that goes with each of the branches."""
     units, full = [u for u in branches if isinstance(u, Unit)], budget.exact(c.sizes)
-    found = _save_units(c, budget, units)
+    savings = _save_units(c, budget, units)
     for expert in (e for e in branches if isinstance(e, Expert)):
-        found[expert.name] = full - budget.exact(c.counts({expert.group: expert.size - 1}))
-    return {name: max(saved / budget.whole, LEAST) for name, saved in found.items()}
+        savings[expert.name] = full - budget.exact(c.counts({expert.group: expert.size - 1}))
+    return {name: max(saved / budget.whole, LEAST) for name, saved in savings.items()}
 
 
 def _save_units(c: Candidates, budget: Budget, branches: Sequence[Unit]) -> dict[str, float]:
     """The cost that goes with each of the units."""
     if isinstance(budget.cost, TimeCost):
         full = budget.cost.exact(c.keep)(c.sizes)
-        found = {u.name: full - budget.cost.without([u]).exact(c.keep)(c.sizes) for u in branches}
+        savings = {u.name: full - budget.cost.without([u]).exact(c.keep)(c.sizes) for u in branches}
     elif budget.kind == "macs":
         sizes = Sizes(c.analysis)
-        found = {u.name: sum(_at(sizes.of_node(i)[0], c) for i in u.goes) for u in branches}
+        savings = {u.name: sum(_at(sizes.of_node(i)[0], c) for i in u.goes) for u in branches}
     else:
         stored = c.analysis.coupling.weights
         count = c.analysis.param_count if budget.kind == "params" else lambda n: stored[n].nbytes
-        found = {u.name: float(sum(map(count, u.weights))) for u in branches}
-    return found
+        savings = {u.name: float(sum(map(count, u.weights))) for u in branches}
+    return savings
 
 
 def _at(number: Number, c: Candidates) -> float:

@@ -77,9 +77,9 @@ def find_tokens(
         if set(walk.rows.values()) != {max(sizes)}:
             raise OnnxPruneError(f"input '{name}' is looked up in tables of {sorted(map(str, walk.rows.values()))} rows; "
                                  "the vocabulary stays as it is")  # fmt: skip
-    found = frozenset(i for walk in chosen.values() for i in (*walk.rows, *walk.compared))
+    nodes_of_ids = frozenset(i for walk in chosen.values() for i in (*walk.rows, *walk.compared))
     compared = frozenset(i for walk in chosen.values() for ids in walk.compared.values() for i in ids)
-    return TokenUse(tuple(chosen), max(sizes), found, frozenset(i for i in compared if 0 <= i < max(sizes)))
+    return TokenUse(tuple(chosen), max(sizes), nodes_of_ids, frozenset(i for i in compared if 0 <= i < max(sizes)))
 
 
 def with_scores(use: TokenUse, shapes: Mapping[str, tuple[Size, ...] | None]) -> TokenUse:

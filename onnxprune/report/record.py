@@ -50,10 +50,10 @@ def _say_share(quality: QualityRecord) -> str:
 
 
 def _say_ratio(p: PerformanceRecord) -> str:
-    found = p.latency
-    if found is None or found.ratio is None or found.low is None or found.high is None:
+    latency = p.latency
+    if latency is None or latency.ratio is None or latency.low is None or latency.high is None:
         return ""
-    return f": {found.ratio:.2f}x ({found.low:.2f} to {found.high:.2f}, 95 %), {found.runs:,} runs of each"
+    return f": {latency.ratio:.2f}x ({latency.low:.2f} to {latency.high:.2f}, 95 %), {latency.runs:,} runs of each"
 
 
 def _list_files(what: str, model: ModelRecord) -> list[str]:

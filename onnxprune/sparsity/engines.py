@@ -91,16 +91,16 @@ def _limit(batches: Batches) -> Batches:
 
 def count_products(a: Analysis, batches: Batches, memory: Memory) -> _Counted:
     """Count the multiplications of each plain product of floats, in as many passes as fit into memory."""
-    found = _Counted()
+    counts = _Counted()
     nodes = [n for n in a.model.proto.graph.node if record_of(n).product and n.output]
     plain = [n for n in nodes if _is_plain(a, n)]
-    found.left_out = {_name(n): "no plain product of floats" for n in nodes if not _is_plain(a, n)}
+    counts.left_out = {_name(n): "no plain product of floats" for n in nodes if not _is_plain(a, n)}
     inside = (n for n in a.coupling.live if record_of(n).product and n.output[0] not in a.outside)
-    found.left_out |= {_name(n): "in a body or a local function" for n in inside}
+    counts.left_out |= {_name(n): "in a body or a local function" for n in inside}
     sizes = StatisticSizes(a, count(batches.first()), batches.samples or 0)
     for chunk in _chunks(sizes, plain, memory.working):
-        found.samples = _count_pass(a, chunk, batches, found)
-    return found
+        counts.samples = _count_pass(a, chunk, batches, counts)
+    return counts
 
 
 def _is_plain(a: Analysis, node: NodeProto) -> bool:
@@ -135,7 +135,7 @@ def _chunks(sizes: StatisticSizes, nodes: Sequence[NodeProto], room: int) -> Ite
         yield chunk
 
 
-def _count_pass(a: Analysis, nodes: Sequence[NodeProto], batches: Batches, found: _Counted) -> int:
+def _count_pass(a: Analysis, nodes: Sequence[NodeProto], batches: Batches, counts: _Counted) -> int:
     """Add the counts of some products over all batches; how many samples there were."""
     net = Net(a.model)
     probes = {node.output[0]: _add_probe(net, node) for node in nodes}
@@ -148,38 +148,38 @@ def _count_pass(a: Analysis, nodes: Sequence[NodeProto], batches: Batches, found
         for node in nodes:
             total, x, w, y = (outputs[name] for name in probes[node.output[0]])
             shapes = [tuple(int(n) for n in shape) for shape in (x, w)]
-            made = tuple(int(n) for n in y)
+            y_shape = tuple(int(n) for n in y)
             product = record_of(node).product
             assert product is not None
-            macs = product.macs(Shapes(node, lambda _, i, shapes=shapes: shapes[i], lambda _, made=made: made))  # type: ignore[misc]
+            probed = Shapes(node, lambda _, i, shapes=shapes: shapes[i], lambda _, y_shape=y_shape: y_shape)  # type: ignore[misc]
             key = node.output[0]
-            found.all[key] = found.all.get(key, 0) + int(macs)
-            found.both[key] = found.both.get(key, 0.0) + float(total) / attribute(node, "alpha", 1.0)
+            counts.all[key] = counts.all.get(key, 0) + int(product.macs(probed))
+            counts.both[key] = counts.both.get(key, 0.0) + float(total) / attribute(node, "alpha", 1.0)
     return samples
 
 
 def _add_probe(net: Net, node: NodeProto) -> tuple[str, str, str, str]:
     """The number of multiplications of ones, and the shapes of the operands and of the result."""
     ones = [net.op.Cast(net.op.Cast(name, to=TensorProto.BOOL), to=TensorProto.FLOAT) for name in node.input[:2]]
-    made = f"{node.output[0]}_ones"
-    probe = NodeProto(op_type=node.op_type, domain=node.domain, input=ones, output=[made], name=made)
+    product = f"{node.output[0]}_ones"
+    probe = NodeProto(op_type=node.op_type, domain=node.domain, input=ones, output=[product], name=product)
     probe.attribute.extend(x for x in node.attribute if not x.name.startswith("activation"))
     net.proto.graph.node.append(probe)
-    total = net.op.ReduceSum(net.op.Cast(made, to=TensorProto.DOUBLE), keepdims=0)
-    return total, *(net.op.Shape(name) for name in (*ones, made))  # type: ignore[return-value]
+    total = net.op.ReduceSum(net.op.Cast(product, to=TensorProto.DOUBLE), keepdims=0)
+    return total, *(net.op.Shape(name) for name in (*ones, product))  # type: ignore[return-value]
 
 
-def _share_counted(a: Analysis, found: _Counted) -> float | None:
+def _share_counted(a: Analysis, counts: _Counted) -> float | None:
     """The share of a model's multiplications that belongs to the products that were counted."""
-    whole, of_sample = a.macs(), sum(found.all.values()) / max(found.samples, 1)
+    whole, of_sample = a.macs(), sum(counts.all.values()) / max(counts.samples, 1)
     return min(of_sample / whole, 1.0) if whole else None
 
 
-def _layers(a: Analysis, found: _Counted) -> Iterator[EngineLayer]:
+def _layers(a: Analysis, counts: _Counted) -> Iterator[EngineLayer]:
     for node in a.model.proto.graph.node:
-        if node.output and (total := found.all.get(node.output[0])):
-            both = found.both[node.output[0]] / total
-            yield EngineLayer(_name(node), node.op_type, round(total / found.samples), both)
+        if node.output and (total := counts.all.get(node.output[0])):
+            both = counts.both[node.output[0]] / total
+            yield EngineLayer(_name(node), node.op_type, round(total / counts.samples), both)
 
 
 def _name(node: NodeProto) -> str:

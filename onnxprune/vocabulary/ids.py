@@ -28,9 +28,9 @@ class IdMap:
     @cached_property
     def new(self) -> Array:
         """The new id of each old one, -1 where the token was removed. [tokens]"""
-        found = np.full(self.tokens, -1, np.int64)
-        found[list(self.kept)] = np.arange(len(self.kept))
-        return found
+        new_ids = np.full(self.tokens, -1, np.int64)
+        new_ids[list(self.kept)] = np.arange(len(self.kept))
+        return new_ids
 
     def encode(self, ids: Any, missing: int | None = None) -> Array:
         """Ids of the original's tokens as those of the pruned model.
@@ -48,11 +48,11 @@ class IdMap:
         old = np.asarray(ids)
         if old.size and (old.min() < 0 or old.max() >= self.tokens):
             raise DataError(f"ids from {old.min()} to {old.max()}; the original has the tokens 0 to {self.tokens - 1}")
-        found = self.new[old]
-        if missing is None and (found < 0).any():
-            gone = int(old[found < 0].ravel()[0])
+        new_ids = self.new[old]
+        if missing is None and (new_ids < 0).any():
+            gone = int(old[new_ids < 0].ravel()[0])
             raise DataError(f"token {gone} was removed; keep it, or say which token stands for it")
-        known: Array = np.where(found < 0, -1 if missing is None else missing, found)
+        known: Array = np.where(new_ids < 0, -1 if missing is None else missing, new_ids)
         return known.astype(old.dtype)
 
     def decode(self, ids: Any) -> Array:
@@ -89,21 +89,21 @@ class IdMap:
 
 
 def _check(kept: Sequence[Any], tokens: int) -> tuple[int, ...]:
-    found = tuple(map(int, kept))
-    if len(set(found)) < len(found) or not all(0 <= i < tokens for i in found):
+    checked = tuple(map(int, kept))
+    if len(set(checked)) < len(checked) or not all(0 <= i < tokens for i in checked):
         raise ValueError("ids are repeated or out of range")
-    return found
+    return checked
 
 
 def read_ranges(text: str) -> tuple[int, ...]:
     """Ids as people write them: `0-2,50256`. Raises DataError."""
-    found = list[int]()
+    ids = list[int]()
     for part in filter(None, (p.strip() for p in text.split(","))):
         low, _, high = part.partition("-")
         if not low.isdigit() or (high and not high.isdigit()) or part.endswith("-"):
             raise DataError(f"'{part}' is no id of a token; expected numbers and ranges, as in 0-2,50256")
-        found += range(int(low), int(high or low) + 1)
-    return tuple(found)
+        ids += range(int(low), int(high or low) + 1)
+    return tuple(ids)
 
 
 def unite(*ids: Iterable[int]) -> tuple[int, ...]:

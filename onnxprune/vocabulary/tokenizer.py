@@ -41,22 +41,22 @@ def find_needed(tokenizer: Mapping[str, Any], used: Collection[int]) -> frozense
     """
     ids = _ids(tokenizer)
     words = {i: word for word, i in ids.items()}
-    found = {token["id"] for token in tokenizer.get("added_tokens") or ()}
-    found |= {i for word, i in ids.items() if len(word.removeprefix("##")) == 1 or _is_byte(word)}
+    needed = {token["id"] for token in tokenizer.get("added_tokens") or ()}
+    needed |= {i for word, i in ids.items() if len(word.removeprefix("##")) == 1 or _is_byte(word)}
     unknown = tokenizer["model"].get("unk_token")
-    found |= {ids[unknown]} if unknown in ids else set()
+    needed |= {ids[unknown]} if unknown in ids else set()
     unknown_id = tokenizer["model"].get("unk_id")
-    found |= {unknown_id} if unknown_id is not None else set()
+    needed |= {unknown_id} if unknown_id is not None else set()
     parts = dict[str, list[tuple[str, str]]]()
     for first, second in _merges(tokenizer):
         parts.setdefault(first + second, []).append((first, second))
-    todo = [words[i] for i in {*used, *found} if i in words]
+    todo = [words[i] for i in {*used, *needed} if i in words]
     while todo:
         for pair in parts.get(todo.pop(), ()):
-            new = [word for word in pair if word in ids and ids[word] not in found]
-            found.update(ids[word] for word in new)
+            new = [word for word in pair if word in ids and ids[word] not in needed]
+            needed.update(ids[word] for word in new)
             todo.extend(new)
-    return frozenset(found) - frozenset(used)
+    return frozenset(needed) - frozenset(used)
 
 
 def remap_tokenizer(tokenizer: Mapping[str, Any], ids: IdMap) -> dict[str, Any]:
@@ -64,9 +64,9 @@ def remap_tokenizer(tokenizer: Mapping[str, Any], ids: IdMap) -> dict[str, Any]:
 
     Raises DataError where a token that it names elsewhere (padding, a template) was removed.
     """
-    new, made = _Renumber(ids), copy.deepcopy(dict(tokenizer))
-    model = made["model"]
-    if _kind(made) == "Unigram":
+    new, remapped = _Renumber(ids), copy.deepcopy(dict(tokenizer))
+    model = remapped["model"]
+    if _kind(remapped) == "Unigram":
         model["vocab"] = [piece for i, piece in enumerate(model["vocab"]) if new.of(i) is not None]
         if model.get("unk_id") is not None:
             model["unk_id"] = new.must(model["unk_id"], "the unknown token")
@@ -76,12 +76,12 @@ def remap_tokenizer(tokenizer: Mapping[str, Any], ids: IdMap) -> dict[str, Any]:
         stay = model["vocab"]
         lines = zip(model["merges"], _merges(tokenizer), strict=True)
         model["merges"] = [line for line, (a, b) in lines if a in stay and b in stay and a + b in stay]
-    for token in made.get("added_tokens") or ():
+    for token in remapped.get("added_tokens") or ():
         token["id"] = new.must(token["id"], f"the added token {token['content']!r}")
-    if padding := made.get("padding"):
+    if padding := remapped.get("padding"):
         padding["pad_id"] = new.must(padding["pad_id"], "the padding token")
-    _renumber_processor(made.get("post_processor"), new)
-    return made
+    _renumber_processor(remapped.get("post_processor"), new)
+    return remapped
 
 
 class _Renumber:
@@ -144,8 +144,8 @@ def _ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
 
 def _merges(tokenizer: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Pairs of tokens; older files have them as one text with a space."""
-    found = tokenizer["model"].get("merges") or ()
-    pairs = (line.split(" ") if isinstance(line, str) else line for line in found)
+    merges = tokenizer["model"].get("merges") or ()
+    pairs = (line.split(" ") if isinstance(line, str) else line for line in merges)
     return [(first, second) for first, second in pairs]
 
 
