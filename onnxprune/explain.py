@@ -125,7 +125,7 @@ def _label(node: NodeProto) -> str:
 
 
 @dataclass
-class _Search:
+class _RouteTree:
     """A tree of shortest routes to what froze."""
 
     toward: dict[Vertex, Vertex | None] = field(default_factory=dict)  # the next vertex; None at a source
@@ -153,13 +153,13 @@ class _Search:
         return Route(tuple(stops), left_out)
 
 
-def _search(wires: _Wires, reason: Reason, carriers: Sequence[Tensor]) -> _Search:
+def _search(wires: _Wires, reason: Reason, carriers: Sequence[Tensor]) -> _RouteTree:
     """Breadth first from what froze, over the tensors that carry the reason and the nodes between them."""
     beside: Mapping[int, list[Tensor]] = defaultdict(list)
     for t in carriers:
         for i in wires.ends(t):
             beside[i].append(t)
-    search, queue = _Search(), deque[Vertex]()
+    search, queue = _RouteTree(), deque[Vertex]()
     inside = set(carriers)
     for v in wires.sources(reason, beside):
         if isinstance(v, int) or v in inside:

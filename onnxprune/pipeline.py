@@ -181,7 +181,7 @@ class Work:
 
 
 @dataclass
-class _Outcome:
+class _PipelineState:
     """A model on its way."""
 
     model: Model
@@ -247,37 +247,35 @@ def run(
     with clock.time("plan"):
         settled, settled_plan = settle(rest, used, evaluator.free)
     evaluator.turn_to(settled)
-    outcome = _make(settled, settled_plan, evaluator, sparsity, clock, work.dry_run)
-    outcome.plan, outcome.given = settled_plan, given
+    state = _make(settled, settled_plan, evaluator, sparsity, clock, work.dry_run)
+    state.plan, state.given = settled_plan, given
     if teach is not None and not work.dry_run:
-        outcome.model, outcome.trained = teach.train(outcome.model, evaluator)
-        if not outcome.trained.improved:  # then the repair may have the samples that were held out, too
+        state.model, state.trained = teach.train(state.model, evaluator)
+        if not state.trained.improved:  # then the repair may have the samples that were held out, too
             evaluator.turn_to_data(given_data)
-            outcome = replace(
-                _make(settled, settled_plan, evaluator, sparsity, clock, dry=False), trained=outcome.trained
-            )
-            outcome.plan, outcome.given = settled_plan, given
+            state = replace(_make(settled, settled_plan, evaluator, sparsity, clock, dry=False), trained=state.trained)
+            state.plan, state.given = settled_plan, given
     if done is not None:
         used = composed(done, used)
         if work.plan_out is not None:
             used.save(Path(work.plan_out))
     if target.slow_subnormals and used.groups:
-        outcome.model = flush_subnormals(outcome.model)
+        state.model = flush_subnormals(state.model)
     if work.run.cast is not None:
-        outcome.model = cast(outcome.model, work.run.cast)
-        for layer in outcome.sparse.layers if outcome.sparse else ():
+        state.model = cast(state.model, work.run.cast)
+        for layer in state.sparse.layers if state.sparse else ():
             layer.verdict = layer.verdict and replace(layer.verdict, note="")
     if work.run.then_quantize is not None and calibration is not None and not work.dry_run:
         with clock.time("quantize"):
-            outcome.pruned = _in_memory(outcome.model) if fits_message(outcome.model) else outcome.model
-            outcome.quantized = quantize(outcome.pruned, calibration, target.symmetric, target.weight_bits)
-            outcome.model = outcome.quantized.model
+            state.pruned = _in_memory(state.model) if fits_message(state.model) else state.model
+            state.quantized = quantize(state.pruned, calibration, target.symmetric, target.weight_bits)
+            state.model = state.quantized.model
     files: list[Path] = []
     if not work.dry_run:
         with clock.time("save"):
-            files = [] if out is None else save(outcome.model, out)
-            outcome.model = load(files[0]) if files else _in_memory(outcome.model)
-    return _compare_and_report(source, files, outcome, analysis, used, work, evaluator, batches, clock)
+            files = [] if out is None else save(state.model, out)
+            state.model = load(files[0]) if files else _in_memory(state.model)
+    return _compare_and_report(source, files, state, analysis, used, work, evaluator, batches, clock)
 
 
 @dataclass(frozen=True)
@@ -340,8 +338,8 @@ def _prune_in_rounds(
         used = _plan(rest, evaluator, replace(work, options=options_of_round, plan_out=None), teach.clock)
         settled, plan = settle(rest, used, evaluator.free)
         evaluator.turn_to(settled)
-        outcome = _make(settled, plan, evaluator, None, teach.clock, dry=False)
-        trained, _ = teach.train(outcome.model, evaluator, at)
+        state = _make(settled, plan, evaluator, None, teach.clock, dry=False)
+        trained, _ = teach.train(state.model, evaluator, at)
         rest, done = analyze(_in_memory(trained), original.data), used if done is None else composed(done, used)
     return rest, done, options
 
@@ -435,7 +433,7 @@ def _fit_together(options: Options, sparsity: Sparsity, work: Work, calibrated: 
 
 def _make(
     analysis: Analysis, plan: Plan, evaluator: Evaluator, sparsity: Sparsity | None, clock: Clock, dry: bool
-) -> _Outcome:
+) -> _PipelineState:
     if sparsity is not None:
         with clock.time("sparsify"):
             if dry:  # nothing is fitted
@@ -444,29 +442,29 @@ def _make(
                 analysis, sparsity, None if dry else evaluator.batches, plan=plan, progress=clock.progress,
                 memory=evaluator.memory,
             )  # fmt: skip
-        return _Outcome(sparse.model, sparse.repair, sparse)
+        return _PipelineState(sparse.model, sparse.repair, sparse)
     if evaluator.repair != "none" and not dry:
         with clock.time("repair"):
-            return _Outcome(*evaluator.finish(plan))
+            return _PipelineState(*evaluator.finish(plan))
     with clock.time("apply"):
-        return _Outcome(apply_plan(analysis, plan))
+        return _PipelineState(apply_plan(analysis, plan))
 
 
 def _compare_and_report(
-    source: Source, files: list[Path], outcome: _Outcome, analysis: Analysis, plan: Plan, work: Work, evaluator: Evaluator,
+    source: Source, files: list[Path], state: _PipelineState, analysis: Analysis, plan: Plan, work: Work, evaluator: Evaluator,
     batches: Batches | None, clock: Clock,
 ) -> PruneResult:  # fmt: skip
     result: Result | None = None
     before: Result | None = None  # of the pruned model that was quantized
     layers: Reconstruction | None = None
     failure: OnnxPruneError | None = None
-    size = None if work.dry_run else sum(f.stat().st_size for f in files) or saved_bytes(outcome.model)
+    size = None if work.dry_run else sum(f.stat().st_size for f in files) or saved_bytes(state.model)
     too_large = _explain_too_large(analysis.model, size) if work.run.check and size is not None else ""
     if work.run.check and size is not None and not too_large:
         with clock.time("validate"):
             try:
                 seen = batches or evaluator.batches
-                pair = runnable(source), runnable(files[0] if files else outcome.model)
+                pair = runnable(source), runnable(files[0] if files else state.model)
                 result = compare(
                     *pair,
                     data=seen,
@@ -477,35 +475,35 @@ def _compare_and_report(
                     if evaluator.metric is ACCURACY
                     else evaluator.metric,  # accuracy has a place of its own
                 )
-                of, moved = (outcome.sparse.analysis, outcome.sparse.plan) if outcome.sparse else (analysis, plan)
-                layers = layer_errors(of, outcome.in_float, seen, moved, memory=evaluator.memory) if seen else None
-                if outcome.pruned:
-                    before = compare(pair[0], runnable(outcome.pruned), data=seen, seed=work.seed, timed=True)
-                for model in (analysis.model, outcome.model):  # ONNX Runtime has opened them by their paths
+                of, moved = (state.sparse.analysis, state.sparse.plan) if state.sparse else (analysis, plan)
+                layers = layer_errors(of, state.in_float, seen, moved, memory=evaluator.memory) if seen else None
+                if state.pruned:
+                    before = compare(pair[0], runnable(state.pruned), data=seen, seed=work.seed, timed=True)
+                for model in (analysis.model, state.model):  # ONNX Runtime has opened them by their paths
                     model.check_unchanged()
             except OnnxPruneError as e:
                 failure = e
     held_out: HeldOutReport | None = None
     try:
-        held_out = _judge_held_out(work, evaluator, outcome.plan or plan, outcome, clock)
+        held_out = _judge_held_out(work, evaluator, state.plan or plan, state, clock)
     except OnnxPruneError as e:  # a metric may fail on a part of the data
         failure = failure or e
-    if outcome.sparse:
+    if state.sparse:
         with clock.time("tally"):
-            outcome.sparse.measure()
-    after = analyze(outcome.in_float, analysis.data)
+            state.sparse.measure()
+    after = analyze(state.in_float, analysis.data)
     compressed: CompressedSize | None = None
-    if outcome.sparse and size is not None:
+    if state.sparse and size is not None:
         with clock.time("compress"):
-            compressed = measure_compressed(analysis.model, files, outcome.sparse, after, size)
+            compressed = measure_compressed(analysis.model, files, state.sparse, after, size)
     engines = _forecast_engines(work, analysis, after, batches or evaluator.batches, size, evaluator, clock)
     options = None if work.plan else work.options
     report = prune_report(
-        analysis, plan, after, files, size, result, clock.seconds, options, evaluator, outcome.repaired, layers, outcome.sparse,
-        too_large or None, _report_quantization(outcome, before, work), compressed, held_out, outcome.trained,
+        analysis, plan, after, files, size, result, clock.seconds, options, evaluator, state.repaired, layers, state.sparse,
+        too_large or None, _report_quantization(state, before, work), compressed, held_out, state.trained,
         engines,
     )  # fmt: skip
-    done = PruneResult(files, outcome.model, outcome.given, report, plan)
+    done = PruneResult(files, state.model, state.given, report, plan)
     if failure:
         raise NotCompared(str(failure), done) from failure
     return done
@@ -522,13 +520,13 @@ def _forecast_engines(
 
 
 def _judge_held_out(
-    work: Work, evaluator: Evaluator, plan: Plan, outcome: _Outcome, clock: Clock
+    work: Work, evaluator: Evaluator, plan: Plan, state: _PipelineState, clock: Clock
 ) -> HeldOutReport | None:
     """The quality of the repaired plan on calibration samples that a repair has not seen, if there are no other data."""
     options = work.options
-    if options is None or evaluator.batches is None or outcome.sparse or evaluator.repair == "none":
+    if options is None or evaluator.batches is None or state.sparse or evaluator.repair == "none":
         return None
-    if outcome.trained and options.limit is None:  # it was judged on samples that it did not learn
+    if state.trained and options.limit is None:  # it was judged on samples that it did not learn
         return None
     left_out = options.effort == "low" or work.dry_run or work.run.data is not None or not work.run.check
     if options.limit is None and left_out:  # a limit has had a look already
@@ -537,16 +535,16 @@ def _judge_held_out(
         return evaluator.judge(plan, FOLDS if options.limit or options.effort == "high" else 1)
 
 
-def _report_quantization(outcome: _Outcome, before: Result | None, work: Work) -> QuantizationReport | None:
-    if outcome.quantized is None or outcome.pruned is None:
+def _report_quantization(state: _PipelineState, before: Result | None, work: Work) -> QuantizationReport | None:
+    if state.quantized is None or state.pruned is None:
         return None
     return QuantizationReport(
         element_type=work.run.then_quantize or "",
-        symmetric=outcome.quantized.symmetric,
-        weight_bits=outcome.quantized.weight_bits,
-        layers=outcome.quantized.products,
-        float_layers=outcome.quantized.in_float,
-        pruned_bytes=saved_bytes(outcome.pruned),
+        symmetric=state.quantized.symmetric,
+        weight_bits=state.quantized.weight_bits,
+        layers=state.quantized.products,
+        float_layers=state.quantized.in_float,
+        pruned_bytes=saved_bytes(state.pruned),
         pruned_error=before.error if before else None,
         pruned_latency=before.latency if before else None,
     )

@@ -48,7 +48,7 @@ def apply_flat(analysis: Analysis, keep: Keep, units: Sequence[Unit] = ()) -> Mo
 
     In the place of a unit there is an Identity, so that every value that stays has its name.
     """
-    return _Surgery(analysis, keep, units).run()
+    return _Surgeon(analysis, keep, units).run()
 
 
 def skip_identities(model: Model, names: Sequence[str]) -> Model:
@@ -99,7 +99,7 @@ def _cuts_alike(first: NodeProto, second: NodeProto, analysis: Analysis) -> bool
 
 
 @dataclass
-class _Surgery(Visitor):
+class _Surgeon(Visitor):
     analysis: Analysis
     keep: Keep
     units: Sequence[Unit] = ()

@@ -50,7 +50,7 @@ def find_units(a: Analysis) -> list[Unit]:
     A branch is one where all that leads from its input to the sum is needed by nothing else, where it reads weights, and where
     it would add nothing if its last weights were zero. Bodies and local functions have none.
     """
-    graph = _Graph(a)
+    graph = _BranchFinder(a)
     units = [unit for index in range(len(graph.nodes)) if (unit := graph.branch_at(index) or graph.layer_at(index))]
     return _with_own_names(units)
 
@@ -65,7 +65,7 @@ def find_lost_weights(a: Analysis, units: Sequence[Unit]) -> set[str]:
     return {n for n in a.coupling.weights if n in read and n not in kept and all(at in gone for at, _ in read[n])}
 
 
-class _Graph:
+class _BranchFinder:
     """Who makes and reads what, in a flat model."""
 
     def __init__(self, a: Analysis) -> None:

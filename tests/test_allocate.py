@@ -21,7 +21,7 @@ from onnxprune.allocate.tables import Heights, ratios_for
 from onnxprune.calibration import input_specs, load_data
 from onnxprune.graph.weights import Array
 from onnxprune.measure import OutputShift
-from onnxprune.measure.shift import OutputError, kl
+from onnxprune.measure.shift import OutputDifference, kl
 
 RESNET, CALIB = MODELS / "digits_resnet.onnx", MODELS / "digits_calib.npz"
 
@@ -50,7 +50,7 @@ def test_divergence_of_tokens_is_what_the_loss_rises_by(monkeypatch: pytest.Monk
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 3, 5, 7)).astype(np.float32)
     p, q = (np.exp(x.astype(np.float64)) / np.exp(x.astype(np.float64)).sum(-1, keepdims=True) for x in (a, b))
-    of_tokens, of_others = OutputError(7), OutputError(8)
+    of_tokens, of_others = OutputDifference(7), OutputDifference(8)
     of_tokens.add(a, b)
     of_others.add(a, b)
     assert of_tokens.value() == pytest.approx(float((p * np.log(p / q)).sum()) / 15)

@@ -1,7 +1,8 @@
-"""Names say what they hold: no binding is called `found` or `made`, which tell a reader nothing of layers or outputs."""
+"""Names say what they hold: no binding is called `found` or `made`, and no two classes share a name."""
 
 import ast
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,25 @@ def test_every_kind_of_binding_is_seen(code: str, tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text(code)
     assert REFUSED.intersection(bindings(path))
+
+
+def classes_by_name(paths: Iterable[Path]) -> dict[str, list[str]]:
+    """Where the classes of some files are defined, by name; a leading underscore makes no other name."""
+    places = defaultdict[str, list[str]](list)
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[node.name.lstrip("_")].append(f"{path.name}:{node.lineno}")
+    return places
+
+
+def test_no_two_classes_share_a_name() -> None:
+    classes = classes_by_name(sorted(ROOT.rglob("*.py")))
+    assert len(classes) > 100 and {name: places for name, places in classes.items() if len(places) > 1} == {}
+
+
+def test_shared_names_of_classes_are_seen(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.py", tmp_path / "b.py"
+    first.write_text("class Graph: pass")
+    second.write_text("def f():\n    class _Graph: pass")
+    assert classes_by_name([first, second]) == {"Graph": ["a.py:1", "b.py:2"]}

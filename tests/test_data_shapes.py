@@ -19,7 +19,7 @@ from onnxprune.allocate import OutputComparer
 from onnxprune.allocate.cost import cost_of
 from onnxprune.graph.save import full_proto
 from onnxprune.measure import ErrorSums, watched
-from onnxprune.measure.shift import OutputError
+from onnxprune.measure.shift import OutputDifference
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.repair import repair
 
@@ -206,7 +206,7 @@ def test_one_measure_for_all(reference: list[Any], candidate: list[Any], value: 
     sums = ErrorSums()
     sums.add(r, c)
     assert sums.value == pytest.approx(value)
-    one = OutputError(None)
+    one = OutputDifference(None)
     one.add(r, c)
     assert one.value() == pytest.approx(value if r.dtype.kind == "i" else value**2)
 

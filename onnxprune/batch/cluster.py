@@ -16,7 +16,7 @@ from typing import Any
 
 from onnxprune.batch.isolate import Limits, run
 from onnxprune.batch.jobs import ReadyJob
-from onnxprune.batch.run import TIMEOUT_SECONDS, Pool
+from onnxprune.batch.run import TIMEOUT_SECONDS, WorkerPool
 from onnxprune.batch.store import Outcome
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings import BatchSettings
@@ -52,7 +52,7 @@ def limits(chosen: BatchSettings) -> Limits:
 
 
 @contextmanager
-def dask(address: str, folder: Path) -> Iterator[Pool]:
+def dask(address: str, folder: Path) -> Iterator[WorkerPool]:
     """The cluster at `address` (tcp://host:port, or the scheduler's file). Raises OnnxPruneError where there is none."""
     client = _client(address)
     lease = FileLease(str(folder.absolute() / LEASE), uuid.uuid4().hex)
@@ -68,7 +68,7 @@ def dask(address: str, folder: Path) -> Iterator[Pool]:
             Path(lease.path).unlink()
 
     try:
-        yield Pool(submit, WIDTH, end)
+        yield WorkerPool(submit, WIDTH, end)
     finally:
         end()
         executor.shutdown(wait=False)

@@ -30,7 +30,7 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True)
-class Pool:
+class WorkerPool:
     """Where jobs run: `submit` hands one over, at most `width` are handed over at a time, `end` stops them all."""
 
     submit: Callable[[ReadyJob, Limits], Future[Outcome | None]]
@@ -39,11 +39,11 @@ class Pool:
 
 
 @contextmanager
-def local(workers: int) -> Iterator[Pool]:
+def local(workers: int) -> Iterator[WorkerPool]:
     """Processes on this machine, each watched by a thread of this one."""
     lease = Running()
     with ThreadPoolExecutor(workers) as threads:
-        yield Pool(lambda task, limits: threads.submit(run, task, limits, lease), workers, lease.end)
+        yield WorkerPool(lambda task, limits: threads.submit(run, task, limits, lease), workers, lease.end)
 
 
 def limits(workers: int, chosen: BatchSettings) -> Limits:
@@ -58,7 +58,7 @@ def limits(workers: int, chosen: BatchSettings) -> Limits:
 
 
 def batch(
-    specs: Sequence[Spec], store: ResultStore, pool: Pool, limits: Limits, watch: Watch, retry: bool = False
+    specs: Sequence[Spec], store: ResultStore, pool: WorkerPool, limits: Limits, watch: Watch, retry: bool = False
 ) -> None:
     """Run the jobs that did not end yet. What was interrupted leaves a database that the next run goes on with."""
     tasks, unread = _prepared(specs, store, watch)
@@ -94,7 +94,7 @@ def _record(spec: Spec, outcome: Outcome, store: ResultStore, watch: Watch) -> N
 class _Flight:
     """The jobs that were handed over and did not come back yet."""
 
-    def __init__(self, store: ResultStore, pool: Pool, limits: Limits, watch: Watch) -> None:
+    def __init__(self, store: ResultStore, pool: WorkerPool, limits: Limits, watch: Watch) -> None:
         self.store, self.pool, self.limits, self.watch = store, pool, limits, watch
         self.flying: dict[Future[Outcome | None], Spec] = {}
 

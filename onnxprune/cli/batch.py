@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnxprune.batch.jobs import Spec
     from onnxprune.batch.recipe import Recipe
     from onnxprune.batch.results import JobResult
-    from onnxprune.batch.run import Pool
+    from onnxprune.batch.run import WorkerPool
 
 LISTED = 40  # jobs: of more, only those that failed are listed
 
@@ -148,7 +148,7 @@ def _go(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None, re
 
 
 @contextmanager
-def _pool(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None) -> Iterator[tuple[Pool, Limits]]:
+def _pool(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None) -> Iterator[tuple[WorkerPool, Limits]]:
     from onnxprune.batch import cluster, run
 
     if dask is not None:

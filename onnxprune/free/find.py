@@ -68,12 +68,12 @@ def find_free(analysis: Analysis) -> Found:
     Groups along which an operator mixes have no free channels: a mean depends on how many there are.
     """
     groups = [g for g in analysis.groups if g.exact]
-    search = _Search(analysis, groups)
+    search = _FreeChannelFinder(analysis, groups)
     search.run()
     return search.result
 
 
-class _Search:
+class _FreeChannelFinder:
     def __init__(self, analysis: Analysis, groups: Iterable[Group]) -> None:
         self.exact = list(groups)
         self.groups = {v: g for g in self.exact for v in g.vars}

@@ -40,7 +40,7 @@ def trainable_weights(source: str | os.PathLike[str] | ModelProto | Model) -> li
 
 def find_trainable(flat: Model) -> list[str]:
     """The same of a model without bodies (see graph/flat.py)."""
-    search = _Search(flat)
+    search = _EncodingFinder(flat)
     return [
         name
         for name, weight in search.weights.items()
@@ -50,19 +50,19 @@ def find_trainable(flat: Model) -> list[str]:
 
 def find_codes(flat: Model, names: Iterable[str]) -> dict[str, IntegerEncoding]:
     """What the integers among those initializers stand for."""
-    search = _Search(flat)
+    search = _EncodingFinder(flat)
     codes = {name: search.code_of(name) for name in names}
     return {name: code for name, code in codes.items() if code is not None}
 
 
-class _Shapes(NodeView):
+class _OperandView(NodeView):
     """What a product may ask of a node; its operands' slots do not depend on ranks."""
 
     def rank(self, i: int = 0) -> int:
         return 4
 
 
-class _Search:
+class _EncodingFinder:
     def __init__(self, flat: Model) -> None:
         self.nodes: list[NodeProto] = list(flat.proto.graph.node)
         self.opsets = opsets(flat.proto.opset_import)
@@ -135,7 +135,7 @@ class _Search:
 
     def _code_at(self, index: int, slot: int) -> IntegerEncoding | None:
         node = self.nodes[index]
-        record, view = self._record(node), _Shapes(node)
+        record, view = self._record(node), _OperandView(node)
         if record.traits.encoding is not None:
             encoding: Encoding | None = record.traits.encoding(view) if slot == 0 else None
         else:
@@ -176,7 +176,7 @@ class _Search:
         if maker is None:
             return False
         product = self._record(maker).product
-        operands = product.operands(_Shapes(maker)) if product else ()
+        operands = product.operands(_OperandView(maker)) if product else ()
         vector = sum(n != 1 for n in self.weights[weight].shape) == 1
         if vector and any(self._leads_to_weight(maker.input[o.slot]) for o in operands):
             return True
@@ -238,7 +238,7 @@ def learned_slots(node: NodeProto, record: Record) -> set[int]:
     product, traits = record.product, record.traits
     slots = set(traits.learned)
     if product is not None:
-        slots |= {o.slot for o in product.operands(_Shapes(node))}
+        slots |= {o.slot for o in product.operands(_OperandView(node))}
         slots |= set() if product.bias is None else {product.bias}
     return slots | ({traits.table[0]} if traits.table else set())
 

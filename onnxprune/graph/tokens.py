@@ -36,7 +36,7 @@ class TokenUse:
 
 
 @dataclass
-class _Walk:
+class _TokenWalk:
     """What the ids of one input reach."""
 
     trace: Facts
@@ -87,8 +87,8 @@ def with_scores(use: TokenUse, shapes: Mapping[str, tuple[Size, ...] | None]) ->
     return replace(use, outputs=frozenset(name for name, shape in shapes.items() if shape and shape[-1] == use.size))
 
 
-def _follow(nodes: Sequence[NodeProto], outputs: Collection[str], trace: Facts, name: str) -> _Walk:
-    walk = _Walk(trace, {name})
+def _follow(nodes: Sequence[NodeProto], outputs: Collection[str], trace: Facts, name: str) -> _TokenWalk:
+    walk = _TokenWalk(trace, {name})
     for index, node in enumerate(nodes):
         if walk.ids & find_captured(node):
             walk.wrong = walk.wrong or f"a body of {_name(node)} reads its ids"
@@ -100,7 +100,7 @@ def _follow(nodes: Sequence[NodeProto], outputs: Collection[str], trace: Facts, 
     return walk
 
 
-def _read(walk: _Walk, index: int, node: NodeProto, slot: int) -> bool:
+def _read(walk: _TokenWalk, index: int, node: NodeProto, slot: int) -> bool:
     """Follow ids into one node. Whether it is known what it does with them."""
     traits, name = record_of(node).traits, node.input[slot]
     if traits.reads_sizes:

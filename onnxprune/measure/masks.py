@@ -48,7 +48,7 @@ def gather_masks(
     wants = list(dict.fromkeys(wants))
     labeled = [want for want in wants if want[2] in OF_LABELS]
     drawn = [want for want in wants if want[2] not in OF_LABELS]
-    passes = _Passes.of(analysis, wants)
+    passes = _GradientRuns.of(analysis, wants)
     batches, done = _cut(analysis, batches, memory or Memory()), 0
     for at, (feeds, labels) in enumerate(batches.pairs()):
         rng, samples = np.random.default_rng([seed, at]), count(feeds)
@@ -91,7 +91,7 @@ class _Comparing:
 
 
 @dataclass
-class _Passes:
+class _GradientRuns:
     """A model that runs forward and backward, and what its batches have given so far."""
 
     module: Any
@@ -102,14 +102,14 @@ class _Passes:
     summed: dict[tuple[str, str], Array] = field(default_factory=dict)  # over all samples, weight by weight
 
     @staticmethod
-    def of(a: Analysis, wants: Sequence[StatisticKey]) -> _Passes:
+    def of(a: Analysis, wants: Sequence[StatisticKey]) -> _GradientRuns:
         from onnxprune.gradients import Module
 
         axes = {(tensor, axis) for tensor, axis, statistic in wants if statistic not in OF_WEIGHTS}
         weights = [tensor for tensor, _, statistic in wants if statistic in OF_WEIGHTS]
         model, edges = _with_edges(a, axes)
         module = Module(model, trainable=list(dict.fromkeys([*trainable_weights(model), *weights])))
-        return _Passes(module, judged(a), vocabulary(a.flat.proto), edges)
+        return _GradientRuns(module, judged(a), vocabulary(a.flat.proto), edges)
 
     def run(self, feeds: Feeds, wants: Sequence[StatisticKey], pull: Callable[[Outputs], Outputs]) -> None:
         """Add what one pass over a batch says of the statistics."""

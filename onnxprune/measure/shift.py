@@ -57,7 +57,7 @@ class ShiftSums:
 
     def __init__(self, tokens: int | None) -> None:
         self.tokens = tokens
-        self.sums: dict[str, OutputError] = {}
+        self.sums: dict[str, OutputDifference] = {}
         self.overall = ErrorSums()
         self.same = list[Array]()
         self.scored: str | None = None  # the output whose class scores are compared
@@ -66,7 +66,7 @@ class ShiftSums:
         for name, r in before.items():
             if not r.size:
                 continue
-            self.sums.setdefault(name, OutputError(self.tokens)).add(r, after[name])
+            self.sums.setdefault(name, OutputDifference(self.tokens)).add(r, after[name])
             self.overall.add(r, after[name])
             if (self.scored or name) == name and (both := agreed(r, after[name], self.tokens)) is not None:
                 self.scored = name
@@ -79,7 +79,7 @@ class ShiftSums:
         return OutputShift(total, self.overall.value, share, rows)
 
 
-class OutputError:
+class OutputDifference:
     """The error of one output, gathered batch after batch; where that is of class scores, `sums` know only what is no number."""
 
     def __init__(self, tokens: int | None) -> None:

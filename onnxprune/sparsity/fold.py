@@ -28,7 +28,7 @@ def fold(a: Analysis, places: Collection[tuple[str, int]] | None = None) -> Mode
 
     `places` are the products that count, by an output and an input slot; all of them for None.
     """
-    graph = _Graph(a)
+    graph = _MainGraph(a)
     values = list(
         dict.fromkeys(name for computed in _computed(a, places) for name in graph.made_with(graph.source(computed)))
     )
@@ -53,7 +53,7 @@ def _computed(a: Analysis, places: Collection[tuple[str, int]] | None) -> Iterat
             yield nodes[index].input[slot]
 
 
-class _Graph:
+class _MainGraph:
     """The main graph of a model, and what its constants are made of."""
 
     def __init__(self, a: Analysis) -> None:

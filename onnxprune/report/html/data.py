@@ -41,7 +41,7 @@ def models(jobs: Sequence[JobLike]) -> list[dict[str, Any]]:
 
 
 def _model(name: str, jobs: Sequence[tuple[int, JobLike]]) -> dict[str, Any]:
-    model = _Model()
+    model = _SharedParts()
     settings = [model.setting(i, job, job.report) for i, job in jobs if job.report is not None]
     return {
         "name": name,
@@ -51,7 +51,7 @@ def _model(name: str, jobs: Sequence[tuple[int, JobLike]]) -> dict[str, Any]:
     }
 
 
-class _Model:
+class _SharedParts:
     """What the settings of a model have in common is kept once, and each says which of it is its own."""
 
     def __init__(self) -> None:
