@@ -32,7 +32,7 @@ from onnxprune.pipeline import (
     run,
     runnable,
 )
-from onnxprune.plain import suggest_near
+from onnxprune.plain_settings import suggest_near
 from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
 from onnxprune.result import CandidateResult, DistilledResult, PruneResult, Source

@@ -23,7 +23,7 @@ from onnxprune.errors import ModelError, is_guarded
 from onnxprune.graph.facts import FLOATS, Facts, Varying
 from onnxprune.graph.flat import flat_id, flatten
 from onnxprune.graph.model import Model
-from onnxprune.graph.samples import Sizes, data_sizes, first_sizes, grown_sizes, is_batch
+from onnxprune.graph.sample_sizes import Sizes, data_sizes, first_sizes, grown_sizes, is_batch
 from onnxprune.graph.tokens import TokenUse
 from onnxprune.graph.view import Site, attribute, find_captured, makers
 from onnxprune.graph.walk import Known, Told, Visitor, walk

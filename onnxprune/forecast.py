@@ -14,7 +14,7 @@ from onnxprune.allocate.depth import SHARES, find_branches
 from onnxprune.allocate.evaluator import FOLDS, WATCHED_SAMPLES, Evaluator, trial_samples
 from onnxprune.allocate.planning import HALVINGS
 from onnxprune.calibration import Batches
-from onnxprune.calibration.run import count, open_session, run
+from onnxprune.calibration.sessions import count, open_session, run
 from onnxprune.graph.model import Model
 from onnxprune.settings import Options
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxprune.api import prune
 from onnxprune.errors import OnnxPruneError, OutputError
-from onnxprune.plain import check, check_all, make_arguments
+from onnxprune.plain_settings import check, check_all, make_arguments
 from onnxprune.report import json_text
 
 MODEL, REPORT = "model.onnx", "report.json"

@@ -17,9 +17,9 @@ import onnx
 from onnxprune.allocate import Cache, Evaluator, make_plan
 from onnxprune.allocate.evaluator import FOLDS
 from onnxprune.allocate.rounds import Rounds
+from onnxprune.allocate.schedule import composed
 from onnxprune.allocate.selection import left_out
-from onnxprune.allocate.steps import composed
-from onnxprune.allocate.timing.table import TimingTable, default_path
+from onnxprune.allocate.timing.timing_table import TimingTable, default_path
 from onnxprune.calibration import (
     Batches,
     Preprocess,
@@ -29,8 +29,8 @@ from onnxprune.calibration import (
     random_batches,
     read_preprocess,
 )
+from onnxprune.calibration.array_store import MEMORY_BYTES, Memory
 from onnxprune.calibration.own import write_text
-from onnxprune.calibration.store import MEMORY_BYTES, Memory
 from onnxprune.calibration.substitutes import substitute_batches, takes_pictures
 from onnxprune.convert import cast, flush_subnormals, gemms
 from onnxprune.errors import OnnxPruneError
@@ -45,7 +45,7 @@ from onnxprune.measure import ACCURACY, load_metric
 from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
 from onnxprune.quantize import Quantized, check_quantization, quantize, refuse_quantized
-from onnxprune.report.result import prune_report
+from onnxprune.report.builders import prune_report
 from onnxprune.report.types import (
     CompressedSize,
     Counts,
@@ -59,13 +59,13 @@ from onnxprune.report.types import (
 from onnxprune.result import PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity, Training
 from onnxprune.settings.data import is_own
+from onnxprune.settings.quantities import size_bytes
 from onnxprune.settings.training import OF_WEIGHTS, SOFT
-from onnxprune.settings.units import size_bytes
 from onnxprune.sparsity import Sparsified, sparsify
 from onnxprune.sparsity.compressed import measure_compressed
 from onnxprune.sparsity.engines import measure_engines
-from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import NofM
+from onnxprune.sparsity.resolve import check_sparsity, resolve_sparsity
 from onnxprune.surgery import apply_plan
 from onnxprune.targets import choose_target
 from onnxprune.training import (

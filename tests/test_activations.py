@@ -18,7 +18,7 @@ from tiny import model, tensor
 
 import onnxprune
 from onnxprune.calibration import input_specs, load_data
-from onnxprune.calibration.run import open_session, run
+from onnxprune.calibration.sessions import open_session, run
 from onnxprune.calibration.statistics import gather
 from onnxprune.criteria import Signal, registry, score_signals, table
 from onnxprune.errors import OnnxPruneError

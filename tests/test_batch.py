@@ -24,10 +24,10 @@ from test_cli import MODELS, ROOT, TEST, call, fails
 
 from onnxprune.batch import results, worker
 from onnxprune.batch.content import ContentDigests, Seen, Stamp
+from onnxprune.batch.database import Outcome, ResultStore
 from onnxprune.batch.isolate import Limits, Running, run
 from onnxprune.batch.jobs import ReadyJob, Spec, prepare
 from onnxprune.batch.results import JobResult, joined, split
-from onnxprune.batch.store import Outcome, ResultStore
 from onnxprune.cli.console import WITHOUT_DATA
 from onnxprune.errors import OutputError
 from onnxprune.machine import cores, memory_bytes, resident_bytes
@@ -192,8 +192,8 @@ def test_a_process_that_dies_is_a_result(tmp_path: Path, sent: signal.Signals) -
 
 
 def test_threads_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxprune.batch.run import limits
-    from onnxprune.calibration.run import open_session
+    from onnxprune.batch.scheduler import limits
+    from onnxprune.calibration.sessions import open_session
 
     assert limits(1, BatchSettings()).threads == cores()
     assert limits(10 * cores(), BatchSettings()).threads == 1

@@ -16,7 +16,7 @@ import onnxprune
 from onnxprune import Analysis, Choice, OnnxPruneError, Options, Plan
 from onnxprune.allocate import COSTS, SCHEDULES, OutputComparer, candidates, shape_of
 from onnxprune.allocate.ratios import by_ratio
-from onnxprune.allocate.steps import composed, shares
+from onnxprune.allocate.schedule import composed, shares
 from onnxprune.calibration import input_specs, load_data, random_batches
 from onnxprune.criteria import normalize
 from onnxprune.graph.save import saved_bytes

@@ -14,7 +14,7 @@ from test_zoo import SAMPLE, every_model, load, needs_zoo
 import onnxprune
 from onnxprune import Analysis, Options
 from onnxprune.allocate import COSTS, candidates, cost_of
-from onnxprune.allocate.poly import Compiled, Poly
+from onnxprune.allocate.polynomial import Compiled, Poly
 
 MODELS = Path(__file__).parents[1] / "models"
 

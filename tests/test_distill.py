@@ -18,7 +18,7 @@ from tiny import model, spec, tensor
 
 import onnxprune
 from onnxprune.calibration import input_specs, load_data
-from onnxprune.calibration.store import Memory
+from onnxprune.calibration.array_store import Memory
 from onnxprune.cli.progress import Shown
 from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import analyze
@@ -27,7 +27,7 @@ from onnxprune.report import TrainedReport, from_json
 from onnxprune.training import TrainingRecipe, make_task, train
 from onnxprune.training import augment as changes
 from onnxprune.training.augment import augment
-from onnxprune.training.samples import DrawnBatches
+from onnxprune.training.drawn_batches import DrawnBatches
 from onnxprune.training.teacher import Teacher
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'onnxprune[torch]'")

@@ -22,7 +22,7 @@ from onnxprune.cli.docs import docs as show
 from onnxprune.cli.docs import find_pages
 from onnxprune.criteria import ROLES, TableRow, table
 from onnxprune.report import to_json
-from onnxprune.report.result import inspect_report
+from onnxprune.report.builders import inspect_report
 from onnxprune.settings.training import TRAIN_METHODS
 
 IDS = [p.relative_to(DOCS).as_posix() for p in PAGES]

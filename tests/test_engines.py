@@ -17,7 +17,7 @@ from tiny import model, tensor
 
 import onnxprune
 from onnxprune.calibration import Batches, input_specs, load_data
-from onnxprune.calibration.store import Memory
+from onnxprune.calibration.array_store import Memory
 from onnxprune.report.types import Counts
 from onnxprune.sparsity.engines import count_compressed, count_products, measure_engines
 

@@ -19,7 +19,7 @@ from onnxprune.graph.io import load
 from onnxprune.graph.save import full_proto
 from onnxprune.groups import analyze
 from onnxprune.sparsity import Sparsity, check_pattern, sparsify
-from onnxprune.sparsity.fold import fold
+from onnxprune.sparsity.constants import fold
 
 ALL = Sparsity(layers="all", target="none")
 Graph = tuple[onnx.ModelProto, dict[str, Array]]

@@ -17,10 +17,10 @@ import onnxprune
 from onnxprune import gradients
 from onnxprune.allocate.tables import summed_curve
 from onnxprune.calibration import input_specs, load_data
-from onnxprune.calibration.store import Memory
+from onnxprune.calibration.array_store import Memory
 from onnxprune.criteria import table
 from onnxprune.errors import OnnxPruneError
-from onnxprune.measure.masks import gather_masks
+from onnxprune.measure.mask_statistics import gather_masks
 from onnxprune.scoring import needed, score_group
 
 Array = np.ndarray[Any, Any]

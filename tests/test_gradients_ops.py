@@ -26,8 +26,8 @@ from onnxprune.errors import OnnxPruneError
 
 torch = pytest.importorskip("torch", reason="gradients need torch: pip install 'onnxprune[torch]'")
 from onnxprune.gradients import Module, unsupported  # noqa: E402
+from onnxprune.gradients.operators import TABLE  # noqa: E402
 from onnxprune.gradients.ops import load_table  # noqa: E402
-from onnxprune.gradients.table import TABLE  # noqa: E402
 
 load_table()
 Key = tuple[str, str]

@@ -153,7 +153,7 @@ def test_a_metric_sees_outputs_and_labels_in_the_order_of_the_data() -> None:
 
 
 def run_original(images: Array) -> list[dict[str, Array]]:
-    from onnxprune.calibration.run import open_session, run
+    from onnxprune.calibration.sessions import open_session, run
 
     return [run(open_session(CNN, "original"), {"image": images})]
 

@@ -11,7 +11,7 @@ from hostile import MODELS, between, called, doubling, with_external
 
 import onnxprune
 from onnxprune.errors import ModelError, OnnxPruneError
-from onnxprune.report.result import inspect_report
+from onnxprune.report.builders import inspect_report
 
 
 @pytest.fixture(autouse=True)

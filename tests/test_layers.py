@@ -13,7 +13,7 @@ FLOORS = [
     "graph.view", "ops.records", "graph", "layout", "ops",
     "gradients", "coupling", "macs", "groups", "units", "experts", "signals", "criteria", "scoring",
     "plans", "surgery", "calibration", "measure", "repair", "free", "convert", "quantize", "sparsity", "validation", "training",
-    "allocate", "plain", "explain", "report", "result", "forecast", "pipeline", "candidates", "distillation",
+    "allocate", "plain_settings", "explain", "report", "result", "forecast", "pipeline", "candidates", "distillation",
     "vocabulary", "record", "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {

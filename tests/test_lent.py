@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.calibration.run import open_session, run
+from onnxprune.calibration.sessions import open_session, run
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import lent
 from onnxprune.graph.io import load

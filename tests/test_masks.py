@@ -14,9 +14,8 @@ from onnx import TensorProto, helper
 from onnxprune.graph.files import SourceFile
 from onnxprune.graph.forms import Form, start
 from onnxprune.graph.weights import FileWeight, dtype_of
-from onnxprune.sparsity import halves
-from onnxprune.sparsity import masked as masks
-from onnxprune.sparsity.masked import MaskedWeight, Numbers
+from onnxprune.sparsity import halves, masked_weights
+from onnxprune.sparsity.masked_weights import MaskedWeight, Numbers
 from onnxprune.sparsity.patterns import NofM
 
 Array = NDArray[Any]
@@ -75,7 +74,7 @@ def test_masks_are_those_of_sorting(
     shape, inputs, outputs = LAYOUTS[layout]
     x = many_ties(shape, dtype)
     form = Form.of(start(shape), [inputs], [outputs], shape)
-    monkeypatch.setattr(masks, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(masked_weights, "BLOCK_BYTES", 4096)
     weight = MaskedWeight(in_file(x, tmp_path / "w"), form, NofM(n, m))
     assert b"".join(part.tobytes() for part in weight.parts()) == sorted_mask(x, inputs, n, m).tobytes()
     before, after = (int(np.count_nonzero(v.astype(np.float64))) for v in (x, sorted_mask(x, inputs, n, m)))
@@ -100,7 +99,7 @@ def test_rare_ties_are_broken_as_those_of_sorting(dtype: Any, layout: tuple[int,
 @pytest.mark.parametrize("dtype", TYPES, ids=lambda t: np.dtype(t).name)
 def test_threads_change_nothing(dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = many_ties((256, 64), dtype)
-    monkeypatch.setattr(masks, "BLOCK_BYTES", 2048)
+    monkeypatch.setattr(masked_weights, "BLOCK_BYTES", 2048)
     weight = MaskedWeight(in_file(x, tmp_path / "w"), Form.of(start(x.shape), [0], [1], x.shape), NofM(2, 4))
     seen = []
     for threads in ("1", "3"):
@@ -113,7 +112,7 @@ def test_threads_change_nothing(dtype: Any, tmp_path: Path, monkeypatch: pytest.
 def test_tallies_are_of_all_blocks(dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = (np.random.default_rng(0).standard_normal((66, 700)) * 30).astype(dtype)
     form = Form.of(start(x.shape), [0], [1], x.shape)
-    monkeypatch.setattr(masks, "BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr(masked_weights, "BLOCK_BYTES", 1 << 14)
     weight = MaskedWeight(in_file(x, tmp_path / "w"), form, NofM(2, 4))
     left = weight.array()
     for found, of in ((weight.tally.magnitude, x), (weight.tally.kept_magnitude, left)):
@@ -139,6 +138,6 @@ def test_no_more_than_a_block_is_read_at_once(kind: int, tmp_path: Path, monkeyp
     lengths: list[int] = []
     read = SourceFile.read
     monkeypatch.setattr(SourceFile, "read", lambda f, at, n: (lengths.append(n), read(f, at, n))[1])
-    monkeypatch.setattr(masks, "BLOCK_BYTES", 2048)
+    monkeypatch.setattr(masked_weights, "BLOCK_BYTES", 2048)
     assert masked.array().tobytes() == whole.tobytes()
     assert sum(lengths) == x.nbytes and max(lengths) == 2048

@@ -26,8 +26,8 @@ from onnxprune.cli.render.compared import _layers as said
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.measure import metrics
-from onnxprune.report.result import weight_sparsity
-from onnxprune.validation import LayerError, Reconstruction, latency, layer_errors, layers, memory, validate
+from onnxprune.report.builders import weight_sparsity
+from onnxprune.validation import LayerError, Reconstruction, by_layer, latency, layer_errors, memory, validate
 
 op = helper.make_node
 RNG = np.random.default_rng(0)
@@ -212,10 +212,10 @@ def test_memory_bounds_the_pieces_and_changes_nothing(monkeypatch: pytest.Monkey
         pieces.append(len(found))
         yield from found
 
-    chunks = layers._chunks
-    monkeypatch.setattr(layers, "MEMORY_BYTES", 1 << 14)
+    chunks = by_layer._chunks
+    monkeypatch.setattr(by_layer, "MEMORY_BYTES", 1 << 14)
     monkeypatch.setattr(metrics, "BLOCK", 1 << 9)
-    monkeypatch.setattr(layers, "_chunks", counted)
+    monkeypatch.setattr(by_layer, "_chunks", counted)
     parts = layer_errors(analysis, pruned, data, plan)
     assert pieces[0] > 3 and by_name(parts).keys() == by_name(whole).keys()
     for name, error in by_name(whole).items():
@@ -237,7 +237,7 @@ def test_what_does_not_run_in_pieces_is_left_out_and_said(monkeypatch: pytest.Mo
     m = model(nodes, [tensor("x", ["N", 4])], [tensor("y", ["N", 8])], weights)
     whole = errors(m, {}, batches(m))
     assert by_name(whole) == {"fc1": 0.0, "fc2": 0.0, "fc0": 0.0}
-    monkeypatch.setattr(layers, "MEMORY_BYTES", 1)  # a piece for each layer
+    monkeypatch.setattr(by_layer, "MEMORY_BYTES", 1)  # a piece for each layer
     cut = errors(m, {}, batches(m))
     why = "'s' is not a tensor, so the model cannot be cut there"
     assert not cut.layers and cut.left_out == {"fc1": why, "fc2": why, "fc0": why}

@@ -17,18 +17,18 @@ from typer.testing import CliRunner
 
 import onnxprune
 from onnxprune.batch.jobs import ReadyJob
-from onnxprune.calibration import input_specs, load_data, store
-from onnxprune.calibration.run import open_session, run, trim_pool
+from onnxprune.calibration import array_store, input_specs, load_data
+from onnxprune.calibration.array_store import ArrayStore, Memory, StoredArrays, StoredBatches
+from onnxprune.calibration.sessions import open_session, run, trim_pool
 from onnxprune.calibration.statistics import gather
-from onnxprune.calibration.store import ArrayStore, Memory, StoredArrays, StoredBatches
 from onnxprune.cli import commands
 from onnxprune.errors import OnnxPruneError, OutputError
 from onnxprune.graph import lent
 from onnxprune.graph.save import full_proto
 from onnxprune.machine import resident_bytes
-from onnxprune.repair import layers
+from onnxprune.repair import linear_layers
 from onnxprune.scoring import needed
-from onnxprune.settings.units import size_bytes
+from onnxprune.settings.quantities import size_bytes
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
@@ -53,8 +53,8 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """Nothing is too small for a file, weights are let go at once, and no need is too large; the folder for files."""
-    monkeypatch.setattr(store, "SMALL_BYTES", 0)
-    monkeypatch.setattr(layers, "KEPT_BYTES", 0)
+    monkeypatch.setattr(array_store, "SMALL_BYTES", 0)
+    monkeypatch.setattr(linear_layers, "KEPT_BYTES", 0)
     monkeypatch.setattr(lent, "LENT_BYTES", 0)
     monkeypatch.setattr("onnxprune.allocate.evaluator.check_memory", lambda *_: None)
     folder = tmp_path / "files"
@@ -79,7 +79,7 @@ def test_no_limit_changes_a_result(
     folder = request.getfixturevalue("little")
     files = 0
 
-    class Counted(store.Memory):
+    class Counted(array_store.Memory):
         def take(self, nbytes: int) -> bool:
             nonlocal files
             files += 1
@@ -157,7 +157,7 @@ def test_memory_is_shared_and_given_back(tmp_path: Path) -> None:
     "array", [np.zeros((2, 0)), np.array(3.0), np.array(["a", "bc"], object), np.ones(3, np.float16)], ids=str
 )
 def test_every_kind_of_array_comes_back(array: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "SMALL_BYTES", 0)
+    monkeypatch.setattr(array_store, "SMALL_BYTES", 0)
     batches = StoredBatches(Memory(0))
     batches.append({"x": array})
     (got,) = (b["x"] for b in batches)

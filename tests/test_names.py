@@ -25,7 +25,7 @@ ALLOWED = {
         "it defines the markers, and writes bodies and calls out and back",
     ),
     "graph/trace.py": ("Slice Split", "it corrects what onnx's shape functions of these two say of dynamic sizes"),
-    "measure/masks.py": (
+    "measure/mask_statistics.py": (
         "Identity",
         "it gives each reader of a value a copy, so that the reader has a gradient of its own",
     ),

@@ -18,9 +18,9 @@ from test_sparse_layers import LEFT, graph
 
 import onnxprune
 from onnxprune.report import to_json
+from onnxprune.report.builders import inspect_report
 from onnxprune.report.html import page
-from onnxprune.report.html.data import first_rise, models
-from onnxprune.report.result import inspect_report
+from onnxprune.report.html.payload import first_rise, models
 from onnxprune.report.rows import COLUMNS, csv_text, name_settings, rows
 from onnxprune.report.types import NonFinite, OutputMismatch, ResultRow
 

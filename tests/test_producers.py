@@ -9,14 +9,14 @@ from onnx import ModelProto
 from test_repair import Array, build, normal, op, outputs, plan_of
 
 import onnxprune
-from onnxprune.calibration.store import ArrayStore
+from onnxprune.calibration.array_store import ArrayStore
 from onnxprune.graph.save import full_proto
 from onnxprune.repair import producers as producers_module
 from onnxprune.repair import repair
 from onnxprune.repair.chains import Chain
 from onnxprune.repair.network import Network, restore_calls
 from onnxprune.repair.producers import ChainFit, Linear
-from onnxprune.repair.run import find_chains
+from onnxprune.repair.refit import find_chains
 from onnxprune.repair.segments import Walk
 from onnxprune.repair.tasks import find_tasks
 from onnxprune.surgery import apply_flat

@@ -24,7 +24,7 @@ from onnxprune.graph.io import load
 from onnxprune.graph.save import full_proto, save
 from onnxprune.quantize import quantize
 from onnxprune.report import from_json, to_json
-from onnxprune.report.html.data import models
+from onnxprune.report.html.payload import models
 from onnxprune.report.rows import Single
 from onnxprune.report.stages import compare_stages, explain_slow
 from onnxprune.report.types import PruneReport

@@ -12,14 +12,14 @@ from documents import read_page
 from test_cli import CNN, TEST, UNKNOWN, call, fails
 
 from onnxprune.batch.content import ContentDigests
+from onnxprune.batch.database import ResultStore
 from onnxprune.batch.jobs import Spec, prepare, settings_for, specs
-from onnxprune.batch.lines import find_lines
 from onnxprune.batch.recipe import Recipe, read
 from onnxprune.batch.sources import Source, drop_duplicates, find
-from onnxprune.batch.store import ResultStore
+from onnxprune.batch.toml_lines import find_lines
 from onnxprune.errors import OnnxPruneError
-from onnxprune.plain import make_arguments
-from onnxprune.settings import units
+from onnxprune.plain_settings import make_arguments
+from onnxprune.settings import quantities
 
 
 def recipe(folder: Path, text: str) -> Recipe:
@@ -197,12 +197,12 @@ def test_lines_of_keys() -> None:
 
 
 def test_units() -> None:
-    assert [units.seconds(t) for t in (90, "90s", "1.5m", "2h")] == [90, 90, 90, 7200]
-    assert [units.size_bytes(t) for t in (5, "800MB", "1.5 GiB")] == [5, 800_000_000, 3 << 29]
-    assert units.size(3 << 30) == "3 GiB"
+    assert [quantities.seconds(t) for t in (90, "90s", "1.5m", "2h")] == [90, 90, 90, 7200]
+    assert [quantities.size_bytes(t) for t in (5, "800MB", "1.5 GiB")] == [5, 800_000_000, 3 << 29]
+    assert quantities.size(3 << 30) == "3 GiB"
     for wrong in ("", "-1", 0, True, "3 parsecs"):
         with pytest.raises(OnnxPruneError, match="is not a duration"):
-            units.seconds(wrong)
+            quantities.seconds(wrong)
 
 
 # Sources

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune.calibration import store as store_module
-from onnxprune.calibration.run import open_session, run
-from onnxprune.calibration.store import ArrayStore, Memory
+from onnxprune.calibration import array_store
+from onnxprune.calibration.array_store import ArrayStore, Memory
+from onnxprune.calibration.sessions import open_session, run
 from onnxprune.graph.save import full_proto
 from onnxprune.groups import Analysis
 from onnxprune.plans import fingerprint
 from onnxprune.repair import RepairReport, repair
 from onnxprune.repair.kinds import make_layer
-from onnxprune.repair.layers import Change, Site
+from onnxprune.repair.linear_layers import Change, Site
 from onnxprune.repair.segments import Walk
 from onnxprune.repair.solve import softmax
 
@@ -78,7 +78,7 @@ def branched() -> ModelProto:
 @pytest.mark.parametrize("limit", [1 << 20, 0], ids=["in memory", "in files"])
 @pytest.mark.parametrize("stops", [["h"], ["h", "b", "s"], ["a", "a", "c"], ["x", "s"], []], ids=str)
 def test_pieces_make_what_the_whole_makes(stops: list[str], limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SMALL_BYTES", 0)
+    monkeypatch.setattr(array_store, "SMALL_BYTES", 0)
     proto = branched()
     seen = ModelProto()
     seen.CopyFrom(proto)
@@ -270,7 +270,7 @@ def test_trained_networks_come_closer(name: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.repair.rows.ENOUGH_ROWS", 100)  # so that rows are sampled
+    monkeypatch.setattr("onnxprune.repair.sampling.ENOUGH_ROWS", 100)  # so that rows are sampled
     feeds = [{"x": normal(8, 3, 8, 8, seed=i)} for i in range(3)]
     first, second, other = (
         repaired(redundant(), 0.5, feeds, seed=seed)[0].SerializeToString(deterministic=True) for seed in (1, 1, 2)

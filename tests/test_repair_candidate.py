@@ -16,7 +16,7 @@ from tiny import model, tensor
 import onnxprune
 from onnxprune.errors import OnnxPruneError, OutputError
 from onnxprune.graph.save import full_proto
-from onnxprune.repair.channels import assign, assign_in_order, match_channels
+from onnxprune.repair.channel_matching import assign, assign_in_order, match_channels
 
 MODELS = Path(__file__).parents[1] / "models"
 CNN, VIT, CALIB = MODELS / "digits_cnn.onnx", MODELS / "digits_vit.onnx", MODELS / "digits_calib.npz"

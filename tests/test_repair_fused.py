@@ -14,7 +14,7 @@ import onnxprune
 from onnxprune.graph.save import full_proto
 from onnxprune.repair import RepairReport, repair
 from onnxprune.repair.kinds import make_layer
-from onnxprune.repair.layers import Change, Site
+from onnxprune.repair.linear_layers import Change, Site
 
 fused = partial(helper.make_node, domain="com.microsoft")
 

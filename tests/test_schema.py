@@ -23,7 +23,7 @@ from onnxprune.report import (
     json_schema,
     to_json,
 )
-from onnxprune.report.result import inspect_report
+from onnxprune.report.builders import inspect_report
 from onnxprune.report.types import FORMAT, ErrorNumbers, NotComparable, OutputMismatch
 
 ROOT = Path(__file__).parents[1]

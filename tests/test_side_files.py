@@ -10,7 +10,7 @@ import pytest
 
 from onnxprune.allocate.tables import Cache
 from onnxprune.batch import recipe, results
-from onnxprune.batch.store import LOCK, ResultStore
+from onnxprune.batch.database import LOCK, ResultStore
 from onnxprune.errors import DataError, OnnxPruneError, OutputError, PlanError
 from onnxprune.plans import Plan
 

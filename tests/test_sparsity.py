@@ -27,9 +27,8 @@ from onnxprune.graph.forms import Form, Misfit, regroup, start
 from onnxprune.graph.save import full_proto
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.repair.support import fit_on
-from onnxprune.sparsity import Sparsity, sparsify
-from onnxprune.sparsity import masked as masks
-from onnxprune.sparsity.masked import MaskedWeight, Numbers
+from onnxprune.sparsity import Sparsity, masked_weights, sparsify
+from onnxprune.sparsity.masked_weights import MaskedWeight, Numbers
 from onnxprune.sparsity.methods import METHODS
 from onnxprune.sparsity.patterns import NAMED, KernelShapes, NofM, Pattern, Units, largest, parse
 from onnxprune.sparsity.threshold import threshold
@@ -98,7 +97,7 @@ def test_a_weight_is_masked_in_parts_as_it_is_at_once(inputs: int, dtype: Any, m
     pattern = parse("2:4")
     whole = MaskedWeight(ArrayWeight(array), form, pattern)
     once, tally = whole.array(), whole.tally
-    monkeypatch.setattr(masks, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(masked_weights, "BLOCK_BYTES", 5000)
     parts = [p.size for p in whole.parts()]
     assert len(parts) > 3 and sum(parts) == array.size
     assert np.array_equal(whole.array().view(np.uint8), once.view(np.uint8))

@@ -13,12 +13,12 @@ from tiny import model, tensor
 
 import onnxprune
 from onnxprune.calibration import load_data
+from onnxprune.calibration.array_store import Memory
 from onnxprune.calibration.folds import nuclear_fall
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.probes import Net
-from onnxprune.calibration.run import open_session, run
+from onnxprune.calibration.sessions import open_session, run
 from onnxprune.calibration.statistics import STATISTICS, gather
-from onnxprune.calibration.store import Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.weights import ArrayWeight

@@ -12,10 +12,10 @@ from onnxprune import OnnxPruneError, Plan
 from onnxprune.allocate import planning
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.planning import make_plan
-from onnxprune.allocate.poly import Compiled, Poly
-from onnxprune.allocate.timing import TimingTable, table
+from onnxprune.allocate.polynomial import Compiled, Poly
+from onnxprune.allocate.timing import TimingTable, timing_table
 from onnxprune.allocate.timing.fit import Terms, fit_layers, fit_nonnegative
-from onnxprune.allocate.timing.layers import UNKNOWN, LayerFinder
+from onnxprune.allocate.timing.matching import UNKNOWN, LayerFinder
 from onnxprune.calibration import random_batches
 from onnxprune.calibration.kernels import Kernel, KernelTimer, average_quickest
 from onnxprune.errors import DataError
@@ -146,11 +146,11 @@ def test_tables_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_the_table_lies_where_the_system_keeps_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(table.sys, "platform", "linux")
+    monkeypatch.setattr(timing_table.sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert table.default_path() == tmp_path / "onnxprune" / "timings.jsonl"
+    assert timing_table.default_path() == tmp_path / "onnxprune" / "timings.jsonl"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert table.default_path() == Path.home() / ".cache" / "onnxprune" / "timings.jsonl"
+    assert timing_table.default_path() == Path.home() / ".cache" / "onnxprune" / "timings.jsonl"
 
 
 # budgets of time

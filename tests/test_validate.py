@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from tiny import linear, model, saved, tensor
 
 from onnxprune.calibration import input_specs, load_data
-from onnxprune.calibration.run import open_session, run
+from onnxprune.calibration.sessions import open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.measure.metrics import ErrorSums, class_scores, compare, top1_agreement

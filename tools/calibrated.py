@@ -26,7 +26,7 @@ import onnx
 from onnxprune import Options
 from onnxprune.calibration.data import random_data
 from onnxprune.calibration.inputs import dynamic_axes, input_specs, label
-from onnxprune.calibration.run import open_session, runnable_inputs
+from onnxprune.calibration.sessions import open_session, runnable_inputs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.pipeline import Work, run
 from onnxprune.settings import RunSettings

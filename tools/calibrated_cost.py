@@ -18,7 +18,7 @@ from pathlib import Path
 
 import onnxprune
 from onnxprune.calibration import Batches, input_specs, load_data
-from onnxprune.calibration.run import count, open_session, run
+from onnxprune.calibration.sessions import count, open_session, run
 from onnxprune.graph.io import load
 from onnxprune.validation import validate
 

@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.calibration.run import open_session, prepare_run
+from onnxprune.calibration.sessions import open_session, prepare_run
 
 KERNELS = {"3x3": 3, "depthwise": 3, "1x1": 1}
 TYPES = ("float32", "int8")

@@ -30,7 +30,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.calibration import random_batches
-from onnxprune.calibration.run import open_session
+from onnxprune.calibration.sessions import open_session
 from onnxprune.graph.io import load
 from onnxprune.validation import latency
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import onnxprune
-from onnxprune.calibration.run import open_session, run
+from onnxprune.calibration.sessions import open_session, run
 from onnxprune.graph.vocabulary import find_ids
 
 WAYS: dict[str, dict[str, Any]] = {"width": {"depth": False}, "depth": {"max_ratio": 0.0}, "both": {}}

@@ -31,7 +31,7 @@ from laws import Checker, run_ort  # noqa: E402
 
 import onnxprune  # noqa: E402
 from onnxprune.calibration import input_specs  # noqa: E402
-from onnxprune.calibration.run import open_session, runnable_inputs  # noqa: E402
+from onnxprune.calibration.sessions import open_session, runnable_inputs  # noqa: E402
 from onnxprune.errors import OnnxPruneError  # noqa: E402
 from onnxprune.graph import wire  # noqa: E402
 from onnxprune.graph.save import full_proto  # noqa: E402

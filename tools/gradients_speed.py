@@ -30,7 +30,7 @@ import onnxruntime as ort
 import torch
 
 from onnxprune.calibration import input_specs
-from onnxprune.calibration.run import runnable_inputs
+from onnxprune.calibration.sessions import runnable_inputs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients import Module
 

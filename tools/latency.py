@@ -26,7 +26,7 @@ from onnxprune.allocate.selection import Candidates, Counts, candidates  # noqa:
 from onnxprune.allocate.timing import TimingTable, time_cost  # noqa: E402
 from onnxprune.calibration import random_batches  # noqa: E402
 from onnxprune.calibration.kernels import average_quickest  # noqa: E402
-from onnxprune.calibration.run import open_session, prepare_run  # noqa: E402
+from onnxprune.calibration.sessions import open_session, prepare_run  # noqa: E402
 from onnxprune.graph.io import load  # noqa: E402
 from onnxprune.graph.save import full_proto  # noqa: E402
 from onnxprune.groups import analyze  # noqa: E402

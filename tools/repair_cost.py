@@ -26,7 +26,7 @@ def jobs(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """What is timed, by name."""
     import onnxprune
     from onnxprune.calibration import input_specs, load_data, read_preprocess
-    from onnxprune.calibration.run import open_session, run
+    from onnxprune.calibration.sessions import open_session, run
     from onnxprune.calibration.statistics import gather
     from onnxprune.graph.io import load
     from onnxprune.repair import repair

@@ -30,7 +30,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.inner import marked
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, analyze
-from onnxprune.sparsity.layers import ConstantMatrix, matrices
+from onnxprune.sparsity.matrices import ConstantMatrix, matrices
 from onnxprune.sparsity.patterns import NofM
 
 ROWS, COLUMNS = 32, 64  # what CUTLASS's float16 kernels take multiples of; cuSPARSELt's take 16

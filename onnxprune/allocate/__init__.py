@@ -21,8 +21,8 @@ from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.evaluator import COMPARISON_SAMPLES, Evaluator
 from onnxprune.allocate.planning import make_plan
 from onnxprune.allocate.ratios import shape_of
+from onnxprune.allocate.schedule import SCHEDULES
 from onnxprune.allocate.selection import candidates
-from onnxprune.allocate.steps import SCHEDULES
 from onnxprune.allocate.tables import RATIOS, Cache, Table, measure
 
 __all__ = [

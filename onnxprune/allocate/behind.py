@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from onnx import helper
 
-from onnxprune.calibration.run import open_session, run
-from onnxprune.calibration.store import Memory, StoredBatches
+from onnxprune.calibration.array_store import Memory, StoredBatches
+from onnxprune.calibration.sessions import open_session, run
 from onnxprune.graph.model import Model
 from onnxprune.graph.view import makers, reads
 from onnxprune.measure import showing

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.allocate.cost import Cost, cost_of
-from onnxprune.allocate.poly import Ints
+from onnxprune.allocate.polynomial import Ints
 from onnxprune.allocate.selection import Candidates, Counts, change
-from onnxprune.allocate.timing.cost import TimeCost
+from onnxprune.allocate.timing.prediction import TimeCost
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.save import saved_bytes
 from onnxprune.plans import Plan

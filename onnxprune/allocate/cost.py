@@ -15,7 +15,7 @@ from functools import cache, cached_property, partial
 
 from onnx import NodeProto
 
-from onnxprune.allocate.poly import Compiled, Ints, Poly, Values
+from onnxprune.allocate.polynomial import Compiled, Ints, Poly, Values
 from onnxprune.axes import Axis, Fixed, Keep, Layout, Prod, first
 from onnxprune.coupling import Use
 from onnxprune.graph.unsettled import find_unsettled

@@ -17,9 +17,9 @@ import numpy as np
 
 from onnxprune.allocate.budget import Budget
 from onnxprune.allocate.cost import Number, Sizes
-from onnxprune.allocate.poly import Compiled
+from onnxprune.allocate.polynomial import Compiled
 from onnxprune.allocate.selection import Branch, Candidates
-from onnxprune.allocate.timing.cost import TimeCost
+from onnxprune.allocate.timing.prediction import TimeCost
 from onnxprune.experts import Expert, find_experts
 from onnxprune.groups import Analysis
 from onnxprune.progress import Progress

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxprune.allocate.behind import Difference
-from onnxprune.calibration.run import count, first, open_session, run
-from onnxprune.calibration.store import Memory, StoredBatches
+from onnxprune.calibration.array_store import Memory, StoredBatches
+from onnxprune.calibration.sessions import count, first, open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.vocabulary import vocabulary

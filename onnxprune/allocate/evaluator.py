@@ -11,11 +11,11 @@ from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.need import check_memory
 from onnxprune.allocate.selection import left_out
 from onnxprune.allocate.tables import Cache, Table
-from onnxprune.allocate.timing.table import TimingTable
+from onnxprune.allocate.timing.timing_table import TimingTable
 from onnxprune.calibration import Batches, reunite, split_samples
-from onnxprune.calibration.run import count
+from onnxprune.calibration.array_store import Memory
+from onnxprune.calibration.sessions import count
 from onnxprune.calibration.statistics import Statistics, gather
-from onnxprune.calibration.store import Memory
 from onnxprune.calibration.substitutes import substitute_batches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.free import Found
@@ -23,7 +23,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.groups import Analysis
 from onnxprune.measure import Metric, ShiftSums
-from onnxprune.measure.masks import gather_masks
+from onnxprune.measure.mask_statistics import gather_masks
 from onnxprune.measure.shift import Feeds
 from onnxprune.plans import Plan
 from onnxprune.progress import Progress, StageProgress

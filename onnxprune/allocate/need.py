@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from onnxprune.calibration.array_store import Memory
 from onnxprune.calibration.data import Batches
-from onnxprune.calibration.run import count
+from onnxprune.calibration.sessions import count
 from onnxprune.calibration.statistics import StatisticSizes
-from onnxprune.calibration.store import Memory
 from onnxprune.criteria import resolve
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.unsettled import find_unsettled
 from onnxprune.groups import Analysis, Group
 from onnxprune.measure import judged
-from onnxprune.settings.units import size
+from onnxprune.settings.quantities import size
 from onnxprune.signals import OF_GRADIENTS, fitting, named
 
 COPIES, SCRATCH = 2, 2  # Gram matrices in float64: of each activation of a group, and of the largest besides

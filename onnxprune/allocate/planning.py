@@ -15,12 +15,12 @@ from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, explain
 from onnxprune.allocate.cost import cost_of
 from onnxprune.allocate.depth import SHARES, RankedBranches, find_branches, rank_branches
 from onnxprune.allocate.evaluator import FOLDS, Evaluator
-from onnxprune.allocate.poly import Ints
+from onnxprune.allocate.polynomial import Ints
 from onnxprune.allocate.ratios import by_ratio, by_threshold
+from onnxprune.allocate.schedule import shares
 from onnxprune.allocate.selection import Branch, Candidates, candidates
 from onnxprune.allocate.sharing import Sharing
-from onnxprune.allocate.steps import shares
-from onnxprune.allocate.timing.cost import time_cost
+from onnxprune.allocate.timing.prediction import time_cost
 from onnxprune.calibration import random_batches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.free import Found, find_free, fold_all

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.allocate.poly import Ints
+from onnxprune.allocate.polynomial import Ints
 from onnxprune.allocate.selection import Candidates, Counts, removed
 from onnxprune.criteria import normalize
 from onnxprune.graph.weights import Array

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from onnxprune.allocate.cost import cost_of
+from onnxprune.allocate.schedule import shares
 from onnxprune.allocate.selection import left_out
-from onnxprune.allocate.steps import shares
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.save import saved_bytes
 from onnxprune.groups import Analysis

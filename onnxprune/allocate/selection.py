@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.allocate.align import find_multiples
-from onnxprune.allocate.poly import Ints
+from onnxprune.allocate.polynomial import Ints
 from onnxprune.errors import OnnxPruneError
 from onnxprune.experts import Expert, count_used, find_experts
 from onnxprune.graph.weights import Array

@@ -14,9 +14,9 @@ from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.netadapt import netadapt
 from onnxprune.allocate.ratios import by_ratio, by_redundancy
+from onnxprune.allocate.schedule import composed
 from onnxprune.allocate.search import cheapest, tolerant
 from onnxprune.allocate.selection import Candidates, Counts
-from onnxprune.allocate.steps import composed
 from onnxprune.allocate.tables import RATIOS, Heights, Table, measure, ratios_for, summed_curve
 from onnxprune.calibration.statistics import Statistics
 from onnxprune.graph.weights import Array

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxprune.batch.database import Outcome
 from onnxprune.batch.isolate import Limits, run
 from onnxprune.batch.jobs import ReadyJob
-from onnxprune.batch.run import TIMEOUT_SECONDS, WorkerPool
-from onnxprune.batch.store import Outcome
+from onnxprune.batch.scheduler import TIMEOUT_SECONDS, WorkerPool
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings import BatchSettings
 

@@ -19,12 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from onnxprune.batch.database import Outcome
 from onnxprune.batch.jobs import ReadyJob
-from onnxprune.batch.store import Outcome
 from onnxprune.graph.files import temporary_folder
 from onnxprune.machine import oom_kills, resident_bytes
 from onnxprune.report import from_json
-from onnxprune.settings.units import size
+from onnxprune.settings.quantities import size
 
 POLL_SECONDS = 0.05
 LOG, RESULT = "log", "result.json"  # what a job prints, and what it finds

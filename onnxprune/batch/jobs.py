@@ -15,7 +15,7 @@ from onnxprune.batch.content import ContentDigests
 from onnxprune.batch.recipe import Recipe, matches
 from onnxprune.batch.sources import SUFFIX, Source, drop_duplicates, fetch, find
 from onnxprune.errors import OnnxPruneError
-from onnxprune.plain import describe, drop_paths, is_remote, list_input_paths
+from onnxprune.plain_settings import describe, drop_paths, is_remote, list_input_paths
 from onnxprune.version import __version__
 
 MODELS, FETCHED = "models", "sources"  # folders for what a run writes, and for what it downloads

@@ -28,9 +28,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
-from onnxprune.batch.lines import Key, find_lines, line_of
+from onnxprune.batch.toml_lines import Key, find_lines, line_of
 from onnxprune.errors import OnnxPruneError
-from onnxprune.plain import COMMAND, check, check_all, describe, merge, settings_schema, suggest_near
+from onnxprune.plain_settings import COMMAND, check, check_all, describe, merge, settings_schema, suggest_near
 from onnxprune.settings import BatchSettings, settings_of
 from onnxprune.settings.batch import read_batch_settings
 from onnxprune.settings.table import TEXT, TEXTS, Kind, settings_in, show_value

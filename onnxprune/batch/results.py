@@ -16,7 +16,7 @@ from typing import Any
 
 from onnxprune.batch.jobs import MODELS
 from onnxprune.errors import OnnxPruneError
-from onnxprune.plain import describe
+from onnxprune.plain_settings import describe
 from onnxprune.report import PruneReport, from_json, to_json
 
 DATABASE = "results.sqlite"

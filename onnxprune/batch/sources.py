@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.plain import is_remote
+from onnxprune.plain_settings import is_remote
 
 SUFFIX = ".onnx"
 CHUNK_BYTES = 1 << 22

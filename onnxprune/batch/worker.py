@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from onnxprune.api import NotCompared, prune
+from onnxprune.batch.database import Outcome
 from onnxprune.batch.isolate import RESULT
 from onnxprune.batch.jobs import ReadyJob
-from onnxprune.batch.store import Outcome
 from onnxprune.errors import OnnxPruneError
-from onnxprune.plain import make_arguments
+from onnxprune.plain_settings import make_arguments
 from onnxprune.report import PruneReport, json_text
 from onnxprune.report.degraded import explain_degraded
 

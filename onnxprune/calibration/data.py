@@ -16,7 +16,7 @@ from onnxprune.calibration.arrays import read_arrays
 from onnxprune.calibration.inputs import InputSpec, dynamic_axes, input_specs, label, random_inputs
 from onnxprune.calibration.mistakes import explain_names, explain_shape, find_labels
 from onnxprune.calibration.pictures import Pictures, Preprocess, find_pictures
-from onnxprune.calibration.run import Feeds, Guess, count, open_session, runnable_inputs
+from onnxprune.calibration.sessions import Feeds, Guess, count, open_session, runnable_inputs
 from onnxprune.errors import DataError
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.data import Batches, Stored
-from onnxprune.calibration.run import Feeds, open_session, run
+from onnxprune.calibration.sessions import Feeds, open_session, run
 from onnxprune.errors import DataError, OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from onnxprune.calibration.run import Feeds, open_session, prepare_run
+from onnxprune.calibration.sessions import Feeds, open_session, prepare_run
 from onnxprune.graph.files import temporary_folder
 from onnxprune.machine import name_processor
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.calibration.data import Batches, load_data
 from onnxprune.calibration.inputs import InputSpec, input_specs, label, random_inputs
-from onnxprune.calibration.run import open_session, run_as
+from onnxprune.calibration.sessions import open_session, run_as
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import with_outputs

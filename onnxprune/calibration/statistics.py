@@ -17,11 +17,11 @@ import onnx
 
 from onnxprune.axes import first
 from onnxprune.calibration import probes
+from onnxprune.calibration.array_store import Memory, StoredArrays
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.folds import AllRows, Greatest, Independence, Least, Mean, Rank, Summed, Zeros
 from onnxprune.calibration.probes import Build, Net, Patches, Probe
-from onnxprune.calibration.run import count, open_session, run_as, trim_pool
-from onnxprune.calibration.store import Memory, StoredArrays
+from onnxprune.calibration.sessions import count, open_session, run_as, trim_pool
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis

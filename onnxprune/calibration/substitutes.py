@@ -9,8 +9,8 @@ from onnx import NodeProto
 
 from onnxprune.calibration.data import RANDOM_SAMPLES, Batches, Streamed, random_batches
 from onnxprune.calibration.inputs import InputSpec, input_specs
-from onnxprune.calibration.run import Feeds
 from onnxprune.calibration.scenes import draw_scenes
+from onnxprune.calibration.sessions import Feeds
 from onnxprune.calibration.statistics import gather
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from onnxprune.batch.jobs import Spec
     from onnxprune.batch.recipe import Recipe
     from onnxprune.batch.results import JobResult
-    from onnxprune.batch.run import WorkerPool
+    from onnxprune.batch.scheduler import WorkerPool
 
 LISTED = 40  # jobs: of more, only those that failed are listed
 
@@ -79,7 +79,7 @@ def _recipe(what: Sequence[str], settings: dict[str, Any]) -> Recipe:
     from dataclasses import asdict, replace
 
     from onnxprune.batch import recipe
-    from onnxprune.plain import check
+    from onnxprune.plain_settings import check
     from onnxprune.settings.batch import BatchSettings, read_batch_settings
     from onnxprune.settings.table import settings_in, to_option
 
@@ -131,9 +131,9 @@ def _list(jobs: Sequence[Spec], json: bool) -> None:
 
 def _go(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None, retry: bool) -> None:
     """Run the jobs. Ctrl-C, SIGTERM and SIGHUP end those in flight, and say how to go on."""
-    from onnxprune.batch.run import batch as run
-    from onnxprune.batch.store import ResultStore
-    from onnxprune.cli.jobs import watch
+    from onnxprune.batch.database import ResultStore
+    from onnxprune.batch.scheduler import batch as run
+    from onnxprune.cli.job_display import watch
 
     with ResultStore(folder) as store, watch() as shown:
         try:
@@ -149,15 +149,15 @@ def _go(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None, re
 
 @contextmanager
 def _pool(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None) -> Iterator[tuple[WorkerPool, Limits]]:
-    from onnxprune.batch import cluster, run
+    from onnxprune.batch import cluster, scheduler
 
     if dask is not None:
         with cluster.dask(dask, folder) as pool:
             yield pool, cluster.limits(recipe.run)
     else:
-        workers = recipe.run.workers or run.default_workers(len(jobs))
-        with run.local(workers) as pool:
-            yield pool, run.limits(workers, recipe.run)
+        workers = recipe.run.workers or scheduler.default_workers(len(jobs))
+        with scheduler.local(workers) as pool:
+            yield pool, scheduler.limits(workers, recipe.run)
 
 
 def _write_results(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> None:
@@ -184,7 +184,7 @@ def _write_results(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: b
 
 def _table(jobs: Sequence[JobResult]) -> list[Any]:
     from onnxprune.cli.console import table
-    from onnxprune.plain import describe
+    from onnxprune.plain_settings import describe
 
     listed = jobs if len(jobs) <= LISTED else [j for j in jobs if j.status != "done"]
     rows = [(j.name, describe(j.settings), _status(j.status), *_numbers(j), j.message) for j in listed]

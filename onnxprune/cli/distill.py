@@ -75,7 +75,7 @@ def _train(
     settings: dict[str, Any],
 ) -> None:
     from onnxprune.cli.paths import check_outputs
-    from onnxprune.plain import make_arguments
+    from onnxprune.plain_settings import make_arguments
 
     data = [Path(settings[name]) for name in ("calib", "data", "labels") if name in settings]
     kept = Path(settings["checkpoint"]) if "checkpoint" in settings else None

@@ -67,7 +67,7 @@ def _read_title(page: Traversable) -> str:
 def _find(pages: dict[str, Traversable], topic: str) -> Traversable:
     name = topic.lower().removesuffix(SUFFIX).rpartition("/")[2]
     if name not in pages:
-        from onnxprune.plain import suggest_near
+        from onnxprune.plain_settings import suggest_near
 
         raise OnnxPruneError(f"there is no topic '{topic}'; {suggest_near(name, pages)}")
     return pages[name]

@@ -26,7 +26,7 @@ def inspect(
     from onnxprune.cli.console import emit, emit_json
     from onnxprune.cli.progress import show_progress
     from onnxprune.cli.render import render_inspection
-    from onnxprune.report.result import inspect_report
+    from onnxprune.report.builders import inspect_report
 
     with show_progress() as progress:
         progress("analyze", 0, 0)

@@ -69,7 +69,7 @@ def prune(
     import onnxprune
     from onnxprune.cli.render import render_pruned
     from onnxprune.cli.reports import RunFiles, run_pipeline
-    from onnxprune.plain import check_all, make_arguments
+    from onnxprune.plain_settings import check_all, make_arguments
 
     files = RunFiles(model, out, recipe, plan, plan_out, report, html, dry_run, json)
     if recipe is not None:

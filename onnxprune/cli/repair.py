@@ -36,7 +36,7 @@ def repair(
     if the result is no better than the candidate: then its weights are the candidate's.
     """
     from onnxprune.cli.paths import check_outputs
-    from onnxprune.plain import make_arguments
+    from onnxprune.plain_settings import make_arguments
 
     data = [Path(settings[name]) for name in ("calib", "data") if name in settings]
     check_outputs({"-o": out, "--report": report}, [original, candidate, *data])

@@ -41,7 +41,7 @@ class RunFiles:
     def check(self, kind: str, settings: Mapping[str, Any]) -> None:
         """Raise OnnxPruneError where there is no place for a model of this kind, or an output would replace an input."""
         from onnxprune.cli.paths import check_outputs
-        from onnxprune.plain import list_input_paths
+        from onnxprune.plain_settings import list_input_paths
 
         if self.out is None and not self.dry_run:
             raise OnnxPruneError(f"there is no path for the {kind} model; give -o OUT (or --dry-run to write none)")

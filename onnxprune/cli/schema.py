@@ -76,7 +76,7 @@ def schema(
         emit(table(("name", "of"), [(known, of) for known, (of, _) in SCHEMAS.items()]))
         return
     if name not in SCHEMAS:
-        from onnxprune.plain import suggest_near
+        from onnxprune.plain_settings import suggest_near
 
         raise OnnxPruneError(f"there is no schema '{name}'; {suggest_near(name, SCHEMAS)}")
     _, make = SCHEMAS[name]

@@ -34,7 +34,7 @@ def sensitivity(
     relative squared error of other outputs.
     """
     from onnxprune.cli.paths import check_outputs
-    from onnxprune.plain import make_arguments
+    from onnxprune.plain_settings import make_arguments
 
     calib, cache = Path(settings["calib"]), Path(settings["cache"]) if "cache" in settings else None
     check_outputs({"--html": html, "--cache": cache}, [model, calib])

@@ -48,7 +48,7 @@ def sparsify(
     import onnxprune
     from onnxprune.cli.render import render_sparsified
     from onnxprune.cli.reports import RunFiles, run_pipeline
-    from onnxprune.plain import make_arguments
+    from onnxprune.plain_settings import make_arguments
 
     if every and settings.setdefault("layers", "all") != "all":
         raise OnnxPruneError(f"--all and --layers {settings['layers']} contradict each other; drop one")
@@ -60,8 +60,8 @@ def sparsify(
 
 
 def _check_together(settings: dict[str, Any], options: Any) -> None:
-    from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
     from onnxprune.sparsity.patterns import Units
+    from onnxprune.sparsity.resolve import check_sparsity, resolve_sparsity
 
     if "sparsity" in settings and not isinstance(check_sparsity(options), Units):
         raise OnnxPruneError(f"pattern {options.pattern} implies the fraction of zeros; drop --sparsity")

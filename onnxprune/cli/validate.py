@@ -54,8 +54,8 @@ def validate(
     from onnxprune.cli.console import emit, emit_json, warn
     from onnxprune.cli.progress import show_progress
     from onnxprune.cli.render import render_comparison
+    from onnxprune.report.builders import validate_report
     from onnxprune.report.degraded import explain_degraded
-    from onnxprune.report.result import validate_report
     from onnxprune.report.types import Counts
     from onnxprune.sparsity.engines import measure_engines
     from onnxprune.validation import layer_errors
@@ -95,10 +95,10 @@ def _check(model: Path, settings: dict[str, Any]) -> tuple[PatternReport, str | 
     """Which layers have the pattern, and which of them must."""
     import onnxprune
     from onnxprune.cli.progress import show_progress
-    from onnxprune.plain import build
+    from onnxprune.plain_settings import build
     from onnxprune.report.sparsity import check_report
     from onnxprune.sparsity import check_pattern
-    from onnxprune.sparsity.options import resolve_sparsity
+    from onnxprune.sparsity.resolve import resolve_sparsity
 
     options = resolve_sparsity(build(settings, "validate")[Sparsity], False)
     with show_progress() as progress:

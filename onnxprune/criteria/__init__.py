@@ -7,6 +7,7 @@ folder; every module is imported here, so nothing is listed by hand. It sees arr
 import importlib
 import pkgutil
 
+from onnxprune.criteria.evaluation import note, score, score_signals
 from onnxprune.criteria.reduction import REDUCES
 from onnxprune.criteria.registry import (
     ROLES,
@@ -22,7 +23,6 @@ from onnxprune.criteria.registry import (
     table,
 )
 from onnxprune.criteria.scaling import NORMALIZERS, normalize
-from onnxprune.criteria.scoring import note, score, score_signals
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
-from onnxprune.calibration.run import open_session, run
+from onnxprune.calibration.sessions import open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from onnxprune.axes import Axis, Var
-from onnxprune.free.products import Substitution, keeps_constants, positions_of
 from onnxprune.free.slices import GONE, Slices
+from onnxprune.free.substitution import Substitution, keeps_constants, positions_of
 from onnxprune.free.values import Values
 from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
@@ -20,7 +20,7 @@ from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.ops.records import record_of
 from onnxprune.repair.kinds import KINDS, make_layer
-from onnxprune.repair.layers import Change, FitLayer, Unfit
+from onnxprune.repair.linear_layers import Change, FitLayer, Unfit
 from onnxprune.repair.network import Network, restore_calls
 
 

@@ -15,7 +15,7 @@ from onnxprune.graph.weights import Array, is_float
 from onnxprune.groups import Analysis
 from onnxprune.ops.records import PERMUTE, Encoding, NodeFacts, record_of
 from onnxprune.repair.codes import StoredCode
-from onnxprune.repair.layers import Site, Unfit
+from onnxprune.repair.linear_layers import Site, Unfit
 from onnxprune.repair.network import Constants
 
 

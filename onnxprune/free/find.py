@@ -17,9 +17,9 @@ from onnx import NodeProto
 
 from onnxprune.axes import Var
 from onnxprune.free.consumers import Consumer, Consumers
-from onnxprune.free.products import find_unread, positions_of
-from onnxprune.free.rows import join_labels
+from onnxprune.free.multiples import join_labels
 from onnxprune.free.slices import GONE
+from onnxprune.free.substitution import find_unread, positions_of
 from onnxprune.free.values import Values
 from onnxprune.graph.view import Site
 from onnxprune.graph.weights import Array

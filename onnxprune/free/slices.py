@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from onnxprune.free.rows import join_labels, label_numbers, number_rows
+from onnxprune.free.multiples import join_labels, label_numbers, number_rows
 from onnxprune.graph.weights import Array
 from onnxprune.ops.records import Passes
 

@@ -10,9 +10,9 @@ import numpy as np
 from onnx import NodeProto
 
 from onnxprune.axes import Axis, Var
-from onnxprune.free.products import channel_rows, folded, keeps_constants
-from onnxprune.free.rows import number_rows
+from onnxprune.free.multiples import number_rows
 from onnxprune.free.slices import Slices, combine, multiply
+from onnxprune.free.substitution import channel_rows, folded, keeps_constants
 from onnxprune.graph.view import attribute
 from onnxprune.graph.weights import Array, is_float
 from onnxprune.ops.linear import CONVOLUTION, TRANSPOSED

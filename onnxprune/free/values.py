@@ -16,8 +16,8 @@ from onnx import AttributeProto, NodeProto, TensorProto
 from onnxprune.axes import Axis, Var
 from onnxprune.free.calculator import Calculator
 from onnxprune.free.contents import Contents
-from onnxprune.free.products import channel_rows
 from onnxprune.free.slices import Slices, add, combine, multiply
+from onnxprune.free.substitution import channel_rows
 from onnxprune.free.sums import ProductNode
 from onnxprune.graph.flat import flat_id
 from onnxprune.graph.view import list_subgraphs

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.gradients.weights import trainable_weights
+from onnxprune.gradients.trainable import trainable_weights
 
 if TYPE_CHECKING:
     from onnxprune.gradients.masks import measure_masks

@@ -14,11 +14,11 @@ import torch
 from onnx import ModelProto
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.gradients.codes import Code
+from onnxprune.gradients.encoded import Code
+from onnxprune.gradients.operators import State
 from onnxprune.gradients.program import Program
-from onnxprune.gradients.table import State
+from onnxprune.gradients.trainable import FLOATS, find_codes, find_trainable
 from onnxprune.gradients.types import to_array, to_tensor
-from onnxprune.gradients.weights import FLOATS, find_codes, find_trainable
 from onnxprune.graph.flat import flatten
 from onnxprune.graph.inner import marked, marks, rewritten
 from onnxprune.graph.io import load

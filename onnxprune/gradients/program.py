@@ -11,9 +11,9 @@ import torch
 from onnx import ModelProto, NodeProto
 
 from onnxprune.errors import OnnxPruneError
+from onnxprune.gradients.operators import Entry, Node, State, find_entry, make_node
 from onnxprune.gradients.ops import load_table
 from onnxprune.gradients.steps import ABSENT, Body, Step, Values, find_filters, find_host_only, find_sized, free_values
-from onnxprune.gradients.table import Entry, Node, State, find_entry, make_node
 from onnxprune.gradients.types import to_tensor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, CLOSE, FLAT, flat_id, flatten
 from onnxprune.graph.io import load

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from onnxprune.gradients.table import Entry, Node
+from onnxprune.gradients.operators import Entry, Node
 
 Values = list[Any]
 ABSENT = 0  # the slot of an input that is not there: always None

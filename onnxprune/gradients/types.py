@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.gradients.table import State
+from onnxprune.gradients.operators import State
 from onnxprune.graph.weights import BITS, Array, dtype_of, is_float
 
 WIDE: dict[int, torch.dtype] = {TensorProto.DOUBLE: torch.float64}

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import TensorProto, TypeProto
 
 from onnxprune.axes import Size, size_of
-from onnxprune.graph.samples import Sizes
+from onnxprune.graph.sample_sizes import Sizes
 from onnxprune.ops.records import Values
 
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}

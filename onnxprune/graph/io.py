@@ -20,7 +20,7 @@ from onnxprune.graph.foreign import to_proto
 from onnxprune.graph.model import SMALL_BYTES, Model, inner_tensors
 from onnxprune.graph.nodes import sort_nodes
 from onnxprune.graph.save import saved_bytes
-from onnxprune.graph.sparse import SparseWeight
+from onnxprune.graph.sparse_weights import SparseWeight
 from onnxprune.graph.weights import (
     ArrayWeight,
     DataFiles,

@@ -13,7 +13,7 @@ from onnxprune.axes import pair
 from onnxprune.graph.lent import opened
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import with_outputs
-from onnxprune.graph.samples import Sizes, sample_shapes
+from onnxprune.graph.sample_sizes import Sizes, sample_shapes
 from onnxprune.graph.view import makers, reads
 from onnxprune.graph.weights import Array, is_float
 

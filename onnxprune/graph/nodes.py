@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxprune.graph.sparse import SparseWeight
+from onnxprune.graph.sparse_weights import SparseWeight
 from onnxprune.graph.view import is_constant, list_subgraphs, makers, reads
 from onnxprune.graph.weights import ArrayWeight, Weight
 

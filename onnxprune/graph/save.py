@@ -13,7 +13,7 @@ from onnxprune.errors import OutputError
 from onnxprune.graph import files, wire
 from onnxprune.graph.files import SourceFile
 from onnxprune.graph.model import SMALL_BYTES, Model, inner_tensors
-from onnxprune.graph.sparse import encode
+from onnxprune.graph.sparse_weights import encode
 from onnxprune.graph.weights import TensorWeight, Weight, clear_data, has_data
 
 PROTOBUF_BYTES = 2**31 - 1  # no protobuf message may be longer

@@ -20,7 +20,7 @@ from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, 
 from onnxprune.axes import Dynamic, Size, pair
 from onnxprune.graph.facts import Facts, guessed_size, is_dynamic, is_same
 from onnxprune.graph.flat import flat_id
-from onnxprune.graph.samples import Sizes
+from onnxprune.graph.sample_sizes import Sizes
 from onnxprune.graph.view import attribute, domain_of, list_subgraphs, opsets
 from onnxprune.graph.weights import Weight
 from onnxprune.ops.records import Plainer, Values, record_of

@@ -16,7 +16,7 @@ from onnxprune.graph.flat import CLOSE, FLAT, flat_id
 from onnxprune.graph.measured import MeasuredShapes
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import all_weights
-from onnxprune.graph.samples import Sizes, sample_shapes
+from onnxprune.graph.sample_sizes import Sizes, sample_shapes
 from onnxprune.graph.trace import Trace
 from onnxprune.graph.view import is_constant, list_subgraphs
 from onnxprune.graph.weights import Weight

@@ -9,9 +9,9 @@ import numpy as np
 
 from onnxprune.axes import div
 from onnxprune.layout import Dim, LayoutError, factor, find
+from onnxprune.ops.chance import by_condition, by_meeting, by_rounding, by_type, never
 from onnxprune.ops.records import SAME, Affine, Bounds, Line, NodeFacts, Passes
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple, same
-from onnxprune.ops.samples import by_condition, by_meeting, by_rounding, by_type, never
 
 
 def _between(low: float, high: float) -> Callable[[NodeFacts, Mapping[int, np.ndarray]], Bounds]:

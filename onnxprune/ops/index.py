@@ -20,9 +20,9 @@ from onnxprune.layout import (
     split,
     var,
 )
+from onnxprune.ops.chance import by_index, never
 from onnxprune.ops.records import NodeFacts, Passes
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
-from onnxprune.ops.samples import by_index, never
 from onnxprune.ops.shape import regroup
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from onnxprune.layout import LayoutError, factor, find, fixed, is_frozen
+from onnxprune.ops.chance import by_index
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
-from onnxprune.ops.samples import by_index
 
 
 def _aligned(op: Op, axis: int, *tensors: Axes) -> Axes:

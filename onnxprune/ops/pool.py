@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from onnxprune.axes import Size, pair, size_of
 from onnxprune.layout import find, fixed, is_frozen
+from onnxprune.ops.chance import never
 from onnxprune.ops.records import NodeFacts, Passes
 from onnxprune.ops.registry import MICROSOFT, Axes, Op, couple
-from onnxprune.ops.samples import never
 
 
 def _pass_average(node: NodeFacts) -> Passes:

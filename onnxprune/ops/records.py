@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MICROSOFT = "com.microsoft"
 Array = np.ndarray
 Values = tuple[Array, Array]  # the contents of a tensor at both samples of the trace
-Shape = tuple[Any, ...]  # of ints, or of what adds and multiplies as they do (allocate/poly.py)
+Shape = tuple[Any, ...]  # of ints, or of what adds and multiplies as they do (allocate/polynomial.py)
 
 # The ways in which a node moves elements.
 SAME = "same"  # every element keeps its position: Identity, Cast
@@ -219,7 +219,7 @@ class Traits:
     equates: bool = False  # it asks which entries of two inputs are equal
     any_opset: bool = False  # ONNX Runtime takes it at opsets at which ONNX does not have it
     like: Plainer | None = None  # it is that operator with more around it
-    by_chance: Callable[[NodeProto, Sequence[Values | None]], bool] | None = None  # see samples.py
+    by_chance: Callable[[NodeProto, Sequence[Values | None]], bool] | None = None  # see chance.py
     no_product: str = ""  # why an operator that reads a weight along an input axis has no product
 
 

@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.graph.facts import Facts
 from onnxprune.graph.model import Model
-from onnxprune.graph.samples import first_sizes
+from onnxprune.graph.sample_sizes import first_sizes
 from onnxprune.graph.view import Names, attribute, domain_of, opset, reads, value_names
 from onnxprune.graph.walk import Visitor, walk
 from onnxprune.layout import LayoutError

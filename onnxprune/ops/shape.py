@@ -6,9 +6,9 @@ import numpy as np
 
 from onnxprune.axes import Reason, Size, div, first, pair
 from onnxprune.layout import Dim, LayoutError, alike, factor, find, fixed, freeze, is_frozen, leaves, prod
+from onnxprune.ops.chance import never
 from onnxprune.ops.records import PERMUTE, REGROUP, Passes
 from onnxprune.ops.registry import Axes, Edits, New, Op, couple
-from onnxprune.ops.samples import never
 
 
 def regroup(op: Op, x: Axes, shape: tuple[Size, ...]) -> Axes:

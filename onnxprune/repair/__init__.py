@@ -7,7 +7,7 @@
 """
 
 from onnxprune.repair.cuts import cut
-from onnxprune.repair.run import METHODS, SparsityRequest, repair
+from onnxprune.repair.refit import METHODS, SparsityRequest, repair
 from onnxprune.repair.support import Choose
 from onnxprune.report.types import LayerRepair, RepairReport
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnxprune.axes import Axis
-from onnxprune.calibration.store import Array, Memory
+from onnxprune.calibration.array_store import Array, Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
 from onnxprune.measure import judged
 from onnxprune.progress import Progress
-from onnxprune.repair.channels import ALIKE, match_channels
-from onnxprune.repair.layers import Change, FitLayer
+from onnxprune.repair.channel_matching import ALIKE, match_channels
+from onnxprune.repair.linear_layers import Change, FitLayer
 from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.network import Network, restore_calls
 from onnxprune.repair.pairing import Pairing
-from onnxprune.repair.rows import Feeds
+from onnxprune.repair.sampling import Feeds
 from onnxprune.repair.solve import FitRows
 from onnxprune.repair.support import Choose
 from onnxprune.repair.tails import Tail, make_empty_tail

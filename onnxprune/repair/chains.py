@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxprune.repair.convolutions import Convolution
 from onnxprune.repair.kinds import is_layer, is_recurrent, make_layer
-from onnxprune.repair.layers import FitLayer, Unfit
+from onnxprune.repair.linear_layers import FitLayer, Unfit
 from onnxprune.repair.network import Network
 from onnxprune.repair.products import MatrixProduct
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 
 BLOCK = 128
 ROUNDS = 5  # of an estimated norm; two or three are the rule

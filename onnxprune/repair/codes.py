@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 from onnxprune.graph.integers import IntegerEncoding
 from onnxprune.graph.weights import is_float
 from onnxprune.ops.records import Encoding

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
-from onnxprune.repair.layers import Change, FitLayer, PackedWeight, Site, Unfit
+from onnxprune.calibration.array_store import Array
+from onnxprune.repair.linear_layers import Change, FitLayer, PackedWeight, Site, Unfit
 
 
 class Spatial(FitLayer):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 from onnxprune.criteria.reconstruction import shrink
 from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
@@ -19,7 +19,7 @@ from onnxprune.groups import Analysis
 from onnxprune.plans import Plan, read_keep, read_units
 from onnxprune.repair.convolutions import Convolution, Transposed
 from onnxprune.repair.kinds import make_layer
-from onnxprune.repair.layers import Change, FitLayer, Unfit
+from onnxprune.repair.linear_layers import Change, FitLayer, Unfit
 from onnxprune.repair.network import Network, restore_calls
 from onnxprune.repair.products import MatrixProduct
 from onnxprune.repair.tasks import find_tasks, match_parts

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from onnxprune.ops.records import Record
 from onnxprune.repair.convolutions import Convolution, Scale, Transposed
-from onnxprune.repair.layers import FitLayer, Site, Unfit
+from onnxprune.repair.linear_layers import FitLayer, Site, Unfit
 from onnxprune.repair.products import MatrixProduct, Projection
 
 RECURRENT = "recurrent"

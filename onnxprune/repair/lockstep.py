@@ -9,18 +9,18 @@ from functools import cached_property
 
 import numpy as np
 
-from onnxprune.calibration.run import count, first
-from onnxprune.calibration.store import ArrayStore, Memory, StoredArrays, StoredBatches
+from onnxprune.calibration.array_store import ArrayStore, Memory, StoredArrays, StoredBatches
+from onnxprune.calibration.sessions import count, first
 from onnxprune.errors import DataError
 from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
 from onnxprune.measure import ErrorSums, showing
 from onnxprune.progress import Progress
 from onnxprune.repair.chains import Chain
-from onnxprune.repair.layers import Change
+from onnxprune.repair.linear_layers import Change
 from onnxprune.repair.network import Network
 from onnxprune.repair.producers import ChainWatch, adjust
-from onnxprune.repair.rows import Feeds, gather
+from onnxprune.repair.sampling import Feeds, gather
 from onnxprune.repair.segments import Walk, open_session, run
 from onnxprune.repair.solve import FITS, FitRows, fit_chosen
 from onnxprune.repair.support import Choose

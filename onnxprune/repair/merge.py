@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan
-from onnxprune.repair.layers import Change
+from onnxprune.repair.linear_layers import Change
 from onnxprune.repair.network import Network, pick_positions
 from onnxprune.signals import by_channel, channel_order
 

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from onnxprune.axes import Axis, Keep, Size
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
 from onnxprune.graph.model import Model
@@ -23,7 +23,7 @@ from onnxprune.groups import Analysis
 from onnxprune.ops.records import PERMUTE, REGROUP, SAME, record_of
 from onnxprune.repair.codes import StoredCode
 from onnxprune.repair.kinds import is_layer, is_recurrent
-from onnxprune.repair.layers import Change, FitLayer, Site, Unfit
+from onnxprune.repair.linear_layers import Change, FitLayer, Site, Unfit
 from onnxprune.repair.segments import compute_constants
 from onnxprune.repair.support import Nearest
 

@@ -16,7 +16,7 @@ from onnxprune.axes import Size, pair
 from onnxprune.graph.view import domain_of, reads
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.ops.records import SAME, record_of
-from onnxprune.repair.layers import FitLayer
+from onnxprune.repair.linear_layers import FitLayer
 from onnxprune.repair.network import Network
 
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 from onnxprune.repair.chains import Chain, build_reader
-from onnxprune.repair.layers import Change, FitLayer
+from onnxprune.repair.linear_layers import Change, FitLayer
 from onnxprune.repair.network import Network
-from onnxprune.repair.rows import Feeds, take_seen
+from onnxprune.repair.sampling import Feeds, take_seen
 from onnxprune.repair.segments import Walk, open_session, run
 from onnxprune.repair.tails import Tail
 from onnxprune.repair.tasks import FitTask

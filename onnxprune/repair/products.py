@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 from onnxprune.repair.codes import StoredCode
-from onnxprune.repair.layers import Change, FitLayer, PackedWeight, Site, Unfit
+from onnxprune.repair.linear_layers import Change, FitLayer, PackedWeight, Site, Unfit
 
 
 class MatrixProduct(FitLayer):

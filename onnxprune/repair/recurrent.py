@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
-from onnxprune.repair.layers import Change, FitLayer, PackedWeight, Site
+from onnxprune.calibration.array_store import Array
+from onnxprune.repair.linear_layers import Change, FitLayer, PackedWeight, Site
 
 BIAS = 3  # the input slot: those of the inputs, then those of the states
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
-from onnxprune.calibration.run import open_session, run
-from onnxprune.calibration.store import Array, ArrayStore
+from onnxprune.calibration.array_store import Array, ArrayStore
+from onnxprune.calibration.sessions import open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.view import makers, reads

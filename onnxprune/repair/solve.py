@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 from onnxprune.repair.cholesky import Cholesky
 from onnxprune.repair.support import Choose, Nearest, fit_on, settle
 from onnxprune.repair.tails import Tail

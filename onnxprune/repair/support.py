@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 
 # From the Gram matrix of what a layer reads [g, K, K] and its weights [g, K, O]: which of them stay, and what they become.
 Choose = Callable[[Array, Array], tuple[Array, Array]]

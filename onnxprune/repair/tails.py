@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 from onnxprune.ops.records import SAME
-from onnxprune.repair.layers import FitLayer, Site
+from onnxprune.repair.linear_layers import FitLayer, Site
 from onnxprune.repair.network import Network
 
 

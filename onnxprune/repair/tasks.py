@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 from onnxprune.ops.records import record_of
 from onnxprune.repair.kinds import is_layer, is_recurrent, make_layer
-from onnxprune.repair.layers import FitLayer, Site, Unfit
+from onnxprune.repair.linear_layers import FitLayer, Site, Unfit
 from onnxprune.repair.network import Network, pick_positions
 from onnxprune.repair.recurrent import InputProduct, StateProduct
 from onnxprune.repair.tails import Tail, follow_tail, make_empty_tail

@@ -32,7 +32,7 @@ class BatchSettings:
         panel=PANEL,
         metavar="TIME",
         kind=DURATION,
-        check="onnxprune.settings.units:seconds",
+        check="onnxprune.settings.quantities:seconds",
     )
     memory: int | None = setting(
         None,
@@ -42,7 +42,7 @@ class BatchSettings:
         panel=PANEL,
         metavar="SIZE",
         kind=SIZE,
-        check="onnxprune.settings.units:size_bytes",
+        check="onnxprune.settings.quantities:size_bytes",
     )
 
 

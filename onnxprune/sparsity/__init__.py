@@ -6,7 +6,7 @@ channels so that more stays. A target (`tensorrt`) says what it can use.
 """
 
 from onnxprune.settings import Sparsity
-from onnxprune.sparsity.check import Checked, check_pattern
-from onnxprune.sparsity.run import SparseLayer, Sparsified, sparsify
+from onnxprune.sparsity.apply import SparseLayer, Sparsified, sparsify
+from onnxprune.sparsity.pattern_check import Checked, check_pattern
 
 __all__ = ["Checked", "SparseLayer", "Sparsified", "Sparsity", "check_pattern", "sparsify"]

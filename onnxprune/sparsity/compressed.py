@@ -9,8 +9,8 @@ from onnxprune.graph.deflated import deflate_files, deflate_model
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
 from onnxprune.report.types import CompressedSize
+from onnxprune.sparsity.apply import Sparsified
 from onnxprune.sparsity.patterns import NofM
-from onnxprune.sparsity.run import Sparsified
 
 
 def measure_compressed(

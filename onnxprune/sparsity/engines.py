@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from onnxprune.calibration.array_store import Memory
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.probes import Net
-from onnxprune.calibration.run import count, open_session, run_as
+from onnxprune.calibration.sessions import count, open_session, run_as
 from onnxprune.calibration.statistics import StatisticSizes
-from onnxprune.calibration.store import Memory
 from onnxprune.graph.facts import FLOATS
 from onnxprune.graph.view import attribute
 from onnxprune.graph.weights import Array, dtype_of, is_float
@@ -30,7 +30,7 @@ from onnxprune.groups import Analysis
 from onnxprune.macs import Shapes
 from onnxprune.ops.records import UnknownShape, record_of
 from onnxprune.report.types import Counts, EngineLayer, EngineReport, Shares
-from onnxprune.sparsity.layers import matrices
+from onnxprune.sparsity.matrices import matrices
 
 SAMPLES = 64  # that products are counted on
 PLAIN = frozenset({"convolution", "transposed convolution", "matrix product", "sum over letters"})

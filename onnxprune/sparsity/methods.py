@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 from onnxprune.repair.support import Choose, fit_on
 from onnxprune.sparsity.patterns import NofM, Pattern, Shape
 

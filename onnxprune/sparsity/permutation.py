@@ -17,7 +17,7 @@ from onnxprune.graph.inner import marked
 from onnxprune.groups import Analysis, Group, analyze
 from onnxprune.plans import Choice, Plan, fingerprint
 from onnxprune.signals import channel_order
-from onnxprune.sparsity.layers import ConstantMatrix, numbers
+from onnxprune.sparsity.matrices import ConstantMatrix, numbers
 from onnxprune.sparsity.patterns import NofM, Pattern
 from onnxprune.sparsity.permute import best_order, kept
 from onnxprune.surgery import apply_plan

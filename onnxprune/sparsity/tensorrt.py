@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxprune.sparsity.layers import ConstantMatrix
+from onnxprune.sparsity.matrices import ConstantMatrix
 
 ENOUGH = 256  # channels
 TAKEN = ("Conv", "Gemm", "MatMul")

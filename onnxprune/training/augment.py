@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.calibration import InputSpec
-from onnxprune.calibration.run import Feeds
+from onnxprune.calibration.sessions import Feeds
 from onnxprune.calibration.substitutes import find_picture_axis
 from onnxprune.graph.weights import Array, is_float
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from onnxprune.calibration import InputSpec, input_specs
-from onnxprune.calibration.run import count, open_session, run_as
-from onnxprune.calibration.store import StoredBatches
+from onnxprune.calibration.array_store import StoredBatches
+from onnxprune.calibration.sessions import count, open_session, run_as
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array, is_float
@@ -21,10 +21,10 @@ from onnxprune.measure import showing
 from onnxprune.progress import StageProgress
 from onnxprune.report.types import DistillationReport
 from onnxprune.training.checkpoint import Checkpoint, make_key
+from onnxprune.training.drawn_batches import DrawnBatches
 from onnxprune.training.loss import Judgment, Objective
 from onnxprune.training.methods.base import TrainMethod
 from onnxprune.training.recipe import LEAST_CHECKS, TrainingRecipe
-from onnxprune.training.samples import DrawnBatches
 from onnxprune.training.student import Student, Weights
 from onnxprune.training.task import Task
 from onnxprune.training.teacher import Teacher

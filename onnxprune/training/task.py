@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration import Batches
+from onnxprune.calibration.array_store import Memory
 from onnxprune.calibration.arrays import read_arrays
 from onnxprune.calibration.data import Stored
-from onnxprune.calibration.store import Memory
 from onnxprune.errors import DataError, OnnxPruneError
 from onnxprune.gradients import require_torch
 from onnxprune.graph.flat import flatten

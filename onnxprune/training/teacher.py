@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune.calibration.run import Feeds, open_session, run_as
-from onnxprune.calibration.store import ArrayStore, Memory
+from onnxprune.calibration.array_store import ArrayStore, Memory
+from onnxprune.calibration.sessions import Feeds, open_session, run_as
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array
 from onnxprune.measure import showing

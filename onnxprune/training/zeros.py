@@ -11,10 +11,10 @@ from onnxprune.graph.forms import Form
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis
 from onnxprune.settings import Sparsity
-from onnxprune.sparsity.masked import Selects
-from onnxprune.sparsity.options import check_sparsity
+from onnxprune.sparsity.apply import decide, prepare
+from onnxprune.sparsity.masked_weights import Selects
 from onnxprune.sparsity.patterns import Above, Pattern, Units
-from onnxprune.sparsity.run import decide, prepare
+from onnxprune.sparsity.resolve import check_sparsity
 from onnxprune.sparsity.threshold import threshold
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.calibration.data import Batches, random_data
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.reunion import join, split_samples
-from onnxprune.calibration.run import Feeds, Source, count, open_session, proto_of, run_as, runnable_inputs
+from onnxprune.calibration.sessions import Feeds, Source, count, open_session, proto_of, run_as, runnable_inputs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.vocabulary import vocabulary
 from onnxprune.graph.weights import Array, is_float

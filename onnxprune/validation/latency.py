@@ -56,7 +56,7 @@ import numpy as np
 
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.kernels import describe_machine
-from onnxprune.calibration.run import Feeds, Source, count, open_session, prepare_run, run, serialized
+from onnxprune.calibration.sessions import Feeds, Source, count, open_session, prepare_run, run, serialized
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import full_proto

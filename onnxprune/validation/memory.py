@@ -15,7 +15,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxprune.calibration.run import Source, open_session, run
+from onnxprune.calibration.sessions import Source, open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.files import temporary_folder
 from onnxprune.graph.model import Model

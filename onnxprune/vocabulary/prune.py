@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration import input_specs
-from onnxprune.calibration.run import open_session, run_as, runnable_inputs
+from onnxprune.calibration.sessions import open_session, run_as, runnable_inputs
 from onnxprune.candidates import name_of
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.files import write_text

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.allocate.poly import Compiled, Values
+from onnxprune.allocate.polynomial import Compiled, Values
 from onnxprune.graph.weights import Array
 
 BLOCKS = (1, 8, 16, 32)

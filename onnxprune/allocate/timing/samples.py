@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.allocate.selection import Candidates, Counts
-from onnxprune.allocate.timing.layers import LayerFinder
-from onnxprune.allocate.timing.table import TimingTable
+from onnxprune.allocate.timing.matching import LayerFinder
+from onnxprune.allocate.timing.timing_table import TimingTable
 from onnxprune.calibration.kernels import Kernel, KernelTimer, describe_machine
-from onnxprune.calibration.run import Feeds
+from onnxprune.calibration.sessions import Feeds
 from onnxprune.graph.save import full_proto
 from onnxprune.graph.weights import Array
 from onnxprune.progress import Progress

@@ -20,8 +20,8 @@ from onnxprune.cli.render.compared import (
     warn_degraded,
 )
 from onnxprune.cli.render.inspected import count_units
-from onnxprune.cli.render.layers import explain_none, render_layer_facts, render_layer_table
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
+from onnxprune.cli.render.sparse import explain_none, render_layer_facts, render_layer_table
 from onnxprune.cli.render.trained import render_distillation
 from onnxprune.report.promises import explain_weak_promise
 from onnxprune.report.stages import STAGES, compare_stages, explain_slow

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onnxprune.gradients.table import Node, operator
+from onnxprune.gradients.operators import Node, operator
 from onnxprune.ops.records import MICROSOFT
 
 NEVER = float("-inf")

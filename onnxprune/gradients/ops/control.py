@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onnxprune.gradients.table import Node, operator
+from onnxprune.gradients.operators import Node, operator
 
 
 @operator("If", control=True, host=(0,))

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onnxprune.gradients.operators import Node, operator
 from onnxprune.gradients.ops.elementwise import activation
-from onnxprune.gradients.table import Node, operator
 from onnxprune.ops.records import MICROSOFT
 
 CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxprune.gradients.table import Node, operator
+from onnxprune.gradients.operators import Node, operator
 from onnxprune.gradients.types import cast
 from onnxprune.ops.records import MICROSOFT
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onnxprune.gradients.table import Node, operator
+from onnxprune.gradients.operators import Node, operator
 from onnxprune.ops.records import MICROSOFT
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

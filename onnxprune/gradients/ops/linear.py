@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onnxprune.gradients.operators import Node, operator
 from onnxprune.gradients.ops.elementwise import activation
-from onnxprune.gradients.table import Node, operator
 from onnxprune.ops.records import MICROSOFT
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onnxprune.gradients.operators import Node, operator
 from onnxprune.gradients.ops.convolution import flat_pads, ones, window_pads
-from onnxprune.gradients.table import Node, operator
 from onnxprune.ops.records import MICROSOFT
 
 MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}

@@ -12,9 +12,9 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
+from onnxprune.gradients.operators import Node, operator
 from onnxprune.gradients.ops import pool
 from onnxprune.gradients.ops.convolution import convolve
-from onnxprune.gradients.table import Node, operator
 from onnxprune.gradients.types import RANGES, integer_range, narrowed
 from onnxprune.ops.records import MICROSOFT
 

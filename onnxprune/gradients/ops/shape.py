@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onnxprune.gradients.operators import Node, operator
 from onnxprune.gradients.ops.reduce import integers
-from onnxprune.gradients.table import Node, operator
 from onnxprune.gradients.types import carrier, to_tensor
 from onnxprune.ops.records import MICROSOFT
 

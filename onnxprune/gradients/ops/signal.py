@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from onnxprune.gradients.table import Node, operator
+from onnxprune.gradients.operators import Node, operator
 from onnxprune.gradients.types import carrier
 
 

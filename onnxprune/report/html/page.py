@@ -9,7 +9,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from onnxprune.report.html.data import models, short
+from onnxprune.report.html.payload import models, short
 from onnxprune.report.rows import COLUMNS, JobLike, rows
 from onnxprune.version import __version__
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.calibration.store import Memory
+from onnxprune.calibration.array_store import Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
@@ -25,7 +25,7 @@ from onnxprune.repair.lockstep import Lockstep
 from onnxprune.repair.merge import merge_channels
 from onnxprune.repair.network import Network, restore_calls
 from onnxprune.repair.products import MatrixProduct
-from onnxprune.repair.rows import Feeds
+from onnxprune.repair.sampling import Feeds
 from onnxprune.repair.solve import FITS
 from onnxprune.repair.support import Choose
 from onnxprune.repair.tasks import FitTask, find_tasks

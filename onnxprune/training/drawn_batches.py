@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.calibration import Batches, InputSpec
+from onnxprune.calibration.array_store import Memory, StoredBatches
 from onnxprune.calibration.data import Stored
-from onnxprune.calibration.run import Feeds, count
-from onnxprune.calibration.store import Memory, StoredBatches
+from onnxprune.calibration.sessions import Feeds, count
 from onnxprune.graph.weights import Array
 from onnxprune.training.augment import augment
 from onnxprune.training.recipe import LEAST_BATCH, STEPS, TrainingRecipe

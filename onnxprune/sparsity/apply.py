@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.calibration.store import Memory
+from onnxprune.calibration.array_store import Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.inner import marked, rewritten
 from onnxprune.graph.model import Model
@@ -20,13 +20,13 @@ from onnxprune.plans import Plan
 from onnxprune.progress import StageProgress
 from onnxprune.repair import Choose, RepairReport, SparsityRequest, repair
 from onnxprune.settings import Sparsity
-from onnxprune.sparsity.fold import fold
-from onnxprune.sparsity.layers import ConstantMatrix, matrices, numbers
-from onnxprune.sparsity.masked import MaskedWeight, Selects, Tally
+from onnxprune.sparsity.constants import fold
+from onnxprune.sparsity.masked_weights import MaskedWeight, Selects, Tally
+from onnxprune.sparsity.matrices import ConstantMatrix, matrices, numbers
 from onnxprune.sparsity.methods import chooser
-from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.patterns import Above, Pattern, Units
 from onnxprune.sparsity.permutation import permuted
+from onnxprune.sparsity.resolve import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.tensorrt import Verdict, judge
 from onnxprune.sparsity.threshold import threshold
 from onnxprune.surgery import apply_plan

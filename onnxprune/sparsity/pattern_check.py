@@ -9,10 +9,10 @@ import numpy as np
 from onnxprune.graph.model import Model
 from onnxprune.groups import analyze
 from onnxprune.settings import Sparsity
-from onnxprune.sparsity.fold import fold
-from onnxprune.sparsity.layers import numbers
-from onnxprune.sparsity.options import check_sparsity, resolve_sparsity
-from onnxprune.sparsity.run import SparseLayer, decide, mark
+from onnxprune.sparsity.apply import SparseLayer, decide, mark
+from onnxprune.sparsity.constants import fold
+from onnxprune.sparsity.matrices import numbers
+from onnxprune.sparsity.resolve import check_sparsity, resolve_sparsity
 
 
 @dataclass(frozen=True)

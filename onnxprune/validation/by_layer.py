@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from onnx import NodeProto
 
 from onnxprune.axes import first
+from onnxprune.calibration.array_store import ArrayStore, Memory
 from onnxprune.calibration.data import Batches
-from onnxprune.calibration.run import count
-from onnxprune.calibration.store import ArrayStore, Memory
+from onnxprune.calibration.sessions import count
 from onnxprune.coupling import linearize
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model

@@ -21,7 +21,7 @@ from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.macs import Shapes
 from onnxprune.ops.records import PERMUTE, SAME, Operand, UnknownShape, record_of
-from onnxprune.sparsity.masked import Numbers
+from onnxprune.sparsity.masked_weights import Numbers
 
 UNTOLD = "its rule does not give the axis of the sum"
 

@@ -17,7 +17,7 @@ from onnxprune.settings import HOMES, Options, RunSettings, Sparsity, Training, 
 from onnxprune.settings.data import is_own
 from onnxprune.settings.options import BUDGETS, LIMITS
 from onnxprune.settings.table import FUNCTION, INPUTS, PLACE, show_value, to_option
-from onnxprune.sparsity.options import resolve_sparsity
+from onnxprune.sparsity.resolve import resolve_sparsity
 from onnxprune.training import check_request
 
 Settings = Mapping[str, Any]

@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 from onnxprune.graph.forms import Form, start
 from onnxprune.graph.weights import is_float
 from onnxprune.ops.records import Bounds, Encoding, NodeView, Operand, Record, record_of

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper
 
+from onnxprune.calibration.array_store import Memory
 from onnxprune.calibration.data import Batches, Stored
-from onnxprune.calibration.run import Feeds, count
+from onnxprune.calibration.sessions import Feeds, count
 from onnxprune.calibration.statistics import StatisticSizes
-from onnxprune.calibration.store import Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients import require_torch, trainable_weights
 from onnxprune.graph.model import Model

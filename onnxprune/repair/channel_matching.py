@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
+from onnxprune.calibration.array_store import Array
 
 ALIKE = 0.5  # the mean correlation from which on channels are taken to be known
 CLEARLY = 0.1  # by so much another order has to be more alike than the original's, which tools seldom change

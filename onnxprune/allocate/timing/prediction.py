@@ -10,13 +10,13 @@ from functools import cached_property
 import numpy as np
 
 from onnxprune.allocate.cost import KeepOf, Sizes
-from onnxprune.allocate.poly import Compiled, Ints, Values
+from onnxprune.allocate.polynomial import Compiled, Ints, Values
 from onnxprune.allocate.selection import Candidates
 from onnxprune.allocate.timing.fit import LayerFit, Terms, fit_layers, fit_nonnegative
-from onnxprune.allocate.timing.layers import UNKNOWN
+from onnxprune.allocate.timing.matching import UNKNOWN
 from onnxprune.allocate.timing.samples import Samples, measure_samples
-from onnxprune.allocate.timing.table import TimingTable
-from onnxprune.calibration.run import Feeds
+from onnxprune.allocate.timing.timing_table import TimingTable
+from onnxprune.calibration.sessions import Feeds
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis
 from onnxprune.plans import Plan

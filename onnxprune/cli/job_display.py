@@ -15,9 +15,9 @@ from rich.text import Text
 from onnxprune.cli.console import clean, duration, plural, text
 
 if TYPE_CHECKING:
+    from onnxprune.batch.database import Outcome
     from onnxprune.batch.isolate import Limits
     from onnxprune.batch.jobs import Spec
-    from onnxprune.batch.store import Outcome
 
 SHOWN = 8  # jobs in flight
 READING_SECONDS = 2.0  # between two words on the reading of files
@@ -35,7 +35,7 @@ class JobLines:
         print(clean(line), file=sys.stderr, flush=True)
 
     def limits(self, workers: int | None, limits: Limits) -> None:
-        from onnxprune.settings.units import size
+        from onnxprune.settings.quantities import size
 
         where = plural(workers, "worker") if workers else "on the cluster"
         memory = f"{size(limits.memory)}, " if limits.memory else ""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from onnxprune.calibration.store import Array
-from onnxprune.repair.layers import FitLayer
+from onnxprune.calibration.array_store import Array
+from onnxprune.repair.linear_layers import FitLayer
 from onnxprune.repair.network import Network, pick_positions
 from onnxprune.repair.solve import FitRows
 from onnxprune.repair.tasks import FitTask

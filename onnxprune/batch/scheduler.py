@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from onnxprune.batch.content import ContentDigests
+from onnxprune.batch.database import Outcome, ResultStore
 from onnxprune.batch.isolate import Limits, Running, run
 from onnxprune.batch.jobs import ReadyJob, Spec, prepare, unreadable
-from onnxprune.batch.store import Outcome, ResultStore
 from onnxprune.errors import OnnxPruneError
 from onnxprune.machine import cores, memory_bytes
 from onnxprune.settings import BatchSettings
