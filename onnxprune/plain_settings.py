@@ -15,15 +15,14 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.quantize import check_quantization
 from onnxprune.settings import HOMES, Options, RunSettings, Sparsity, Training, settings_of
 from onnxprune.settings.data import is_own
-from onnxprune.settings.options import BUDGETS, LIMITS
-from onnxprune.settings.table import FUNCTION, INPUTS, PLACE, show_value, to_option
+from onnxprune.settings.options import AMOUNTS
+from onnxprune.settings.table import FUNCTION, INPUTS, PLACE, show_value
 from onnxprune.sparsity.resolve import resolve_sparsity
 from onnxprune.training import check_request
 
 Settings = Mapping[str, Any]
 
 COMMAND = "prune"  # whose settings a recipe has
-AMOUNTS = ("ratio", *BUDGETS, *LIMITS)  # how much is removed: one of them
 
 
 def check(name: str, value: Any, base: Path, command: str = COMMAND) -> None:
@@ -48,8 +47,6 @@ def suggest_near(name: str, known: Mapping[str, object]) -> str:
 
 def check_all(settings: Settings, command: str = COMMAND) -> None:
     """Raise OnnxPruneError where settings that are right one by one do not go together."""
-    if "ratio" in settings and (other := [a for a in AMOUNTS[1:] if a in settings]):
-        raise OnnxPruneError(f"ratio and {to_option(other[0])}: give one, each decides how much is removed")
     built = build(settings, command)
     built[Options].check()
     check_quantization(built[RunSettings], built.get(Sparsity))

@@ -85,6 +85,8 @@ def test_a_budget_out_of_reach_is_an_error() -> None:
     [
         ({"macs": 0.5, "params": 0.5}, "macs and params: give one"),
         ({"macs": 0.5, "max_error": 0.5}, "macs and max-error: give one"),
+        ({"ratio": 0.5, "macs": 0.5}, "ratio and macs: give one"),
+        ({"ratio": 0.5, "threshold": 0.1}, "ratio and threshold: give one"),
         ({"max_error": -1.0}, "relative L2 error, 0 or more"),
         ({"min_agreement": 2.0}, "fraction of samples with the same class"),
         ({"steps": 0}, "takes 1 to 1,000"),
@@ -111,7 +113,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     before, after = (onnxprune.analyze(p).macs() for p in (CNN, out))
     assert before and after and after <= 0.5 * before
     fails(
-        call("prune", CNN, "-o", out, "--macs", 0.5, "--ratio", 0.2), "a budget decides how much is removed", "--ratio"
+        call("prune", CNN, "-o", out, "--macs", 0.5, "--ratio", 0.2), "ratio and macs: give one, each decides how much"
     )
     fails(call("prune", CNN, "-o", out, "--macs", 0.5, "--allocation", "global", "--scope", "local"), "--scope")
     fails(call("prune", CNN, "-o", out, "--bytes", 0.5, "--plan", "p.json"), "--plan already has", "--bytes")

@@ -91,8 +91,10 @@ def test_overrides_are_of_the_models_that_match(tmp_path: Path) -> None:
 
 def test_settings_that_come_out_equal_are_one_job(tmp_path: Path) -> None:
     zoo(tmp_path, "a.onnx")
-    text = 'models = ["a.onnx"]\n[matrix]\nratio = [0.3, 0.5]\n[[override]]\nmatch = "a"\nmacs = 0.5\n'
-    assert [s.settings for s in specs(recipe(tmp_path, text))] == [{"macs": 0.5}]
+    for amount in ({"macs": 0.5}, {"threshold": 0.1}):
+        ((name, value),) = amount.items()
+        text = f'models = ["a.onnx"]\n[matrix]\nratio = [0.3, 0.5]\n[[override]]\nmatch = "a"\n{name} = {value}\n'
+        assert [s.settings for s in specs(recipe(tmp_path, text))] == [amount]
 
 
 def test_settings_become_arguments_and_options() -> None:
@@ -154,6 +156,7 @@ WRONG = [
         0,
         "macs and params: give one",
     ),
+    ('models = ["a.onnx"]\n[settings]\nratio = 0.5\nthreshold = 0.1\n', 0, "ratio and threshold: give one"),
 ]
 
 

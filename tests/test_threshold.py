@@ -48,7 +48,7 @@ def test_groups_with_ratios_of_their_own_have_those() -> None:
 @pytest.mark.parametrize(
     ("beside", "why"),
     [
-        (("--ratio", "0.5"), "--threshold compares scores as they are"),
+        (("--ratio", "0.5"), "ratio and threshold: give one"),
         (("--scope", "global"), "--threshold compares scores as they are"),
         (("--macs", "0.5"), "macs and threshold: give one"),
         (("--max-error", "0.1"), "max-error and threshold: give one"),

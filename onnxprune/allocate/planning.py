@@ -91,7 +91,7 @@ def _make(first: _Stage) -> Plan:
     if options.threshold is not None:
         return first.by_threshold(options.threshold)
     if options.budget is None:
-        return _in_steps(first, 1 - options.ratio, lambda stage, share: stage.by_ratio(share))
+        return _in_steps(first, 1 - options.removed, lambda stage, share: stage.by_ratio(share))
     if options.latency is not None:
         return _within_latency(first, options.latency)
     return _within_best(first, budget_of(first.c, *options.budget))
@@ -152,8 +152,8 @@ class _Stage:
         local = "no channel of it is free" if o.only_free else "ratio {:g} of {} channels removes none"
         ranked = f"its channels rank above the others ({o.scope} scope)"
         return self.sharing.plan(
-            by_ratio(self.c, o.scope, share)(o.ratio),
-            lambda g: local.format(o.ratio, self.c.full[g.name]) if o.scope == "local" else ranked,
+            by_ratio(self.c, o.scope, share)(o.removed),
+            lambda g: local.format(o.removed, self.c.full[g.name]) if o.scope == "local" else ranked,
         )
 
     def by_threshold(self, threshold: float) -> Plan:

@@ -44,7 +44,7 @@ class Rounds:
     def fractions(self) -> list[float]:
         """What is left of the original after each round."""
         o = self.options
-        rest = o.budget[1] if o.budget else 1 - o.ratio
+        rest = o.budget[1] if o.budget else 1 - o.removed
         return [1 - (1 - rest) * share for share in shares(self.number, o.schedule or "linear", rest)]
 
     def ask(self) -> Iterator[tuple[int, float, float]]:

@@ -20,7 +20,7 @@ from onnxprune.cli.options import (
     output,
 )
 from onnxprune.errors import OnnxPruneError
-from onnxprune.settings.options import BUDGETS, LIMITS, Options
+from onnxprune.settings.options import Options
 from onnxprune.settings.table import settings_in, to_option
 
 if TYPE_CHECKING:
@@ -98,12 +98,8 @@ def _check_together(ctx: typer.Context, settings: Mapping[str, Any], planned: bo
         selection = [n for n in settings_in(Options) if n not in BESIDE_PLAN]
         written = ["plan_out"] if is_typed(ctx, "plan_out") else []
         _refuse([*(n for n in selection if n in settings), *written], "--plan already has the channels to remove")
-    if any(budget in settings for budget in (*BUDGETS, *LIMITS)):
-        _refuse([n for n in ("ratio",) if n in settings], "a budget decides how much is removed")
     if "threshold" in settings:
-        _refuse(
-            [n for n in ("ratio", "scope", "normalize") if n in settings], "--threshold compares scores as they are"
-        )
+        _refuse([n for n in ("scope", "normalize") if n in settings], "--threshold compares scores as they are")
     if "allocation" in settings:
         _refuse([n for n in ("scope",) if n in settings], "--allocation decides which channels compete")
 
@@ -139,5 +135,5 @@ def _goal(o: Options) -> str:
         return f"a drop of the metric of at most {o.max_drop:g}"
     if o.threshold is not None:
         return f"scores of at least {o.threshold:g}"
-    kind, fraction = o.budget or o.limit or ("ratio", o.ratio)
-    return f"at most {fraction:g} of the {kind}" if kind != "ratio" else f"ratio {o.ratio:g}"
+    kind, fraction = o.budget or o.limit or ("ratio", o.removed)
+    return f"at most {fraction:g} of the {kind}" if kind != "ratio" else f"ratio {fraction:g}"

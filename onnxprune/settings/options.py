@@ -12,6 +12,8 @@ MOST_STEPS = 1000
 SCOPES = ("local", "global", "isomorphic")
 BUDGETS = ("macs", "params", "bytes", "latency")
 LIMITS = ("max_error", "min_agreement", "max_drop")
+AMOUNTS = ("ratio", *BUDGETS, *LIMITS, "threshold")  # how much is removed: one of them
+RATIO = 0.5  # where none of them is given
 ALLOCATIONS = ("uniform", "global", "sensitivity", "search", "netadapt", "amc", "fisher", "redundancy")
 MEASURED = ("sensitivity", "search", "netadapt", "amc")  # they measure errors on calibration data
 SEARCHED = (*MEASURED, "fisher")  # they know errors, in one way or another
@@ -51,10 +53,11 @@ class Options:
     macs: float | None = setting(
         None, "Instead of a ratio: keep at most this fraction of the multiply-accumulates.", metavar="F", bounds=KEPT
     )
-    ratio: float = setting(
-        0.5,
+    ratio: float | None = setting(
+        None,
         "The fraction of channels to remove, below 1: of each group (local), of all channels ranked together (global), or "
         "of all groups of one shape (isomorphic). 0 removes only channels that change no output.",
+        on={"prune": Use(default=RATIO)},
         metavar="R",
         bounds=Bounds("it is the fraction of channels to remove, from 0 to below 1", 0.0, 1.0),
     )
@@ -238,9 +241,14 @@ class Options:
         return next(((kind, f) for kind in LIMITS if (f := getattr(self, kind)) is not None), None)
 
     @property
+    def removed(self) -> float:
+        """The fraction of channels to remove where nothing else decides how much."""
+        return RATIO if self.ratio is None else self.ratio
+
+    @property
     def asked(self) -> str:
         """The budget or the limit as it was typed; a plan may have to be within other ones on the way."""
-        kind, value = self.budget or self.limit or ("ratio", self.ratio)
+        kind, value = self.budget or self.limit or ("ratio", self.removed)
         if self.threshold is not None:
             kind, value = "threshold", self.threshold
         return f"--{to_option(kind)} {value:g}"
@@ -279,8 +287,10 @@ class Options:
         repair = self.repair or ("lstsq" if calibrated or drawn else "none")
         best = "uniform" if self.effort == "low" else "search"
         allocation = self.allocation or (best if calibrated and self.measures else None)
+        amounts = (self.budget, self.limit, self.threshold)
         return replace(
             self,
+            ratio=self.removed if amounts == (None, None, None) else None,
             target="none" if self.round_to > 1 else self.target or "cpu",
             criterion=self.criterion or ("obs" if calibrated else "l2"),
             repair=repair,
@@ -294,12 +304,12 @@ class Options:
         check_fields(self)
         if self.ratio == 1.0 and self.max_ratio == 1.0:
             raise OnnxPruneError("ratio 1 would remove every channel; choose a fraction below 1")
-        given = [kind for kind in (*BUDGETS, *LIMITS, "threshold") if getattr(self, kind) is not None]
+        given = [kind for kind in AMOUNTS if getattr(self, kind) is not None]
         if len(given) > 1:
-            raise OnnxPruneError(f"{' and '.join(map(to_option, given))}: give one, the others follow from it")
+            raise OnnxPruneError(f"{' and '.join(map(to_option, given))}: give one, each decides how much is removed")
         if self.threshold is not None and (self.steps or 1) > 1:
             raise OnnxPruneError("threshold removes at once all that scores less; leave --steps out")
-        if self.allocation is not None and given in ([], ["threshold"]):
+        if self.allocation is not None and self.budget is None and self.limit is None:
             raise OnnxPruneError(
                 f"allocation '{self.allocation}' shares out a budget; give one of {', '.join(BUDGETS)}, or a limit"
             )
