@@ -88,6 +88,14 @@ def test_slimming_needs_scales() -> None:
         start("slimming", onnx.load(RESNET))
 
 
+@pytest.mark.parametrize("name", ["slimming", "group-lasso"])
+def test_no_penalty_is_none(name: str) -> None:
+    method, student, _ = start(name, penalty=0.0)
+    assert float(method.penalize(student, 0.5).detach()) == 0.0
+    with pytest.raises(OnnxPruneError, match="penalty is 0; it is a weight above 0"):
+        onnxprune.prune(network(), **HOW, train_method=name, penalty=0)
+
+
 def lasso_by_hand(w: dict[str, np.ndarray], before: dict[str, np.ndarray]) -> float:
     rows = {"w": w["w"].T, "b": w["b"][:, None], "gamma": w["gamma"][:, None], "beta": w["beta"][:, None], "v": w["v"]}
     power = sum(
@@ -189,6 +197,15 @@ def test_a_lottery_ticket_has_early_weights_where_late_ones_are_large() -> None:
     limit = np.sort(np.abs(late).ravel())[36]
     np.testing.assert_array_equal(student.weights["w"].detach(), first["w"] * (np.abs(late) >= limit))
     np.testing.assert_array_equal(student.weights["b"].detach(), first["b"])
+
+
+def test_checkpoints_tell_early_weights_with_equal_sums_apart() -> None:
+    one = network(1)
+    other = onnx.ModelProto.FromString(one.SerializeToString())
+    for t in other.graph.initializer:
+        t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t)[::-1].copy(), t.name))
+    settings = [start("lottery", rewind=onnxprune.load(early))[0].settings for early in (one, one, other)]
+    assert settings[0] == settings[1] != settings[2]
 
 
 def test_early_weights_must_fit() -> None:

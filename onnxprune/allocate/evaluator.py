@@ -95,14 +95,17 @@ class Evaluator:
         """Go on with another file of the same function and the same groups."""
         if original is not self.original:
             self.original = original
-            for name in ("comparer", "_folds"):
-                vars(self).pop(name, None)
+            self._forget("comparer", "_folds")
 
     def turn_to_data(self, batches: Batches | None) -> None:
         """Go on with other data for the same model."""
         self.batches = batches
         self._judged.clear()
-        for name in ("comparer", "data", "_folds"):
+        self._forget("comparer", "data", "_folds")
+
+    def _forget(self, *names: str) -> None:
+        """Compute these cached properties again when they are asked for."""
+        for name in names:
             vars(self).pop(name, None)
 
     def stage_progress(self, stage: str) -> Progress:
@@ -233,7 +236,7 @@ class Evaluator:
 
     def finish(self, plan: Plan) -> tuple[Model, RepairReport]:
         """The same, repaired on all of the data. It is the last thing that is made, so what plans were compared by is let go."""
-        vars(self).pop("comparer", None)
+        self._forget("comparer")
         return self._repaired(plan, self.data, "repair", 1.0 if self.batches else DRAWN_ROWS)
 
     @cached_property

@@ -26,7 +26,7 @@ class GroupLasso(TrainMethod):
     """
 
     def __init__(self, context: MethodContext) -> None:
-        self.context, self.weight = context, context.penalty or PENALTY
+        self.context, self.weight = context, PENALTY if context.penalty is None else context.penalty
         self.settings = ("group-lasso", self.weight)
 
     def begin(self, student: Student) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients import Module
+from onnxprune.training.checkpoint import make_key
 from onnxprune.training.methods.base import MethodContext, TrainMethod, train_method
 from onnxprune.training.student import Student
 
@@ -29,7 +30,8 @@ class Lottery(TrainMethod):
         assert context.zeros is not None
         self.zeros, self.number, self.rounds, self.pruned = context.zeros, context.rounds, context.rounds - 1, 0
         self.first = {name: w.detach() for name, w in Module(context.rewind).named_weights().items()}
-        self.settings = ("lottery", context.rounds, repr(context.zeros), *(float(w.sum()) for w in self.first.values()))
+        early = make_key(list(self.first), (w.contiguous().numpy() for w in self.first.values()))
+        self.settings = ("lottery", context.rounds, repr(context.zeros), early)
 
     def begin(self, student: Student) -> None:
         """Raises OnnxPruneError where the early weights are of another model."""

@@ -20,7 +20,7 @@ class Slimming(TrainMethod):
     """
 
     def __init__(self, context: MethodContext) -> None:
-        self.context, self.weight = context, context.penalty or PENALTY
+        self.context, self.weight = context, PENALTY if context.penalty is None else context.penalty
         self.settings = ("slimming", self.weight)
 
     def begin(self, student: Student) -> None:
