@@ -29,7 +29,6 @@ from onnxprune.graph.view import Site, attribute, find_captured, makers
 from onnxprune.graph.walk import Known, Told, Visitor, walk
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, AxisTerms, Dim, LayoutError, find, fixed, freeze, fresh, leaves, unify, var
-from onnxprune.ops import rules as _rules  # noqa: F401  (registers every rule)
 from onnxprune.ops.records import PERMUTE, Operand, record_of
 from onnxprune.ops.registry import Axes, Edit, Edits, IntegerEncoding, New, Op, find_rule
 from onnxprune.ops.sequences import has_sequences, lower_sequences

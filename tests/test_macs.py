@@ -19,7 +19,7 @@ from laws import run_ort, run_reference
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune.ops.records import RECORDS
+from onnxprune.ops.records import load_records
 
 Shape = tuple[int, ...]
 Shapes = Sequence[Shape | None]
@@ -149,7 +149,7 @@ NAIVE: dict[str, Count] = {
     "DynamicQuantizeLSTM": recurrent, "MultiHeadAttention": multi_head, "GroupQueryAttention": grouped, "QAttention": packed(8),
     "LinearAttention": linear_attention, "MoE": experts((2, 4, 6)), "QMoE": experts((2, 5, 8)),
 }  # fmt: skip
-PRODUCTS = sorted(key for key, found in RECORDS.items() if any(r.product for r in found))
+PRODUCTS = sorted(key for key, found in load_records().items() if any(r.product for r in found))
 
 
 def naive(node: onnx.NodeProto) -> Count | None:

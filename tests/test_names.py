@@ -7,7 +7,7 @@ import ast
 from pathlib import Path
 
 import onnxprune.ops.rules  # fills the table of records
-from onnxprune.ops.records import RECORDS
+from onnxprune.ops.records import load_records
 
 ROOT = Path(onnxprune.__file__).parent
 MOST = 30
@@ -42,7 +42,7 @@ def names_in(path: Path) -> list[str]:
     strings = [
         n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docs
     ]
-    known = {op for _, op in RECORDS}
+    known = {op for _, op in load_records()}
     return [n.value for n in strings if n.value in known]
 
 

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cases  # noqa: F401  (registers every case)
@@ -16,13 +19,13 @@ import pytest
 from cases.base import CASES, UNCHECKED, Built, CaseOf
 from hypothesis import HealthCheck, given, settings
 from laws import LAWS, Checker, difference, run_ort, run_reference
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
+from tiny import model, tensor
 
 import onnxprune
 from onnxprune.axes import Layout, Var
 from onnxprune.graph.flat import FLAT
-from onnxprune.ops.records import Traits, record_of
-from onnxprune.ops.registry import RECORDS
+from onnxprune.ops.records import Traits, load_records, record_of
 
 BY_NAME = {c.name: c for c in CASES}
 
@@ -30,10 +33,12 @@ BY_NAME = {c.name: c for c in CASES}
 def test_every_rule_has_a_case() -> None:
     assert len(BY_NAME) == len(CASES), "two cases of one name"
     covered = {c.op for c in CASES}
-    rules = {(domain, op) for domain, op in RECORDS if domain != FLAT}  # markers stand for If, Loop, Scan and calls
+    rules = {
+        (domain, op) for domain, op in load_records() if domain != FLAT
+    }  # markers stand for If, Loop, Scan and calls
     missing = sorted(f"{domain or 'ai.onnx'}::{op}" for domain, op in rules - covered - set(UNCHECKED))
     assert not missing, f"rules without a case in tests/cases.py: {', '.join(missing)}"
-    assert not set(UNCHECKED) - set(RECORDS), "an operator is excused that has no rule"
+    assert not set(UNCHECKED) - set(load_records()), "an operator is excused that has no rule"
 
 
 def holds(case: CaseOf, built: Built) -> None:
@@ -171,11 +176,13 @@ def test_a_broken_law_is_noticed(
 def test_a_product_that_nobody_describes_is_noticed(monkeypatch: Any) -> None:
     analysis = _checker().analysis
     _sums_are_products(analysis)
-    (matmul,) = RECORDS["", "MatMul"]
-    monkeypatch.setitem(RECORDS, ("", "MatMul"), [replace(matmul, product=None)])
+    (matmul,) = load_records()["", "MatMul"]
+    monkeypatch.setitem(load_records(), ("", "MatMul"), [replace(matmul, product=None)])
     with pytest.raises(AssertionError, match="MatMul sums over a weight"):
         _sums_are_products(analysis)
-    monkeypatch.setitem(RECORDS, ("", "MatMul"), [replace(matmul, product=None, traits=Traits(no_product="a reason"))])
+    monkeypatch.setitem(
+        load_records(), ("", "MatMul"), [replace(matmul, product=None, traits=Traits(no_product="a reason"))]
+    )
     _sums_are_products(analysis)
 
 
@@ -200,3 +207,15 @@ def test_difference_sees_shapes_types_and_places_of_nan() -> None:
     assert difference(x, x[::-1]) == np.inf
     assert difference(x, x[:1]) == np.inf
     assert difference(x, x.astype(np.float64)) == np.inf
+
+
+def test_an_operator_is_known_before_anything_imported_its_rule(tmp_path: Path) -> None:
+    table = {"table": np.zeros((40, 8), np.float32)}
+    gather = helper.make_node("Gather", ["table", "ids"], ["y"])
+    proto = model([gather], [tensor("ids", ["N"], TensorProto.INT64)], [tensor("y", ["N", 8])], table)
+    onnx.save(proto, tmp_path / "m.onnx")
+    code = (
+        "import sys, onnx\nfrom onnxprune.graph.vocabulary import vocabulary\nprint(vocabulary(onnx.load(sys.argv[1])))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, tmp_path / "m.onnx"], capture_output=True, text=True, check=True)
+    assert ran.stdout == "40\n"

@@ -35,10 +35,10 @@ def ops(
 def _rows() -> list[OperatorRow]:
     import onnxprune.ops.rules  # noqa: F401 - fills the registry
     from onnxprune.graph.flat import FLAT
-    from onnxprune.ops.registry import RECORDS
+    from onnxprune.ops.records import load_records
     from onnxprune.report.types import OperatorRow
 
-    known = (e for records in RECORDS.values() for e in records if e.domain != FLAT)
+    known = (e for records in load_records().values() for e in records if e.domain != FLAT)
     entries = sorted(known, key=lambda e: (e.domain, e.op, e.since))
     return [
         OperatorRow(e.domain or "ai.onnx", e.op, e.since, e.until if e.until < 10**6 else None, e.summary)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-import onnxprune.ops.rules  # noqa: F401  (fills in the records)
 from onnxprune.graph.flat import FLAT, OPENERS, flatten
 from onnxprune.graph.integers import IntegerEncoding
 from onnxprune.graph.io import load

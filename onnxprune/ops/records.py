@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, auto
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -240,13 +242,26 @@ class Record:
         return (self.rule.__doc__ or "").strip().splitlines()[0] if self.rule else ""
 
 
-RECORDS: dict[tuple[str, str], list[Record]] = {}
+_TABLE: dict[tuple[str, str], list[Record]] = {}
 NOTHING = Record("", "", 1, 10**6, None)
+
+
+def add_record(record: Record) -> None:
+    _TABLE.setdefault((record.domain, record.op), []).append(record)
+
+
+@cache
+def load_records() -> dict[tuple[str, str], list[Record]]:
+    """All records, by domain and operator."""
+    # By its name: the rules stand above the graphs, which look operators up while no rule may have been imported.
+    import_module("onnxprune.ops.rules")
+    return _TABLE
 
 
 def find_record(domain: str, op: str, version: int | None = None) -> Record | None:
     """The record of an operator at an opset version, or the newest one."""
-    for record in reversed(RECORDS.get((domain, op), ())) if version is None else RECORDS.get((domain, op), ()):
+    records = load_records().get((domain, op), ())
+    for record in reversed(records) if version is None else records:
         if version is None or record.since <= version <= record.until:
             return record
     return None

@@ -19,7 +19,7 @@ from onnxprune.graph.facts import Facts, guessed_size
 from onnxprune.graph.integers import IntegerEncoding
 from onnxprune.graph.view import attribute, domain_of
 from onnxprune.layout import AxisTerms, Dim, LayoutError, find, fixed, freeze, is_frozen, unify
-from onnxprune.ops.records import MICROSOFT, NOTHING, RECORDS, Operand, Product, Record, Traits, find_record
+from onnxprune.ops.records import MICROSOFT, NOTHING, Operand, Product, Record, Traits, add_record, find_record
 
 Axes = list[Dim]
 Rule = Callable[["Op"], "list[Axes | None]"]
@@ -46,8 +46,7 @@ def couple(
 
     def register(rule: Rule) -> Rule:
         for op in ops:
-            record = Record(op, domain, since, until, rule, product, Traits(**traits))
-            RECORDS.setdefault((domain, op), []).append(record)
+            add_record(Record(op, domain, since, until, rule, product, Traits(**traits)))
         return rule
 
     return register
@@ -350,5 +349,5 @@ def same(op: Op) -> list[Axes | None]:
 
 
 __all__ = [
-    "MICROSOFT", "RECORDS", "Axes", "Edits", "New", "Op", "IntegerEncoding", "Unknown", "couple", "find_rule", "same",
+    "MICROSOFT", "Axes", "Edits", "New", "Op", "IntegerEncoding", "Unknown", "couple", "find_rule", "same",
 ]  # fmt: skip
