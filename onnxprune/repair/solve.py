@@ -81,11 +81,39 @@ def _gram(x: Array) -> Array:
     return multiply_rows(turned, turned)
 
 
-class Ridge:
+class Equations:
     """z = X W for many z, damped towards W0: what is solved for is how far W is from it.
 
-    With fewer rows than inputs, the matrix to invert is of the rows.
+    With fewer rows than inputs, the matrix to invert is of the rows. `gram` is from `_gram`; it is large, so it is not kept.
     """
+
+    def __init__(self, x: Array, w0: Array, gram: Array) -> None:
+        self.x, self.w0 = x, w0
+        self.has_many = x.shape[1] >= x.shape[2]
+        self.unit = _spread(gram, x.shape[2])  # of dampings
+        self.start = gram @ w0 if self.has_many else x @ w0.astype(np.float32)
+
+    def factorize(self, gram: Array, damping: float, precision: type[np.floating[Any]]) -> Cholesky | None:
+        return _factorize(_damped(gram, damping * self.unit).astype(precision, copy=False))
+
+    def subtract_start(self, z: Array, right: Array | None = None) -> Array:
+        """The right side for `z`, of which x' z may be known."""
+        if self.has_many:
+            z = multiply_rows(self.x, z) if right is None else right
+        return np.asarray(z - self.start)
+
+    def solve(self, factor: Cholesky | None, right: Array) -> Array:
+        """The weights; not finite where what is read is not."""
+        if factor is None:
+            return np.full_like(self.w0, np.nan)
+        solution = factor.solve(right)
+        if not self.has_many:
+            solution = self.x.transpose(0, 2, 1) @ solution.astype(np.float32, copy=False)
+        return np.asarray(self.w0 + solution)
+
+
+class Ridge:
+    """The weights for many z, with one damping."""
 
     def __init__(
         self,
@@ -95,23 +123,15 @@ class Ridge:
         gram: Array | None = None,
         precision: type[np.floating[Any]] = np.float64,
     ) -> None:
-        self.x, self.w0, self.damping = x, w0, damping
-        self.has_many = x.shape[1] >= x.shape[2]
         gram = _gram(x) if gram is None else gram
-        self.d = damping * _spread(gram, x.shape[2])
-        self.start = gram @ w0 if self.has_many else x @ w0.astype(np.float32)
-        self.factor = _factorize(_damped(gram, self.d).astype(precision, copy=False))
+        self.equations, self.damping = Equations(x, w0, gram), damping
+        self.d = damping * self.equations.unit
+        self.factor = self.equations.factorize(gram, damping, precision)
         self.condition = float(self.factor.estimate_condition().max()) if self.factor else math.nan
 
     def fit(self, z: Array, right: Array | None = None) -> Array:
         """The weights for `z`, of which x' z may be known; not finite where what is read is not."""
-        if self.factor is None:
-            return np.full_like(self.w0, np.nan)
-        if self.has_many:
-            right = multiply_rows(self.x, z) if right is None else right
-            return np.asarray(self.w0 + self.factor.solve(right - self.start))
-        multipliers = self.factor.solve(z - self.start).astype(np.float32, copy=False)
-        return np.asarray(self.w0 + self.x.transpose(0, 2, 1) @ multipliers)
+        return self.equations.solve(self.factor, self.equations.subtract_start(z, right))
 
 
 class Sparse:
@@ -130,18 +150,9 @@ class Sparse:
 
 def make_ridges(x: Array, z: Array, w0: Array, gram: Array, right: Array | None = None) -> Callable[[float], Array]:
     """The solution of `Ridge` for one z as a function of the damping, in float32; `gram` is from `_gram`, `right` is x' z."""
-    unit = _spread(gram, x.shape[2])
-    many = x.shape[1] >= x.shape[2]
-    right = (multiply_rows(x, z) if right is None else right) - gram @ w0 if many else z - x @ w0.astype(np.float32)
-
-    def find(damping: float) -> Array:
-        factor = _factorize(_damped(gram, damping * unit).astype(np.float32))
-        if factor is None:
-            return np.full_like(w0, np.nan)
-        solution = factor.solve(right)
-        return np.asarray(w0 + (solution if many else x.transpose(0, 2, 1) @ solution))
-
-    return find
+    equations = Equations(x, w0, gram)
+    right = equations.subtract_start(z, right)
+    return lambda damping: equations.solve(equations.factorize(gram, damping, np.float32), right)
 
 
 def _factorize(matrix: Array) -> Cholesky | None:
