@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.cli.app import FAILED_CHECK, INTERRUPTED, app
+from onnxprune.cli.candidates import ORIGINAL, CandidateFiles, run_candidate
 from onnxprune.cli.options import JSON, REPORT, add_settings, output
 
-ORIGINAL = Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model that the candidate was made of.")]
 CANDIDATE = Annotated[
     Path, typer.Argument(metavar="CANDIDATE", help="The model to train, by any tool; it is never changed.")
 ]
@@ -38,7 +38,7 @@ def distill(
     worse one than the candidate. Ctrl-C ends the training with the best so far. Exit status 1 if
     nothing was better: then the weights are the candidate's.
     """
-    _train("distill", original, candidate, out, report, json, settings)
+    _train("distill", CandidateFiles(original, candidate, out, report, json), settings)
 
 
 @app.command(
@@ -62,48 +62,18 @@ def finetune(
     """
     from onnxprune.settings.training import FINETUNED
 
-    _train("finetune", original, candidate, out, report, json, {"label_weight": FINETUNED, **settings})
+    files = CandidateFiles(original, candidate, out, report, json)
+    _train("finetune", files, {"label_weight": FINETUNED, **settings})
 
 
-def _train(
-    command: str,
-    original: Path,
-    candidate: Path,
-    out: Path,
-    report: Path | None,
-    json: bool,
-    settings: dict[str, Any],
-) -> None:
-    from onnxprune.cli.paths import check_outputs
-    from onnxprune.plain_settings import make_arguments
-
-    data = [Path(settings[name]) for name in ("calib", "data", "labels") if name in settings]
-    kept = Path(settings["checkpoint"]) if "checkpoint" in settings else None
-    check_outputs({"-o": out, "--report": report, "--checkpoint": kept}, [original, candidate, *data])
-    taken = make_arguments(settings, Path(), command)
-    seed = taken.pop("options").seed
-
-    import onnxprune
-    from onnxprune.cli.console import emit, emit_json, warn
-    from onnxprune.cli.progress import show_progress
+def _train(command: str, files: CandidateFiles, settings: dict[str, Any]) -> None:
+    from onnxprune.cli.console import warn
     from onnxprune.cli.render import render_trained
-    from onnxprune.graph.files import write_text
-    from onnxprune.report import json_text
-    from onnxprune.report.degraded import explain_degraded
 
-    with show_progress() as progress:
-        trained = onnxprune.distill(original, candidate, out, seed=seed, progress=progress, **taken).report
-    if report:
-        write_text(report, json_text(trained))
-    if json:
-        emit_json(trained)
-    else:
-        emit(render_trained(trained))
-    if why := explain_degraded(trained.error_after):
-        warn(f"the result is degraded: {why}")
-    if trained.distillation.interrupted:
-        warn(f"interrupted: {out} is the best so far")
+    training = run_candidate(command, files, settings, render_trained).distillation
+    if training.interrupted:
+        warn(f"interrupted: {files.out} is the best so far")
         raise typer.Exit(INTERRUPTED)
-    if not trained.distillation.improved:
-        warn(f"training made nothing better; {out} has the candidate's weights")
+    if not training.improved:
+        warn(f"training made nothing better; {files.out} has the candidate's weights")
         raise typer.Exit(FAILED_CHECK)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.cli.app import FAILED_CHECK, app
+from onnxprune.cli.candidates import ORIGINAL, CandidateFiles, run_candidate
 from onnxprune.cli.options import JSON, REPORT, add_settings, output
 
 
@@ -18,7 +19,7 @@ from onnxprune.cli.options import JSON, REPORT, add_settings, output
 @add_settings("repair", required=("calib",))
 def repair(
     ctx: typer.Context,
-    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", help="The model that the candidate was made of.")],
+    original: ORIGINAL,
     candidate: Annotated[
         Path, typer.Argument(metavar="CANDIDATE", help="The model to repair, by any tool; it is never changed.")
     ],
@@ -35,32 +36,11 @@ def repair(
     the data. Zeros stay zero. The report has the reason for each layer that was left. Exit status 1
     if the result is no better than the candidate: then its weights are the candidate's.
     """
-    from onnxprune.cli.paths import check_outputs
-    from onnxprune.plain_settings import make_arguments
-
-    data = [Path(settings[name]) for name in ("calib", "data") if name in settings]
-    check_outputs({"-o": out, "--report": report}, [original, candidate, *data])
-    taken = make_arguments(settings, Path(), "repair")
-    seed = taken.pop("options").seed
-
-    import onnxprune
-    from onnxprune.cli.console import emit, emit_json, warn
-    from onnxprune.cli.progress import show_progress
+    from onnxprune.cli.console import warn
     from onnxprune.cli.render import render_candidate
-    from onnxprune.graph.files import write_text
-    from onnxprune.report import json_text
-    from onnxprune.report.degraded import explain_degraded
 
-    with show_progress() as progress:
-        repaired = onnxprune.repair_model(original, candidate, out, seed=seed, progress=progress, **taken).report
-    if report:
-        write_text(report, json_text(repaired))
-    if json:
-        emit_json(repaired)
-    else:
-        emit(render_candidate(repaired, verbose))
-    if why := explain_degraded(repaired.error_after):
-        warn(f"the result is degraded: {why}")
+    files = CandidateFiles(original, candidate, out, report, json)
+    repaired = run_candidate("repair", files, settings, lambda r: render_candidate(r, verbose))
     if repaired.failed:
         warn(f"nothing was repaired: {repaired.failed}; {out} has the candidate's weights")
         raise typer.Exit(FAILED_CHECK)
