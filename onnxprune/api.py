@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Table, candidates, make_plan, measure
 from onnxprune.calibration import Preprocess
 from onnxprune.candidates import run_repair
+from onnxprune.display import choose_progress
 from onnxprune.distillation import run_distillation
 from onnxprune.errors import SettingError
 from onnxprune.free import settle
@@ -34,7 +35,7 @@ from onnxprune.pipeline import (
 )
 from onnxprune.plain_settings import suggest_near
 from onnxprune.plans import Plan
-from onnxprune.progress import StageProgress
+from onnxprune.progress import ProgressChoice
 from onnxprune.result import CandidateResult, DistilledResult, PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity, Training
 from onnxprune.settings.table import settings_in
@@ -77,6 +78,7 @@ def plan(
     timings: str | PathLike[str] | None = None,
     metric: Any = None,
     memory: int | str | None = None,
+    progress: ProgressChoice = None,
     **changes: Any,
 ) -> Plan:
     """Score and rank the channels of each group: `plan(model, ratio=0.3)`.
@@ -93,6 +95,8 @@ def plan(
         timings: for a budget of `latency`, the file that keeps how long layers take on this machine.
         metric: your own measure, a function of outputs and labels, higher is better; or the text "FILE.py:function".
         memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
+        progress: called with the stage, the steps done and the steps in all; None shows a bar on a terminal or in a notebook,
+            False nothing.
         changes: fields of `Options`.
 
     Returns:
@@ -109,7 +113,8 @@ def plan(
     batches = calibration_batches(run, analysis.model, options.seed)
     options.check()
     options = options.resolved(batches is not None, draws_inputs(options, analysis.model, batches))
-    return make_plan(analysis, options, make_evaluator(analysis, options, batches, run, None))
+    with choose_progress(progress) as shown:
+        return make_plan(analysis, options, make_evaluator(analysis, options, batches, run, shown))
 
 
 def sensitivity(
@@ -122,7 +127,7 @@ def sensitivity(
     ratios: Sequence[float] = RATIOS,
     cache: str | PathLike[str] | None = None,
     memory: int | str | None = None,
-    progress: StageProgress | None = None,
+    progress: ProgressChoice = None,
     **changes: Any,
 ) -> dict[str, Table]:
     """Measure how far the outputs move where each group is pruned alone, at several ratios.
@@ -136,7 +141,8 @@ def sensitivity(
         ratios: the fractions of channels to remove.
         cache: a file to which every measurement is written as soon as it is made; what is found there is not measured again.
         memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
-        progress: called with the stage, the steps done and the steps in all.
+        progress: called with the stage, the steps done and the steps in all; None shows a bar on a terminal or in a notebook,
+            False nothing.
         changes: fields of `Options`.
 
     Returns:
@@ -153,9 +159,12 @@ def sensitivity(
     run = RunSettings(calib, samples, preprocess=preprocess, cache=cache, memory=memory)
     run.check_values()
     batches = calibration_batches(run, analysis.model, options.seed)
-    evaluator = replace(make_evaluator(analysis, options, batches, run, progress), comparison_samples=samples)
-    chosen = candidates(analysis, options, evaluator.watch(analysis, options))
-    return measure(chosen, evaluator.comparer, ratios, evaluator.cache, progress=evaluator.stage_progress("measure"))
+    with choose_progress(progress) as shown:
+        evaluator = replace(make_evaluator(analysis, options, batches, run, shown), comparison_samples=samples)
+        chosen = candidates(analysis, options, evaluator.watch(analysis, options))
+        return measure(
+            chosen, evaluator.comparer, ratios, evaluator.cache, progress=evaluator.stage_progress("measure")
+        )
 
 
 def apply(
@@ -167,6 +176,7 @@ def apply(
     repair: str | None = None,
     seed: int = 0,
     memory: int | str | None = None,
+    progress: ProgressChoice = None,
 ) -> Model:
     """Remove the channels that a plan does not keep, and repair the layers that stay.
 
@@ -181,6 +191,8 @@ def apply(
             data gets drawn scenes where the model takes pictures (`prune` does that of itself), else seeded random inputs.
         seed: of those inputs.
         memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
+        progress: called with the stage, the steps done and the steps in all; None shows a bar on a terminal or in a notebook,
+            False nothing.
 
     Returns:
         A new model.
@@ -195,8 +207,10 @@ def apply(
     run = RunSettings(calib, samples, memory=memory)
     run.check_values()
     analysis, plan = settle(analysis, plan)
-    evaluator = make_evaluator(analysis, options, calibration_batches(run, analysis.model, options.seed), run, None)
-    return apply_plan(analysis, plan) if evaluator.repair == "none" else evaluator.finish(plan)[0]
+    batches = calibration_batches(run, analysis.model, options.seed)
+    with choose_progress(progress) as shown:
+        evaluator = make_evaluator(analysis, options, batches, run, shown)
+        return apply_plan(analysis, plan) if evaluator.repair == "none" else evaluator.finish(plan)[0]
 
 
 def validate(
@@ -248,7 +262,7 @@ def prune(
     sparsity: Sparsity | None = None,
     dry_run: bool = False,
     example_inputs: Any = None,
-    progress: StageProgress | None = None,
+    progress: ProgressChoice = None,
     **settings: Any,
 ) -> PruneResult:
     """Load, analyze, plan (or take `plan`), apply, repair, save, validate: the whole pipeline, as the command line runs it.
@@ -265,7 +279,8 @@ def prune(
         sparsity: what becomes zero of what stays, as `sparsify` does it.
         dry_run: only predict: nothing is repaired, written or compared, but for the plan.
         example_inputs: for a torch.nn.Module what it is called with when it is exported: a tensor, or a tuple of arguments.
-        progress: called with the stage, the steps done and the steps in all.
+        progress: called with the stage, the steps done and the steps in all; None shows a bar on a terminal or in a notebook,
+            False nothing.
         settings: fields of `Options`, of `RunSettings` and of `Training`.
 
     Returns:
@@ -280,9 +295,9 @@ def prune(
     run_settings, settings = _take(RunSettings, settings)
     training, settings = _take(Training, settings)
     chosen = _override(options or Options(), settings, RunSettings, Training)
-    return run(
-        source, out, Work(chosen, plan, sparsity, run_settings, training, plan_out, dry_run, example_inputs), progress
-    )
+    work = Work(chosen, plan, sparsity, run_settings, training, plan_out, dry_run, example_inputs)
+    with choose_progress(progress) as shown:
+        return run(source, out, work, shown)
 
 
 def sparsify(
@@ -292,7 +307,7 @@ def sparsify(
     *,
     plan: Plan | None = None,
     dry_run: bool = False,
-    progress: StageProgress | None = None,
+    progress: ProgressChoice = None,
     **settings: Any,
 ) -> PruneResult:
     """Zeros in a pattern that hardware is fast on, 2:4 unless said otherwise; no channel is removed, unless a plan says so.
@@ -306,7 +321,8 @@ def sparsify(
         options: which pattern, and where; `settings` that are fields of `Sparsity` stand over it.
         plan: the channels that stay; all of them without.
         dry_run: only predict, by magnitude: nothing is repaired, written or compared.
-        progress: called with the stage, the steps done and the steps in all.
+        progress: called with the stage, the steps done and the steps in all; None shows a bar on a terminal or in a notebook,
+            False nothing.
         settings: fields of `Sparsity`, of `RunSettings` and of `Training`.
 
     Returns:
@@ -322,7 +338,8 @@ def sparsify(
     training, settings = _take(Training, settings)
     chosen = _override(options or Sparsity(), settings, RunSettings, Training)
     work = Work(None, plan, chosen, run_settings, training, dry_run=dry_run)
-    return run(source, out, work, progress)
+    with choose_progress(progress) as shown:
+        return run(source, out, work, shown)
 
 
 def repair_model(
@@ -337,7 +354,7 @@ def repair_model(
     memory: int | str | None = None,
     seed: int = 0,
     check: bool = True,
-    progress: StageProgress | None = None,
+    progress: ProgressChoice = None,
 ) -> CandidateResult:
     """Fit the layers of a candidate to the original's, one after the other, by least squares and without labels.
 
@@ -356,7 +373,8 @@ def repair_model(
         memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
         seed: of the places in feature maps that are fitted on.
         check: compare the outputs before and after.
-        progress: called with the stage, the steps done and the steps in all.
+        progress: called with the stage, the steps done and the steps in all; None shows a bar on a terminal or in a notebook,
+            False nothing.
 
     Returns:
         The repaired model, the report and the files.
@@ -365,7 +383,8 @@ def repair_model(
         OnnxPruneError: the two are no versions of one model, one does not run, the data do not fit, or a file cannot be written.
     """
     settings = RunSettings(calib, samples, data, preprocess or (), memory=memory, check=check)
-    return run_repair(original, candidate, out, settings, seed, progress)
+    with choose_progress(progress) as shown:
+        return run_repair(original, candidate, out, settings, seed, shown)
 
 
 def distill(
@@ -380,7 +399,7 @@ def distill(
     memory: int | str | None = None,
     seed: int = 0,
     check: bool = True,
-    progress: StageProgress | None = None,
+    progress: ProgressChoice = None,
     **settings: Any,
 ) -> DistilledResult:
     """Train a candidate to make of data what the original makes of them, without labels; with torch.
@@ -400,7 +419,8 @@ def distill(
         memory: what data may take, in bytes or as "4GB"; half of what is free, at most 4GiB, unless given.
         seed: of the order of samples and of what is changed in them.
         check: compare the outputs before and after.
-        progress: called with the stage, the steps done and the steps in all.
+        progress: called with the stage, the steps done and the steps in all; None shows a bar on a terminal or in a notebook,
+            False nothing.
         settings: fields of `Training`: `passes`, `augment`, `labels` (an array, too) and others.
 
     Returns:
@@ -412,7 +432,8 @@ def distill(
     """
     training = _override(Training(), settings)
     run_settings = RunSettings(calib, samples, data, preprocess or (), memory=memory, check=check)
-    return run_distillation(original, candidate, out, run_settings, training, seed, progress)
+    with choose_progress(progress) as shown:
+        return run_distillation(original, candidate, out, run_settings, training, seed, shown)
 
 
 def _take(home: type[T], settings: Mapping[str, Any]) -> tuple[T, dict[str, Any]]:

@@ -8,3 +8,6 @@ Progress = Callable[[int, int], None]  # steps done, steps in all (0: unknown)
 # A function of stages may have attributes: `expect` is called once with a `forecast.Forecast`, before work that takes long;
 # `remark` with a stage and what there is to say of it now, such as the loss of a training.
 StageProgress = Callable[[str, int, int], None]  # name of the stage, steps done, steps in all (0: unknown)
+ProgressChoice = (
+    StageProgress | bool | None
+)  # None: a bar where somebody sees it; True: lines elsewhere too; False: nothing

@@ -19,7 +19,7 @@ from tiny import model, spec, tensor
 import onnxprune
 from onnxprune.calibration import input_specs, load_data
 from onnxprune.calibration.array_store import Memory
-from onnxprune.cli.progress import Shown
+from onnxprune.display import Shown
 from onnxprune.errors import OnnxPruneError
 from onnxprune.groups import analyze
 from onnxprune.measure import ShiftSums

@@ -9,16 +9,17 @@ ROOT = Path(__file__).parents[1] / "onnxprune"
 # From the ground up. A module may import those before it, and its own package. What a record of an operator is stands below the
 # graphs, which look operators up; the rules, which fill the records in, stand above.
 FLOORS = [
-    "version", "errors", "progress", "machine", "settings", "targets", "axes", "report.types", "report.plain", "report.degraded",
-    "graph.view", "ops.records", "graph", "layout", "ops",
+    "version", "errors", "wording", "progress", "machine", "settings", "targets", "axes",
+    "report.types", "report.plain", "report.degraded", "graph.view", "ops.records", "graph", "layout", "ops",
     "gradients", "coupling", "macs", "groups", "units", "experts", "signals", "criteria", "scoring",
     "plans", "surgery", "calibration", "measure", "repair", "free", "convert", "quantize", "sparsity", "validation", "training",
     "allocate", "plain_settings", "explain", "report", "result", "forecast", "pipeline", "candidates", "distillation",
-    "vocabulary", "record", "api", "batch", "passes", "__init__", "cli", "__main__",
+    "vocabulary", "record", "display", "api", "batch", "passes", "__init__", "cli", "__main__",
 ]  # fmt: skip
 OWNERS = {
     "typer": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "display"},
+    "IPython": {"display"},
     "pydantic": {"report.plain"},
     "onnxruntime": {"calibration", "convert", "graph", "quantize"},
     "PIL": {"calibration"},

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pty
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune.cli import progress as shown
-from onnxprune.cli.progress import Estimate, Lines, describe_time
+from onnxprune import display as shown
+from onnxprune.display import Estimate, Lines, describe_time
 from onnxprune.forecast import Forecast, forecast
 from onnxprune.pipeline import calibration_batches, make_evaluator
 from onnxprune.plans import Plan
@@ -133,3 +139,75 @@ def test_an_interrupted_search_leaves_its_best_plan(tmp_path: Path, how: dict[st
     assert smaller.macs.after and smaller.macs.before and smaller.macs.after < smaller.macs.before
     if "macs" in how:
         assert smaller.macs.after <= 0.4 * smaller.macs.before
+
+
+# The display of the library
+
+
+def run_on_terminal(call: str, **environ: str) -> str:
+    """What Python prints on a terminal while it calls something of onnxprune."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(MODELS.parent), "TERM": "xterm", "COLUMNS": "120", **environ}
+    command = [sys.executable, "-c", f"import onnxprune\nonnxprune.{call}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        printed = b""
+        with suppress(OSError):  # nobody holds the other end any more
+            while part := os.read(ours, 1 << 12):
+                printed += part
+        os.close(ours)
+        assert process.stdout and process.stdout.read() == b""
+    assert process.returncode == 0, printed
+    return printed.decode()
+
+
+def test_a_terminal_shows_a_bar_and_wipes_it() -> None:
+    shown = run_on_terminal(f"prune({str(CNN)!r}, ratio=0.5)")
+    assert "comparing outputs in ONNX Runtime" in shown and shown.endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize(("more", "environ"), [(", progress=False", {}), ("", {shown.DISABLE: "1"})])
+def test_a_bar_can_be_disabled(more: str, environ: dict[str, str]) -> None:
+    assert run_on_terminal(f"prune({str(CNN)!r}, ratio=0.5{more})", **environ) == ""
+
+
+def test_nothing_is_shown_where_stderr_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    onnxprune.prune(CNN, ratio=0.5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lines_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(shown, "LINE_SECONDS", 0.0)
+    onnxprune.plan(CNN, ratio=0.5, progress=True)
+    assert "scoring channels" in capsys.readouterr().err
+
+
+class Notebook:
+    """As much of IPython as a notebook's kernel has: what is displayed, and how it changes."""
+
+    kernel = True
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, str]] = []
+
+    def display(self, data: dict[str, str], raw: bool, display_id: bool = False) -> Notebook:
+        self.states.append(data)
+        return self
+
+    def update(self, data: dict[str, str], raw: bool) -> None:
+        self.states.append(data)
+
+
+def test_a_notebook_shows_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: notebook))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=notebook.display))
+    monkeypatch.setattr(shown, "UPDATE_SECONDS", 0.0)
+    with shown.choose_progress(None) as progress, shown.choose_progress(None) as second:
+        progress.expect(EXPECTED)  # type: ignore[attr-defined]
+        progress("measure", 2, 4)
+        second("repair", 1, 1)  # inside the first one: it has no line of its own
+    texts = [state["text/plain"] for state in notebook.states]
+    assert texts[:2] == ["starting", "this takes about 2 minutes: 100 samples, 4 groups"]
+    assert texts[2].startswith("measuring errors of groups 2/4, about") and texts[3:] == [""]
+    assert '<progress value="0.250">' in notebook.states[2]["text/html"]

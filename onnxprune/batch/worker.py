@@ -49,7 +49,7 @@ def execute(task: ReadyJob, memory: int | None = None) -> Outcome:
     settings = task.settings if memory is None else {"memory": memory // 2, **task.settings}
     try:
         Path(task.output).parent.mkdir(parents=True, exist_ok=True)
-        result = prune(task.model, task.output, **make_arguments(settings, Path(task.folder)))
+        result = prune(task.model, task.output, progress=False, **make_arguments(settings, Path(task.folder)))
     except NotCompared as e:
         return Outcome("failed", _line(e), report=_name_as_given(e.result.report, task), written=True)
     except Exception as e:

@@ -88,7 +88,7 @@ def _say(line: str) -> None:
 
 def _line(e: BaseException, given: Sequence[str]) -> str:
     """An exception as one line that says what to do."""
-    from onnxprune.cli.console import clean
+    from onnxprune.wording import clean
 
     return clean(" ".join(_words(e, given).split()))
 

@@ -119,8 +119,9 @@ def _note_without_data(jobs: Sequence[Spec]) -> None:
 
 
 def _list(jobs: Sequence[Spec], json: bool) -> None:
-    from onnxprune.cli.console import emit, emit_json, plural, table, text
+    from onnxprune.cli.console import emit, emit_json, table, text
     from onnxprune.report.types import PlannedJob
+    from onnxprune.wording import plural
 
     if json:
         emit_json([PlannedJob(j.model, j.name, dict(j.settings), j.output) for j in jobs])

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune.cli import loudness
+from onnxprune.wording import clean
 
 Facts = list[tuple[str, object]]  # lines of a name and what there is to say of it
 PIPE_WIDTH = 10_000  # nothing is wrapped where no terminal is
@@ -65,11 +66,6 @@ WITHOUT_DATA = "without data the remaining accuracy is unknown; give a hundred i
 def has_data(settings: Mapping[str, object]) -> bool:
     """Is there something to watch the network on, or to compare on?"""
     return any(settings.get(name) for name in ("calib", "data"))
-
-
-def clean(text: str) -> str:
-    """Text from a file, safe for a terminal and on one line: what does not print is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def text(value: object, style: str = "") -> Text:
@@ -151,10 +147,6 @@ def duration(seconds: float) -> str:
 
 def percent(part: float | None, whole: float | None = 1.0) -> str:
     return "" if part is None or not whole else f"{100 * part / whole:.1f}%"
-
-
-def plural(n: int, one: str, many: str = "") -> str:
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def relative(path: str) -> str:

@@ -12,7 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from onnxprune.cli.console import clean, duration, plural, text
+from onnxprune.cli.console import duration, text
+from onnxprune.wording import clean, plural
 
 if TYPE_CHECKING:
     from onnxprune.batch.database import Outcome

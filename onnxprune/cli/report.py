@@ -36,11 +36,12 @@ def report(
     the page shows the results so far.
     """
     from onnxprune.batch.results import read
-    from onnxprune.cli.console import clean, emit, emit_json, plural, text
+    from onnxprune.cli.console import emit, emit_json, text
     from onnxprune.cli.paths import check_outputs
     from onnxprune.graph.files import write_text
     from onnxprune.report.html import page
     from onnxprune.report.rows import csv_text, rows
+    from onnxprune.wording import clean, plural
 
     out = out if out is not None or csv or json else folder / PAGE
     jobs = read(folder)

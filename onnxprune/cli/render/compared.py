@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
-from onnxprune.cli.console import Facts, count, duration, facts, percent, plural, relative, table, text
+from onnxprune.cli.console import Facts, count, duration, facts, percent, relative, table, text
 from onnxprune.report.degraded import explain_degraded, get_agreement
 from onnxprune.report.types import (
     EngineReport,
@@ -21,6 +21,7 @@ from onnxprune.report.types import (
     Shares,
     ValidateReport,
 )
+from onnxprune.wording import plural
 
 FEW_OUTPUTS, FEW_LAYERS = 8, 3
 WRONG = 0.1  # the relative error from which on a layer is said to go wrong

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxprune.cli.console import clean, count, indented, more, percent, plural, text
+from onnxprune.cli.console import count, indented, more, percent, text
 from onnxprune.report.types import FrozenAxis
+from onnxprune.wording import clean, plural
 
 if TYPE_CHECKING:
     from onnxprune import Analysis

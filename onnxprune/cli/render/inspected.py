@@ -10,9 +10,10 @@ from rich.console import Group as Parts
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxprune.cli.console import clean, count, facts, grid, indented, more, percent, plural, text
+from onnxprune.cli.console import count, facts, grid, indented, more, percent, text
 from onnxprune.cli.render.frozen import render_frozen
 from onnxprune.report.types import GuardedNode, InspectReport, UnitReport
+from onnxprune.wording import clean, plural
 
 if TYPE_CHECKING:
     from onnxprune import Analysis, Group

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnxprune.cli.console import Facts, count, duration, facts, more, percent, plural, table, text
+from onnxprune.cli.console import Facts, count, duration, facts, more, percent, table, text
 from onnxprune.cli.render.compared import (
     describe_metric,
     render_engines,
@@ -35,6 +35,7 @@ from onnxprune.report.types import (
     TimingReport,
     UnitReport,
 )
+from onnxprune.wording import plural
 
 RenderedReport = tuple[Group, str]  # the report for people, and a warning ('': there is none)
 FEW_GROUPS, FEW_UNITS = 24, 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from onnxprune.cli.console import plural
+from onnxprune.wording import plural
 
 FEW_REASONS = 3
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rich.console import Group
 
-from onnxprune.cli.console import Facts, count, duration, facts, plural, relative, text
+from onnxprune.cli.console import Facts, count, duration, facts, relative, text
 from onnxprune.report.types import RecordReport
+from onnxprune.wording import plural
 
 
 def render_record(report: RecordReport) -> Group:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 
-from onnxprune.cli.console import Facts, facts, more, plural, table, text
+from onnxprune.cli.console import Facts, facts, more, table, text
 from onnxprune.cli.render.compared import render_error, render_outputs
 from onnxprune.report.types import CandidateReport, LayerRepair, RepairReport
+from onnxprune.wording import plural
 
 FEW_LAYERS = 24
 

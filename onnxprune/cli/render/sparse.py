@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 
-from onnxprune.cli.console import Facts, count, facts, more, percent, plural, table, text
+from onnxprune.cli.console import Facts, count, facts, more, percent, table, text
 from onnxprune.cli.render.reasons import count_reasons, join_reasons, say_where
 from onnxprune.report.types import CheckedLayer, CompressedSize, PatternReport, SparseLayerReport, SparsityReport
 from onnxprune.targets import TARGETS
+from onnxprune.wording import plural
 
 FEW_LAYERS = 24
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
-from onnxprune.cli.console import Facts, duration, facts, plural, text
+from onnxprune.cli.console import Facts, duration, facts, text
 from onnxprune.cli.render.compared import render_error, render_outputs
 from onnxprune.report.types import DistillationReport, TrainedReport
+from onnxprune.wording import plural
 
 
 def render_trained(report: TrainedReport) -> Group:

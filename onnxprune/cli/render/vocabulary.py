@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rich.console import Group
 
-from onnxprune.cli.console import Facts, count, facts, percent, plural, relative, text
+from onnxprune.cli.console import Facts, count, facts, percent, relative, text
 from onnxprune.report.types import VocabularyReport
+from onnxprune.wording import plural
 
 
 def render_vocabulary(report: VocabularyReport) -> Group:
