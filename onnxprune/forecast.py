@@ -19,7 +19,9 @@ from onnxprune.graph.model import Model
 from onnxprune.settings import Options
 
 WATCH, MEASURE, DEPTH, TRY, REPAIR = 3.0, 4.0, 4.0, 7.0, 9.0  # runs of a sample that each stage costs for each sample
-TRAIN = 5.0  # the same of a pass of training, with what the original makes of it
+TRAIN = (
+    5.0  # the same of a pass of training, with what the original makes of it and short trainings that look for a rate
+)
 CLOCK_SECONDS = 5.0  # of the comparison at the end
 LONG_SECONDS = 10.0  # below that nobody has to be told
 

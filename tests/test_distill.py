@@ -28,6 +28,8 @@ from onnxprune.training import TrainingRecipe, make_task, train
 from onnxprune.training import augment as changes
 from onnxprune.training.augment import augment
 from onnxprune.training.drawn_batches import DrawnBatches
+from onnxprune.training.rates import climb_rates
+from onnxprune.training.recipe import RATE_STEP
 from onnxprune.training.teacher import Teacher
 
 torch = pytest.importorskip("torch", reason="training needs torch: pip install 'onnxprune[torch]'")
@@ -150,6 +152,30 @@ def test_zeros_stay_zero_and_all_else_is_trained(augment: bool) -> None:
     for name in ("w", "v"):
         assert np.array_equal(new[name] == 0, was[name] == 0) and (new[name] != was[name]).any()
     assert (new["b"] != 0).all()
+
+
+@pytest.mark.parametrize(("best", "tried"), [(0, 3), (1, 3), (2, 4), (9, 4), (-1, 4), (-9, 4)])
+def test_the_rate_is_found_uphill_or_downhill(best: int, tried: int) -> None:
+    asked = list[float]()
+
+    def measure(rate: float) -> float:
+        asked.append(rate)
+        return abs(np.log(rate / 0.01) / np.log(RATE_STEP) - best)
+
+    found = climb_rates(0.01, measure)
+    assert len(asked) == tried and found == min(
+        asked, key=lambda rate: abs(np.log(rate / 0.01) / np.log(RATE_STEP) - best)
+    )
+    assert climb_rates(0.01, lambda rate: float("nan")) == 0.01
+
+
+def test_the_rate_of_short_trainings_is_as_if_it_were_given() -> None:
+    candidate = disturb(network())
+    found = distill(network(), candidate, passes=20)
+    rate = found.report.distillation.learning_rate
+    same = distill(network(), candidate, passes=20, learning_rate=rate)
+    assert same.proto.SerializeToString() == found.proto.SerializeToString()
+    assert same.report.distillation.losses == found.report.distillation.losses
 
 
 def test_shared_weights_stay_shared() -> None:
@@ -325,10 +351,10 @@ def test_an_interrupted_command_writes_the_best_so_far(tmp_path: Path, monkeypat
     candidate, out, step = tmp_path / "c.onnx", tmp_path / "o.onnx", TrainingLoop._step
     onnxprune.prune(CNN, candidate, ratio=0.5, repair="none", check=False)
 
-    def stop(training: TrainingLoop) -> None:
-        if training.done == 11:
+    def stop(training: TrainingLoop, done: int, of: int) -> None:
+        if done == 11:
             raise KeyboardInterrupt
-        step(training)
+        step(training, done, of)
 
     monkeypatch.setattr(TrainingLoop, "_step", stop)
     learned = ("--calib", CALIB, "--samples", 200, "--passes", 4, "--no-augment")

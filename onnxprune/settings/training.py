@@ -93,8 +93,8 @@ class Training:
     )
     learning_rate: float | None = setting(
         None,
-        "The largest change of a weight in a step, relative to the root mean square of its tensor (0.05 / layers, at most "
-        "0.005).",
+        "The largest change of a weight in a step, relative to the root mean square of its tensor. By default the "
+        "best of up to four short trainings, each of 5 % of the steps.",
         on=OF_ALL,
         panel=PANEL,
         metavar="R",

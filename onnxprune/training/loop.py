@@ -24,7 +24,8 @@ from onnxprune.training.checkpoint import Checkpoint, make_key
 from onnxprune.training.drawn_batches import DrawnBatches
 from onnxprune.training.loss import Judgment, Objective
 from onnxprune.training.methods.base import TrainMethod
-from onnxprune.training.recipe import LEAST_CHECKS, TrainingRecipe
+from onnxprune.training.rates import climb_rates
+from onnxprune.training.recipe import LEAST_CHECKS, TRIAL_SHARE, TRIALS, TrainingRecipe
 from onnxprune.training.student import Student, Weights
 from onnxprune.training.task import Task
 from onnxprune.training.teacher import Teacher
@@ -82,7 +83,7 @@ class TrainingLoop:
         self.steps = recipe.passes * self.samples.count
         self.every = max(1, min(self.samples.count, self.steps // LEAST_CHECKS))
         self.start = self.held_out.judge_model(task.candidate)
-        self.round, self.done, self.losses = 0, 0, [self.held_out.judge(self.student).loss]
+        self.round, self.done, self.tried, self.losses = 0, 0, 0, [self.held_out.judge(self.student).loss]
         self.best, self.best_at = self.student.copy(), 0
         self.checkpoint = Checkpoint(path, self._make_key() if path else "")
 
@@ -95,31 +96,55 @@ class TrainingLoop:
     def run(self) -> None:
         """Raises KeyboardInterrupt where somebody stops it; the best so far is there then."""
         self.method.begin(self.student)
-        self._resume()
+        if not self._resume() and self.recipe.rate is None and self.method.rounds == 1:
+            self._choose_rate()
         while self.round < self.method.rounds:
             while self.done < self.steps:
-                self._step()
+                self._step(self.done, self.steps)
                 self.done += 1
                 if self.done % self.every == 0 or self.done == self.steps:
                     self._check()
-                self.progress(STAGE, self.done, self.steps)
+                self.progress(STAGE, self.tried + self.done, self.tried + self.steps)
             self.method.end_round(self.student)
             self.round += 1
             self.done = 0 if self.round < self.method.rounds else self.done
 
-    def _step(self) -> None:
-        version, number = self.samples.find(self.done)
+    def _choose_rate(self) -> None:
+        """Train for some steps at one rate after another, each time from the start, and go on with the best rate."""
+        steps, weights = max(1, round(TRIAL_SHARE * self.steps)), self.student.copy()
+        self.tried = TRIALS * steps
+        trial = 0
+
+        def restart(rate: float) -> None:
+            self.student.load(weights)
+            self.student.forget()
+            self.student.rate = rate
+
+        def measure(rate: float) -> float:
+            nonlocal trial
+            restart(rate)
+            for at in range(steps):
+                self._step(at, steps)
+                self.progress(STAGE, trial * steps + at + 1, self.tried + self.steps)
+            trial += 1
+            self.student.load(self.student.average)
+            return self.held_out.judge(self.student).loss
+
+        restart(climb_rates(self.student.rate, measure))
+
+    def _step(self, done: int, of: int) -> None:
+        version, number = self.samples.find(done)
         feeds, labels = self.samples.take(version, number)
         reference = self.teacher.ask(version * self.samples.count + number, feeds)
-        share = self.done / self.steps
+        share = done / of
         self.method.before_step(self.student, share)
         outputs = self.student.module.run(feeds, self.task.names)
         loss = self.objective.measure(reference, outputs, labels)
         penalty = self.method.penalize(self.student, share)
         gradients = self.student.measure_gradients(loss if penalty is None else loss + penalty)
         self.method.take_gradients(self.student, gradients)
-        self.student.move(gradients, self.done, self.steps)
-        self.method.after_step(self.student, self.done + 1, self.samples.count)
+        self.student.move(gradients, done, of)
+        self.method.after_step(self.student, done + 1, self.samples.count)
 
     def _check(self) -> None:
         """Look at the average on the held-out samples, and keep it if it is the best."""
@@ -133,6 +158,7 @@ class TrainingLoop:
         self.checkpoint.save(
             {
                 **self.student.state,
+                "rate": self.student.rate,
                 "done": self.done,
                 "round": self.round,
                 "method": self.method.state,
@@ -144,12 +170,15 @@ class TrainingLoop:
         if remark := getattr(self.progress, "remark", None):
             remark(STAGE, f"loss {self.losses[0]:.4g} -> {min(self.losses):.4g}")
 
-    def _resume(self) -> None:
+    def _resume(self) -> bool:
+        """Continue from a checkpoint, if there is one."""
         if state := self.checkpoint.read():
             self.student.resume(state)
+            self.student.rate = state["rate"]
             self.method.resume(self.student, state["method"])
             self.round, self.done, self.losses = state["round"], state["done"], state["losses"]
             self.best, self.best_at = state["best"], state["best_at"]
+        return state is not None
 
     def finish(self) -> tuple[Model, Judgment, Weights | None]:
         """The best, if ONNX Runtime finds it better than the candidate too; else the candidate."""
@@ -200,6 +229,7 @@ def run_training(
         error_after=_finite(end.shift.error),
         agreement_before=start.shift.agreement,
         agreement_after=end.shift.agreement,
+        learning_rate=training.student.rate,
         label_weight=recipe.label_weight,
         augmented=recipe.augment,
         weights=len(training.student.weights),

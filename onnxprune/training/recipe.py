@@ -11,14 +11,19 @@ PLAIN_VERSIONS = 4  # of data that are not augmented: other orders
 LEAST_CHECKS = 10  # times that the held-out samples are looked at, though there be fewer passes
 MIXED_IN = 0.5  # the share of labels in the loss, where somebody gives some
 RATE, HIGHEST = 0.05, 5e-3  # the rate of a network of one layer; with more of them, each moves the less
+TRIALS, TRIAL_SHARE, RATE_STEP = (
+    4,
+    0.05,
+    3.0,
+)  # short trainings that look for a rate: how many, their steps, the factor between
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
     """`passes` over the data; all else but `seed` is as it was tuned.
 
-    rate          how far weights move in a step at the highest, relative to the root mean square of their tensor; None: by the
-                  number of layers
+    rate          how far weights move in a step at the highest, relative to the root mean square of their tensor; None: the best
+                  of some short trainings
     batch         samples a step, where the model leaves that open; fewer of few data, so that a pass has some steps
     warmup        the share of the steps in which the rate rises; then it falls as a cosine to zero
     average       how much of the averaged weights stays at each step
@@ -43,10 +48,14 @@ class TrainingRecipe:
         """How many versions of the data there are."""
         return self.versions if self.augment else PLAIN_VERSIONS
 
-    def find_rate(self, layers: int, done: int, of: int) -> float:
-        """The rate of a step, with so many matrices trained: up in a line, then down as a cosine."""
-        highest = self.rate or min(RATE / max(layers, 1), HIGHEST)
+    def schedule_rate(self, highest: float, done: int, of: int) -> float:
+        """The rate of a step: up in a line to the highest, then down as a cosine."""
         rising = max(1, round(self.warmup * of))
         if done < rising:
             return highest * (done + 1) / rising
         return highest * 0.5 * (1 + math.cos(math.pi * (done - rising) / max(1, of - rising)))
+
+
+def guess_rate(layers: int) -> float:
+    """The highest rate that suits networks of images with so many matrices trained."""
+    return min(RATE / max(layers, 1), HIGHEST)

@@ -11,7 +11,7 @@ import torch
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients import Module
 from onnxprune.graph.model import Model
-from onnxprune.training.recipe import TrainingRecipe
+from onnxprune.training.recipe import TrainingRecipe, guess_rate
 
 Weights = dict[str, torch.Tensor]
 FIRST, SECOND, TINY = 0.9, 0.999, 1e-8  # Adam's, as everywhere
@@ -35,7 +35,7 @@ class Student:
             raise OnnxPruneError("the candidate has no weights that could be trained")
         masks = {name: w.detach() != 0 for name, w in self.weights.items() if _is_matrix(w.shape)}
         self.masks = {name: mask for name, mask in masks.items() if not bool(mask.all())}
-        self.layers = sum(_is_matrix(w.shape) for w in self.weights.values())
+        self.rate = recipe.rate or guess_rate(sum(_is_matrix(w.shape) for w in self.weights.values()))
         self.sizes = [_measure_size(w.detach()) for w in self.weights.values()]
         self.average, self.momentum, self.power = self.copy(), self._zeros(), self._zeros()
 
@@ -66,7 +66,7 @@ class Student:
         spread = torch._foreach_div(power, 1 - SECOND ** (done + 1))
         torch._foreach_sqrt_(spread)
         torch._foreach_add_(spread, TINY)
-        rate = self.recipe.find_rate(self.layers, done, of)
+        rate = self.recipe.schedule_rate(self.rate, done, of)
         steps = torch._foreach_div(momentum, spread)
         torch._foreach_mul_(steps, self.sizes)
         torch._foreach_add_(weights, steps, alpha=-rate / (1 - FIRST ** (done + 1)))

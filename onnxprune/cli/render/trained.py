@@ -38,4 +38,4 @@ def render_distillation(report: DistillationReport) -> Facts:
     summary = f"loss {before} -> {after} on {report.held_out:,} held out, best after {report.best_pass:g}"
     if report.agreement_before is not None and report.agreement_after is not None:
         summary += f"; the same class for {report.agreement_before:.1%} -> {report.agreement_after:.1%}"
-    return [*rows, ("", summary)]
+    return [*rows, ("", f"{summary}; learning rate {report.learning_rate:.2g}")]

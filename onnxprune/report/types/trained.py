@@ -29,6 +29,7 @@ class DistillationReport:
     error_after: float | None
     agreement_before: float | None
     agreement_after: float | None
+    learning_rate: float  # the highest, relative to the root mean square of a tensor
     label_weight: float
     augmented: bool
     weights: int  # how many tensors were trained
