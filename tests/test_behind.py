@@ -1,8 +1,11 @@
 """Only what differs from the original is run, where the error of another model is measured."""
 
+from collections.abc import Collection, Sequence
+
 import numpy as np
 import onnx
 import pytest
+from onnxprune.repair.rows import Feeds
 from test_cli import MODELS
 from test_repair import build, normal, op
 
@@ -15,6 +18,9 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.measure import ShiftSums
 from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.repair import repair
+from onnxprune.repair.network import restore_calls
+from onnxprune.units import BRANCH, find_units
 
 
 def run_whole(comparer: OutputComparer, model: Model) -> float:
@@ -66,3 +72,34 @@ def test_functions_that_differ_are_not_taken_for_the_same() -> None:
 
     comparer = OutputComparer(onnxprune.analyze(make("Relu")), [{"x": normal(8, 3)}])
     assert comparer.of(onnxprune.load(make("Neg"))).error > 0
+
+
+@pytest.mark.parametrize("name", ["digits_resnet", "digits_vit"])
+def test_a_step_without_a_unit_begins_behind_what_is_the_same(name: str) -> None:
+    analysis = onnxprune.analyze(MODELS / f"{name}.onnx")
+    batches = list(load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto)).limit(48))
+    units = [u for u in find_units(analysis) if u.kind == BRANCH]
+    start = Difference(restore_calls(analysis.flat, analysis.model), batches, None, None)
+    begun = list[set[str]]()
+
+    def find_start(outputs: Collection[str]) -> Sequence[Feeds] | None:
+        values = start.find_start(outputs)
+        begun.append(set(values[0]) if values else set())
+        return values
+
+    for unit in (*units, units[0]):  # in the order of the graph, and back
+        plan = Plan(fingerprint(analysis.model), units=(unit.name,))
+        part, whole = (
+            repair(analysis, plan, batches, share=0.5, is_step=True, layers=2, start=s)[0] for s in (find_start, None)
+        )
+        assert {n: w.array().tobytes() for n, w in part.weights.items()} == {
+            n: w.array().tobytes() for n, w in whole.weights.items()
+        }
+        assert part.proto.SerializeToString() == whole.proto.SerializeToString()
+    assert len(units) > 1 and all(begun) and all("image" not in values for values in begun[1:-1])
+
+
+def test_nothing_begins_at_a_tensor_that_nobody_makes() -> None:
+    analysis = onnxprune.analyze(MODELS / "digits_cnn.onnx")
+    batches = list(load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto)).limit(4))
+    assert Difference(analysis.model, batches, None, None).find_start(["nothing"]) is None

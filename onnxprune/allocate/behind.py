@@ -37,6 +37,19 @@ class Difference:
             return showing(model, names), self.batches
         return _cut(model, nodes, known[0], names), known
 
+    def find_start(self, outputs: Collection[str]) -> Sequence[Feeds] | None:
+        """The values from which all nodes can be run, from the first one on that makes any of these outputs.
+
+        None where there is no such node, or one of the values is no tensor.
+        """
+        nodes = self.original.proto.graph.node
+        start = next((i for i, n in enumerate(nodes) if not set(outputs).isdisjoint(n.output)), None)
+        if start is None:
+            return None
+        made = {name for n in nodes[:start] for name in n.output if name} | self.batches[0].keys()
+        needed = {name for n in nodes[start:] for name in reads(n)} | {v.name for v in self.original.proto.graph.output}
+        return self._make(needed & made & self._live)
+
     def _make(self, names: Collection[str]) -> Sequence[Feeds] | None:
         """These tensors of the original, batch after batch; None where one of them is no tensor."""
         have = {**self.batches[0], **self._known[0]}

@@ -39,7 +39,7 @@ class OutputComparer:
         Raises OnnxPruneError where there is no batch, or the original does not run on one.
         """
         self.threads = threads
-        self.feeds: Sequence[Feeds] = _stored(first(batches, samples), memory)
+        self.feeds: Sequence[Feeds] = store_batches(first(batches, samples), memory)
         if not self.feeds:
             raise OnnxPruneError("calibration: there is no batch of inputs; give some")
         self.tokens = vocabulary(original.flat.proto)
@@ -49,7 +49,7 @@ class OutputComparer:
         batches_of_outputs = (run(session, feeds) for feeds in self.feeds)
         self.samples = sum(map(count, self.feeds))
         seen = ({name: outputs[name] for name in (*self.names, *shown)} for outputs in batches_of_outputs)
-        self.reference: Sequence[Feeds] = _stored(seen, memory)
+        self.reference: Sequence[Feeds] = store_batches(seen, memory)
         self._difference = Difference(original.model, self.feeds, threads, memory)
 
     def key(self) -> str:
@@ -80,7 +80,8 @@ class OutputComparer:
         return seen
 
 
-def _stored(batches: Iterable[Feeds], memory: Memory | None) -> StoredBatches:
+def store_batches(batches: Iterable[Feeds], memory: Memory | None) -> StoredBatches:
+    """Batches that can be read again; what exceeds `memory` waits in files."""
     stored = StoredBatches(memory)
     for arrays in batches:
         stored.append(arrays)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from onnxprune.allocate.error import OutputComparer
+from onnxprune.allocate.behind import Difference
+from onnxprune.allocate.error import OutputComparer, store_batches
 from onnxprune.allocate.need import check_memory
 from onnxprune.allocate.selection import left_out
 from onnxprune.allocate.tables import Cache, Table
@@ -27,7 +28,8 @@ from onnxprune.measure.mask_statistics import gather_masks
 from onnxprune.measure.shift import Feeds
 from onnxprune.plans import Plan
 from onnxprune.progress import Progress, StageProgress
-from onnxprune.repair import RepairReport, repair
+from onnxprune.repair import FindStart, RepairReport, repair
+from onnxprune.repair.network import restore_calls
 from onnxprune.repair.solve import FITS
 from onnxprune.report.types import HeldOutReport, MetricReport, TimingReport
 from onnxprune.scoring import needed
@@ -149,13 +151,18 @@ class Evaluator:
         return min(max(samples, FEW_SAMPLES), QUICK_SAMPLES)
 
     def quick_trials(self, measurements: int) -> Callable[[Plan], float]:
-        """Measures so many plans' errors on few samples, each with the layers next behind the gaps repaired on others."""
+        """Measures so many plans' errors on few samples, each with the layers next to the gaps repaired on others.
+
+        The part before these layers runs once for all plans that come in the order of the graph.
+        """
         fold, samples = self._folds[0], self._quick_samples(measurements * QUICK_RUNS)
         comparer = OutputComparer(self.original, fold.samples.limit(samples), memory=self.memory)
-        data = (fold.rest or self.data).limit(samples)
+        data = store_batches((fold.rest or self.data).limit(samples), self.memory)
+        whole = restore_calls(self.original.flat, self.original.model)
+        start = Difference(whole, data, None, self.memory).find_start
 
         def measure(plan: Plan) -> float:
-            candidate, _ = self._repaired(plan, data, None, QUICK_ROWS, is_step=True, layers=QUICK_LAYERS)
+            candidate, _ = self._repaired(plan, data, None, QUICK_ROWS, is_step=True, layers=QUICK_LAYERS, start=start)
             return comparer.of(candidate).error
 
         return measure
@@ -252,14 +259,15 @@ class Evaluator:
     def _repaired(
         self,
         plan: Plan,
-        batches: Batches,
+        batches: Iterable[Feeds],
         stage: str | None,
         share: float = 1.0,
         is_step: bool = False,
         layers: int | None = None,
+        start: FindStart | None = None,
     ) -> tuple[Model, RepairReport]:
         return repair(
-            self.original, plan, batches, self.repair, seed=self.seed, share=share, is_step=is_step, layers=layers,
+            self.original, plan, batches, self.repair, seed=self.seed, share=share, is_step=is_step, layers=layers, start=start,
             progress=self.stage_progress(stage) if stage else None, memory=self.memory,
             dampings=self._dampings.setdefault(stage, {}) if is_step else self._dampings.get("try"),
             producers=self.effort != "low", convolutions=self.effort == "high",

@@ -209,15 +209,25 @@ def _within_best(first: _Stage, budget: Budget) -> Plan:
     plans = [evaluator.best]
     if o.effort == "high" and o.allocation == "search" and o.steps == 1:
         plans.append(_within(first.stepping(HIGH_STEPS), budget))
-    for rest in _with_fewer_branches(first, budget):
-        with suppress(OnnxPruneError):  # where so much has gone, what is left may not be narrow enough
-            plans.append(_within(rest, of_rest(budget, rest.c), final=False))
     folds = FOLDS if o.effort == "high" else 1
-    return plans[0] if len(plans) == 1 else min(plans, key=lambda plan: evaluator.judge(plan, folds).loss)
+
+    def measure(plan: Plan) -> float:
+        return evaluator.judge(plan, folds).loss
+
+    best = plans[0] if len(plans) == 1 else min(plans, key=measure)
+    for rest in _with_fewer_branches(first, budget):
+        try:
+            plan = _within(rest, of_rest(budget, rest.c), final=False)
+        except OnnxPruneError:  # where so much has gone, what is left may not be narrow enough
+            continue
+        if measure(plan) >= measure(best):  # without still more branches it would hardly be better
+            break
+        best = plan
+    return best
 
 
 def _with_fewer_branches(first: _Stage, budget: Budget) -> list[_Stage]:
-    """The same model without the branches that save some shares of what a budget takes."""
+    """The same model without the branches that save some shares of what a budget takes, fewest first."""
     ranked, to_go = _rank_branches(first, budget), 1 - budget.allowed / budget.whole
     sets = [ranked.take(to_go * share) for share in SHARES]
     return [first.without(units) for i, units in enumerate(sets) if units and units not in sets[:i]]

@@ -7,8 +7,9 @@
 """
 
 from onnxprune.repair.cuts import cut
+from onnxprune.repair.lockstep import FindStart
 from onnxprune.repair.refit import METHODS, SparsityRequest, repair
 from onnxprune.repair.support import Choose
 from onnxprune.report.types import LayerRepair, RepairReport
 
-__all__ = ["METHODS", "Choose", "LayerRepair", "RepairReport", "SparsityRequest", "cut", "repair"]
+__all__ = ["METHODS", "Choose", "FindStart", "LayerRepair", "RepairReport", "SparsityRequest", "cut", "repair"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -28,6 +28,7 @@ from onnxprune.repair.tasks import FitTask
 from onnxprune.report.types import LayerRepair, RepairReport
 from onnxprune.surgery import skip_identities
 
+FindStart = Callable[[Collection[str]], Sequence[Feeds] | None]
 FEW_STEPS = 1  # behind an activation, where the result is only a step on the way
 
 
@@ -64,6 +65,9 @@ class Lockstep:
     dampings: dict[str, float] = field(
         default_factory=dict
     )  # of all rows, from other tries, by the output of a layer's node
+    find_start: FindStart | None = (
+        None  # for a step of a plan of units alone: values from which tensors can be made anew
+    )
 
     def __post_init__(self) -> None:
         self._before, self._after, self._plain = (ArrayStore(self.memory) for _ in range(3))
@@ -146,7 +150,7 @@ class Lockstep:
         plain = self.plain or self.net.model
         session = None if self.is_step else open_session(showing(plain, self.judged), "pruned", self.threads)
         names: list[str] = []
-        for batch, feeds in enumerate(first(self.batches, self.samples)):
+        for batch, feeds in enumerate(first(self._begin(), self.samples)):
             names = list(feeds)
             self.report.samples += count(feeds)
             for store in (self._before, self._after):
@@ -157,6 +161,13 @@ class Lockstep:
         if not names:
             raise DataError("there are no samples to repair the model with")
         return names
+
+    def _begin(self) -> Iterable[Feeds]:
+        """The samples, or what they become before the first layer to fit and the first unit that is gone."""
+        if self.find_start is None or not self.is_step or not self.tasks:
+            return self.batches
+        outputs = [self._name(n) for n in self.net.nodes[self.tasks[0].index].output if n]
+        return self.find_start([*outputs, *self.skipped]) or self.batches
 
     def fit(self, task: FitTask, rows: FitRows, began: float) -> list[Change]:
         """The changes that make a layer what the rows want; none where it cannot be fitted."""

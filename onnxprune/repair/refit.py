@@ -21,7 +21,7 @@ from onnxprune.ops.records import record_of
 from onnxprune.plans import Plan, read_keep, read_units
 from onnxprune.progress import Progress
 from onnxprune.repair.chains import Chain, find_chain
-from onnxprune.repair.lockstep import Lockstep
+from onnxprune.repair.lockstep import FindStart, Lockstep
 from onnxprune.repair.merge import merge_channels
 from onnxprune.repair.network import Network, restore_calls
 from onnxprune.repair.products import MatrixProduct
@@ -50,6 +50,7 @@ def repair(
     is_step: bool = False,
     layers: int | None = None,
     dampings: dict[str, float] | None = None,
+    start: FindStart | None = None,
     memory: Memory | None = None,
     producers: bool = True,
     convolutions: bool = False,
@@ -68,7 +69,8 @@ def repair(
     A `share` of the rows that a layer needs is taken, and of the layers the first so many are fitted. Where `is_step`, the result
     is only one on the way: then the outputs are not compared, and all changes stay. `thin` makes layers sparse on the way, each as
     soon as what it reads is as it will be. `dampings` are those of layers that other tries found, for steps to add to:
-    the next ones need not look for them.
+    the next ones need not look for them. `start` finds values of the original from which a step of a plan of units alone can
+    run, by the tensors that are made anew.
     With `producers`, least squares on all rows change the layers before a pruned group as well (see producers.py), where nothing
     is to become sparse; with `convolutions`, also those before a convolution, which takes several times as long.
 
@@ -79,16 +81,17 @@ def repair(
     """
     if method not in METHODS:
         raise OnnxPruneError(f"repair '{method}' is unknown; there are {', '.join(METHODS)}")
-    start = time.perf_counter()
+    begun = time.perf_counter()
     thin = thin or SparsityRequest()
     with _prepare(analysis, plan, batches, method, samples, threads, thin, share, is_step, layers, memory) as pair:
         if producers and method == "lstsq" and share == 1 and not thin.choose:
             pair.chains = find_chains(pair.net, pair.tasks, convolutions)
         if dampings is not None:
             pair.dampings = dampings
+        pair.find_start = start
         pair.run(np.random.default_rng(seed), progress or (lambda *_: None))
         model = pair.result()
-    pair.report.seconds = time.perf_counter() - start
+    pair.report.seconds = time.perf_counter() - begun
     return model, pair.report
 
 

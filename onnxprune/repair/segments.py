@@ -26,11 +26,14 @@ __all__ = ["Walk", "compute_constants", "cut_out", "open_session", "run"]
 
 
 class Walk:
-    """A model on its way from stop to stop. Its nodes and weights are looked up when a piece is run."""
+    """A model on its way from stop to stop. Its nodes and weights are looked up when a piece is run.
+
+    `feeds` are known: the inputs, or values on the way that all stops can be reached from.
+    """
 
     def __init__(self, model: Model, stops: Sequence[Collection[str]], feeds: Collection[str], batches: int) -> None:
         self.model, self.stops, self.batches = model, stops, batches
-        self._maker = makers(model.proto.graph.node)
+        self._maker = {name: i for name, i in makers(model.proto.graph.node).items() if name not in feeds}
         self._live = self._depends_on(feeds)
         self._piece: dict[int, int] = {}  # node -> the piece that runs it
         self._last: dict[str, int] = {}  # tensor -> the last piece that reads it
