@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import onnx
 import pytest
-from onnxprune.repair.rows import Feeds
 from test_cli import MODELS
 from test_repair import build, normal, op
 
@@ -13,6 +12,7 @@ import onnxprune
 from onnxprune.allocate import OutputComparer
 from onnxprune.allocate.behind import Difference
 from onnxprune.calibration import input_specs, load_data
+from onnxprune.calibration.sessions import Feeds
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import ArrayWeight

@@ -46,9 +46,9 @@ class Difference:
         start = next((i for i, n in enumerate(nodes) if not set(outputs).isdisjoint(n.output)), None)
         if start is None:
             return None
-        made = {name for n in nodes[:start] for name in n.output if name} | self.batches[0].keys()
+        computed = {name for n in nodes[:start] for name in n.output if name} | self.batches[0].keys()
         needed = {name for n in nodes[start:] for name in reads(n)} | {v.name for v in self.original.proto.graph.output}
-        return self._make(needed & made & self._live)
+        return self._make(needed & computed & self._live)
 
     def _make(self, names: Collection[str]) -> Sequence[Feeds] | None:
         """These tensors of the original, batch after batch; None where one of them is no tensor."""
