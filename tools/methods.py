@@ -6,9 +6,9 @@
 For each method and seed a model is pruned to a share of its multiply-accumulates (or params:0.8), on --samples inputs of CALIB,
 drawn by the seed, without labels. The first figure is its quality on TEST: accuracy with an array `labels` there, the loss on the
 next tokens (lower is better) of a language model, else agreement with the original. The second one, which needs torch, is the
-quality when distillation uses the rest of --cpu-seconds, so that a method that is cheap has more passes. Figures are means over the
-seeds, with the largest distance from the mean, and CPU seconds of this process. FILE.jsonl keeps each run: the same command goes on
-where it was stopped, and prints the tables at the end.
+quality when distillation uses the rest of --cpu-seconds (0: none), so that a method that is cheap has more passes. Figures are
+means over the seeds, with the largest distance from the mean, and CPU seconds of this process. FILE.jsonl keeps each run: the same
+command goes on where it was stopped, and prints the tables at the end.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Bench:
         if settings.get("distill"):
             return {"trained": self._train(settings, seed, self._default_seconds)}
         plain = self._prune(settings, seed)
-        if not TORCH:
+        if not TORCH or not self.asked.cpu_seconds:
             return {"plain": plain[:2]}
         return {"plain": plain[:2], "trained": self._train({**settings, "distill": True}, seed, plain[1])}
 
