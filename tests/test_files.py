@@ -72,7 +72,7 @@ def test_a_change_after_the_last_read_is_refused(
 def test_a_change_while_the_result_is_compared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime opens the original by its path: the error would be that of another model."""
     path, out = put(tmp_path, gemm()), tmp_path / "out.onnx"
-    compare = onnxprune.pipeline.compare
+    compare = onnxprune.pipeline.comparison.compare
 
     def compare_changed(original: Path, *others: object, **options: object) -> object:
         rewritten = onnx.load(original)
@@ -80,7 +80,7 @@ def test_a_change_while_the_result_is_compared_is_told(tmp_path: Path, monkeypat
         onnx.save(rewritten, original)
         return compare(original, *others, **options)
 
-    monkeypatch.setattr("onnxprune.pipeline.compare", compare_changed)
+    monkeypatch.setattr("onnxprune.pipeline.comparison.compare", compare_changed)
     with pytest.raises(
         NotCompared, match=r"m\.onnx was changed while it was read.*out\.onnx is written, but not compared"
     ):

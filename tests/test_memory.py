@@ -85,7 +85,7 @@ def test_no_limit_changes_a_result(
             files += 1
             return super().take(nbytes)
 
-    monkeypatch.setattr("onnxprune.pipeline.Memory", Counted)
+    monkeypatch.setattr("onnxprune.pipeline.batches.Memory", Counted)
     assert pruned(model, calib, memory=LITTLE, **asked) == want
     assert files > 50
     gc.collect()

@@ -92,7 +92,7 @@ def test_a_model_in_memory_that_cannot_be_compared_is_there(monkeypatch: pytest.
     def fails(*_: object, **__: object) -> None:
         raise onnxprune.OnnxPruneError("it does not run")
 
-    monkeypatch.setattr("onnxprune.pipeline.compare", fails)
+    monkeypatch.setattr("onnxprune.pipeline.comparison.compare", fails)
     with pytest.raises(NotCompared, match=r"^it does not run; the pruned model is there, but not compared") as e:
         onnxprune.prune(onnx.load(CNN), ratio=0.3)
     assert e.value.result.report.error is None and e.value.result.proto.graph.node
