@@ -9,7 +9,7 @@ from test_cli import call, fails
 
 import onnxprune
 from onnxprune import OnnxPruneError, Plan
-from onnxprune.allocate import planning
+from onnxprune.allocate import latency_plan
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.planning import make_plan
 from onnxprune.allocate.polynomial import Compiled, Poly
@@ -253,13 +253,13 @@ def test_a_budget_is_approached_by_secants() -> None:
     """Half of the time is overhead that no budget changes, so that the time falls by half as much as the budget."""
     asked = list[float]()
 
-    def make(budget: float) -> planning._Timed:
+    def make(budget: float) -> latency_plan.TimedPlan:
         asked.append(budget)
         took = 0.5 + 0.5 * budget**1.2
         report = TimingReport(1.0, took, 0.0, 1, "", took)
-        return planning._Timed(Plan("", {}), report, planning._miss(took, 0.7))
+        return latency_plan.TimedPlan(Plan("", {}), report, latency_plan.measure_miss(took, 0.7))
 
-    best = planning._approach(make, 0.7)
+    best = latency_plan.approach_time(make, 0.7)
     assert best.miss == 0 and 0.679 <= best.report.measured <= 0.714 and len(asked) <= 4
     assert asked[0] == 0.7 and asked[1] < 0.5
 
@@ -268,27 +268,31 @@ def test_a_budget_is_approached_by_secants() -> None:
 def test_a_budget_out_of_reach_is_refused(took: float | None) -> None:
     """It is so by the table at once, or by the clock, which finds all that can be done far too slow."""
 
-    def make(budget: float) -> planning._Timed:
+    def make(budget: float) -> latency_plan.TimedPlan:
         if took is None or budget != 0.7:
             raise OnnxPruneError("out of reach")
-        return planning._Timed(Plan("", {}), TimingReport(1.0, 0.7, 0.0, 1, "", took), planning._miss(took, 0.7))
+        return latency_plan.TimedPlan(
+            Plan("", {}), TimingReport(1.0, 0.7, 0.0, 1, "", took), latency_plan.measure_miss(took, 0.7)
+        )
 
     with pytest.raises(OnnxPruneError, match="out of reach"):
-        planning._approach(make, 0.7)
+        latency_plan.approach_time(make, 0.7)
 
 
 def test_a_clock_that_asks_for_more_than_there_is_gets_what_there_is() -> None:
     """A noisy clock finds a plan far too slow, and the next budget is out of reach: the nearest that can be is taken."""
     asked = list[float]()
 
-    def make(budget: float) -> planning._Timed:
+    def make(budget: float) -> latency_plan.TimedPlan:
         asked.append(budget)
         if budget < 0.5:
             raise OnnxPruneError("out of reach")
         took = 0.5 + 0.5 * budget
-        return planning._Timed(Plan("", {}), TimingReport(1.0, budget, 0.0, 1, "", took), planning._miss(took, 0.7))
+        return latency_plan.TimedPlan(
+            Plan("", {}), TimingReport(1.0, budget, 0.0, 1, "", took), latency_plan.measure_miss(took, 0.7)
+        )
 
-    best = planning._approach(make, 0.7)
+    best = latency_plan.approach_time(make, 0.7)
     assert asked[1] < 0.5 < asked[2] < 0.7
     assert best.report.measured == 0.5 + 0.5 * min(b for b in asked if b >= 0.5)
 

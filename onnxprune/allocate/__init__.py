@@ -11,6 +11,9 @@ tables.py     the error of each group pruned alone, at several ratios
 search.py     counts from such tables: dynamic programming, or one tolerance for all
 netadapt.py   counts from true errors, a small step at a time
 amc.py        counts that an agent learns from true errors
+shallower.py  which residual branches go, before channels do
+plan_stage.py  plans within a ratio or a budget, at once or in steps
+latency_plan.py  plans within a fraction of the time
 planning.py   all of it together
 """
 
