@@ -7,7 +7,8 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-THREADS = "ONNXPRUNE_THREADS"  # that may work for this process; ONNX Runtime does not heed OMP_NUM_THREADS
+# The first of these variables that is set says how many threads may work for this process.
+THREADS = ("ONNXPRUNE_THREADS", "OMP_NUM_THREADS")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -23,8 +24,14 @@ def cores() -> int:
 
 
 def threads() -> int:
-    """The threads that may work for this process: as many as ONNXPRUNE_THREADS says, else one for each core."""
-    return int(os.environ.get(THREADS) or 0) or cores()
+    """The threads that may work for this process: as many as the environment says, else one for each core."""
+    return wanted_threads() or cores()
+
+
+def wanted_threads() -> int:
+    """The threads that the environment asks for; 0: it leaves that open. ONNX Runtime and torch are given them, here, by hand."""
+    texts = (os.environ.get(name, "").split(",")[0].strip() for name in THREADS)  # OpenMP knows a number for each level
+    return next((int(text) for text in texts if text.isdigit() and int(text)), 0)
 
 
 def name_processor() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.lent import opened
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array, is_float
-from onnxprune.machine import THREADS
+from onnxprune.machine import wanted_threads
 
 Source = str | Path | onnx.ModelProto | bytes | Model
 Feeds = Mapping[str, Array]
@@ -79,7 +78,7 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.use_deterministic_compute = True
-    options.intra_op_num_threads = threads or int(os.environ.get(THREADS) or 0)
+    options.intra_op_num_threads = threads or wanted_threads()
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.enable_mem_pattern = False  # it has the second batch allocate all memory anew; a session sees few batches
