@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from laws import run_ort
 from onnx import TensorProto, helper
 from test_cli import call, fails
 from tiny import model, tensor
@@ -17,6 +18,7 @@ import onnxprune
 from onnxprune.calibration.data import Stored
 from onnxprune.calibration.own import write_text
 from onnxprune.errors import OnnxPruneError
+from onnxprune.graph.caches import find_caches
 from onnxprune.graph.io import load
 
 Array = np.ndarray[Any, Any]
@@ -140,3 +142,96 @@ def test_mistakes() -> None:
             load(model([helper.make_node("Relu", ["x"], ["y"])], [tensor("x", ["N", 3])], [tensor("y", ["N", 3])]))
         )
     fails(call("prune", path, "-o", "x.onnx", "--text-length", "9"), "give --calib self")
+
+
+# Decoders with a cache
+
+D = 8  # width
+DECODER = """<ir_version: 10, opset_import: ["" : 18]>
+decoder (int64[batch, {seq}] input_ids, int64[batch, {total}] attention_mask, int64[batch, {seq}] position_ids{inputs})
+    => (float[batch, {seq}, {words}] logits{outputs})
+<int64[1] one = {{1}}, int64[1] two = {{2}}, float low = {{-10000}}, float zero = {{0}}, int64 first = {{1}}>
+{{
+    word = Gather(words, input_ids)
+    place = Gather(places, position_ids)
+    x = Add(word, place)
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v = MatMul(x, wv)
+    {caches}
+    counted = CumSum(attention_mask, first)
+    of_keys = Unsqueeze(counted, one)
+    of_queries = Unsqueeze(position_ids, two)
+    later = Greater(of_keys, of_queries1)
+    hidden = Where(later, low, zero)
+    keys_turned = Transpose<perm: ints = [0, 2, 1]>(keys)
+    raw = MatMul(q, keys_turned)
+    masked = Add(raw, hidden)
+    attention = Softmax<axis: int = -1>(masked)
+    mixed = MatMul(attention, values)
+    h = Add(x, mixed)
+    up = MatMul(h, w1)
+    act = Relu(up)
+    logits = MatMul(act, w2)
+}}"""
+CACHED = {
+    "inputs": f", float[batch, past, {D}] past_key, float[batch, past, {D}] past_value",
+    "outputs": f", float[batch, all, {D}] key, float[batch, all, {D}] value",
+    "caches": """keys = Concat<axis: int = 1>(past_key, k)
+    values = Concat<axis: int = -2>(past_value, v)
+    key = Identity(keys)
+    value = Identity(values)""",
+    "total": "past + seq",
+}
+WHOLE = {"inputs": "", "outputs": "", "caches": "keys = Identity(k)\n    values = Identity(v)", "total": "seq"}
+
+
+def decoder(cached: bool, seq: str = "seq", total: str | None = None) -> onnx.ModelProto:
+    """One layer of attention to all tokens up to the own one: with a cache of those before, or without."""
+    parts = CACHED | {"total": f'"{total or "past + seq"}"'} if cached else WHOLE
+    text = DECODER.format(seq=seq, words=WORDS, **parts).replace("of_queries1", "of_next")
+    text = text.replace("later =", "of_next = Add(of_queries, first)\n    later =")
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(5)
+    shapes = {"words": (WORDS, D), "places": (64, D), "w1": (D, 24), "w2": (24, WORDS)}
+    for name, shape in (shapes | dict.fromkeys(("wq", "wk", "wv"), (D, D))).items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    return proto
+
+
+@pytest.mark.parametrize(("seq", "total"), [("seq", "past + seq"), ("seq", "total"), ("1", "total")])
+def test_a_decoder_with_a_cache_writes_what_one_without_does(seq: str, total: str) -> None:
+    whole = write_text(load(decoder(False)), texts=6, length=16)
+    cached = write_text(load(decoder(True, seq, total)), texts=6, length=16)
+    assert isinstance(whole, Stored) and isinstance(cached, Stored)
+    ids = whole.columns["input_ids"][...]
+    given = {name: x[...] for name, x in cached.columns.items()}
+    prompt = 15 if seq == "1" else 4
+    np.testing.assert_array_equal(given["input_ids"], ids[:, prompt:])
+    assert given["past_key"].shape == (6, prompt, D) and given["attention_mask"].shape == (6, 16)
+    assert (given["position_ids"] == np.arange(prompt, 16)).all()
+    feeds = {name: x[...] for name, x in whole.columns.items()}
+    ((expected,),) = run_ort(decoder(False), [feeds])
+    ((scores, *_),) = run_ort(decoder(True, seq, total), [given])
+    np.testing.assert_allclose(scores, expected[:, prompt:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_decoder_with_a_cache_is_pruned_on_its_own_text() -> None:
+    made = onnxprune.prune(decoder(True), params=0.9, calib="self", samples=16, text_length=24, check=False)
+    repair = made.report.repair
+    assert repair is not None and repair.error_after is not None and repair.error_after < repair.error_before
+
+
+def test_a_cache_that_nobody_knows_how_to_begin() -> None:
+    proto = decoder(True)
+    proto.graph.input[3].type.tensor_type.shape.dim[2].dim_param = "width"
+    with pytest.raises(OnnxPruneError, match=r"past_key.*how to begin it; give data"):
+        write_text(load(proto), texts=2, length=8)
+
+
+def test_caches_are_found_by_what_the_graph_does() -> None:
+    assert [(c.input, c.output, c.axis) for c in find_caches(decoder(True))] == [
+        ("past_key", "key", 1),
+        ("past_value", "value", 1),
+    ]
+    assert find_caches(decoder(False)) == find_caches(network()) == []

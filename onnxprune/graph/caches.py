@@ -1,0 +1,37 @@
+"""The caches of keys and values that a decoder reads and gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from onnxprune.graph.view import attribute, domain_of, makers
+
+
+@dataclass(frozen=True)
+class Cache:
+    """An input that comes back as an output, with the new tokens behind those before along an axis."""
+
+    input: str
+    output: str
+    axis: int
+
+
+def find_caches(proto: ModelProto) -> list[Cache]:
+    """The outputs that concatenate an input of open length and what the model computes: `present` behind `past`."""
+    dims = {v.name: v.type.tensor_type.shape.dim for v in proto.graph.input if v.type.HasField("tensor_type")}
+    nodes = proto.graph.node
+    maker, caches = makers(nodes), list[Cache]()
+    for output in proto.graph.output:
+        index = maker.get(output.name)
+        while index is not None and nodes[index].op_type == "Identity":
+            index = maker.get(nodes[index].input[0])
+        if index is None or nodes[index].op_type != "Concat" or domain_of(nodes[index]):
+            continue
+        first = nodes[index].input[0]
+        if first in dims and len(dims[first]) > 1:
+            axis = attribute(nodes[index], "axis", 0) % len(dims[first])
+            if axis and not dims[first][axis].dim_value:
+                caches.append(Cache(first, output.name, axis))
+    return caches
