@@ -18,7 +18,7 @@ from onnxprune.calibration.data import Batches, load_data
 from onnxprune.calibration.inputs import InputSpec, dynamic_axes, input_specs, label, random_inputs
 from onnxprune.calibration.sessions import open_session, run_as
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.caches import Cache, find_caches
+from onnxprune.graph.caches import DecoderCache, find_caches
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import with_outputs
 from onnxprune.graph.view import Names
@@ -77,7 +77,7 @@ class _Writer:
     fixed: bool
     at: str
     scores: str
-    caches: Sequence[Cache] = ()
+    caches: Sequence[DecoderCache] = ()
 
     @staticmethod
     def of(model: Model, length: int | None, start: int | None) -> _Writer:
@@ -102,7 +102,7 @@ class _Writer:
     @staticmethod
     def _with_caches(
         model: Model, specs: Sequence[InputSpec], ids: InputSpec, tokens: int, start: int | None, length: int | None,
-        scores: str, caches: Sequence[Cache],
+        scores: str, caches: Sequence[DecoderCache],
     ) -> _Writer:  # fmt: skip
         batch, step = (n if isinstance(n, int) else None for n in ids.shape)
         for cache in caches:

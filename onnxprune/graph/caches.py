@@ -10,7 +10,7 @@ from onnxprune.graph.view import attribute, domain_of, makers
 
 
 @dataclass(frozen=True)
-class Cache:
+class DecoderCache:
     """An input that comes back as an output, with the new tokens behind those before along an axis."""
 
     input: str
@@ -18,11 +18,11 @@ class Cache:
     axis: int
 
 
-def find_caches(proto: ModelProto) -> list[Cache]:
+def find_caches(proto: ModelProto) -> list[DecoderCache]:
     """The outputs that concatenate an input of open length and what the model computes: `present` behind `past`."""
     dims = {v.name: v.type.tensor_type.shape.dim for v in proto.graph.input if v.type.HasField("tensor_type")}
     nodes = proto.graph.node
-    maker, caches = makers(nodes), list[Cache]()
+    maker, caches = makers(nodes), list[DecoderCache]()
     for output in proto.graph.output:
         index = maker.get(output.name)
         while index is not None and nodes[index].op_type == "Identity":
@@ -33,5 +33,5 @@ def find_caches(proto: ModelProto) -> list[Cache]:
         if first in dims and len(dims[first]) > 1:
             axis = attribute(nodes[index], "axis", 0) % len(dims[first])
             if axis and not dims[first][axis].dim_value:
-                caches.append(Cache(first, output.name, axis))
+                caches.append(DecoderCache(first, output.name, axis))
     return caches
