@@ -19,6 +19,10 @@ ALLOWED = {
         "it writes matrix products as Gemm nodes, which sparse kernels are picked for",
     ),
     "criteria/__init__.py": ("Slice", "a class of the project's own has that name"),
+    "graph/caches.py": (
+        "Concat Identity",
+        "a cache is an input that a Concat appends to, where an Identity may follow",
+    ),
     "graph/edit.py": ("Identity", "it leaves one where a unit goes, and skips it in the end"),
     "graph/flat.py": (
         "CallClose CallOpen Close Identity If Loop Scan",
