@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ import typer
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings import Setting, settings_of
 from onnxprune.settings.batch import DURATION
-from onnxprune.settings.table import FLAG, INPUTS, PLACE, RATIOS, SIZE, TEXTS, to_option
+from onnxprune.settings.table import FLAG, FUNCTION, INPUTS, PLACE, RATIOS, SIZE, TEXTS, to_option
 
 
 def file_option(metavar: str, help: str) -> Any:
@@ -30,6 +31,13 @@ def output(kind: str) -> Any:
     """Where a command writes its model, which is smaller, sparse or repaired."""
     text = f"The path of the {kind} model (its data file, if any: OUT.HASH.data)."
     return typer.Option("--output", "-o", metavar="OUT", help=text)
+
+
+def refuse_nan(value: Any) -> Any:
+    """A callback of options that are numbers: bounds do not refuse nan in all versions of click."""
+    if any(x is not None and math.isnan(x) for x in (value if isinstance(value, list | tuple) else [value])):
+        raise typer.BadParameter("nan is no number")
+    return value
 
 
 def add_settings(*commands: str, required: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -100,7 +108,7 @@ def _find_option_type(s: Setting, required: bool) -> Any:
         return list[str] | None
     if s.kind in (INPUTS, PLACE):
         return Path if required else Path | None
-    if s.kind in (DURATION, SIZE):
+    if s.kind in (DURATION, FUNCTION, SIZE):
         return str | None
     return s.annotation
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.cli.app import FAILED_CHECK, app
-from onnxprune.cli.options import JSON, add_settings
+from onnxprune.cli.options import JSON, add_settings, refuse_nan
 
 
 @app.command(
@@ -26,11 +26,18 @@ def record(
     ],
     target_accuracy: Annotated[
         float | None,
-        typer.Option(metavar="A", min=0.0, help="The least accuracy, or value of --metric, that is enough."),
+        typer.Option(
+            metavar="A", min=0.0, callback=refuse_nan, help="The least accuracy, or value of --metric, that is enough."
+        ),
     ] = None,
     target_share: Annotated[
         float | None,
-        typer.Option(metavar="S", min=0.0, help="The same as a share of the original's accuracy (0.99 by default)."),
+        typer.Option(
+            metavar="S",
+            min=0.0,
+            callback=refuse_nan,
+            help="The same as a share of the original's accuracy (0.99 by default).",
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="Threads of ONNX Runtime.")] = 1,
     made_by: Annotated[

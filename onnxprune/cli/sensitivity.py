@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.cli.app import app
-from onnxprune.cli.options import add_settings
+from onnxprune.cli.options import add_settings, refuse_nan
 
 
 @app.command(
@@ -21,7 +21,9 @@ def sensitivity(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
     ratio: Annotated[
         list[float] | None,
-        typer.Option(metavar="R", min=0.0, max=1.0, help="A fraction of channels to remove; repeatable."),
+        typer.Option(
+            metavar="R", min=0.0, max=1.0, callback=refuse_nan, help="A fraction of channels to remove; repeatable."
+        ),
     ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with a plot.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

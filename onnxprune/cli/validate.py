@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxprune.cli.app import FAILED_CHECK, app
-from onnxprune.cli.options import add_settings
+from onnxprune.cli.options import add_settings, refuse_nan
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings import Sparsity, settings_of
 from onnxprune.settings.sparsity import LAYERS
@@ -33,7 +33,9 @@ def validate(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List every layer of --pattern.")] = False,
     max_error: Annotated[
         float | None,
-        typer.Option(metavar="E", min=0.0, help="Exit with 1 if the relative L2 error is above E."),
+        typer.Option(
+            metavar="E", min=0.0, callback=refuse_nan, help="Exit with 1 if the relative L2 error is above E."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     *,
