@@ -152,6 +152,12 @@ def test_topics_are_listed() -> None:
         assert all(re.search(f"^{p.stem} ", shown.stdout, re.MULTILINE) for p in PAGES)
 
 
+def test_recipes_are_listed_by_themselves() -> None:
+    shown = call("docs", "recipes")
+    assert shown.exit_code == 0 and re.search("^bert +Recipe: ", shown.stdout, re.MULTILINE)
+    assert not re.search("^faq ", shown.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize("topic", ["faq", "faq.md", "FAQ"])
 def test_a_page_is_plain_text_in_a_pipe(topic: str) -> None:
     shown = call("docs", topic).stdout

@@ -19,12 +19,13 @@ SUFFIX = ".md"
 LINK = re.compile(r"\[([^]]+)\]\([\w/.-]+\.md\)")  # to another page: a terminal cannot follow it
 
 
-def find_pages() -> dict[str, Traversable]:
-    """The pages by topic, recipes last."""
-    package, folder = PAGES
-    root = files(package) / folder
-    folders = [root, *sorted((d for d in root.iterdir() if d.is_dir()), key=lambda d: d.name)]
-    pages = [page for d in folders for page in sorted(d.iterdir(), key=lambda p: p.name) if page.name.endswith(SUFFIX)]
+def find_pages(folder: str | None = None) -> dict[str, Traversable]:
+    """The pages by topic, recipes last; or those of one folder."""
+    package, name = PAGES
+    root = files(package) / name
+    folders = sorted((d for d in root.iterdir() if d.is_dir()), key=lambda d: d.name)
+    chosen = [root, *folders] if folder is None else [d for d in folders if d.name == folder]
+    pages = [page for d in chosen for page in sorted(d.iterdir(), key=lambda p: p.name) if page.name.endswith(SUFFIX)]
     return {page.name.removesuffix(SUFFIX): page for page in pages}
 
 
@@ -38,7 +39,7 @@ def _suggest(begun: str) -> list[str]:
 def docs(
     topic: Annotated[
         str | None,
-        typer.Argument(metavar="[TOPIC]", help="Which page; without, they are listed.", autocompletion=_suggest),
+        typer.Argument(metavar="[TOPIC]", help="Which page; without, they are listed; 'recipes' lists the recipes.", autocompletion=_suggest),
     ] = None,
     list_all: Annotated[bool, typer.Option("--list", help="List the pages.")] = False,
 ) -> None:
@@ -49,6 +50,8 @@ def docs(
     pages = find_pages()
     if topic is None or list_all:
         _list(pages)
+    elif in_folder := find_pages(topic.lower().strip("/")):
+        _list(in_folder)
     else:
         _show(_find(pages, topic).read_text(encoding="utf-8"))
 
