@@ -39,7 +39,11 @@ def _suggest(begun: str) -> list[str]:
 def docs(
     topic: Annotated[
         str | None,
-        typer.Argument(metavar="[TOPIC]", help="Which page; without, they are listed; 'recipes' lists the recipes.", autocompletion=_suggest),
+        typer.Argument(
+            metavar="[TOPIC]",
+            help="Which page, or 'recipes' for a list of these; without, all are listed.",
+            autocompletion=_suggest,
+        ),
     ] = None,
     list_all: Annotated[bool, typer.Option("--list", help="List the pages.")] = False,
 ) -> None:
