@@ -8,7 +8,7 @@ from inspect import Parameter, signature
 from os import PathLike
 from typing import Any, TypeVar
 
-from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Table, candidates, make_plan, measure
+from onnxprune.allocate import COMPARISON_SAMPLES, RATIOS, Table, make_plan, measure, select_candidates
 from onnxprune.calibration import Preprocess
 from onnxprune.candidates import run_repair
 from onnxprune.display import choose_progress
@@ -25,11 +25,11 @@ from onnxprune.pipeline import (
     Data,
     NotCompared,
     Work,
-    as_batches,
-    calibration_batches,
     convert_once,
     draws_inputs,
+    make_calibration_batches,
     make_evaluator,
+    read_batches,
     run,
     runnable,
 )
@@ -38,7 +38,7 @@ from onnxprune.plans import Plan
 from onnxprune.progress import ProgressChoice
 from onnxprune.result import CandidateResult, DistilledResult, PruneResult, Source
 from onnxprune.settings import Options, RunSettings, Sparsity, Training
-from onnxprune.settings.table import settings_in
+from onnxprune.settings.table import find_class_settings
 from onnxprune.surgery import apply_plan
 from onnxprune.validation import Result
 from onnxprune.validation import validate as _validate
@@ -110,7 +110,7 @@ def plan(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     run = RunSettings(calib, samples, cache=cache, timings=timings, metric=metric, memory=memory)
     run.check_values()
-    batches = calibration_batches(run, analysis.model, options.seed)
+    batches = make_calibration_batches(run, analysis.model, options.seed)
     options.check()
     options = options.resolved(batches is not None, draws_inputs(options, analysis.model, batches))
     with choose_progress(progress) as shown:
@@ -158,10 +158,10 @@ def sensitivity(
     analysis = source if isinstance(source, Analysis) else analyze(source)
     run = RunSettings(calib, samples, preprocess=preprocess, cache=cache, memory=memory)
     run.check_values()
-    batches = calibration_batches(run, analysis.model, options.seed)
+    batches = make_calibration_batches(run, analysis.model, options.seed)
     with choose_progress(progress) as shown:
         evaluator = replace(make_evaluator(analysis, options, batches, run, shown), comparison_samples=samples)
-        chosen = candidates(analysis, options, evaluator.watch(analysis, options))
+        chosen = select_candidates(analysis, options, evaluator.watch(analysis, options))
         return measure(
             chosen, evaluator.comparer, ratios, evaluator.cache, progress=evaluator.stage_progress("measure")
         )
@@ -207,7 +207,7 @@ def apply(
     run = RunSettings(calib, samples, memory=memory)
     run.check_values()
     analysis, plan = settle(analysis, plan)
-    batches = calibration_batches(run, analysis.model, options.seed)
+    batches = make_calibration_batches(run, analysis.model, options.seed)
     with choose_progress(progress) as shown:
         evaluator = make_evaluator(analysis, options, batches, run, shown)
         return apply_plan(analysis, plan) if evaluator.repair == "none" else evaluator.finish(plan)[0]
@@ -246,7 +246,7 @@ def validate(
     """
     original, candidate = convert_once(original), convert_once(candidate)
     a, b = runnable(original), runnable(candidate)
-    batches = None if data is None else as_batches(data, load(original), preprocess)
+    batches = None if data is None else read_batches(data, load(original), preprocess)
     return _validate(
         a, b, data=batches, seed=seed, threads=threads, timed=timed, profile=profile, metric=load_metric(metric)
     )
@@ -438,7 +438,7 @@ def distill(
 
 def _take(home: type[T], settings: Mapping[str, Any]) -> tuple[T, dict[str, Any]]:
     """The settings that are fields of `home`, as one, and the others."""
-    own = {k: v for k, v in settings.items() if k in settings_in(home)}
+    own = {k: v for k, v in settings.items() if k in find_class_settings(home)}
     return home(**own), {k: v for k, v in settings.items() if k not in own}
 
 
@@ -457,8 +457,8 @@ def _check_types(options: object, home: type, plan: object, sparsity: object = N
 def _override(options: Chosen, settings: Mapping[str, Any], *others: type) -> Chosen:
     """The options with these settings. A SettingError where one is unknown names those that there are, of `others` too."""
     for name in settings:
-        if name not in settings_in(type(options)):
-            known = {s: None for home in (type(options), *others) for s in settings_in(home)}
+        if name not in find_class_settings(type(options)):
+            known = {s: None for home in (type(options), *others) for s in find_class_settings(home)}
             raise SettingError(f"there is no setting '{name}'; {suggest_near(name, known)}")
     return replace(options, **settings)
 
@@ -466,7 +466,7 @@ def _override(options: Chosen, settings: Mapping[str, Any], *others: type) -> Ch
 def _document(function: Callable[..., Any], homes: Sequence[type]) -> None:
     """Give `help()` and editors the settings that a function takes."""
     own = [p for p in signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    known = [s for home in homes for s in settings_in(home).values()]
+    known = [s for home in homes for s in find_class_settings(home).values()]
     taken = [Parameter(s.field, Parameter.KEYWORD_ONLY, default=s.default, annotation=s.annotation) for s in known]
     function.__signature__ = signature(function).replace(parameters=[*own, *taken])  # type: ignore[attr-defined]
     lines = [f"        {s.field}: {s.help}" for s in known]

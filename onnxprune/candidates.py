@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 
-from onnxprune.calibration import Batches, InputSpec, input_specs
+from onnxprune.calibration import Batches, InputSpec, list_input_specs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import save
 from onnxprune.groups import analyze
-from onnxprune.pipeline import Clock, as_batches, calibration_batches, choose_memory, convert_once, runnable
+from onnxprune.pipeline import Clock, choose_memory, convert_once, make_calibration_batches, read_batches, runnable
 from onnxprune.progress import StageProgress
 from onnxprune.repair.candidate import repair_candidate
 from onnxprune.report.types import CalibrationReport, CandidateReport, ErrorReport
@@ -75,10 +75,10 @@ def read_data(
 ) -> tuple[Batches, Batches]:
     """The data for fitting layers, and the data for comparing an original and its candidate."""
     model, original = check_same_kind(*models), models[0]
-    calibration = calibration_batches(settings, original if is_own(settings.calib) else model, seed, progress)
+    calibration = make_calibration_batches(settings, original if is_own(settings.calib) else model, seed, progress)
     if calibration is None:
         raise OnnxPruneError("this takes data, and there are none; give calib")
-    return calibration, as_batches(settings.data, model, settings.preprocess) or calibration
+    return calibration, read_batches(settings.data, model, settings.preprocess) or calibration
 
 
 def name_of(model: Model) -> str:
@@ -93,7 +93,7 @@ def compare_models(original: Source, candidate: Source, data: Batches, seed: int
 
 def check_same_kind(original: Model, candidate: Model) -> Model:
     """The one whose inputs leave less open. Raises OnnxPruneError where inputs or outputs are not the same."""
-    originals, inputs = ({s.name: s for s in input_specs(m.proto)} for m in (original, candidate))
+    originals, inputs = ({s.name: s for s in list_input_specs(m.proto)} for m in (original, candidate))
     for name in originals.keys() | inputs.keys():
         if name not in originals or name not in inputs:
             raise OnnxPruneError(
@@ -110,7 +110,7 @@ def check_same_kind(original: Model, candidate: Model) -> Model:
             f"candidate: its outputs are {sorted(outputs[1])}, the original's {sorted(outputs[0])}; "
             "give two versions of one model"
         )
-    return max((original, candidate), key=lambda m: _count_static(input_specs(m.proto)))
+    return max((original, candidate), key=lambda m: _count_static(list_input_specs(m.proto)))
 
 
 def _fit(a: InputSpec, b: InputSpec) -> bool:

@@ -16,10 +16,10 @@ from onnxprune.axes import Size
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.nodes import sort_nodes
-from onnxprune.graph.view import Names, bodies, domain_of, readers, value_names
+from onnxprune.graph.view import Names, get_domain, list_bodies, list_value_names, map_readers
 from onnxprune.graph.weights import Array, ArrayWeight, DerivedWeight, FileWeight, Weight
 from onnxprune.groups import analyze
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 
 TYPES = {"fp16": TensorProto.FLOAT16}
 LEAST, MOST = 2.0**-24, 65504.0  # the magnitudes of float16's smallest and largest numbers
@@ -126,7 +126,7 @@ def _hollow(model: Model) -> ModelProto:
 
 def _declared_sizes(graph: GraphProto) -> Iterator[TensorShapeProto.Dimension]:
     """The sizes in the shapes that a graph and its bodies declare."""
-    inner = (body for node in graph.node for body in bodies(node))
+    inner = (body for node in graph.node for body in list_bodies(node))
     for g in (graph, *inner):
         for value in (*g.input, *g.output, *g.value_info):
             kind = value.type
@@ -135,7 +135,7 @@ def _declared_sizes(graph: GraphProto) -> Iterator[TensorShapeProto.Dimension]:
             yield from kind.tensor_type.shape.dim
 
 
-def gemms(model: Model) -> Model:
+def write_gemms(model: Model) -> Model:
     """Each MatMul of an activation and a constant matrix as a Gemm, with the Add of a constant vector behind it as its bias.
 
     An activation with more axes than two is reshaped before and after, where no more than one of its sizes is dynamic.
@@ -162,16 +162,16 @@ class _Gemms:
     ) -> None:
         self.proto, self.shapes, self.weights = proto, shapes, weights
         self.nodes: list[NodeProto] = []
-        self.names = Names(value_names(proto) | set(weights))
+        self.names = Names(list_value_names(proto) | set(weights))
         self.constant = set(shapes) | computed
-        self.readers = readers(proto.graph.node)
+        self.readers = map_readers(proto.graph.node)
         self.outputs = {v.name for v in proto.graph.output}
         self.gemm_of: dict[str, NodeProto] = {}  # the Gemm whose output a value is, if nothing came between
 
     def add(self, node: NodeProto, x: tuple[Size, ...] | None, y: tuple[Size, ...] | None) -> None:
-        if record_of(node).traits.sums and len(node.input) == 2 and self._fold(node):
+        if get_record(node).traits.sums and len(node.input) == 2 and self._fold(node):
             return
-        w = self.shapes.get(node.input[1]) if node.op_type == "MatMul" and not domain_of(node) else None
+        w = self.shapes.get(node.input[1]) if node.op_type == "MatMul" and not get_domain(node) else None
         target = None if w is None or len(w) != 2 or x is None or y is None else _target(x, y)
         if target is None or node.input[0] in self.constant:
             self.nodes.append(node)

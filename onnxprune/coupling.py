@@ -21,15 +21,15 @@ from onnx import GraphProto, NodeProto, TensorProto
 from onnxprune.axes import Axis, Keep, Layout, Reason, Size
 from onnxprune.errors import ModelError, is_guarded
 from onnxprune.graph.facts import FLOATS, Facts, Varying
-from onnxprune.graph.flat import flat_id, flatten
+from onnxprune.graph.flat import flatten, get_flat_id
 from onnxprune.graph.model import Model
-from onnxprune.graph.sample_sizes import Sizes, data_sizes, first_sizes, grown_sizes, is_batch
+from onnxprune.graph.sample_sizes import Sizes, choose_first_sizes, find_data_sizes, grow_sizes, is_batch
 from onnxprune.graph.tokens import TokenUse
-from onnxprune.graph.view import Site, attribute, find_captured, makers
+from onnxprune.graph.view import Site, find_captured, map_makers, read_attribute
 from onnxprune.graph.walk import Known, Told, Visitor, walk
 from onnxprune.graph.weights import Weight
 from onnxprune.layout import PROD, AxisTerms, Dim, LayoutError, find, fixed, freeze, fresh, leaves, unify, var
-from onnxprune.ops.records import PERMUTE, Operand, record_of
+from onnxprune.ops.records import PERMUTE, Operand, get_record
 from onnxprune.ops.registry import Axes, Edit, Edits, IntegerEncoding, New, Op, find_rule
 from onnxprune.ops.sequences import has_sequences, lower_sequences
 
@@ -154,21 +154,21 @@ def _couple_fitting(model: Model, source: Model, data: Mapping[str, int], tokens
     `input[axis]`, then larger ones. Where an operator refuses them (a table of positions is shorter): small ones, then those of
     the data.
     """
-    first = first_sizes(model.proto, model.weights)
+    first = choose_first_sizes(model.proto, model.weights)
     couple = partial(_couple, model, source, tokens=tokens)
     best, one_batch = couple(first), False
     if best.trace.clashes and sum(map(is_batch, first.values())) > 1:
-        one = first_sizes(model.proto, model.weights, one_batch=True)
+        one = choose_first_sizes(model.proto, model.weights, one_batch=True)
         shared = couple(one)
         if _clashes(shared) < _clashes(best):
             best, first, one_batch = shared, one, True
     if all(map(is_batch, first.values())):
         return best
-    measured = list(data_sizes(model.proto, model.weights, first, data))
+    measured = list(find_data_sizes(model.proto, model.weights, first, data))
     if best.trace.short:
         return _couple_larger(couple, best, measured)
     if best.trace.clashes:
-        small = first_sizes(model.proto, model.weights, small=True, one_batch=one_batch)
+        small = choose_first_sizes(model.proto, model.weights, small=True, one_batch=one_batch)
         tried = (couple(sizes) for sizes in (small, *measured))
         return min(best, *tried, key=_clashes)
     return best
@@ -181,7 +181,7 @@ def _couple_larger(couple: Callable[..., _Draft], best: _Draft, measured: Iterab
         c = couple(sizes, whole=False)
         if not c.trace.short:
             return c
-    fits = (c for sizes in grown_sizes(first) if not (c := couple(sizes, whole=False)).trace.short)
+    fits = (c for sizes in grow_sizes(first) if not (c := couple(sizes, whole=False)).trace.short)
     # One step more than it takes: an axis that has one position left at both samples would pass for a static one.
     best = min(reversed(list(islice(fits, 2))), key=_clashes, default=best)
     for name in first if best.trace.clashes else ():  # not every axis has to grow
@@ -245,7 +245,7 @@ def _axes(c: _Draft, name: str, index: int, slot: int, vectors: set[str]) -> Axe
 def _apply(c: _Draft, index: int, node: NodeProto, vectors: set[str], reads_tokens: bool) -> Told:
     """Apply the rule of a node. Returns what it knows of the outputs beyond what shape inference found."""
     axes = [_axes(c, n, index, i, vectors) if n else None for i, n in enumerate(node.input)]
-    scope = flat_id(node) is not None  # what a loop starts with is no constant in its body
+    scope = get_flat_id(node) is not None  # what a loop starts with is no constant in its body
     const = [not scope and (n in c.weights or n in c.computed or c.trace.value(n) is not None) for n in node.input]
     op = Op(node, c.trace, axes, const, c.tokens if reads_tokens else None)
     if node.input and all(k or not n for k, n in zip(const, node.input, strict=True)):
@@ -281,7 +281,7 @@ def _follow_rule(c: _Draft, index: int, op: Op) -> dict[str, Known]:
     known = _store(c, op, rule(op))
     c.operands.update({(index, o.slot): o for o in op.name_operands()})
     for i, unread in enumerate(op.layouts):
-        if i not in op.related and flat_id(op.node) is None:
+        if i not in op.related and get_flat_id(op.node) is None:
             for d in unread or ():
                 op.freeze(d, f"a parameter of {op.type}")
     c.edits[index] = op.edits
@@ -302,7 +302,7 @@ def _store(c: _Draft, op: Op, outs: list[Axes | None]) -> dict[str, Known]:
             continue
         axes = outs[j] if j < len(outs) else None
         shape = c.trace.shape(name)
-        if axes is None and shape is None and flat_id(op.node) is None:
+        if axes is None and shape is None and get_flat_id(op.node) is None:
             for d in (d for axes_of in op.layouts for d in axes_of or ()):
                 freeze(d, op.reason(f"{op.type} makes '{name}' of it, whose shape is unknown"))
         if axes is None:
@@ -375,7 +375,7 @@ def _leave_unread(c: _Draft, graph: GraphProto) -> None:
 
 def _freeze_returned_sizes(c: _Draft, graph: GraphProto) -> None:
     """A size that the graph returns keeps its value, so what it counts stays. Where a size becomes a float, surgery restores it."""
-    made_by = {name: c.live[i] for name, i in makers(c.live).items()}
+    made_by = {name: c.live[i] for name, i in map_makers(c.live).items()}
     todo = [v.name for v in graph.output]
     while todo:
         name = todo.pop()
@@ -387,7 +387,7 @@ def _freeze_returned_sizes(c: _Draft, graph: GraphProto) -> None:
             or c.trace.dtype(name) in FLOATS
         ):
             continue
-        if record_of(node).traits.reads_sizes:
+        if get_record(node).traits.reads_sizes:
             weights = [axes for use, axes in c.uses.items() if use[0] == node.input[0]]
             for d in (d for axes in (*weights, c.layouts.get(node.input[0]) or []) for d in axes):
                 freeze(d, Reason("its size is a graph output", node.name, node.op_type))
@@ -399,7 +399,7 @@ def _freeze_asserted(c: _Draft, graph: GraphProto) -> None:
 
     So a traced mixture of experts says which experts its tokens use: with other values it may not run.
     """
-    made_at = makers(graph.node)
+    made_at = map_makers(graph.node)
     splits = [n for n in c.live if n.output and n.output[0] in c.trace.asserted]
     why = {
         n.input[0]: Reason("it decides how many pieces there are, which the file fixes", n.name, n.op_type)
@@ -409,7 +409,7 @@ def _freeze_asserted(c: _Draft, graph: GraphProto) -> None:
     while todo:
         name = todo.pop()
         index = made_at.get(name)
-        if index is None or index in seen or record_of(graph.node[index]).traits.reads_sizes:
+        if index is None or index in seen or get_record(graph.node[index]).traits.reads_sizes:
             continue
         seen.add(index)
         for slot, i in enumerate(graph.node[index].input):
@@ -464,8 +464,8 @@ def _inherit_roles(c: Coupling, graph: GraphProto) -> None:
 
 def _axis_map(node: NodeProto, before: Layout, after: Layout) -> list[int]:
     """For each axis of an input the axis of the output that holds its channels, -1 where none does."""
-    if record_of(node).traits.moves == PERMUTE and len(before) == len(after):
-        perm = attribute(node, "perm", list(range(len(before)))[::-1])
+    if get_record(node).traits.moves == PERMUTE and len(before) == len(after):
+        perm = read_attribute(node, "perm", list(range(len(before)))[::-1])
         return [perm.index(a) for a in range(len(before))]
     if len(before) == len(after):
         return list(range(len(before)))

@@ -15,7 +15,7 @@ from onnxprune.progress import StageProgress
 from onnxprune.report.types import TrainedReport
 from onnxprune.result import DistilledResult, Source
 from onnxprune.settings import RunSettings, Training
-from onnxprune.training import check_training, hold_out, make_recipe, make_task, train, with_labels
+from onnxprune.training import add_labels, check_training, hold_out, make_recipe, make_task, train
 
 
 def run_distillation(
@@ -36,7 +36,7 @@ def run_distillation(
         original, candidate = (convert_once(m) for m in (original, candidate))
         models = [load(m) for m in (original, candidate)]
         calibration, data = read_data(settings, models, seed, clock.progress)
-        calibration = with_labels(calibration, training, recipe.label_weight)
+        calibration = add_labels(calibration, training, recipe.label_weight)
     before, after = None, None
     if settings.check:
         with clock.time("validate"):

@@ -15,9 +15,9 @@ import numpy as np
 
 from onnxprune.axes import Var
 from onnxprune.errors import PlanError
-from onnxprune.graph.view import attribute
+from onnxprune.graph.view import read_attribute
 from onnxprune.groups import Analysis, Group
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 
 EXPERT = "expert"
 
@@ -61,7 +61,7 @@ def _find_mixtures(a: Analysis) -> dict[str, tuple[int, int]]:
     owner: Mapping[Var, Group] = {v: g for g in a.groups for v in g.vars if len(g.vars) == 1}
     mixtures = dict[str, tuple[int, int]]()
     for index, node in enumerate(a.flat.proto.graph.node):
-        routed = record_of(node).traits.routed
+        routed = get_record(node).traits.routed
         if routed is None:
             continue
         slot, name = routed
@@ -69,7 +69,7 @@ def _find_mixtures(a: Analysis) -> dict[str, tuple[int, int]]:
         group = owner.get(scores[-1]) if scores and isinstance(scores[-1], Var) else None
         if group is not None:
             first, used = mixtures.get(group.name, (index, 0))
-            mixtures[group.name] = first, max(used, int(attribute(node, name, 1)))
+            mixtures[group.name] = first, max(used, int(read_attribute(node, name, 1)))
     return mixtures
 
 

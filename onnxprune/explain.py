@@ -19,7 +19,7 @@ from onnx import NodeProto
 from onnxprune.axes import Layout, Reason
 from onnxprune.coupling import SHARED, Coupling, Use
 from onnxprune.graph.flat import CLOSE, FLAT
-from onnxprune.graph.view import reads
+from onnxprune.graph.view import list_reads
 from onnxprune.groups import Analysis, Frozen
 from onnxprune.report.types import Stop
 
@@ -54,13 +54,13 @@ def explain(a: Analysis) -> dict[tuple[str, int], Route]:
     return routes
 
 
-def whole_weights(a: Analysis) -> dict[str, int]:
+def find_whole_weights(a: Analysis) -> dict[str, int]:
     """The parameters of each weight that no group reaches; scalars, which nothing could shrink, left out."""
     reached = {m.tensor for g in a.groups for m in g.members}
     return {n: a.param_count(n) for n in a.coupling.weights if n not in reached and a.param_count(n) > 1}
 
 
-def general(reason: str, operator: str) -> str:
+def generalize(reason: str, operator: str) -> str:
     """A reason without the names in it: what axes that froze in the same manner have in common.
 
     Graph inputs and outputs keep their names, there are few of them.
@@ -88,7 +88,7 @@ class _Wires:
         self.outputs = {v.name for v in graph.output}
         self.touching: dict[str, list[int]] = defaultdict(list)
         for i, node in enumerate(graph.node):
-            for name in {*reads(node), *node.output}:
+            for name in {*list_reads(node), *node.output}:
                 self.touching[name].append(i)
         self.uses: dict[str, list[Use]] = defaultdict(list)
         for use in c.uses:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnxprune.allocate.depth import SHARES, find_branches
-from onnxprune.allocate.evaluator import FOLDS, WATCHED_SAMPLES, Evaluator, trial_samples
+from onnxprune.allocate.evaluator import FOLDS, WATCHED_SAMPLES, Evaluator, count_trial_samples
 from onnxprune.allocate.planning import HALVINGS
 from onnxprune.calibration import Batches
 from onnxprune.calibration.sessions import count, open_session, run
@@ -49,7 +49,7 @@ def forecast(evaluator: Evaluator, options: Options, check: bool, passes: int = 
     branches = options.has_depth and bool(find_branches(evaluator.original, options))
     plans += len(SHARES) if branches else 0
     held_out = FOLDS if options.limit or options.effort == "high" else 1
-    tried = min(samples, trial_samples(samples))
+    tried = min(samples, count_trial_samples(samples))
     stages = {
         "calibrate": WATCH * min(samples, WATCHED_SAMPLES),
         "measure": MEASURE * samples if options.allocation == "search" else 0.0,

@@ -19,9 +19,9 @@ from onnxprune.axes import Axis, Prod, Reason, Size, Var, pair
 from onnxprune.coupling import SHARED, Coupling, Use, couple_graph, linearize
 from onnxprune.graph.model import Model
 from onnxprune.graph.tokens import TokenUse
-from onnxprune.graph.view import Site, makers
-from onnxprune.macs import total_macs
-from onnxprune.ops.records import NOTHING, record_of
+from onnxprune.graph.view import Site, map_makers
+from onnxprune.macs import sum_macs
+from onnxprune.ops.records import NOTHING, get_record
 
 COPIED = re.compile(r"(_pruned_\d+)+$")  # what surgery adds to the name of a copy
 ANONYMOUS = re.compile(r"^(onnx::.*|_?v?a?l?_?\d+|const_.*|.*::.*_\d+)$")
@@ -128,7 +128,7 @@ class Analysis:
     def made_by(self) -> Mapping[str, NodeProto]:
         """The node of the model as it was given that makes each activation."""
         nodes = self.model.proto.graph.node
-        return {name: nodes[i] for name, i in makers(nodes).items()}
+        return {name: nodes[i] for name, i in map_makers(nodes).items()}
 
     @cached_property
     def outside(self) -> set[str]:
@@ -146,7 +146,7 @@ class Analysis:
         state: set[str] = set()
         read: set[str] = set()
         for node in self.flat.proto.graph.node:
-            running = record_of(node).traits.statistics
+            running = get_record(node).traits.statistics
             for slot, name in enumerate(node.input):
                 (state if slot in running else read).add(name)
         return state - read
@@ -165,13 +165,13 @@ class Analysis:
 
     def macs(self) -> int | None:
         """Multiply-accumulates of one inference at the first sample size (batch 1)."""
-        return None if self.uncounted else total_macs(self.coupling.live, self.coupling.trace)
+        return None if self.uncounted else sum_macs(self.coupling.live, self.coupling.trace)
 
     @cached_property
     def uncounted(self) -> str:
         """The first operator without a rule that reads a weight of several axes: nobody knows how often it multiplies."""
         for node in self.coupling.live:
-            read = (n for n in node.input if n in self.coupling.weights) if record_of(node) is NOTHING else ()
+            read = (n for n in node.input if n in self.coupling.weights) if get_record(node) is NOTHING else ()
             if any(len(self.coupling.weights[n].shape) > 1 and self.param_count(n) for n in read):
                 return f"{node.domain}::{node.op_type}"
         return ""
@@ -183,7 +183,7 @@ class Analysis:
             return f"nothing is known of {self.uncounted}, which reads a weight"
         if self.coupling.trace.short:
             return "an axis is empty at every size that was tried"
-        products = (n for n in self.coupling.live if record_of(n).product)
+        products = (n for n in self.coupling.live if get_record(n).product)
         unknown = (i for n in products for i in n.input if i and self.coupling.trace.shape(i) is None)
         return next((f"the shape of '{i}' is unknown" for i in unknown), "a shape depends on the data")
 

@@ -12,7 +12,7 @@ THREADS = ("ONNXPRUNE_THREADS", "OMP_NUM_THREADS")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def cores() -> int:
+def count_cores() -> int:
     """The cores that this process may use; at least one."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -23,12 +23,12 @@ def cores() -> int:
     return max(1, count)
 
 
-def threads() -> int:
+def count_threads() -> int:
     """The threads that may work for this process: as many as the environment says, else one for each core."""
-    return wanted_threads() or cores()
+    return read_wanted_threads() or count_cores()
 
 
-def wanted_threads() -> int:
+def read_wanted_threads() -> int:
     """The threads that the environment asks for; 0: it leaves that open. ONNX Runtime and torch are given them, here, by hand."""
     texts = (os.environ.get(name, "").split(",")[0].strip() for name in THREADS)  # OpenMP knows a number for each level
     return next((int(text) for text in texts if text.isdigit() and int(text)), 0)
@@ -44,12 +44,12 @@ def name_processor() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
-def total_memory_bytes() -> int | None:
+def read_total_memory() -> int | None:
     """The memory that this process may use, free or not; None where the system does not tell."""
     return _read_memory("MemTotal:")
 
 
-def memory_bytes() -> int | None:
+def read_free_memory() -> int | None:
     """The memory that is free, or can be had at once; None where the system does not tell."""
     return _read_memory("MemAvailable:")
 
@@ -67,7 +67,7 @@ def _read_memory(kind: str) -> int | None:
     return min([free, *limits]) if free is not None else None
 
 
-def oom_kills() -> int:
+def count_oom_kills() -> int:
     """The number of processes that the system has killed for lack of memory."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
@@ -76,7 +76,7 @@ def oom_kills() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-def resident_bytes(pid: int) -> int:
+def read_resident_bytes(pid: int) -> int:
     """The memory that a process and its descendants hold, without files that are mapped; 0 where the system does not tell."""
     return sum(map(_held, _family(pid)))
 

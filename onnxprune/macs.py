@@ -15,7 +15,7 @@ from onnxprune.axes import first
 from onnxprune.errors import is_guarded
 from onnxprune.graph.facts import Facts
 from onnxprune.graph.unsettled import find_unsettled
-from onnxprune.ops.records import NodeView, Shape, UnknownShape, record_of
+from onnxprune.ops.records import NodeView, Shape, UnknownShape, get_record
 
 InputShape = Callable[[NodeProto, int], Shape | None]
 OutputShape = Callable[[str], Shape | None]
@@ -44,7 +44,7 @@ class Shapes(NodeView):
         return shape
 
 
-def total_macs(nodes: Iterable[NodeProto], trace: Facts) -> int | None:
+def sum_macs(nodes: Iterable[NodeProto], trace: Facts) -> int | None:
     """Sum over the nodes, those of a loop's body once; None where the shapes of an operator that multiplies are unknown."""
     nodes = list(nodes)
     unknown = find_unsettled(nodes, trace)
@@ -61,7 +61,7 @@ def count_macs(nodes: Iterable[NodeProto], of_input: InputShape, of_output: Outp
     """The same where shapes come from elsewhere: of a node's input slot, of an output's name."""
     counts = list[Any]()
     for node in nodes:
-        product = record_of(node).product
+        product = get_record(node).product
         if product is None:
             continue
         try:

@@ -10,7 +10,7 @@ from typing import Any
 from onnxprune.api import prune
 from onnxprune.errors import OnnxPruneError, OutputError
 from onnxprune.plain_settings import check, check_all, make_arguments
-from onnxprune.report import json_text
+from onnxprune.report import render_json
 
 MODEL, REPORT = "model.onnx", "report.json"
 
@@ -40,7 +40,7 @@ def run_pass(
     check_all(settings)
     result = prune(source, target, **make_arguments(settings, Path()))
     report = target.with_name(REPORT if target.name == MODEL else f"{target.stem}.{REPORT}")
-    report.write_text(json_text(result.report), encoding="utf-8")
+    report.write_text(render_json(result.report), encoding="utf-8")
     return target
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from onnxprune.calibration import read_preprocess
 from onnxprune.errors import OnnxPruneError
 from onnxprune.quantize import check_quantization
-from onnxprune.settings import HOMES, Options, RunSettings, Sparsity, Training, settings_of
+from onnxprune.settings import HOMES, Options, RunSettings, Sparsity, Training, find_command_settings
 from onnxprune.settings.data import is_own
 from onnxprune.settings.options import AMOUNTS
 from onnxprune.settings.table import FUNCTION, INPUTS, PLACE, show_value
@@ -27,7 +27,7 @@ COMMAND = "prune"  # whose settings a recipe has
 
 def check(name: str, value: Any, base: Path, command: str = COMMAND) -> None:
     """Raise OnnxPruneError where there is no such setting, or it cannot have this value. Relative paths start at `base`."""
-    table = settings_of(command)
+    table = find_command_settings(command)
     if name not in table:
         raise OnnxPruneError(f"there is no setting '{name}'; {suggest_near(name, table)}")
     table[name].check_value(value, name)
@@ -60,7 +60,7 @@ def build(settings: Settings, command: str = COMMAND) -> dict[type, Any]:
 
     Raises OnnxPruneError for a setting of Sparsity without a pattern.
     """
-    table = settings_of(command)
+    table = find_command_settings(command)
     values: dict[type, dict[str, Any]] = {home: {} for home in HOMES}
     for name, value in settings.items():
         values[table[name].home][table[name].field] = value
@@ -84,13 +84,17 @@ def merge(lower: Settings, upper: Settings) -> dict[str, Any]:
 def make_arguments(settings: Settings, base: Path, command: str = COMMAND) -> dict[str, Any]:
     """The arguments for `onnxprune.prune` (or `sparsify`); relative paths start at `base`."""
     located = dict(settings)
-    for name, known in settings_of(command).items():
+    for name, known in find_command_settings(command).items():
         if known.kind in (INPUTS, PLACE, FUNCTION) and _is_place(located.get(name)):
             located[name] = base / located[name]
     if located.get("preprocess"):
         located["preprocess"] = read_preprocess(_locate(located["preprocess"], base))
     built = build(located, command)
-    run = {name: value for name, value in located.items() if settings_of(command)[name].home in (RunSettings, Training)}
+    run = {
+        name: value
+        for name, value in located.items()
+        if find_command_settings(command)[name].home in (RunSettings, Training)
+    }
     if command == "sparsify":
         return {"options": built[Sparsity], **run}
     sparse = {"sparsity": built.get(Sparsity)} if command == COMMAND else {}
@@ -103,7 +107,7 @@ def _locate(parts: Sequence[str], base: Path) -> list[str]:
 
 def list_input_paths(settings: Settings) -> Iterator[tuple[str, str]]:
     """The settings whose value is a path and whose meaning is what lies there: name and path."""
-    table = settings_of(COMMAND)
+    table = find_command_settings(COMMAND)
     inputs = {name: settings[name] for name, s in table.items() if s.kind is INPUTS and name in settings}
     yield from ((name, path) for name, path in inputs.items() if not is_own(path))
     yield from ((n, settings[n].rpartition(":")[0]) for n, s in table.items() if s.kind is FUNCTION and n in settings)
@@ -112,7 +116,7 @@ def list_input_paths(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def drop_paths(settings: Settings) -> dict[str, Any]:
     """The settings that say what to do, in the order of the table; without those that are paths."""
-    table = settings_of(COMMAND)
+    table = find_command_settings(COMMAND)
     paths = (INPUTS, PLACE, FUNCTION)
     return {k: settings[k] for k, s in table.items() if k in settings and (s.kind not in paths or is_own(settings[k]))}
 
@@ -139,7 +143,7 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def settings_schema(command: str = COMMAND) -> dict[str, Any]:
+def make_settings_schema(command: str = COMMAND) -> dict[str, Any]:
     """JSON Schema of the settings of a command, as a table of a recipe has them."""
-    properties = {name: s.schema for name, s in settings_of(command).items()}
+    properties = {name: s.schema for name, s in find_command_settings(command).items()}
     return {"type": "object", "properties": properties, "additionalProperties": False}

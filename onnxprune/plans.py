@@ -143,7 +143,7 @@ def _shown(value: Any, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[:most]} .."
 
 
-def fingerprint(model: Model) -> str:
+def compute_fingerprint(model: Model) -> str:
     """A hash of what a plan depends on: operators, wiring, and the weights' names and shapes (not their values)."""
     h = hashlib.sha256()
     for node in model.proto.graph.node:
@@ -161,7 +161,7 @@ def read_units(plan: Plan, analysis: Analysis) -> list[Unit]:
     return sorted((u for u in _named_units(plan, analysis) if isinstance(u, Unit)), key=lambda unit: unit.node)
 
 
-def experts_of(plan: Plan, analysis: Analysis) -> list[Expert]:
+def find_removed_experts(plan: Plan, analysis: Analysis) -> list[Expert]:
     """The experts that a plan removes, by their names or as channels. Raises PlanError where the plan does not fit the model."""
     if not (plan.groups or plan.units):
         return []
@@ -184,7 +184,7 @@ def _named_units(plan: Plan, analysis: Analysis) -> list[Unit | Expert]:
 
 
 def _check_model(plan: Plan, analysis: Analysis) -> None:
-    if (plan.groups or plan.units) and plan.model != fingerprint(analysis.model):
+    if (plan.groups or plan.units) and plan.model != compute_fingerprint(analysis.model):
         raise PlanError("the plan was made for another model (fingerprints differ); make one with 'prune --plan-out'")
 
 
@@ -196,7 +196,7 @@ def read_keep(plan: Plan, analysis: Analysis) -> dict[Var, np.ndarray]:
     for name, choice in plan.groups.items():
         if name not in known:
             raise PlanError(f"the plan names a group '{name}' that the model does not have; see 'onnxprune inspect'")
-        keep |= vars_of(known[name], _check_kept(name, choice, known[name]))
+        keep |= map_vars(known[name], _check_kept(name, choice, known[name]))
     gone = defaultdict[str, list[Expert]](list)
     for unit in _named_units(plan, analysis):
         if isinstance(unit, Expert):
@@ -219,7 +219,7 @@ def _check_kept(name: str, choice: Choice, group: Group) -> np.ndarray:
     return indices
 
 
-def vars_of(group: Group, indices: Sequence[int] | np.ndarray) -> dict[Var, np.ndarray]:
+def map_vars(group: Group, indices: Sequence[int] | np.ndarray) -> dict[Var, np.ndarray]:
     """The kept channels of a group as those of each of its Vars; empty where it stays as it is."""
     stay = np.asarray(indices, np.int64)
     if len(stay) == group.size and np.array_equal(stay, np.arange(group.size)):

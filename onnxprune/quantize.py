@@ -22,13 +22,13 @@ from onnx import inliner, version_converter
 
 from onnxprune.calibration import Batches
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.files import temporary_folder
+from onnxprune.graph.files import make_temporary_folder
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import fits_message, full_proto, save
-from onnxprune.graph.view import opset
+from onnxprune.graph.save import build_full_proto, fits_message, save
+from onnxprune.graph.view import read_opset
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import NodeView, UnknownShape, record_of
+from onnxprune.ops.records import NodeView, UnknownShape, get_record
 from onnxprune.settings import RunSettings, Sparsity
 
 LEAST_OPSET = 13  # from which on DequantizeLinear has an axis
@@ -75,7 +75,7 @@ def refuse_quantized(a: Analysis) -> None:
 
 
 def _reads_integers(node: onnx.NodeProto) -> bool:
-    record = record_of(node)
+    record = get_record(node)
     if record.traits.encoding is not None:
         return True
     product = record.product
@@ -98,7 +98,7 @@ def quantize(model: Model, batches: Batches, symmetric: bool = False, weight_bit
     Raises:
         OnnxPruneError: the quantizer does not take the model, or finds nothing to quantize.
     """
-    with temporary_folder() as place, _contain(place):
+    with make_temporary_folder() as place, _contain(place):
         folder = Path(place)
         try:
             source = _prepare(model, folder)
@@ -136,12 +136,12 @@ def _prepare(model: Model, folder: Path) -> Path:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     large = not fits_message(model)
-    if opset(model.proto) < LEAST_OPSET or model.proto.functions:
+    if read_opset(model.proto) < LEAST_OPSET or model.proto.functions:
         if large:
             raise OnnxPruneError(
                 "a model beyond 2 GB is quantized from opset 13 on, and without local functions; export it again"
             )
-        model = load(_renew(full_proto(model)))
+        model = load(_renew(build_full_proto(model)))
     source = save(model, folder / "float.onnx", external=large)[0]
     quant_pre_process(
         str(source),
@@ -160,9 +160,9 @@ def _renew(proto: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.quantization.onnx_model import ONNXModel
 
     proto = inliner.inline_local_functions(proto) if proto.functions else proto
-    if opset(proto) < RESIZE_OPSET:
-        ReplaceUpsampleWithResize(ONNXModel(proto), opset(proto)).apply()
-    return version_converter.convert_version(proto, LEAST_OPSET) if opset(proto) < LEAST_OPSET else proto
+    if read_opset(proto) < RESIZE_OPSET:
+        ReplaceUpsampleWithResize(ONNXModel(proto), read_opset(proto)).apply()
+    return version_converter.convert_version(proto, LEAST_OPSET) if read_opset(proto) < LEAST_OPSET else proto
 
 
 def _run_quantizer(source: Path, out: Path, batches: Batches, symmetric: bool, weight_bits: int, large: bool) -> None:
@@ -230,11 +230,11 @@ def _count_products(proto: onnx.ModelProto) -> tuple[int, int]:
     integers = {
         node.output[0]
         for node in proto.graph.node
-        if record_of(node).traits.encoding is not None and node.input[0] in constants
+        if get_record(node).traits.encoding is not None and node.input[0] in constants
     }
     quantized = in_float = 0
     for node in proto.graph.node:
-        if record_of(node).product is not None:
+        if get_record(node).product is not None:
             weights = node.input[1:]
             is_quantized = any(name in integers for name in weights)
             quantized += is_quantized

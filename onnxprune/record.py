@@ -21,19 +21,19 @@ import numpy as np
 import onnx
 
 from onnxprune.calibration import Batches, Preprocess
-from onnxprune.calibration.kernels import runtime_version
+from onnxprune.calibration.kernels import read_runtime_version
 from onnxprune.candidates import name_of
 from onnxprune.errors import OnnxPruneError, OutputError
 from onnxprune.graph.files import write_text
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import save, saved_bytes
-from onnxprune.graph.view import opsets
+from onnxprune.graph.save import count_saved_bytes, save
+from onnxprune.graph.view import read_opsets
 from onnxprune.groups import analyze
-from onnxprune.machine import cores, name_processor, total_memory_bytes
+from onnxprune.machine import count_cores, name_processor, read_total_memory
 from onnxprune.measure import load_metric
-from onnxprune.pipeline import Data, as_batches, convert_once, runnable
-from onnxprune.report.plain import json_text
+from onnxprune.pipeline import Data, convert_once, read_batches, runnable
+from onnxprune.report.plain import render_json
 from onnxprune.report.record import render_page
 from onnxprune.report.types import (
     AccuracyRecord,
@@ -100,7 +100,7 @@ def write_record(
     folder, made_with = _make_folder(Path(out)), _read_settings(made_by)
     original, result = convert_once(original), convert_once(result)
     models = [load(original), load(result)]
-    batches = as_batches(data, models[0], preprocess)
+    batches = read_batches(data, models[0], preprocess)
     assert batches is not None
     if metric is None and not batches.has_labels:
         raise OnnxPruneError(NO_MEASURE)
@@ -121,7 +121,7 @@ def write_record(
         "single stream", describe_system(), software, measured.latency, measured.peak_memory
     )
     report = RecordReport(str(folder), [], accuracy, performance, made_with)
-    texts = {ACCURACY: json_text(accuracy), PERFORMANCE: json_text(performance), PAGE: render_page(report)}
+    texts = {ACCURACY: render_json(accuracy), PERFORMANCE: render_json(performance), PAGE: render_page(report)}
     for name, text in texts.items():
         write_text(folder / name, text)
     return replace(report, files=[str(p) for p in (*copied, *(folder / n for n in texts))])
@@ -142,12 +142,12 @@ def judge_quality(measured: Result, target: float | None, share: float | None) -
 def describe_system() -> SystemRecord:
     """This machine, without its name."""
     system = f"{platform.system()} {platform.release()}"
-    return SystemRecord(name_processor(), platform.machine(), cores(), total_memory_bytes(), system, PROVIDER)
+    return SystemRecord(name_processor(), platform.machine(), count_cores(), read_total_memory(), system, PROVIDER)
 
 
 def name_software() -> dict[str, str]:
     """The versions of what computes."""
-    versions = {"onnxruntime": runtime_version(), "onnx": onnx.__version__, "numpy": np.__version__}
+    versions = {"onnxruntime": read_runtime_version(), "onnx": onnx.__version__, "numpy": np.__version__}
     return {"onnxprune": __version__, **versions, "python": platform.python_version()}
 
 
@@ -197,10 +197,10 @@ def _describe_model(model: Model, files: Sequence[Path]) -> ModelRecord:
     return ModelRecord(
         name=Path(name_of(model)).name,
         files={path.name: _digest_file(path) for path in files},
-        opset=opsets(model.proto.opset_import),
+        opset=read_opsets(model.proto.opset_import),
         params=analysis.params(),
         macs=analysis.macs(),
-        bytes=sum(p.stat().st_size for p in files) or saved_bytes(model),
+        bytes=sum(p.stat().st_size for p in files) or count_saved_bytes(model),
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import onnx
 
-from onnxprune.graph.foreign import like, to_graphsurgeon, to_ir
+from onnxprune.graph.foreign import convert_back, to_graphsurgeon, to_ir
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import full_proto, save
+from onnxprune.graph.save import build_full_proto, save
 from onnxprune.plans import Plan
 from onnxprune.report.types import CandidateReport, PruneReport, TrainedReport
 
@@ -50,7 +50,7 @@ class ModelResult:
             return self.stored
         if issubclass(self.given, str | PathLike):
             return self.files[0] if self.files else self.stored
-        return like(self.given, self.proto)
+        return convert_back(self.given, self.proto)
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
@@ -60,7 +60,7 @@ class ModelResult:
             OutputError: it is larger than a message (2 GiB).
             ModelError: a file that it is read from is not there any more, or was changed.
         """
-        return full_proto(self.stored)
+        return build_full_proto(self.stored)
 
     def to_graphsurgeon(self) -> Any:
         """The model as an onnx_graphsurgeon.Graph, to be edited; `load`, `prune` and the others take it back whole.

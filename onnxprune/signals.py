@@ -10,11 +10,11 @@ import numpy as np
 
 from onnxprune.axes import Axis, first
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.view import Site, attribute
+from onnxprune.graph.view import Site, read_attribute
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.ops.linear import CONVOLUTION
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 
 StatisticKey = tuple[str, int, str]  # activation, axis, statistic
 ENTRIES = 1200  # of a patch; the products of more would take too long
@@ -52,13 +52,18 @@ def find_taps(a: Analysis, group: Group) -> list[Tap]:
     return list({(t.tensor, t.axis, t.member.tensor, t.node): t for t in result}.values())
 
 
-def wants(a: Analysis, groups: Iterable[Group], statistics: Sequence[str]) -> list[StatisticKey]:
+def list_statistics(a: Analysis, groups: Iterable[Group], statistics: Sequence[str]) -> list[StatisticKey]:
     """All that has to be gathered for the groups."""
-    keys = (want for g in groups for t in fitting(a, g, statistics) for want in named(a, t, statistics).values())
+    keys = (
+        want
+        for g in groups
+        for t in choose_taps(a, g, statistics)
+        for want in name_statistics(a, t, statistics).values()
+    )
     return list(dict.fromkeys(keys))
 
 
-def fitting(a: Analysis, group: Group, statistics: Sequence[str]) -> list[Tap]:
+def choose_taps(a: Analysis, group: Group, statistics: Sequence[str]) -> list[Tap]:
     """The group's taps, for the rank of feature maps [N, C, H, W] only those that are such."""
     taps_of_group = find_taps(a, group)
     if "rank" not in statistics:
@@ -66,7 +71,7 @@ def fitting(a: Analysis, group: Group, statistics: Sequence[str]) -> list[Tap]:
     return [t for t in taps_of_group if t.axis == 1 and len(a.coupling.layouts[t.tensor] or ()) == 4]
 
 
-def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, StatisticKey]:
+def name_statistics(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, StatisticKey]:
     """The keys of each statistic of a tap. `classes` are the network's own scores, [samples, classes].
 
     Those of patches are of the tap's axis itself where no convolution reads it, those of weights are of the tap's weight.
@@ -79,13 +84,13 @@ def named(a: Analysis, tap: Tap, statistics: Sequence[str]) -> dict[str, Statist
     return keys | {n: (_scores(a), 1, "pooled") for n in statistics if n == "classes"}
 
 
-def samples_of(want: StatisticKey) -> StatisticKey:
+def name_sample_count(want: StatisticKey) -> StatisticKey:
     """The statistic that says of how many samples a Gram matrix is; the places of one sample are much alike."""
     tensor, axis, statistic = want
     return tensor, axis, f"{statistic}_samples"
 
 
-def reading_edges(a: Analysis, groups: Iterable[Group]) -> dict[tuple[str, int], list[int]]:
+def find_reading_edges(a: Analysis, groups: Iterable[Group]) -> dict[tuple[str, int], list[int]]:
     """For each axis of an activation that consumers read channels from: the nodes that do."""
     edges = dict[tuple[str, int], list[int]]()
     for tap in (t for g in groups for t in find_taps(a, g) if t.role == READ):
@@ -98,9 +103,9 @@ def reading_edges(a: Analysis, groups: Iterable[Group]) -> dict[tuple[str, int],
 def _has_patches(a: Analysis, tap: Tap) -> bool:
     """Is the tap read by a convolution without groups, in patches that are not too large?"""
     node = a.flat.proto.graph.node[tap.node]
-    convolves = record_of(node).product is CONVOLUTION and tap.axis == 1 and node.output[0] in a.outside
+    convolves = get_record(node).product is CONVOLUTION and tap.axis == 1 and node.output[0] in a.outside
     shape = a.coupling.trace.shape(node.input[1]) if convolves else None
-    if shape is None or attribute(node, "group", 1) > 1:
+    if shape is None or read_attribute(node, "group", 1) > 1:
         return False
     channels, *kernel = (first(s) for s in shape[1:])
     return math.prod(kernel) > 1 and channels * math.prod(kernel) <= ENTRIES
@@ -114,7 +119,7 @@ def _scores(a: Analysis) -> str:
     raise OnnxPruneError("no output looks like class scores [N, C]; choose a criterion that does not ask for classes")
 
 
-def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.ndarray:
+def split_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.ndarray:
     """A statistic of a tap's axis, channel by channel: [.., n, k], k positions a channel; `gram` [n * k, n * k].
 
     Of patches, k counts the kernel positions too.
@@ -122,7 +127,7 @@ def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.nda
     if name == "classes":
         return array
     dim = tap.member.dim if name in OF_WEIGHTS else tap.dim
-    positions = by_channel(channel_order(group, dim))
+    positions = sort_by_channel(find_channel_order(group, dim))
     entries = array.shape[-1] // dim.length  # of a patch, for each position of the axis
     positions = (positions[:, None] * entries + np.arange(entries)).ravel()
     if np.array_equal(positions, np.arange(array.shape[-1])):  # a copy of a large matrix takes long
@@ -132,7 +137,7 @@ def by_statistic(group: Group, tap: Tap, name: str, array: np.ndarray) -> np.nda
     return np.asarray(array[..., positions]).reshape(*array.shape[:-1], group.size, -1)
 
 
-def channel_order(group: Group, dim: Axis) -> np.ndarray:
+def find_channel_order(group: Group, dim: Axis) -> np.ndarray:
     """For each position of an axis which channel of the group owns it, -1 where none does."""
     order, at = np.full(dim.length, -1), 0
     for v in group.vars:
@@ -142,7 +147,7 @@ def channel_order(group: Group, dim: Axis) -> np.ndarray:
     return order
 
 
-def by_channel(order: np.ndarray) -> np.ndarray:
+def sort_by_channel(order: np.ndarray) -> np.ndarray:
     """The owned positions, channel by channel."""
     positions = np.flatnonzero(order >= 0)
     return positions[np.argsort(order[positions], kind="stable")]

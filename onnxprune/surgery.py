@@ -19,13 +19,13 @@ from onnxprune.axes import Dynamic, Keep, Layout, Size
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.facts import FLOATS, Facts
-from onnxprune.graph.flat import FLAT, flat_id, nest, take_branches
+from onnxprune.graph.flat import FLAT, get_flat_id, nest, take_branches
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import IN_BODY, Site, attribute, makers, readers
+from onnxprune.graph.view import IN_BODY, Site, map_makers, map_readers, read_attribute
 from onnxprune.graph.walk import Known, Told, Visitor, walk
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight, Weight
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import NodeView, Values, record_of
+from onnxprune.ops.records import NodeView, Values, get_record
 from onnxprune.ops.registry import Edits
 from onnxprune.plans import Plan, read_keep, read_units
 from onnxprune.units import Unit
@@ -69,7 +69,7 @@ def find_bypassed(analysis: Analysis, units: Sequence[Unit]) -> list[str]:
     if not units:
         return []
     nodes = analysis.flat.proto.graph.node
-    gone, read, made_at = {i for u in units for i in u.goes}, readers(nodes), makers(nodes)
+    gone, read, made_at = {i for u in units for i in u.goes}, map_readers(nodes), map_makers(nodes)
     outputs = {v.name for v in analysis.flat.proto.graph.output}
     names = [nodes[u.node].output[0] for u in units]
     for unit in units:
@@ -87,7 +87,7 @@ def _cuts_alike(first: NodeProto, second: NodeProto, analysis: Analysis) -> bool
     """Do both nodes cut their input at the same known bounds, and do nothing else?"""
 
     def bounds(node: NodeProto) -> tuple[float, float] | None:
-        traits = record_of(node).traits
+        traits = get_record(node).traits
         if not traits.clips or traits.bounds is None:
             return None
         weights = analysis.coupling.weights
@@ -137,7 +137,7 @@ class _Surgeon(Visitor):
         if not self.units:
             return
         stays = {self.nodes[u.node].output[0]: u.stays for u in self.units}
-        made_at = makers(self.nodes)
+        made_at = map_makers(self.nodes)
         for name in find_bypassed(self.analysis, self.units):
             index = made_at[name]
             self.editor.pass_on(index, stays.get(name, self.nodes[index].input[0]))
@@ -149,7 +149,7 @@ class _Surgeon(Visitor):
         """Give every use of a constant its new content; uses that agree go on sharing."""
         outputs = {v.name for v in self.editor.proto.graph.output}
         gone = {i for unit in self.units for i in unit.goes}
-        for name, sites in readers(self.nodes).items():
+        for name, sites in map_readers(self.nodes).items():
             if name not in self.c.weights:
                 continue
             slots = [at for at in sites if at[1] != IN_BODY]
@@ -214,7 +214,7 @@ class _Surgeon(Visitor):
 
     def _taint(self, index: int, node: NodeProto) -> None:
         """Remember what weights that lost channels have a part in: such a value changes, and means to."""
-        if record_of(node).traits.reads_sizes:
+        if get_record(node).traits.reads_sizes:
             return
         moved = (n in self.c.weights and self._moved(self.c.use(n, index, i) or ()) for i, n in enumerate(node.input))
         if any(n in self.tainted for n in node.input) or any(moved):
@@ -270,7 +270,7 @@ class _Surgeon(Visitor):
         """A target without dynamic sizes: of a Reshape, 0 copies an input size and one -1 stands for what is left."""
         if all(not isinstance(w, Dynamic) for w in want):
             return want
-        if node.op_type != "Reshape" or attribute(node, "allowzero"):
+        if node.op_type != "Reshape" or read_attribute(node, "allowzero"):
             return None
         shape = trace.shape(node.input[0]) or ()
         out: list[Size | float] = []
@@ -322,9 +322,9 @@ def _is_edge(node: NodeProto, old: Facts) -> bool:
     A size becomes a number where integers make floats, as in Cast and Expand, and where a dynamic one is divided: what an
     integer division drops cannot be brought back behind it.
     """
-    if flat_id(node) is not None:
+    if get_flat_id(node) is not None:
         return node.domain == FLAT
-    traits = record_of(node).traits
+    traits = get_record(node).traits
     if old.dtype(node.output[0]) in FLOATS and any(i and old.dtype(i) not in FLOATS for i in node.input):
         return True
     if traits.rounds and old.values(node.input[0]) is not None and old.value(node.input[0]) is None:

@@ -18,10 +18,10 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxprune.axes import Axis, Layout, Size
 from onnxprune.graph.facts import FLOATS
-from onnxprune.graph.flat import flat_id
-from onnxprune.graph.view import IN_BODY, attribute, makers, opset, readers
+from onnxprune.graph.flat import get_flat_id
+from onnxprune.graph.view import IN_BODY, map_makers, map_readers, read_attribute, read_opset
 from onnxprune.groups import ANONYMOUS, Analysis
-from onnxprune.ops.records import PERMUTE, REGROUP, SAME, record_of
+from onnxprune.ops.records import PERMUTE, REGROUP, SAME, get_record
 
 BRANCH, LAYER = "residual branch", "layer"
 TRY = (2, 3)  # the shape on which an operator is asked whether it keeps zeros
@@ -60,7 +60,7 @@ def find_lost_weights(a: Analysis, units: Sequence[Unit]) -> set[str]:
     gone = {i for u in units for i in u.goes}
     if not gone:
         return set()
-    read = readers(a.flat.proto.graph.node)
+    read = map_readers(a.flat.proto.graph.node)
     kept = {v.name for v in a.flat.proto.graph.output}
     return {n for n in a.coupling.weights if n in read and n not in kept and all(at in gone for at, _ in read[n])}
 
@@ -71,7 +71,7 @@ class _BranchFinder:
     def __init__(self, a: Analysis) -> None:
         self.a, self.c = a, a.coupling
         self.nodes: Sequence[NodeProto] = a.flat.proto.graph.node
-        self.makers, self.readers = makers(self.nodes), readers(self.nodes)
+        self.makers, self.readers = map_makers(self.nodes), map_readers(self.nodes)
         self.outputs = {v.name for v in a.flat.proto.graph.output}
         self.live = {o for n in self.c.live for o in n.output if o} - self.c.computed
         self._keeps_zero: dict[object, bool] = {}
@@ -79,7 +79,7 @@ class _BranchFinder:
     def branch_at(self, index: int) -> Unit | None:
         """The branch that ends in a sum; of two that could go, the one with more parameters."""
         node = self.nodes[index]
-        if not record_of(node).traits.sums or len(node.input) != 2 or not self._is_free(index):
+        if not get_record(node).traits.sums or len(node.input) != 2 or not self._is_free(index):
             return None
         first, second = node.input
         if first == second or not self._is_alike(first, second, node.output[0]):
@@ -99,7 +99,7 @@ class _BranchFinder:
     def layer_at(self, index: int) -> Unit | None:
         """A layer with weights whose output has the layout of its input."""
         node = self.nodes[index]
-        record = record_of(node)
+        record = get_record(node)
         if record.product is None or not self._is_free(index) or node.input[0] not in self.live:
             return None
         weights = [n for n in node.input[1:] if n in self.c.weights and self.c.has_parameters(n)]
@@ -107,7 +107,7 @@ class _BranchFinder:
         if not weights or len(reads) != 1 or not self._is_alike(node.input[0], node.output[0]):
             return None
         # Without strides a size changes by the same number whatever it is; with them, one pixel may stay one pixel.
-        if any(step != 1 for step in attribute(node, "strides", ())):
+        if any(step != 1 for step in read_attribute(node, "strides", ())):
             return None
         return self._unit(LAYER, index, node.input[0], frozenset({index}), ())
 
@@ -121,7 +121,7 @@ class _BranchFinder:
         node = self.nodes[index]
         outs = [o for o in node.output if o]
         return (
-            flat_id(node) is None
+            get_flat_id(node) is None
             and len(outs) == 1
             and outs[0] in self.live
             and outs[0] in self.a.outside
@@ -155,7 +155,7 @@ class _BranchFinder:
         inside = any(slot == IN_BODY for o in node.output if o for _, slot in self.readers.get(o, []))
         results = [o for o in node.output if o]
         return (
-            flat_id(node) is None
+            get_flat_id(node) is None
             and not inside
             and self.outputs.isdisjoint(results)
             and all(o in self.a.outside for o in results)
@@ -177,7 +177,7 @@ class _BranchFinder:
             if at in sources:
                 return True
             maker = self.makers.get(at, -1)
-            if at not in seen and maker > first and not record_of(self.nodes[maker]).traits.reads_sizes:
+            if at not in seen and maker > first and not get_record(self.nodes[maker]).traits.reads_sizes:
                 todo.extend(self.nodes[maker].input)
             seen.add(at)
         return False
@@ -195,7 +195,7 @@ class _BranchFinder:
                 continue
             sources.add(at)
             maker = self.makers.get(at)
-            if maker is not None and (at == name or not record_of(self.nodes[maker]).traits.sums):
+            if maker is not None and (at == name or not get_record(self.nodes[maker]).traits.sums):
                 todo.extend(n for n in self.nodes[maker].input if n in self.live or n in self.c.layouts)
         return sources
 
@@ -211,7 +211,7 @@ class _BranchFinder:
             if index is None or index not in goes:
                 return ()
             node = self.nodes[index]
-            record = record_of(node)
+            record = get_record(node)
             weights = any(map(self._is_parameter, node.input))
             if weights and (record.product is not None or record.traits.statistics):
                 ends.add(index)
@@ -232,7 +232,7 @@ class _BranchFinder:
     def _ways(self, node: NodeProto) -> Iterator[list[str]]:
         """Inputs that might have to be zero for a node to make zero: one of them, or all."""
         live = [n for n in node.input if n in self.live]
-        if record_of(node).traits.moves:
+        if get_record(node).traits.moves:
             yield live[:1]
             return
         yield from ([n] for n in live)
@@ -240,7 +240,7 @@ class _BranchFinder:
 
     def _zero_stays_zero(self, node: NodeProto, zeros: Sequence[str]) -> bool:
         """Does a node make zero where these inputs and its parameters are zero?"""
-        traits = record_of(node).traits
+        traits = get_record(node).traits
         if traits.moves in (SAME, REGROUP, PERMUTE):
             return not traits.changes_type or traits.encoding is None
         if not traits.pointwise or len(node.output) != 1 or not zeros:
@@ -265,7 +265,7 @@ class _BranchFinder:
             else:
                 feeds[name] = np.zeros((), np.float32)
         try:
-            (result,) = _run_alone(node, feeds, opset(self.a.flat.proto))
+            (result,) = _run_alone(node, feeds, read_opset(self.a.flat.proto))
         except Exception:  # the reference evaluator does not have it, or not for these inputs: nothing is known of it
             return False
         return bool(np.all(np.asarray(result) == 0))

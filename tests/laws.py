@@ -24,15 +24,15 @@ from rounding import measure_noise
 
 import onnxprune
 from onnxprune import Analysis, Choice, Group, Plan
-from onnxprune.allocate import cost_of
+from onnxprune.allocate import make_cost
 from onnxprune.axes import Axis, Prod, Var
 from onnxprune.coupling import Use
 from onnxprune.experts import Expert, find_experts
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import nest
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.graph.weights import ArrayWeight
-from onnxprune.plans import fingerprint
+from onnxprune.plans import compute_fingerprint
 from onnxprune.units import LAYER, Unit, find_units
 
 Array = NDArray[Any]
@@ -130,7 +130,7 @@ class Checker:
     # making pruned models
 
     def prune(self, keeps: Keeps, units: Iterable[Unit | Expert] = ()) -> ModelProto:
-        return full_proto(onnxprune.apply(self.analysis, plan_of(self.analysis, keeps, units)))
+        return build_full_proto(onnxprune.apply(self.analysis, plan_of(self.analysis, keeps, units)))
 
     def some(self, size: int, ratio: float) -> list[int]:
         """A sorted random choice of channels that stay when a fraction `ratio` goes."""
@@ -194,7 +194,7 @@ class Checker:
                 stays = np.array(counts.positions(axes[axis]) if axes[axis].leaves else True)
                 if not stays.all():
                     self._mask(editor, index, slot, stays.reshape([-1 if a == axis else 1 for a in range(len(axes))]))
-        return full_proto(nest(editor.finish(), self.analysis.model))
+        return build_full_proto(nest(editor.finish(), self.analysis.model))
 
     def _mask(self, editor: Editor, index: int, slot: int, stays: Array) -> None:
         """Put zeros (zero points) into a node's input where `stays` is false: a new initializer, or a product before the node."""
@@ -269,7 +269,7 @@ class Checker:
                 assert got == len(kept), f"group '{name}' keeps {len(kept)} channels, the smaller model has {got}"
                 second[name] = self.some(len(kept), 0.5)
                 both[name] = [kept[i] for i in second[name]]
-            twice = full_proto(onnxprune.apply(small, plan_of(small, second)))
+            twice = build_full_proto(onnxprune.apply(small, plan_of(small, second)))
             once = self.prune(both)
             self._equal(self.run(once, self.feeds), twice)
             for vectors in (True, False):
@@ -288,7 +288,7 @@ class Checker:
                     assert after.macs() == macs, f"{after.macs()} MACs, {macs} predicted"
                 counted = {"macs": after.macs(), "params": after.params(), "bytes": stored_bytes(after)}
                 for kind, want in counted.items():
-                    cost = cost_of(self.analysis, kind)
+                    cost = make_cost(self.analysis, kind)
                     got = None if cost is None else cost.of(keeps)
                     assert got == want, f"allocation: {want} {kind}, {got} predicted"
 
@@ -298,7 +298,7 @@ class Checker:
             keeps = {g.name: self.some(g.size, 0.5) for g in self.analysis.groups}
             again = onnxprune.analyze(onnxprune.load(self.proto))
             assert [g.name for g in again.groups] == [g.name for g in self.analysis.groups], "other group names"
-            other = full_proto(onnxprune.apply(again, plan_of(again, keeps)))
+            other = build_full_proto(onnxprune.apply(again, plan_of(again, keeps)))
             assert self.prune(keeps).SerializeToString() == other.SerializeToString(), "other bytes"
 
     def units(self) -> None:
@@ -322,12 +322,12 @@ class Checker:
             kind = helper.tensor_dtype_to_np_dtype(self.analysis.coupling.trace.dtype(node.input[1]))
             ones, scores = np.ones(unit.size, kind), np.full(unit.size, -np.inf, kind)
             editor.rescale(unit.node, 1, ones, ones, np.arange(unit.size) != unit.index, scores)
-            return full_proto(nest(editor.finish(), self.analysis.model))
+            return build_full_proto(nest(editor.finish(), self.analysis.model))
         if unit.kind == LAYER:
             node = editor.nodes[unit.node]
             node.op_type, node.domain = "Identity", ""
             del node.attribute[:], node.input[1:]
-            return full_proto(nest(editor.finish(), self.analysis.model))
+            return build_full_proto(nest(editor.finish(), self.analysis.model))
         for index in unit.ends:
             node = editor.nodes[index]
             for slot, name in enumerate(node.input):
@@ -338,7 +338,7 @@ class Checker:
                 elif name in self.analysis.coupling.computed:  # a weight behind an Identity or a Transpose
                     zero = np.zeros((), helper.tensor_dtype_to_np_dtype(self.analysis.coupling.trace.dtype(name)))
                     editor.rescale(index, slot, zero, np.ones_like(zero), np.ones_like(zero, bool), zero)
-        return full_proto(nest(editor.finish(), self.analysis.model))
+        return build_full_proto(nest(editor.finish(), self.analysis.model))
 
     def _mix(self, found: Sequence[Unit | Expert]) -> None:
         """Laws 3, 5, 6 and 7 for plans of units and channels. Of an expert's group, the plan names units alone."""
@@ -356,7 +356,7 @@ class Checker:
         with _law("units", f"accounting without {what}"):
             after = onnxprune.analyze(onnxprune.load(small))
             for kind, want in {"macs": after.macs(), "params": after.params(), "bytes": stored_bytes(after)}.items():
-                cost = cost_of(self.analysis, kind, [u for u in gone if isinstance(u, Unit)])
+                cost = make_cost(self.analysis, kind, [u for u in gone if isinstance(u, Unit)])
                 if want is not None and cost is not None:
                     predicted = cost.of({**keeps, **counted})
                     assert predicted == want, f"{want} {kind}, {predicted} predicted"
@@ -367,7 +367,7 @@ class Checker:
                 for n, k in keeps.items()
                 if n in middle.by_name and middle.by_name[n].size == self.analysis.by_name[n].size
             }
-            twice = full_proto(onnxprune.apply(middle, plan_of(middle, left)))
+            twice = build_full_proto(onnxprune.apply(middle, plan_of(middle, left)))
             self._equal(self.run(self.prune(left, gone), self.feeds), twice)
         with _law("units", f"determinism without {what}"):
             assert self.prune(keeps, gone).SerializeToString() == small.SerializeToString(), "other bytes"
@@ -428,7 +428,7 @@ def _spare_experts(units: Sequence[Unit | Expert]) -> list[Unit | Expert]:
 def plan_of(analysis: Analysis, keeps: Keeps, units: Iterable[Unit | Expert] = ()) -> Plan:
     """A plan for the kept indices of each named group, and the units that go."""
     groups = {n: Choice(analysis.by_name[n].size, tuple(int(i) for i in k)) for n, k in keeps.items()}
-    return Plan(fingerprint(analysis.model), groups, units=tuple(u.name for u in units))
+    return Plan(compute_fingerprint(analysis.model), groups, units=tuple(u.name for u in units))
 
 
 def stored_bytes(analysis: Analysis) -> int:

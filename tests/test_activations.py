@@ -17,16 +17,18 @@ from onnx import helper
 from tiny import model, tensor
 
 import onnxprune
-from onnxprune.calibration import input_specs, load_data
+from onnxprune.calibration import list_input_specs, load_data
 from onnxprune.calibration.sessions import open_session, run
 from onnxprune.calibration.statistics import gather
-from onnxprune.criteria import Signal, registry, score_signals, table
+from onnxprune.criteria import Signal, list_criteria, registry, score_signals
 from onnxprune.errors import OnnxPruneError
-from onnxprune.scoring import needed, score_group, slices
+from onnxprune.scoring import list_needed_statistics, make_slices, score_group
 from onnxprune.signals import find_taps
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ALL = [row.name for row in table() if row.needs_data and not row.needs_torch]  # others: test_gradient_criteria.py
+ALL = [
+    row.name for row in list_criteria() if row.needs_data and not row.needs_torch
+]  # others: test_gradient_criteria.py
 
 # Formulas: acts [S, P, n, k] (samples, positions), weights [n, k, m], classes [S, C]
 
@@ -330,8 +332,8 @@ def test_scores_of_a_network_are_the_formulas_of_what_its_consumers_read(name: s
     m = convolutions()
     x = np.random.default_rng(1).standard_normal((9, 3, 8, 8)).astype(np.float32)
     a = onnxprune.analyze(m)
-    batches = load_data({"x": x}, input_specs(m), batch_size=4)
-    statistics = gather(a, batches, needed(a, a.groups, name))
+    batches = load_data({"x": x}, list_input_specs(m), batch_size=4)
+    statistics = gather(a, batches, list_needed_statistics(a, a.groups, name))
     seen = watched(m, x, ["t1", "f"])
     w = {t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer}
     t1 = np.moveaxis(seen["t1"], 1, -1).reshape(9, 64, 6, 1)
@@ -410,9 +412,9 @@ def test_a_group_that_cannot_be_watched_is_scored_by_its_weights() -> None:
     m = model([node], [tensor("x", ["N", 3]), tensor("c", [], onnx.TensorProto.BOOL)], [tensor("y", ["N", 3])], weights)
     a = onnxprune.analyze(m)
     (g,) = a.groups
-    assert not find_taps(a, g) and not needed(a, a.groups, "flap")
+    assert not find_taps(a, g) and not list_needed_statistics(a, a.groups, "flap")
     np.testing.assert_array_equal(score_group(a, g, "flap", None, 0, {}), score_group(a, g, "l2", None, 0))
-    assert slices(a, g)
+    assert make_slices(a, g)
 
 
 def test_second_order_selection_knows_what_least_squares_would_lose() -> None:
@@ -426,7 +428,7 @@ def test_second_order_selection_knows_what_least_squares_would_lose() -> None:
     x = rng.standard_normal((8000, 3, 5, 5)).astype(np.float32)
     a = onnxprune.analyze(m)
     (group,) = a.groups
-    statistics = gather(a, load_data({"x": x}, input_specs(m)), needed(a, a.groups, "obs"))
+    statistics = gather(a, load_data({"x": x}, list_input_specs(m)), list_needed_statistics(a, a.groups, "obs"))
     got = score_group(a, group, "obs", None, 0, statistics)
 
     act = np.maximum(np.einsum("ncij,oc->noij", x, mix.astype(np.float32)), 0)

@@ -16,7 +16,7 @@ from tiny import model, tensor
 import onnxprune
 from onnxprune.free import make_alike
 from onnxprune.free.hashing import hash_array
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.scoring import count_distinct_channels
 
 Array = np.ndarray[Any, Any]
@@ -110,7 +110,7 @@ def test_hashed_duplicates_are_merged_exactly() -> None:
     assert [len(m.plan.groups["w1"].keep) for m in (plain, done)] == [8, 4]
     a = make_alike(onnxprune.analyze(proto), 0.01, None)
     x = np.random.default_rng(2).normal(size=(50, 6))
-    np.testing.assert_allclose(run(done.model, x), run(full_proto(a.model), x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run(done.model, x), run(build_full_proto(a.model), x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet", "digits_vit"])

@@ -14,11 +14,11 @@ from test_cli import CNN, MODELS, call, fails, mlp
 
 import onnxprune
 from onnxprune import OnnxPruneError, Options
-from onnxprune.allocate import Cache, OutputComparer, Table, candidates, measure
-from onnxprune.allocate.budget import budget_of
-from onnxprune.allocate.search import cheapest, dynamic
-from onnxprune.allocate.tables import Heights, ratios_for
-from onnxprune.calibration import input_specs, load_data
+from onnxprune.allocate import Cache, OutputComparer, Table, measure, select_candidates
+from onnxprune.allocate.budget import make_budget
+from onnxprune.allocate.search import choose_cheapest, solve_counts
+from onnxprune.allocate.tables import Heights, choose_ratios
+from onnxprune.calibration import list_input_specs, load_data
 from onnxprune.graph.weights import Array
 from onnxprune.measure import OutputShift
 from onnxprune.measure.shift import OutputDifference, kl
@@ -28,7 +28,7 @@ RESNET, CALIB = MODELS / "digits_resnet.onnx", MODELS / "digits_calib.npz"
 
 def make_comparer(path: Path = CNN, samples: int = 32) -> OutputComparer:
     analysis = onnxprune.analyze(path)
-    return OutputComparer(analysis, load_data(CALIB, input_specs(analysis.model.proto)), samples=samples)
+    return OutputComparer(analysis, load_data(CALIB, list_input_specs(analysis.model.proto)), samples=samples)
 
 
 # errors
@@ -106,7 +106,7 @@ def test_a_curve_goes_through_what_was_measured_and_never_falls() -> None:
 
 def test_measurements_are_kept_and_found_again(tmp_path: Path) -> None:
     path = tmp_path / "measured.jsonl"
-    c = candidates(onnxprune.analyze(CNN), Options())
+    c = select_candidates(onnxprune.analyze(CNN), Options())
     first = measure(c, make_comparer(), (0.25, 0.5), Cache(path))
     assert {n: len(t.counts) for n, t in first.items()} == dict.fromkeys((g.name for g in c.groups), 2)
     lines = path.read_text().splitlines()
@@ -138,7 +138,7 @@ def test_a_file_that_holds_no_measurements_is_left_alone(tmp_path: Path) -> None
 def test_a_group_that_costs_less_than_nothing() -> None:
     """A predicted time may fall where a group grows: then it stays whole, and the others fit all the same."""
     analysis = onnxprune.analyze(CNN)
-    c = candidates(analysis, Options(macs=0.5).resolved(False))
+    c = select_candidates(analysis, Options(macs=0.5).resolved(False))
 
     class Falling:
         def at(self, counts: Array) -> Array:
@@ -146,9 +146,9 @@ def test_a_group_that_costs_less_than_nothing() -> None:
             return made
 
     cost, sizes = Falling(), analysis.sizes
-    budget = replace(budget_of(c, "macs", 0.5), cost=cost, exact=cost.at, whole=float(cost.at(sizes)))  # type: ignore[arg-type]
+    budget = replace(make_budget(c, "macs", 0.5), cost=cost, exact=cost.at, whole=float(cost.at(sizes)))  # type: ignore[arg-type]
     curves = {g.name: np.linspace(1, 0, g.size + 1) for g in c.groups}
-    counts = cheapest(c, curves, budget)
+    counts = choose_cheapest(c, curves, budget)
     assert counts is not None and budget.fits(counts) and counts[0] == sizes[0]
 
 
@@ -162,18 +162,18 @@ def test_dynamic_programming_finds_the_best_of_all() -> None:
         every = itertools.product(*choices.values())
         fitting = [k for k in every if sum(p * n for p, n in zip(prices.values(), k, strict=True)) <= nominal]
         best = min(sum(errors[n][k] for n, k in zip("abcd", ks, strict=True)) for ks in fitting)
-        found = dynamic(choices, errors, prices, nominal)
+        found = solve_counts(choices, errors, prices, nominal)
         assert found is not None
         assert sum(errors[n][k] for n, k in found.items()) == pytest.approx(best, rel=0.02)
-    assert dynamic(choices, errors, prices, 10.9) is None
+    assert solve_counts(choices, errors, prices, 10.9) is None
 
 
 def test_the_search_spares_what_is_sensitive() -> None:
     analysis = onnxprune.analyze(RESNET)
-    c = candidates(analysis, Options(macs=0.5, round_to=4))
+    c = select_candidates(analysis, Options(macs=0.5, round_to=4))
     curve = {g.name: table([g.size // 2], [0.01], g.size).curve() for g in c.groups}
     curve["blocks.0.widen.0"] *= 1000
-    counts = cheapest(c, curve, budget_of(c, "macs", 0.5))
+    counts = choose_cheapest(c, curve, make_budget(c, "macs", 0.5))
     assert counts is not None and counts[analysis.at_of["blocks.0.widen.0"]] > 90
     assert ((counts % 4 == 0) | (counts == analysis.sizes)).all()
 
@@ -223,7 +223,7 @@ def test_a_curve_goes_through_what_was_measured() -> None:
     [(1, 8, 6), (12, 100, 2), (12, 2000, 6), (30, 2000, 4), (30, 100, 1), (5000, 10**5, 1)],
 )
 def test_many_groups_and_few_samples_take_few_measurements(groups: int, samples: int, counts: int) -> None:
-    ratios = ratios_for(groups, samples)
+    ratios = choose_ratios(groups, samples)
     assert len(ratios) == counts and all(0 < r < 1 for r in ratios)
 
 

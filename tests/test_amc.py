@@ -9,8 +9,8 @@ import pytest
 
 import onnxprune
 from onnxprune.allocate.amc import GroupWalk, search_by_agent
-from onnxprune.allocate.budget import budget_of
-from onnxprune.allocate.selection import Candidates, candidates
+from onnxprune.allocate.budget import make_budget
+from onnxprune.allocate.selection import Candidates, select_candidates
 from onnxprune.settings import Options
 
 torch = pytest.importorskip("torch", reason="the agent needs torch: pip install 'onnxprune[torch]'")
@@ -23,12 +23,12 @@ IMAGES = np.load(MODELS / "digits_calib.npz")["image"]
 
 
 def make_candidates() -> Candidates:
-    return candidates(onnxprune.analyze(CNN), Options(macs=0.4, target="none").resolved(False))
+    return select_candidates(onnxprune.analyze(CNN), Options(macs=0.4, target="none").resolved(False))
 
 
 def test_every_walk_ends_within_the_budget_and_uses_it() -> None:
     c = make_candidates()
-    walk, rng = GroupWalk(c, budget := budget_of(c, "macs", 0.4)), np.random.default_rng(0)
+    walk, rng = GroupWalk(c, budget := make_budget(c, "macs", 0.4)), np.random.default_rng(0)
     for _ in range(30):
         counts = c.sizes
         for at in range(len(c.groups)):
@@ -42,7 +42,7 @@ def test_every_walk_ends_within_the_budget_and_uses_it() -> None:
 
 def test_states_are_those_of_the_paper() -> None:
     c = make_candidates()
-    walk = GroupWalk(c, budget := budget_of(c, "macs", 0.4))
+    walk = GroupWalk(c, budget := make_budget(c, "macs", 0.4))
     counts = walk.take(0, c.sizes, 0.5)
     state = walk.state(1, counts, 0.5)
     assert len(state) == 11 and (state >= 0).all() and (state <= 1).all()
@@ -80,7 +80,7 @@ def test_a_step_of_the_agent_follows_its_formulas(monkeypatch: pytest.MonkeyPatc
 def test_it_learns_where_channels_matter() -> None:
     """All that counts is how much the last group keeps: the agent finds it, and does better than as many random walks."""
     c = make_candidates()
-    budget, at = budget_of(c, "macs", 0.4), c.analysis.at_of[c.groups[-1].name]
+    budget, at = make_budget(c, "macs", 0.4), c.analysis.at_of[c.groups[-1].name]
 
     def error(counts: np.ndarray) -> float:
         return float(np.exp(-4 * counts[at] / c.sizes[at] - counts[0] / c.sizes[0]))

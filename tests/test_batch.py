@@ -27,10 +27,10 @@ from onnxprune.batch.content import ContentDigests, Seen, Stamp
 from onnxprune.batch.database import Outcome, ResultStore
 from onnxprune.batch.isolate import Limits, Running, run
 from onnxprune.batch.jobs import ReadyJob, Spec, prepare
-from onnxprune.batch.results import JobResult, joined, split
+from onnxprune.batch.results import JobResult, join_report, split
 from onnxprune.cli.console import WITHOUT_DATA
 from onnxprune.errors import OutputError
-from onnxprune.machine import cores, memory_bytes, resident_bytes
+from onnxprune.machine import count_cores, read_free_memory, read_resident_bytes
 from onnxprune.report import to_json
 from onnxprune.settings import BatchSettings
 
@@ -192,24 +192,24 @@ def test_a_process_that_dies_is_a_result(tmp_path: Path, sent: signal.Signals) -
 
 
 def test_threads_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxprune.batch.scheduler import limits
+    from onnxprune.batch.scheduler import make_limits
     from onnxprune.calibration.sessions import open_session
 
-    assert limits(1, BatchSettings()).threads == cores()
-    assert limits(10 * cores(), BatchSettings()).threads == 1
+    assert make_limits(1, BatchSettings()).threads == count_cores()
+    assert make_limits(10 * count_cores(), BatchSettings()).threads == 1
     monkeypatch.setenv("ONNXPRUNE_THREADS", "3")
     assert open_session(small(tmp_path / "m.onnx"), "m").get_session_options().intra_op_num_threads == 3
 
 
 @linux
 def test_mapped_files_are_no_memory(tmp_path: Path) -> None:
-    assert memory_bytes()
-    before = resident_bytes(os.getpid())
+    assert read_free_memory()
+    before = read_resident_bytes(os.getpid())
     np.zeros(50_000_000 // 8).tofile(tmp_path / "f")
     mapped = np.memmap(tmp_path / "f", np.float64, "r")
-    assert mapped.sum() == 0 and resident_bytes(os.getpid()) - before < 20_000_000
+    assert mapped.sum() == 0 and read_resident_bytes(os.getpid()) - before < 20_000_000
     held = np.ones(50_000_000 // 8)
-    assert held.sum() and resident_bytes(os.getpid()) - before > 30_000_000
+    assert held.sum() and read_resident_bytes(os.getpid()) - before > 30_000_000
 
 
 # Who a job is
@@ -408,7 +408,7 @@ def test_a_report_without_the_clock(tmp_path: Path) -> None:
         "layers": [{"name": "x", "seconds": None}],
         "measures": {"speedup_measured": None},
     }
-    assert joined(kept, timed) == report
+    assert join_report(kept, timed) == report
 
 
 def test_the_database_is_one_file_in_two_parts(tmp_path: Path) -> None:

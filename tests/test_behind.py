@@ -11,13 +11,13 @@ from test_repair import build, normal, op
 import onnxprune
 from onnxprune.allocate import OutputComparer
 from onnxprune.allocate.behind import Difference
-from onnxprune.calibration import input_specs, load_data
+from onnxprune.calibration import list_input_specs, load_data
 from onnxprune.calibration.sessions import Feeds
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.measure import ShiftSums
-from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.plans import Choice, Plan, compute_fingerprint
 from onnxprune.repair import repair
 from onnxprune.repair.network import restore_calls
 from onnxprune.units import BRANCH, find_units
@@ -32,11 +32,13 @@ def run_whole(comparer: OutputComparer, model: Model) -> float:
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet", "digits_vit"])
 def test_a_part_errs_as_the_whole_does(name: str) -> None:
     analysis = onnxprune.analyze(MODELS / f"{name}.onnx")
-    batches = load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto)).limit(64)
+    batches = load_data(MODELS / "digits_calib.npz", list_input_specs(analysis.model.proto)).limit(64)
     comparer = OutputComparer(analysis, batches)
     difference, sizes = Difference(analysis.model, list(batches), None, None), []
     for group in (*analysis.groups, analysis.groups[0]):  # in the order of the graph, and back
-        plan = Plan(fingerprint(analysis.model), {group.name: Choice(group.size, tuple(range(group.size // 2)))})
+        plan = Plan(
+            compute_fingerprint(analysis.model), {group.name: Choice(group.size, tuple(range(group.size // 2)))}
+        )
         pruned = onnxprune.apply(analysis, plan)
         sizes.append(len(difference.part(pruned, comparer.names)[0].proto.graph.node))
         assert comparer.of(pruned).error == pytest.approx(run_whole(comparer, pruned), rel=1e-4)
@@ -77,7 +79,7 @@ def test_functions_that_differ_are_not_taken_for_the_same() -> None:
 @pytest.mark.parametrize("name", ["digits_resnet", "digits_vit"])
 def test_a_step_without_a_unit_begins_behind_what_is_the_same(name: str) -> None:
     analysis = onnxprune.analyze(MODELS / f"{name}.onnx")
-    batches = list(load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto)).limit(48))
+    batches = list(load_data(MODELS / "digits_calib.npz", list_input_specs(analysis.model.proto)).limit(48))
     units = [u for u in find_units(analysis) if u.kind == BRANCH]
     start = Difference(restore_calls(analysis.flat, analysis.model), batches, None, None)
     begun = list[set[str]]()
@@ -88,7 +90,7 @@ def test_a_step_without_a_unit_begins_behind_what_is_the_same(name: str) -> None
         return values
 
     for unit in (*units, units[0]):  # in the order of the graph, and back
-        plan = Plan(fingerprint(analysis.model), units=(unit.name,))
+        plan = Plan(compute_fingerprint(analysis.model), units=(unit.name,))
         part, whole = (
             repair(analysis, plan, batches, share=0.5, is_step=True, layers=2, start=s)[0] for s in (find_start, None)
         )
@@ -101,5 +103,5 @@ def test_a_step_without_a_unit_begins_behind_what_is_the_same(name: str) -> None
 
 def test_nothing_begins_at_a_tensor_that_nobody_makes() -> None:
     analysis = onnxprune.analyze(MODELS / "digits_cnn.onnx")
-    batches = list(load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto)).limit(4))
+    batches = list(load_data(MODELS / "digits_calib.npz", list_input_specs(analysis.model.proto)).limit(4))
     assert Difference(analysis.model, batches, None, None).find_start(["nothing"]) is None

@@ -14,12 +14,12 @@ from test_cost import two_layers
 
 import onnxprune
 from onnxprune import Analysis, Choice, OnnxPruneError, Options, Plan
-from onnxprune.allocate import COSTS, SCHEDULES, OutputComparer, candidates, shape_of
-from onnxprune.allocate.ratios import by_ratio
-from onnxprune.allocate.schedule import composed, shares
-from onnxprune.calibration import input_specs, load_data, random_batches
+from onnxprune.allocate import COSTS, SCHEDULES, OutputComparer, make_shape_key, select_candidates
+from onnxprune.allocate.ratios import count_by_ratio
+from onnxprune.allocate.schedule import compose_plans, plan_shares
+from onnxprune.calibration import draw_batches, list_input_specs, load_data
 from onnxprune.criteria import normalize
-from onnxprune.graph.save import saved_bytes
+from onnxprune.graph.save import count_saved_bytes
 from onnxprune.measure import OutputShift
 from onnxprune.validation.latency import Stopwatch
 
@@ -30,7 +30,7 @@ def left(analysis: Analysis, plan: Plan, kind: str) -> float:
     """The fraction that stays, counted on the pruned model."""
     smaller = onnxprune.apply(analysis, plan)
     if kind == "bytes":
-        return saved_bytes(smaller) / analysis.model.size_bytes
+        return count_saved_bytes(smaller) / analysis.model.size_bytes
     before, after = (getattr(a, kind)() for a in (analysis, onnxprune.analyze(smaller)))
     return float(after / before)
 
@@ -130,18 +130,18 @@ def test_plans_grow_with_their_budgets() -> None:
 @pytest.mark.parametrize("scope", ["global", "isomorphic"])
 def test_channels_that_are_ranked_together_go_one_by_one_down_to_the_cap(scope: str) -> None:
     options = Options(ratio=0.5, scope=scope, max_ratio=0.6, group_ratio={"last.0": 0.25})
-    c = candidates(onnxprune.analyze(MODELS / "digits_resnet.onnx"), options)
+    c = select_candidates(onnxprune.analyze(MODELS / "digits_resnet.onnx"), options)
     at_of, left = c.analysis.at_of, c.sizes.copy()
     scores = normalize(dict(c.scores), options.normalize)
-    pools = {(g.name in c.own, shape_of(g) if scope == "isomorphic" else None) for g in c.groups}
+    pools = {(g.name in c.own, make_shape_key(g) if scope == "isomorphic" else None) for g in c.groups}
     for own, shape in pools:
-        pool = [g for g in c.groups if (g.name in c.own) is own and shape in (None, shape_of(g))]
+        pool = [g for g in c.groups if (g.name in c.own) is own and shape in (None, make_shape_key(g))]
         due = int(sum(g.size for g in pool) * (0.25 if own else 0.5))
         for _, name in sorted((s, g.name) for g in pool for s in scores[g.name]):
             if due and left[at_of[name]] > c.least[at_of[name]]:
                 left[at_of[name]] -= 1
                 due -= 1
-    assert (left == c.least).any() and by_ratio(c, scope)(0.5).tolist() == left.tolist()
+    assert (left == c.least).any() and count_by_ratio(c, scope)(0.5).tolist() == left.tolist()
 
 
 # limits
@@ -154,7 +154,7 @@ def moved(analysis: Analysis, plan: Plan, comparer: OutputComparer) -> OutputShi
 def test_the_smallest_model_within_an_error_or_an_agreement() -> None:
     analysis = onnxprune.analyze(CNN)
     comparer = OutputComparer(
-        analysis, load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto)), samples=32
+        analysis, load_data(MODELS / "digits_calib.npz", list_input_specs(analysis.model.proto)), samples=32
     )
     for allocation in ("uniform", "search"):
         sizes = []
@@ -174,7 +174,7 @@ def test_the_smallest_model_within_an_error_or_an_agreement() -> None:
 
 def test_a_stopwatch_compares_a_model_with_itself() -> None:
     model = onnxprune.load(CNN)
-    assert 0 < Stopwatch(model, random_batches(model, 0)).ratio(model) < 100
+    assert 0 < Stopwatch(model, draw_batches(model, 0)).ratio(model) < 100
 
 
 def test_limits_need_data(tmp_path: Path) -> None:
@@ -235,14 +235,14 @@ def test_groups_that_a_step_joins_stay_as_it_left_them() -> None:
 
 
 def test_schedules() -> None:
-    assert shares(4, "linear", 0.5) == [0.25, 0.5, 0.75, 1.0]
-    assert shares(2, "cubic", 0.5) == [0.125, 1.0] and shares(2, "agp", 0.5) == [0.875, 1.0]
-    assert shares(2, "geometric", 0.25) == pytest.approx([2 / 3, 1.0])
+    assert plan_shares(4, "linear", 0.5) == [0.25, 0.5, 0.75, 1.0]
+    assert plan_shares(2, "cubic", 0.5) == [0.125, 1.0] and plan_shares(2, "agp", 0.5) == [0.875, 1.0]
+    assert plan_shares(2, "geometric", 0.25) == pytest.approx([2 / 3, 1.0])
 
 
 def test_plans_are_composed() -> None:
     first = Plan("m", {"g": Choice(6, (1, 3, 5), "a"), "h": Choice(2, (0, 1))})
-    both = composed(first, Plan("n", {"g": Choice(3, (2, 0), "b")}))
+    both = compose_plans(first, Plan("n", {"g": Choice(3, (2, 0), "b")}))
     assert both == Plan("m", {"g": Choice(6, (5, 1), "b"), "h": Choice(2, (0, 1))})
 
 

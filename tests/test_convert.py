@@ -16,9 +16,9 @@ from tiny import linear, model, saved, tensor
 
 import onnxprune
 from onnxprune import convert
-from onnxprune.convert import cast, gemms
+from onnxprune.convert import cast, write_gemms
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.sparsity import Sparsity, sparsify
 
 MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.onnx"))
@@ -31,13 +31,13 @@ def draw(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_half_precision_computes_nearly_the_same(path: Path) -> None:
     source = onnxprune.load(path)
-    made = full_proto(cast(sparsify(onnxprune.analyze(path), Sparsity(layers="eligible")).model, "fp16"))
+    made = build_full_proto(cast(sparsify(onnxprune.analyze(path), Sparsity(layers="eligible")).model, "fp16"))
     onnx.checker.check_model(made, full_check=True)
     assert {t.data_type for t in made.graph.initializer if len(t.dims) > 1 and t.data_type != TensorProto.INT64} == {
         TensorProto.FLOAT16
     }
     assert [v.type for v in made.graph.input] == [v.type for v in source.proto.graph.input]
-    want = full_proto(sparsify(onnxprune.analyze(path), Sparsity(layers="eligible")).model)
+    want = build_full_proto(sparsify(onnxprune.analyze(path), Sparsity(layers="eligible")).model)
     feeds = {
         source.proto.graph.input[0].name: np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32)
     }
@@ -68,7 +68,7 @@ def test_the_tensor_of_a_function_is_fitted_and_halved_where_it_is_called(tmp_pa
     assert all(violations(w, 2, 4) == 0 for w in operands(out).values())
     assert {x.method for x in made.report.sparsity.layers} == {"sparsegpt"}
     assert made.report.error.relative_l2 < 0.5
-    plain = full_proto(cast(onnxprune.load(path), "fp16"))
+    plain = build_full_proto(cast(onnxprune.load(path), "fp16"))
     (a,), (b,) = (run_ort(m, [{"x": draw(3, 8)}])[0] for m in (source, plain))
     assert np.allclose(a, b, rtol=1e-2, atol=1e-2)
 
@@ -116,7 +116,7 @@ def test_a_weight_in_a_file_is_read_some_rows_at_a_time(tmp_path: Path, monkeypa
 
 def test_no_number_becomes_zero_in_half_precision() -> None:
     w = np.array([[1e-9, -1e-9, 0.0, 1e6], [-1e6, 1.0, np.inf, np.nan]], np.float32)
-    (t,) = full_proto(cast(onnxprune.load(linear(w)), "fp16")).graph.initializer
+    (t,) = build_full_proto(cast(onnxprune.load(linear(w)), "fp16")).graph.initializer
     got = numpy_helper.to_array(t).astype(np.float32)
     assert np.array_equal(got == 0, w == 0) and np.array_equal(np.isfinite(got), np.isfinite(w))
     assert np.array_equal(np.sign(got), np.sign(w), equal_nan=True)
@@ -139,7 +139,7 @@ def test_half_precision_names_no_two_sizes_alike() -> None:
     ]
     weights = {"sizes": np.array([2, 3]), "zero": np.array(0), "one": np.array(1), "w": draw(2, 4), "v": draw(3, 4)}
     source = model(nodes, [tensor("x", ["N", 5])], [tensor("y", ["N", 4])], weights)
-    made = full_proto(cast(onnxprune.load(source), "fp16"))
+    made = build_full_proto(cast(onnxprune.load(source), "fp16"))
     (a,), (b,) = (run_ort(m, [{"x": draw(3, 5)}])[0] for m in (source, made))
     assert np.allclose(a, b, rtol=1e-2, atol=1e-2)
 
@@ -155,7 +155,7 @@ def test_a_product_becomes_a_gemm_and_computes_the_same(shape: list[Any], bias: 
         nodes.append(helper.make_node("Add", ["b", "m"], ["a"]))
     nodes.append(helper.make_node("Relu", ["a" if bias else "m"], ["y"]))
     proto = model(nodes, [tensor("x", shape)], [tensor("y", [*shape[:-1], 8])], weights)
-    made = full_proto(gemms(onnxprune.load(proto)))
+    made = build_full_proto(write_gemms(onnxprune.load(proto)))
     onnx.checker.check_model(made, full_check=True)
     dynamic = sum(isinstance(n, str) for n in shape)
     assert [n.op_type for n in made.graph.node if n.op_type in ("Gemm", "MatMul")] == [

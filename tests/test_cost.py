@@ -13,7 +13,7 @@ from test_zoo import SAMPLE, every_model, load, needs_zoo
 
 import onnxprune
 from onnxprune import Analysis, Options
-from onnxprune.allocate import COSTS, candidates, cost_of
+from onnxprune.allocate import COSTS, make_cost, select_candidates
 from onnxprune.allocate.polynomial import Compiled, Poly
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -30,7 +30,7 @@ def compare(analysis: Analysis, ratio: float, seed: int = 0) -> None:
     keeps = {g.name: sorted(rng.permutation(g.size)[: max(1, round(g.size * (1 - ratio)))].tolist()) for g in chosen}
     pruned = onnxprune.analyze(onnxprune.apply(analysis, laws.plan_of(analysis, keeps)))
     for kind, want in counted(pruned).items():
-        cost = cost_of(analysis, kind)
+        cost = make_cost(analysis, kind)
         assert (None if cost is None else cost.of(keeps)) == want, kind
 
 
@@ -60,7 +60,7 @@ def test_counts_alone_give_what_plans_give() -> None:
     rng = np.random.default_rng(0)
     counts = np.stack([rng.integers(1, g.size + 1, 5) for g in analysis.groups], -1)
     for kind in COSTS:
-        cost = cost_of(analysis, kind)
+        cost = make_cost(analysis, kind)
         assert cost is not None
         plans = [{g.name: range(n) for g, n in zip(analysis.groups, row, strict=True)} for row in counts]
         assert cost.at(counts).tolist() == [cost.of(p) for p in plans]
@@ -88,7 +88,7 @@ def two_layers(bias: str, narrow: bool = False) -> onnx.ModelProto:
 
 def test_a_vector_that_layers_share_counts_once_for_each_of_its_contents() -> None:
     analysis = onnxprune.analyze(two_layers("b1"))
-    cost = cost_of(analysis, "params")
+    cost = make_cost(analysis, "params")
     assert cost is not None and cost.whole == 32 + 64 + 24 + 8
     assert cost.of({"w1": [0, 1], "w2": [0, 1]}) == 8 + 4 + 6 + 2
     assert cost.of({"w1": [0, 1], "w2": [0, 2]}) == 8 + 4 + 6 + 2 + 2
@@ -96,8 +96,8 @@ def test_a_vector_that_layers_share_counts_once_for_each_of_its_contents() -> No
 
 
 def test_what_shared_vectors_hold_is_remembered_for_the_right_counts() -> None:
-    c = candidates(onnxprune.analyze(two_layers("b1")), Options())
-    cost = cost_of(c.analysis, "bytes")
+    c = select_candidates(onnxprune.analyze(two_layers("b1")), Options())
+    cost = make_cost(c.analysis, "bytes")
     assert cost is not None
     exact = cost.exact(c.keep)
     for counts in np.array([[2, 2], [2, 3], [8, 2], [2, 2], [8, 8]]):
@@ -110,7 +110,7 @@ def test_macs_are_unknown_where_the_model_s_own_are() -> None:
     proto.graph.input[0].name = "x0"
     proto.graph.input.append(helper.make_tensor_value_info("picked", TensorProto.BOOL, ["n"]))
     analysis = onnxprune.analyze(proto)
-    assert (analysis.macs() is None) == (cost_of(analysis, "macs") is None)
+    assert (analysis.macs() is None) == (make_cost(analysis, "macs") is None)
 
 
 def test_polynomials() -> None:

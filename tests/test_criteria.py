@@ -23,14 +23,14 @@ from onnxprune.criteria import (
     Slice,
     TableRow,
     criterion,
-    names,
+    list_criteria,
+    list_names,
     normalize,
     note,
     pairwise,
     reconstruction,
     registry,
     score,
-    table,
 )
 from onnxprune.criteria.structure import count_distinct
 from onnxprune.errors import OnnxPruneError
@@ -39,8 +39,8 @@ Floats = NDArray[np.float64]
 Matrix = list[list[float]]
 
 # a family is tested at a few of its members
-WATCHERS = {row.name for row in table() if row.needs_data}  # criteria of activations have tests of their own
-ALL = [name for name in names() if ":" not in name and name not in WATCHERS] + ["lp:0.5", "l1.5", "l3", "lp:7"]
+WATCHERS = {row.name for row in list_criteria() if row.needs_data}  # criteria of activations have tests of their own
+ALL = [name for name in list_names() if ":" not in name and name not in WATCHERS] + ["lp:0.5", "l1.5", "l3", "lp:7"]
 DETERMINISTIC = [name for name in ALL if name != "random"]
 TWO_SIDED = [n for n in ALL if {"out", "in"} <= set(registry.resolve(n)[0].roles) and n != "random"]
 SIMILARITY = ["cosine", "fpgm", "kernel_info", "kmeans", "pca", "pearson"]
@@ -450,7 +450,7 @@ def test_a_group_without_the_roles_is_scored_on_what_it_has(name: str) -> None:
 
 
 def test_names_and_table() -> None:
-    assert set(names()) - WATCHERS == {
+    assert set(list_names()) - WATCHERS == {
         "bn_scale",
         "cosine",
         "fpgm",
@@ -465,13 +465,13 @@ def test_names_and_table() -> None:
         "pearson",
         "random",
     }
-    assert [row.name for row in table()] == names()
-    for row in table():
+    assert [row.name for row in list_criteria()] == list_names()
+    for row in list_criteria():
         assert row.formula.startswith("s_c"), row
         assert row.source, row
         assert row.reduce in REDUCES, row
         assert "\n" not in row.formula + row.source
-    assert {r.name: r.formula for r in table()}["l2"] == "s_c = sqrt(sum_i w_ci^2)"
+    assert {r.name: r.formula for r in list_criteria()}["l2"] == "s_c = sqrt(sum_i w_ci^2)"
 
 
 def test_lp_spellings() -> None:
@@ -494,7 +494,7 @@ def test_lp_too_small_to_take_a_root() -> None:
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(OnnxPruneError, match=r"unknown criterion 'cosin'\. Did you mean 'cosine'\?") as e:
         score(random_slices(2, 0), "cosin")
-    assert all(name in str(e.value) for name in names())
+    assert all(name in str(e.value) for name in list_names())
     with pytest.raises(OnnxPruneError, match=r"unknown reduce 'median'.*sides"):
         score(random_slices(2, 0), reduce="median")
     with pytest.raises(OnnxPruneError, match=r"unknown normalization 'l2'.*lamp"):
@@ -547,7 +547,7 @@ def test_a_new_criterion_is_one_function(monkeypatch: pytest.MonkeyPatch) -> Non
         return width
 
     assert score([out([[1.0, 5.0], [2.0, 2.0]])], "range").tolist() == [4, 0]
-    assert TableRow("range", "s_c = max w_c - min w_c", "this test", "sides", False, False) in table()
+    assert TableRow("range", "s_c = max w_c - min w_c", "this test", "sides", False, False) in list_criteria()
     with pytest.raises(ValueError, match="twice"):
         criterion("range", roles=("out",))(spread)
     with pytest.raises(ValueError, match="Source"):
@@ -555,9 +555,9 @@ def test_a_new_criterion_is_one_function(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_importing_the_package_is_enough() -> None:
-    code = "import onnxprune.criteria as c; print(len(c.names()))"
+    code = "import onnxprune.criteria as c; print(len(c.list_names()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(len(names()))
+    assert done.stdout.strip() == str(len(list_names()))
 
 
 # ---------------------------------------------------------------- normalization

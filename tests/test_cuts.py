@@ -9,19 +9,19 @@ from test_repair import build, normal, op, outputs
 
 import onnxprune
 from onnxprune.allocate import OutputComparer
-from onnxprune.calibration import input_specs, load_data
+from onnxprune.calibration import list_input_specs, load_data
 from onnxprune.calibration.statistics import gather
-from onnxprune.graph.save import full_proto
-from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.graph.save import build_full_proto
+from onnxprune.plans import Choice, Plan, compute_fingerprint
 from onnxprune.repair import cut, repair
-from onnxprune.scoring import needed
+from onnxprune.scoring import list_needed_statistics
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet", "digits_vit"])
 def test_a_cut_is_about_as_good_as_fitting_on_the_data(name: str) -> None:
     analysis = onnxprune.analyze(MODELS / f"{name}.onnx")
-    batches = load_data(MODELS / "digits_calib.npz", input_specs(analysis.model.proto))
-    statistics = gather(analysis, batches, needed(analysis, analysis.groups, "obs"))
+    batches = load_data(MODELS / "digits_calib.npz", list_input_specs(analysis.model.proto))
+    statistics = gather(analysis, batches, list_needed_statistics(analysis, analysis.groups, "obs"))
     comparer, errors = OutputComparer(analysis, batches), []
     for group in analysis.groups[::3]:
         plan = onnxprune.plan(analysis, ratio=0.5, include=[group.name])
@@ -57,19 +57,21 @@ def test_channels_that_others_span_cost_next_to_nothing(op_type: str, bias: bool
     proto = build(nodes, weights, ["n", 3, 7, 7] if conv else ["n", 3])
     x = {"x": normal(4000, 3, 7, 7) if conv else normal(4000, 3)}
     analysis = onnxprune.analyze(proto)
-    statistics = gather(analysis, load_data([x], input_specs(proto)), needed(analysis, analysis.groups, "obs"))
+    statistics = gather(
+        analysis, load_data([x], list_input_specs(proto)), list_needed_statistics(analysis, analysis.groups, "obs")
+    )
     plan = onnxprune.plan(analysis, ratio=0.5)
     (name,) = plan.groups
     plan.groups[name] = type(plan.groups[name])(6, (0, 1, 2))
-    want, got = outputs(proto, x)[0], outputs(full_proto(cut(analysis, plan, statistics)), x)[0]
-    plain = outputs(full_proto(onnxprune.apply(analysis, plan)), x)[0]
+    want, got = outputs(proto, x)[0], outputs(build_full_proto(cut(analysis, plan, statistics)), x)[0]
+    plain = outputs(build_full_proto(onnxprune.apply(analysis, plan)), x)[0]
     assert np.abs(got - want).max() < 0.08 * np.abs(plain - want).max()
 
 
 def test_without_statistics_a_cut_is_the_plan() -> None:
     analysis = onnxprune.analyze(MODELS / "digits_cnn.onnx")
     plan = onnxprune.plan(analysis, ratio=0.5)
-    a, b = (full_proto(m).SerializeToString() for m in (cut(analysis, plan, {}), onnxprune.apply(analysis, plan)))
+    a, b = (build_full_proto(m).SerializeToString() for m in (cut(analysis, plan, {}), onnxprune.apply(analysis, plan)))
     assert a == b
 
 
@@ -88,11 +90,14 @@ def test_what_stands_behind_nodes_that_move_it_is_fitted_as_well(bias: str, weig
     made = []
     for proto in (chain("c", "w"), chain(bias, weight)):
         analysis = onnxprune.analyze(proto)
-        statistics = gather(analysis, load_data([x], input_specs(proto)), needed(analysis, analysis.groups, "obs"))
+        statistics = gather(
+            analysis, load_data([x], list_input_specs(proto)), list_needed_statistics(analysis, analysis.groups, "obs")
+        )
         plan = onnxprune.plan(analysis, ratio=0.5)
         assert [len(c.keep) for c in plan.groups.values()] == [3]
         made += [
-            outputs(full_proto(m), x)[0] for m in (cut(analysis, plan, statistics), onnxprune.apply(analysis, plan))
+            outputs(build_full_proto(m), x)[0]
+            for m in (cut(analysis, plan, statistics), onnxprune.apply(analysis, plan))
         ]
     np.testing.assert_allclose(made[2], made[0], rtol=1e-5, atol=1e-6)
     assert np.abs(made[1] - made[0]).max() > 0.01
@@ -105,8 +110,12 @@ def test_a_convolution_of_groups_that_loses_all_but_one_is_left_as_it_is() -> No
     proto = build(nodes, {"v": normal(6, 2, 1, 1), "w": w, "u": normal(3, 4, 1, 1, seed=2)}, ["n", 2, 5, 5])
     x = {"x": normal(8, 2, 5, 5)}
     analysis = onnxprune.analyze(proto)
-    statistics = gather(analysis, load_data([x], input_specs(proto)), needed(analysis, analysis.groups, "obs"))
+    statistics = gather(
+        analysis, load_data([x], list_input_specs(proto)), list_needed_statistics(analysis, analysis.groups, "obs")
+    )
     (groups,) = (g for g in analysis.groups if g.size == 2 and any(m.tensor == "v" for m in g.members))
-    plan = Plan(fingerprint(analysis.model), {groups.name: Choice(2, (1,))})
-    stored = {t.name: numpy_helper.to_array(t) for t in full_proto(cut(analysis, plan, statistics)).graph.initializer}
+    plan = Plan(compute_fingerprint(analysis.model), {groups.name: Choice(2, (1,))})
+    stored = {
+        t.name: numpy_helper.to_array(t) for t in build_full_proto(cut(analysis, plan, statistics)).graph.initializer
+    }
     np.testing.assert_array_equal(stored["w"], w[2:])

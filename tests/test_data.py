@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 from tiny import linear, model, saved, spec, tensor
 
-from onnxprune.calibration import Batches, Preprocess, input_specs, load_data, random_inputs, read_preprocess
+from onnxprune.calibration import Batches, Preprocess, draw_inputs, list_input_specs, load_data, read_preprocess
 from onnxprune.errors import OnnxPruneError
 
 # Inputs
@@ -23,17 +23,17 @@ from onnxprune.errors import OnnxPruneError
 
 def test_inputs_that_fit_no_memory_and_have_no_type() -> None:
     with pytest.raises(OnnxPruneError, match="more than fits any memory"):
-        random_inputs([spec("x", (2**62, 2))], seed=0)
-    assert random_inputs([spec("x", ("9" * 5000 + " + 1",))], seed=0)[0]["x"].shape == (2,)
+        draw_inputs([spec("x", (2**62, 2))], seed=0)
+    assert draw_inputs([spec("x", ("9" * 5000 + " + 1",))], seed=0)[0]["x"].shape == (2,)
     with pytest.raises(OnnxPruneError, match="a tensor of no type"):
-        input_specs(model([], [tensor("x", [2], TensorProto.UNDEFINED)], []))
+        list_input_specs(model([], [tensor("x", [2], TensorProto.UNDEFINED)], []))
 
 
 def test_input_specs_leave_initializers_out() -> None:
     m = linear(np.ones((3, 2)))
     m.graph.input.append(tensor("w", [3, 2]))
     m.graph.input.append(tensor("paddle", [-1, "?", "None", "h"], TensorProto.BFLOAT16))
-    assert input_specs(m) == [
+    assert list_input_specs(m) == [
         spec("x", ("N", 3)),
         spec("paddle", (None, None, None, "h"), ml_dtypes.bfloat16),
     ]
@@ -49,12 +49,12 @@ def test_input_specs_leave_initializers_out() -> None:
 )
 def test_inputs_that_cannot_be_fed(value: onnx.ValueInfoProto, why: str) -> None:
     with pytest.raises(OnnxPruneError, match=f"input 's'.*{why}"):
-        input_specs(model([], [value], []))
+        list_input_specs(model([], [value], []))
 
 
 def test_one_symbol_one_size_and_batch_wins() -> None:
     specs = [spec("state", (2, "k", 4)), spec("x", ("k", "t")), spec("y", ("k", "t + 1", None))]
-    arrays, sizes = random_inputs(specs, seed=0, batch=3)
+    arrays, sizes = draw_inputs(specs, seed=0, batch=3)
     assert sizes == {"k": 3, "t": 16, "t + 1": 17, "y[2]": 16}
     assert [arrays[s.name].shape for s in specs] == [(2, 3, 4), (3, 16), (3, 17, 16)]
 
@@ -72,24 +72,24 @@ def test_one_symbol_one_size_and_batch_wins() -> None:
     ],
 )
 def test_sizes_of_dynamic_axes(shape: tuple[Any, ...], expected: tuple[int, ...]) -> None:
-    arrays, _ = random_inputs([spec("x", shape)], seed=0)
+    arrays, _ = draw_inputs([spec("x", shape)], seed=0)
     assert arrays["x"].shape == expected
 
 
 def test_given_sizes_win_and_unknown_ones_are_named() -> None:
     specs = [spec("x", ("N", None))]
-    assert random_inputs(specs, seed=0, sizes={"N": 5, "x[1]": 7})[0]["x"].shape == (5, 7)
+    assert draw_inputs(specs, seed=0, sizes={"N": 5, "x[1]": 7})[0]["x"].shape == (5, 7)
     with pytest.raises(OnnxPruneError, match=r"'M' names no dynamic axis.*\['N', 'x\[1\]'\]"):
-        random_inputs(specs, seed=0, sizes={"M": 5})
+        draw_inputs(specs, seed=0, sizes={"M": 5})
     with pytest.raises(OnnxPruneError, match="'N' is 0"):
-        random_inputs(specs, seed=0, sizes={"N": 0})
+        draw_inputs(specs, seed=0, sizes={"N": 0})
 
 
 def test_values_follow_types_and_names() -> None:
     names = {"input_ids": np.int64, "attention_mask": np.int64, "token_type_ids": np.int32, "position_ids": np.int64}
     specs = [spec(n, (2, 300), t) for n, t in names.items()]
     specs += [spec("flags", (2, 300), np.bool_), spec("picture", (2, 300), np.uint8), spec("kind", (2, 300), np.int64)]
-    a, _ = random_inputs(specs, seed=0)
+    a, _ = draw_inputs(specs, seed=0)
     assert all(a[s.name].dtype == s.dtype for s in specs)
     assert a["input_ids"].min() == 0 and 90 < a["input_ids"].max() < 100
     assert (a["attention_mask"] == 1).all() and not a["token_type_ids"].any()
@@ -101,7 +101,7 @@ def test_values_follow_types_and_names() -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
 def test_random_floats_are_seeded_and_normal(dtype: Any) -> None:
     specs = [spec("x", (1000,), dtype)]
-    one, two, other = (random_inputs(specs, seed=s)[0]["x"] for s in (1, 1, 2))
+    one, two, other = (draw_inputs(specs, seed=s)[0]["x"] for s in (1, 1, 2))
     assert one.dtype == dtype and one.tobytes() == two.tobytes() != other.tobytes()
     assert abs(float(one.astype(float).mean())) < 0.2 and 0.8 < float(one.astype(float).std()) < 1.2
 

@@ -16,11 +16,11 @@ from tiny import model, tensor
 
 import onnxprune
 from onnxprune.allocate import OutputComparer
-from onnxprune.allocate.cost import cost_of
-from onnxprune.graph.save import full_proto
-from onnxprune.measure import ErrorSums, watched
+from onnxprune.allocate.cost import make_cost
+from onnxprune.graph.save import build_full_proto
+from onnxprune.measure import ErrorSums, find_judges
 from onnxprune.measure.shift import OutputDifference
-from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.plans import Choice, Plan, compute_fingerprint
 from onnxprune.repair import repair
 
 
@@ -65,7 +65,7 @@ def selecting(reduced: bool) -> onnx.ModelProto:
 def test_only_an_operator_that_multiplies_makes_the_macs_unknown() -> None:
     for proto, macs in ((detector(), 16 * (8 * 3 + 5 * 8)), (selecting(True), 4 * 8 + 5), (selecting(False), None)):
         analysis = onnxprune.analyze(proto)
-        cost = cost_of(analysis, "macs")
+        cost = make_cost(analysis, "macs")
         assert analysis.macs() == macs == (None if cost is None else cost.whole)
 
 
@@ -138,7 +138,7 @@ def images(count: int = 8) -> dict[str, np.ndarray]:
 def test_an_output_that_the_data_size_is_judged_by_what_it_is_made_of(
     proto: onnx.ModelProto, judged: dict[str, list[str]]
 ) -> None:
-    assert watched(onnxprune.analyze(proto)) == judged
+    assert find_judges(onnxprune.analyze(proto)) == judged
 
 
 def test_the_error_of_a_detector_is_that_of_its_boxes_and_scores() -> None:
@@ -179,7 +179,7 @@ def test_what_stands_behind_a_selection_is_not_fitted() -> None:
         why.startswith("the data decide") for why in report.left_out.values()
     )
     assert [x.output for x in report.layers] == ["s"]
-    a, b = (full_proto(m).graph.initializer for m in (model, onnxprune.apply(analysis, plan)))
+    a, b = (build_full_proto(m).graph.initializer for m in (model, onnxprune.apply(analysis, plan)))
     weights = [{t.name: onnx.numpy_helper.to_array(t) for t in some} for some in (a, b)]
     np.testing.assert_array_equal(weights[0]["w2"], weights[1]["w2"])
 
@@ -224,7 +224,7 @@ def test_all_that_repairs_and_judges_treats_numbers_that_are_none_alike() -> Non
     (group,) = analysis.groups
     x = {"x": np.ones((2, 4), np.float32)}
     for keep, error in (((0, 1), 0.0), ((0, 2), math.inf)):
-        plan = Plan(fingerprint(analysis.model), {group.name: Choice(4, keep)})
+        plan = Plan(compute_fingerprint(analysis.model), {group.name: Choice(4, keep)})
         moved = OutputComparer(analysis, [x]).of(onnxprune.apply(analysis, plan))
         _, report = repair(analysis, plan, [x], "none")
         assert (moved.error, moved.relative_l2, report.error_before) == (error, error, error)

@@ -17,7 +17,7 @@ from test_cli import call, fails
 from tiny import model, spec, tensor
 
 import onnxprune
-from onnxprune.calibration import input_specs, load_data
+from onnxprune.calibration import list_input_specs, load_data
 from onnxprune.calibration.array_store import Memory
 from onnxprune.display import Shown
 from onnxprune.errors import OnnxPruneError
@@ -407,7 +407,7 @@ def test_torch_is_imported_by_training_alone() -> None:
 
 def test_the_original_is_not_changed() -> None:
     original = onnxprune.load(CNN)
-    batches = load_data(CALIB, input_specs(original.proto)).limit(40)
+    batches = load_data(CALIB, list_input_specs(original.proto)).limit(40)
     candidate = onnxprune.load(CNN)
     before = candidate.proto.SerializeToString()
     task = make_task(analyze(original, batches.measure_sizes()), candidate, batches, batches, Memory())

@@ -16,7 +16,7 @@ from test_schema import CALIB, CNN, TEST, assert_schema, printed
 from tiny import model, tensor
 
 import onnxprune
-from onnxprune.calibration import Batches, input_specs, load_data
+from onnxprune.calibration import Batches, list_input_specs, load_data
 from onnxprune.calibration.array_store import Memory
 from onnxprune.report.types import Counts
 from onnxprune.sparsity.engines import count_compressed, count_products, measure_engines
@@ -33,7 +33,7 @@ def zeros(*shape: int, share: float = 0.5) -> Array:
 
 
 def batches(proto: onnx.ModelProto, **arrays: Array) -> Batches:
-    return load_data(arrays, input_specs(proto))
+    return load_data(arrays, list_input_specs(proto))
 
 
 def counted(proto: onnx.ModelProto, memory: int = 1 << 30, **arrays: Array) -> tuple[dict[str, int], dict[str, float]]:

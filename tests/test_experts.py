@@ -16,8 +16,8 @@ from test_cli import call, fails
 import onnxprune
 from onnxprune import Choice, Plan, PlanError
 from onnxprune.experts import EXPERT, find_experts
-from onnxprune.graph.save import full_proto
-from onnxprune.plans import experts_of, fingerprint
+from onnxprune.graph.save import build_full_proto
+from onnxprune.plans import compute_fingerprint, find_removed_experts
 
 Array = np.ndarray[Any, Any]
 E, H, INNER, LAYERS = 6, 16, 24, 2
@@ -56,7 +56,7 @@ def mixture(used: int = 2, seed: int = 0, bias: dict[str, Array] | None = None, 
 
 def apply(proto: onnx.ModelProto, *units: str, **groups: Choice) -> onnx.ModelProto:
     a = onnxprune.analyze(proto)
-    return full_proto(onnxprune.apply(a, Plan(fingerprint(a.model), groups, units=units)))
+    return build_full_proto(onnxprune.apply(a, Plan(compute_fingerprint(a.model), groups, units=units)))
 
 
 @pytest.mark.parametrize("used", [1, 2, 3])
@@ -107,10 +107,10 @@ def test_a_plan_that_leaves_too_few_experts_is_refused() -> None:
 def test_named_experts_and_channels_of_a_plan_add_up() -> None:
     a = onnxprune.analyze(mixture())
     plan = Plan(
-        fingerprint(a.model), {"layers.0.moe.router": Choice(E, (5, 0, 1, 2))}, units=("layers.0.moe.expert_0",)
+        compute_fingerprint(a.model), {"layers.0.moe.router": Choice(E, (5, 0, 1, 2))}, units=("layers.0.moe.expert_0",)
     )
-    assert [e.name for e in experts_of(plan, a)] == [f"layers.0.moe.expert_{i}" for i in (0, 3, 4)]
-    once = full_proto(onnxprune.apply(a, plan))
+    assert [e.name for e in find_removed_experts(plan, a)] == [f"layers.0.moe.expert_{i}" for i in (0, 3, 4)]
+    once = build_full_proto(onnxprune.apply(a, plan))
     twice = apply(mixture(), **{"layers.0.moe.router": Choice(E, (5, 1, 2))})
     assert once.SerializeToString() == twice.SerializeToString()
 
@@ -163,6 +163,6 @@ def test_experts_are_shown_and_named(tmp_path: Path) -> None:
     fails(call("prune", model, "--dry-run", "--ratio", 0.2, "--exclude", "*expert_9"), "matches no group")
     plan = tmp_path / "plan.json"
     a = onnxprune.analyze(model)
-    Plan(fingerprint(a.model), units=("layers.1.moe.expert_2",)).save(plan)
+    Plan(compute_fingerprint(a.model), units=("layers.1.moe.expert_2",)).save(plan)
     shown = call("prune", model, "-o", tmp_path / "o.onnx", "--plan", plan, "--no-validate").stdout
     assert "1 expert removed: layers.1.moe.expert_2" in shown

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 import onnxprune
 from onnxprune.errors import ModelError
-from onnxprune.graph.files import WINDOW_BYTES, SourceFile, temporary_folder
+from onnxprune.graph.files import WINDOW_BYTES, SourceFile, make_temporary_folder
 from onnxprune.graph.io import load
 from onnxprune.graph.save import save
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight
@@ -171,9 +171,9 @@ def test_temporary_folders_of_processes_that_were_killed_are_removed(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     gone = subprocess.Popen(["true"])
     gone.wait()
-    with temporary_folder() as mine:
+    with make_temporary_folder() as mine:
         left = Path(mine.replace(f"-{os.getpid()}-", f"-{gone.pid}-"))
         left.mkdir()
         (left / "model.onnx").touch()
-        with temporary_folder() as second:
+        with make_temporary_folder() as second:
             assert {str(p) for p in tmp_path.iterdir()} == {mine, second}

@@ -11,8 +11,8 @@ import onnxprune
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import FLAT, flatten, nest
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import full_proto
-from onnxprune.plans import fingerprint
+from onnxprune.graph.save import build_full_proto
+from onnxprune.plans import compute_fingerprint
 
 op = helper.make_node
 IMPORTS = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
@@ -72,7 +72,7 @@ def test_flat_and_back_is_the_same_model() -> None:
         "CallOpen",
         "CallClose",
     }
-    back = full_proto(nest(Editor(flat).finish(), source))
+    back = build_full_proto(nest(Editor(flat).finish(), source))
     assert [n.op_type for n in back.graph.node] == [n.op_type for n in model().graph.node]
     assert {f.name for f in back.functions} == {"Scaled", "Twice", "Half", "Unused"}
     onnx.checker.check_model(back, full_check=True)
@@ -89,8 +89,8 @@ def test_a_call_stays_where_nothing_in_it_changed() -> None:
     analysis = onnxprune.analyze(model())
     (group,) = analysis.groups
     assert {m.tensor for m in group.members} >= {"w1", "w2", "k", "p", "p__2"}
-    plan = onnxprune.Plan(fingerprint(analysis.model), {group.name: onnxprune.Choice(8, (1, 4, 6))})
-    proto = full_proto(onnxprune.apply(analysis, plan))
+    plan = onnxprune.Plan(compute_fingerprint(analysis.model), {group.name: onnxprune.Choice(8, (1, 4, 6))})
+    proto = build_full_proto(onnxprune.apply(analysis, plan))
     onnx.checker.check_model(proto, full_check=True)
     assert [n.op_type for n in proto.graph.node] == ["MatMul", "Constant", "Mul", "If", "MatMul", "Twice"]
     assert [f.name for f in proto.functions] == ["Twice", "Half", "Unused"], "nobody calls Scaled any more"

@@ -16,7 +16,7 @@ from tiny import saved, tensor
 
 import onnxprune
 from onnxprune.graph.io import load
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.groups import analyze
 from onnxprune.sparsity import Sparsity, check_pattern, sparsify
 from onnxprune.sparsity.constants import fold
@@ -125,13 +125,13 @@ def test_what_the_graph_computes_is_folded_and_gets_the_pattern(name: str) -> No
     model, feeds = CASES[name]()
     folded = fold(analyze(load(model)))
     assert len(folded.proto.graph.node) < len(model.graph.node)
-    for old, new in zip(run_ort(model, [feeds])[0], run_ort(full_proto(folded), [feeds])[0], strict=True):
+    for old, new in zip(run_ort(model, [feeds])[0], run_ort(build_full_proto(folded), [feeds])[0], strict=True):
         assert np.array_equal(old, new)
-    before = operands(full_proto(folded))
+    before = operands(build_full_proto(folded))
     assert all(np.allclose(w, before[key]) for key, w in operands(model).items())
     found = sparsify(analyze(load(model)), ALL)
     assert found.layers and all(x.chosen for x in found.layers), [x.why for x in found.layers]
-    sparse = full_proto(found.model)
+    sparse = build_full_proto(found.model)
     onnx.checker.check_model(sparse, full_check=True)
     after = operands(sparse)
     assert before.keys() == after.keys()
@@ -169,7 +169,7 @@ def test_what_else_reads_a_part_reads_the_folded_one() -> None:
     """A Split whose last part is a bias: it goes as a whole, and the packed weight with it."""
     nodes = [node("Split", "w sizes", "a b", axis=0), node("MatMul", "x a", "m"), node("Add", "m b", "y")]
     model = graph(nodes, {"w": draw(9, 8), "sizes": np.array([8, 1])}, ["N", 8])
-    folded = full_proto(fold(analyze(load(model))))
+    folded = build_full_proto(fold(analyze(load(model))))
     assert [n.op_type for n in folded.graph.node] == ["MatMul", "Add"]
     assert [list(t.dims) for t in folded.graph.initializer] == [[8, 8], [1, 8]]
     feeds = {"x": draw(3, 8)}
@@ -185,7 +185,7 @@ def test_only_what_gets_the_pattern_is_folded() -> None:
     assert [(x.chosen, x.why) for x in found.layers] == [(False, "Abs 'Abs_a' computes it"), (True, "")]
     assert [n.name for n in found.model.proto.graph.node] == ["Abs_a", "MatMul_b", "MatMul_y"]
     untouched = sparsify(analyze(load(model)), Sparsity())  # too small for the target
-    assert full_proto(untouched.model) == full_proto(load(model))
+    assert build_full_proto(untouched.model) == build_full_proto(load(model))
 
 
 def test_repair_fits_what_was_computed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import Plan
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
 
@@ -76,7 +76,7 @@ def removed_by_ratio_0(proto: ModelProto, shape: Sequence[int], tolerance: float
     """The channels that go, after a look at the outputs; of groups that lose some."""
     analysis = onnxprune.analyze(proto)
     plan = onnxprune.plan(analysis, ratio=0)
-    small = full_proto(onnxprune.apply(analysis, plan))
+    small = build_full_proto(onnxprune.apply(analysis, plan))
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     want, got = run(proto, x), run(small, x)
     assert np.abs(want - got).max() <= tolerance * max(1.0, np.abs(want).max())
@@ -431,7 +431,7 @@ def test_random_graphs_with_planted_weights_compute_the_same(first: int) -> None
         plan = onnxprune.plan(built.proto, ratio=0)
         graphs += 1
         removed += sum(c.size - len(c.keep) for c in plan.groups.values())
-        got = run_ort(full_proto(onnxprune.apply(built.proto, plan)), built.feeds)
+        got = run_ort(build_full_proto(onnxprune.apply(built.proto, plan)), built.feeds)
         for w, g in ((w, g) for ws, gs in zip(want, got, strict=True) for w, g in zip(ws, gs, strict=True)):
             if w.dtype.kind != "f" or not np.isfinite(w).all():
                 continue

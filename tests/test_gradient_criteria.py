@@ -15,17 +15,17 @@ from tiny import model, tensor
 
 import onnxprune
 from onnxprune import gradients
-from onnxprune.allocate.tables import summed_curve
-from onnxprune.calibration import input_specs, load_data
+from onnxprune.allocate.tables import sum_errors
+from onnxprune.calibration import list_input_specs, load_data
 from onnxprune.calibration.array_store import Memory
-from onnxprune.criteria import table
+from onnxprune.criteria import list_criteria
 from onnxprune.errors import OnnxPruneError
 from onnxprune.measure.mask_statistics import gather_masks
-from onnxprune.scoring import needed, score_group
+from onnxprune.scoring import list_needed_statistics, score_group
 
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).parents[1]
-NAMES = [row.name for row in table() if row.needs_torch]
+NAMES = [row.name for row in list_criteria() if row.needs_torch]
 EPSILON = 1e-4
 torch_only = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="gradients need torch: pip install 'onnxprune[torch]'"
@@ -79,7 +79,9 @@ def differentiate(loss: Callable[[dict[str, Array]], Array], group: str, size: i
 
 def scores(proto: onnx.ModelProto, name: str, data: dict[str, Array], batch: int = 32) -> dict[str, Array]:
     a = onnxprune.analyze(proto)
-    statistics = gather_masks(a, load_data(data, input_specs(proto), batch_size=batch), needed(a, a.groups, name))
+    statistics = gather_masks(
+        a, load_data(data, list_input_specs(proto), batch_size=batch), list_needed_statistics(a, a.groups, name)
+    )
     return {g.name: score_group(a, g, name, None, 0, statistics) for g in a.groups}
 
 
@@ -249,8 +251,8 @@ def test_real_models_are_pruned(path: str, name: str) -> None:
 def test_little_memory_changes_no_score_of_labels() -> None:
     proto, data = residual(), {"x": inputs(40), "labels": np.arange(40) % 3}
     a = onnxprune.analyze(proto)
-    wants, told = needed(a, a.groups, "taylor"), list[tuple[int, int]]()
-    batches = load_data(data, input_specs(proto))
+    wants, told = list_needed_statistics(a, a.groups, "taylor"), list[tuple[int, int]]()
+    batches = load_data(data, list_input_specs(proto))
     whole = gather_masks(a, batches, wants)
     cut = gather_masks(a, batches, wants, memory=Memory(4000), progress=lambda done, of: told.append((done, of)))
     assert told[-1] == (40, 40)
@@ -269,7 +271,7 @@ def test_without_torch_one_line_says_what_to_install(monkeypatch: pytest.MonkeyP
 
 
 def test_a_summed_curve_by_hand() -> None:
-    assert summed_curve(np.array([1.0, 0.5, 4.0])).tolist() == [np.inf, 1.5, 1.0, 0.0]
+    assert sum_errors(np.array([1.0, 0.5, 4.0])).tolist() == [np.inf, 1.5, 1.0, 0.0]
 
 
 @torch_only

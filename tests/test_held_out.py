@@ -13,11 +13,11 @@ from tiny import model, tensor
 
 import onnxprune
 from onnxprune.api import NotCompared
-from onnxprune.calibration import Batches, InputSpec, input_specs, join, load_data, reunite, split_samples
+from onnxprune.calibration import Batches, InputSpec, join, list_input_specs, load_data, reunite, split_samples
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array
 from onnxprune.measure import load_metric
-from onnxprune.measure.bound import lower_bound
+from onnxprune.measure.bound import compute_lower_bound
 from onnxprune.report.promises import explain_weak_promise
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -27,7 +27,7 @@ POOL = np.load(MODELS / "digits_calib.npz")["image"]
 
 
 def load_digits(source: Any) -> Batches:
-    return load_data(source, input_specs(onnxprune.load(CNN).proto))
+    return load_data(source, list_input_specs(onnxprune.load(CNN).proto))
 
 
 def stream() -> list[dict[str, Array]]:
@@ -43,12 +43,12 @@ def read(batches: Batches) -> list[Array]:
 )
 def test_the_bound_is_that_of_clopper_and_pearson(hits: int, of: int, least: float) -> None:
     """The figures are those of a beta distribution's 5 % quantile."""
-    assert lower_bound(hits, of) == pytest.approx(least, abs=1e-5)
+    assert compute_lower_bound(hits, of) == pytest.approx(least, abs=1e-5)
 
 
 def test_the_bound_holds_for_nineteen_of_twenty_draws() -> None:
     drawn = np.random.default_rng(0).binomial(80, 0.9, 2000)
-    assert np.mean([lower_bound(int(k), 80) <= 0.9 for k in drawn]) >= 0.95
+    assert np.mean([compute_lower_bound(int(k), 80) <= 0.9 for k in drawn]) >= 0.95
 
 
 @pytest.mark.parametrize("source", [{"image": POOL[:40]}, stream], ids=["stored", "streamed"])

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune.axes import Var
 from onnxprune.groups import Group, Member
-from onnxprune.scoring import slices
+from onnxprune.scoring import make_slices
 
 RNG = np.random.default_rng(3)
 SCALES = (np.abs(RNG.standard_normal((6, 4))) * 0.1 + 0.01).astype(np.float32)
@@ -35,7 +35,7 @@ def both(x: Array, weights: dict[str, Array], *nodes: onnx.NodeProto) -> tuple[A
     proto = helper.make_model(graph, opset_imports=imports, ir_version=10)
     channels = Var(len(weights["w"]))
     group = Group("w", "", [channels], [Member("w", 0, "out", ("w", -1, -1), channels, ())])
-    (rows,) = slices(onnxprune.analyze(onnxprune.load(proto)), group)
+    (rows,) = make_slices(onnxprune.analyze(onnxprune.load(proto)), group)
     return run_ort(proto, [{"x": x}])[0][0], rows.array
 
 
@@ -142,4 +142,4 @@ def test_whatever_is_dequantized_is_counted_and_pruned(kind: str) -> None:
     reached = {(m.tensor, m.axis) for g in found.groups for m in g.members}
     assert {("w", 1), ("b", 0), ("z", 0)} <= reached
     assert found.params() == sum(a.size for a in (weights | scales | zeros).values())
-    assert {s.name for s in slices(found, found.groups[0])} >= {"w", "b", "z"}
+    assert {s.name for s in make_slices(found, found.groups[0])} >= {"w", "b", "z"}

@@ -34,7 +34,7 @@ from onnxprune.graph import weights, wire
 from onnxprune.graph.check import is_runtime_only
 from onnxprune.graph.files import SourceFile
 from onnxprune.graph.io import load
-from onnxprune.graph.save import full_proto, save
+from onnxprune.graph.save import build_full_proto, save
 from onnxprune.graph.weights import ArrayWeight, FileWeight, SlicedWeight, TensorWeight
 
 
@@ -109,7 +109,7 @@ def test_a_model_proto_is_not_changed_nor_copied() -> None:
     before = source.SerializeToString(deterministic=True)
     model = load(source)
     assert isinstance(model.weights["w"], TensorWeight) and not model.proto.graph.initializer[0].HasField("raw_data")
-    assert full_proto(model).SerializeToString(deterministic=True) == before
+    assert build_full_proto(model).SerializeToString(deterministic=True) == before
     model.proto.graph.initializer[1].raw_data = b""
     model.proto.graph.node[0].name = "changed"
     assert source.SerializeToString(deterministic=True) == before
@@ -123,29 +123,29 @@ def test_a_graph_in_two_records_is_merged(tmp_path: Path) -> None:
     model = load(path)
     np.testing.assert_array_equal(model.weights["w"].array(), BIG)
     np.testing.assert_array_equal(model.weights["b"].array(), SMALL)
-    assert full_proto(model) == gemm()
+    assert build_full_proto(model) == gemm()
 
 
 def test_of_a_repeated_raw_data_the_last_counts(tmp_path: Path) -> None:
-    tensor = wire.prefix(9, 5000) + bytes(5000) + named("w", BIG).SerializeToString()
-    graph = gemm(named("b", SMALL)).graph.SerializeToString() + wire.prefix(5, len(tensor)) + tensor
+    tensor = wire.encode_prefix(9, 5000) + bytes(5000) + named("w", BIG).SerializeToString()
+    graph = gemm(named("b", SMALL)).graph.SerializeToString() + wire.encode_prefix(5, len(tensor)) + tensor
     rest = onnx.ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", 17)]).SerializeToString()
-    model = load(put(tmp_path, rest + wire.prefix(7, len(graph)) + graph))
+    model = load(put(tmp_path, rest + wire.encode_prefix(7, len(graph)) + graph))
     np.testing.assert_array_equal(model.weights["w"].array(), BIG)
 
 
 def test_unknown_fields_survive(tmp_path: Path) -> None:
-    new = wire.varint(900 << 3) + b"\x07"
+    new = wire.encode_varint(900 << 3) + b"\x07"
     graph = gemm().graph.SerializeToString(deterministic=True) + new
     rest = onnx.ModelProto(ir_version=8, opset_import=[helper.make_opsetid("", 17)]).SerializeToString()
-    path = put(tmp_path, rest + wire.prefix(7, len(graph)) + graph + new)
+    path = put(tmp_path, rest + wire.encode_prefix(7, len(graph)) + graph + new)
     (out,) = save(load(path), tmp_path / "out.onnx")
     assert out.read_bytes().count(new) == 2
     assert out.stat().st_size == path.stat().st_size
 
 
 def test_groups_of_old_protobufs_fall_back_to_protobuf(tmp_path: Path) -> None:
-    group = wire.varint(900 << 3 | 3) + wire.varint(900 << 3 | 4)
+    group = wire.encode_varint(900 << 3 | 3) + wire.encode_varint(900 << 3 | 4)
     model = load(put(tmp_path, gemm().SerializeToString() + group))
     np.testing.assert_array_equal(model.weights["w"].array(), BIG)
     assert isinstance(model.weights["w"], ArrayWeight)
@@ -256,7 +256,7 @@ def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         b"PK\x03\x04" + bytes(200),
         bytes(500),
         np.random.default_rng(1).bytes(5000),
-        wire.prefix(2, 5) + b"torch",  # a message with a producer and nothing else
+        wire.encode_prefix(2, 5) + b"torch",  # a message with a producer and nothing else
     ],
     ids=["text", "png", "zip", "zeros", "random", "other protobuf"],
 )

@@ -87,7 +87,7 @@ def test_nothing_large_is_in_the_message_and_no_file_is_left(tmp_path: Path, mon
     model = replace(model, weights=model.weights | {"w1": SlicedWeight(model.weights["w1"], [(0, np.arange(9))])})
     monkeypatch.setattr(lent, "LENT_BYTES", 0)
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    with lent.opened(model) as (message, entries):
+    with lent.lend_bytes(model) as (message, entries):
         there = [n for _, _, names in os.walk(scratch) for n in names]
         (root,) = entries.values()
         places = [
@@ -114,6 +114,6 @@ def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(lent, "LENT_BYTES", 0)
-    monkeypatch.setattr(lent, "pieces", refuse)
+    monkeypatch.setattr(lent, "iterate_pieces", refuse)
     with pytest.raises(OutputError, match="No space left on device; make room there"):
         open_session(load(proto_with([np.float32])), "test")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onnxprune.machine import cores, threads, wanted_threads
+from onnxprune.machine import count_cores, count_threads, read_wanted_threads
 
 
 @pytest.mark.parametrize(
@@ -14,10 +14,10 @@ def test_threads_are_those_of_the_environment(
 ) -> None:
     monkeypatch.setenv("ONNXPRUNE_THREADS", own)
     monkeypatch.setenv("OMP_NUM_THREADS", openmp)
-    assert wanted_threads() == number and threads() == (number or cores())
+    assert read_wanted_threads() == number and count_threads() == (number or count_cores())
 
 
 def test_nothing_asked_is_a_thread_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ONNXPRUNE_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    assert threads() == cores() >= 1
+    assert count_threads() == count_cores() >= 1

@@ -20,14 +20,14 @@ from test_cli import CNN, MODELS, TEST, call
 from tiny import linear, model, tensor
 
 import onnxprune
-from onnxprune.calibration import input_specs, load_data, random_batches
+from onnxprune.calibration import draw_batches, list_input_specs, load_data
 from onnxprune.cli.console import duration
 from onnxprune.cli.render.compared import _layers as said
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.measure import metrics
-from onnxprune.report.builders import weight_sparsity
-from onnxprune.validation import LayerError, Reconstruction, by_layer, latency, layer_errors, memory, validate
+from onnxprune.report.builders import measure_weight_sparsity
+from onnxprune.validation import LayerError, Reconstruction, by_layer, latency, measure_layer_errors, memory, validate
 
 op = helper.make_node
 RNG = np.random.default_rng(0)
@@ -45,14 +45,16 @@ def chain() -> onnx.ModelProto:
 
 
 def batches(m: onnx.ModelProto, x: np.ndarray = X, size: int = 8) -> Any:
-    return load_data({"x": x}, input_specs(m), batch_size=size)
+    return load_data({"x": x}, list_input_specs(m), batch_size=size)
 
 
 def errors(source: Any, keeps: Mapping[str, Sequence[int]], data: Any = None) -> Reconstruction:
     """The layers of a model whose groups keep those channels."""
     analysis = onnxprune.analyze(source)
     plan = laws.plan_of(analysis, keeps)
-    return layer_errors(analysis, onnxprune.apply(analysis, plan), data or random_batches(analysis.model, 0), plan)
+    return measure_layer_errors(
+        analysis, onnxprune.apply(analysis, plan), data or draw_batches(analysis.model, 0), plan
+    )
 
 
 def by_name(found: Reconstruction) -> dict[str, float | None]:
@@ -170,12 +172,12 @@ def test_two_files_are_compared_where_shapes_agree() -> None:
     (_, second) = analysis.groups
     keep = [0, 2, 3, 7]
     pruned = onnxprune.apply(analysis, laws.plan_of(analysis, {second.name: keep}))
-    found = layer_errors(analysis, pruned, batches(chain()))
+    found = measure_layer_errors(analysis, pruned, batches(chain()))
     assert list(by_name(found)) == ["fc1", "fc3"]
     assert found.left_out == {"fc2": "shape [8, 8] of the original became [8, 4]"}
     other = chain()
     other.graph.node[0].output[0] = other.graph.node[1].input[0] = "elsewhere"
-    found = layer_errors(analysis, onnxprune.load(other), batches(chain()))
+    found = measure_layer_errors(analysis, onnxprune.load(other), batches(chain()))
     assert found.left_out == {"fc1": "the original has no such tensor"}
 
 
@@ -194,17 +196,17 @@ def test_a_permutation_is_seen_without_a_plan_and_damage_is_none(moved: bool) ->
             candidate.weights[name] = ArrayWeight(x + (0.2 if moved else 2) * x.std() * noise)
     calib = np.load(MODELS / "digits_calib.npz")
     data = load_data(
-        {n: calib[n][:64] for n in calib if n != "labels"}, input_specs(analysis.model.proto), batch_size=64
+        {n: calib[n][:64] for n in calib if n != "labels"}, list_input_specs(analysis.model.proto), batch_size=64
     )
-    told, seen = (by_name(layer_errors(analysis, candidate, data, p)) for p in (plan, None))
+    told, seen = (by_name(measure_layer_errors(analysis, candidate, data, p)) for p in (plan, None))
     assert seen == pytest.approx(told, rel=1e-6) and min(told.values()) > 0.2
 
 
 def test_memory_bounds_the_pieces_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     analysis = onnxprune.analyze(MODELS / "digits_resnet.onnx")
     plan = onnxprune.plan(analysis, ratio=0.5)
-    pruned, data = onnxprune.apply(analysis, plan), random_batches(analysis.model, 0)
-    whole = layer_errors(analysis, pruned, data, plan)
+    pruned, data = onnxprune.apply(analysis, plan), draw_batches(analysis.model, 0)
+    whole = measure_layer_errors(analysis, pruned, data, plan)
     pieces: list[int] = []
 
     def counted(*args: Any) -> Iterator[Any]:
@@ -216,7 +218,7 @@ def test_memory_bounds_the_pieces_and_changes_nothing(monkeypatch: pytest.Monkey
     monkeypatch.setattr(by_layer, "MEMORY_BYTES", 1 << 14)
     monkeypatch.setattr(metrics, "BLOCK", 1 << 9)
     monkeypatch.setattr(by_layer, "_chunks", counted)
-    parts = layer_errors(analysis, pruned, data, plan)
+    parts = measure_layer_errors(analysis, pruned, data, plan)
     assert pieces[0] > 3 and by_name(parts).keys() == by_name(whole).keys()
     for name, error in by_name(whole).items():
         assert by_name(parts)[name] == pytest.approx(error, rel=1e-3, abs=1e-6)
@@ -307,7 +309,7 @@ def test_models_take_turns_in_random_order_until_the_interval_is_narrow(monkeypa
     monkeypatch.setattr(latency, "prepare_run", prepare)
     monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(latency.time, "thread_time", lambda: now[0])
-    found = latency.race("a", "b", {"x": np.zeros((3, 1))}, limit=60.0)
+    found = latency.measure_latency("a", "b", {"x": np.zeros((3, 1))}, limit=60.0)
     assert (found.ratio, found.verdict, found.samples, found.threads) == (pytest.approx(2.0), "faster", 3, 1)
     assert (
         found.ratio == found.before / found.after
@@ -323,9 +325,11 @@ def test_models_take_turns_in_random_order_until_the_interval_is_narrow(monkeypa
     again = list(told)
     told.clear()
     now[0] = 0.0
-    assert latency.race("a", "b", {"x": np.zeros((3, 1))}, limit=60.0) == found and told == again, "the order is seeded"
+    assert latency.measure_latency("a", "b", {"x": np.zeros((3, 1))}, limit=60.0) == found and told == again, (
+        "the order is seeded"
+    )
     told.clear()
-    late = latency.race("a", "b", {}, limit=0.0)
+    late = latency.measure_latency("a", "b", {}, limit=0.0)
     assert (late.runs, late.verdict) == (1, "noisy"), "what is slow is run less often"
 
 
@@ -357,24 +361,24 @@ def test_peak_memory_tells_a_large_model_from_a_small_one(tmp_path: Path) -> Non
     large_path = tmp_path / "large.onnx"
     onnx.save(large, large_path)
     feeds = {"x": np.ones((1, 4), np.float32)}
-    few, many = memory.peak_memory(small, feeds), memory.peak_memory(large_path, feeds)
+    few, many = memory.measure_peak_memory(small, feeds), memory.measure_peak_memory(large_path, feeds)
     if few is None or many is None:
         pytest.skip("this platform does not tell")
     assert many - few > 64 << 20 and many < 1 << 30
     found = validate(small, small, profile=True).peak_memory
     assert found is not None and all(0 <= (v or 0) < 64 << 20 for v in (found.before, found.after))
     with pytest.raises(OnnxPruneError, match=r"peak memory could not be measured.*x float32|peak memory"):
-        memory.peak_memory(small, {"x": np.ones((1, 5), np.float32)})
+        memory.measure_peak_memory(small, {"x": np.ones((1, 5), np.float32)})
 
 
 def test_where_no_peak_is_told_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert memory.peak_bytes()
+    assert memory.read_peak_bytes()
     monkeypatch.setattr(memory, "STATUS", tmp_path / "none")
     monkeypatch.setitem(sys.modules, "resource", None)
-    assert memory.peak_bytes() is None
+    assert memory.read_peak_bytes() is None
     silent = subprocess.CompletedProcess[bytes]([], 0, b"", b"")
     monkeypatch.setattr(memory.subprocess, "run", lambda *a, **k: silent)
-    assert memory.peak_memory(linear(np.eye(2)), {}) is None
+    assert memory.measure_peak_memory(linear(np.eye(2)), {}) is None
 
 
 # the field's numbers
@@ -388,8 +392,10 @@ def test_weight_sparsity_counts_zeros_of_float_parameters() -> None:
     outputs = [tensor("y", ["N", 6]), tensor("z", ["N", 2], TensorProto.INT32)]
     nodes = [op("MatMul", ["x", "w"], ["m"]), op("Add", ["m", "b"], ["y"]), node]
     m = model(nodes, inputs, outputs, {"w": w, "b": np.ones(6, np.float32), "v": np.zeros((2, 2), np.int8)})
-    assert weight_sparsity(onnxprune.analyze(m)) == 12 / 30
-    assert weight_sparsity(onnxprune.analyze(model([op("Relu", ["x"], ["y"])], inputs[:1], outputs[:1]))) is None
+    assert measure_weight_sparsity(onnxprune.analyze(m)) == 12 / 30
+    assert (
+        measure_weight_sparsity(onnxprune.analyze(model([op("Relu", ["x"], ["y"])], inputs[:1], outputs[:1]))) is None
+    )
 
 
 def test_prune_reports_every_measure(tmp_path: Path) -> None:

@@ -17,18 +17,18 @@ from typer.testing import CliRunner
 
 import onnxprune
 from onnxprune.batch.jobs import ReadyJob
-from onnxprune.calibration import array_store, input_specs, load_data
+from onnxprune.calibration import array_store, list_input_specs, load_data
 from onnxprune.calibration.array_store import ArrayStore, Memory, StoredArrays, StoredBatches
 from onnxprune.calibration.sessions import open_session, run, trim_pool
 from onnxprune.calibration.statistics import gather
 from onnxprune.cli import commands
 from onnxprune.errors import OnnxPruneError, OutputError
 from onnxprune.graph import lent
-from onnxprune.graph.save import full_proto
-from onnxprune.machine import resident_bytes
+from onnxprune.graph.save import build_full_proto
+from onnxprune.machine import read_resident_bytes
 from onnxprune.repair import linear_layers
-from onnxprune.scoring import needed
-from onnxprune.settings.quantities import size_bytes
+from onnxprune.scoring import list_needed_statistics
+from onnxprune.settings.quantities import read_size
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
@@ -107,8 +107,8 @@ def test_sparse_models_and_sensitivities_do_not_change(little: Path) -> None:
 def test_passes_share_what_is_watched(decoder: Path, little: Path) -> None:
     """One statistic a pass gives what one pass gives, though other operators could be fused."""
     a = onnxprune.analyze(decoder)
-    batches = load_data(decoder.with_suffix(".npz"), input_specs(a.model.proto))
-    wants = needed(a, a.groups, "obs")
+    batches = load_data(decoder.with_suffix(".npz"), list_input_specs(a.model.proto))
+    wants = list_needed_statistics(a, a.groups, "obs")
     told: list[tuple[int, int]] = []
     whole = gather(a, batches, wants, memory=Memory(1 << 30))
     cut = gather(a, batches, wants, memory=Memory(LITTLE), progress=lambda done, of: told.append((done, of)))
@@ -231,7 +231,7 @@ def test_data_of_a_job_take_half_of_its_memory(monkeypatch: pytest.MonkeyPatch, 
         raise OnnxPruneError("enough")
 
     monkeypatch.setattr(worker, "prune", prune)
-    for settings, limit in (({}, None), ({}, size_bytes("3GB")), ({"memory": "1GB"}, size_bytes("3GB"))):
+    for settings, limit in (({}, None), ({}, read_size("3GB")), ({"memory": "1GB"}, read_size("3GB"))):
         worker.execute(ReadyJob("i", "p", "g", "m.onnx", str(tmp_path), str(tmp_path / "o.onnx"), settings), limit)
     assert seen == [None, 1_500_000_000, "1GB"]
 
@@ -248,16 +248,16 @@ def test_a_decoder_is_what_its_options_say(decoder: Path) -> None:
     a = onnxprune.analyze(decoder)
     assert a.model.external and sum(w.nbytes for w in a.model.weights.values()) // 4 > 4 * 2 * 32 * 32
     assert {g.kind for g in a.groups} >= {"heads", "neurons", "width"}
-    assert full_proto(a.model).graph.output[0].name == "logits"
+    assert build_full_proto(a.model).graph.output[0].name == "logits"
 
 
-@pytest.mark.skipif(not resident_bytes(os.getpid()), reason="the system does not tell")
+@pytest.mark.skipif(not read_resident_bytes(os.getpid()), reason="the system does not tell")
 def test_a_pool_of_memory_is_given_back() -> None:
     """ONNX Runtime keeps what its largest run took, unless a run asks for less."""
     column, row = np.ones((4096, 1), np.float32), np.ones((1, 4096), np.float32)
     ends = [tensor("x", column.shape), tensor("y", row.shape)], [tensor("s", (1, 1))]
     nodes = [make_node("MatMul", ["x", "y"], ["z"]), make_node("ReduceSum", ["z"], ["s"])]
     run(open_session(model(nodes, *ends), "a product"), {"x": column, "y": row})
-    before = resident_bytes(os.getpid())
+    before = read_resident_bytes(os.getpid())
     trim_pool()
-    assert before - resident_bytes(os.getpid()) > column.size * row.size * 4 // 2
+    assert before - read_resident_bytes(os.getpid()) > column.size * row.size * 4 // 2

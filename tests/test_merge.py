@@ -6,8 +6,8 @@ from onnx import ModelProto
 from test_repair import Array, build, normal, op, outputs
 
 import onnxprune
-from onnxprune.graph.save import full_proto
-from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.graph.save import build_full_proto
+from onnxprune.plans import Choice, Plan, compute_fingerprint
 from onnxprune.repair import RepairReport, repair
 
 
@@ -32,10 +32,10 @@ def copies(factor: float, norm: bool = False) -> tuple[ModelProto, int]:
 def merged(proto: ModelProto, keep: tuple[int, ...], size: int) -> tuple[ModelProto, RepairReport, Array]:
     analysis = onnxprune.analyze(proto)
     (group,) = [g for g in analysis.groups if g.size == size]
-    plan = Plan(fingerprint(analysis.model), {group.name: Choice(size, keep)})
+    plan = Plan(compute_fingerprint(analysis.model), {group.name: Choice(size, keep)})
     x = {"x": normal(4, 3, 6, 6, seed=9)}
     model, report = repair(analysis, plan, [x], "merge")
-    return full_proto(model), report, outputs(proto, x)[0] - outputs(full_proto(model), x)[0]
+    return build_full_proto(model), report, outputs(proto, x)[0] - outputs(build_full_proto(model), x)[0]
 
 
 @pytest.mark.parametrize("keep", [(0, 1, 2), (3, 4, 5), (0, 4, 5), (1, 2, 3, 5)], ids=str)

@@ -10,7 +10,7 @@ from onnx import helper
 from tiny import model, tensor
 
 import onnxprune
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.sparsity import Sparsity, sparsify
 
 node = helper.make_node
@@ -53,7 +53,7 @@ def test_channels_that_a_filter_slides_over_are_an_approximate_group(form: str) 
     (group,) = checker.analysis.groups
     assert (group.size, group.exact, group.ordered) == (8, False, True)
     keep = [0, 2, 3, 6, 7]
-    pruned = full_proto(onnxprune.apply(checker.analysis, plan_of(checker.analysis, {group.name: keep})))
+    pruned = build_full_proto(onnxprune.apply(checker.analysis, plan_of(checker.analysis, {group.name: keep})))
     axes = {"a": (0,), "r": (0, 1), "z": (1,)}
     cut = {
         n: w[np.ix_(*(keep if a in axes.get(n, ()) else range(s) for a, s in enumerate(w.shape)))]

@@ -19,9 +19,9 @@ from test_sparse_layers import LEFT, graph
 import onnxprune
 from onnxprune.report import to_json
 from onnxprune.report.builders import inspect_report
-from onnxprune.report.html import page
-from onnxprune.report.html.payload import first_rise, models
-from onnxprune.report.rows import COLUMNS, csv_text, name_settings, rows
+from onnxprune.report.html import render_run_page
+from onnxprune.report.html.payload import find_first_rise, make_models
+from onnxprune.report.rows import COLUMNS, make_rows, name_settings, render_csv
 from onnxprune.report.types import NonFinite, OutputMismatch, ResultRow
 
 
@@ -33,7 +33,7 @@ def blocks(html: str, name: str) -> list[str]:
 
 
 def test_a_row_says_what_the_report_says() -> None:
-    job, row = jobs()[1], rows(jobs())[1]
+    job, row = jobs()[1], make_rows(jobs())[1]
     report = job.report
     assert report and tuple(to_json(row)) == COLUMNS
     assert (row.model, row.status, row.settings) == ("digits_cnn", "done", {"ratio": 0.3}), "its error is 0.69"
@@ -52,7 +52,7 @@ def test_a_ruined_model_is_degraded_and_few_random_samples_agree_on_nothing() ->
 
     def row(status: str = "done", **numbers: object) -> ResultRow:
         error = replace(report.error, **numbers)  # type: ignore[type-var, arg-type]
-        return rows([Job("1", "m", status=status, report=replace(report, error=error))])[0]
+        return make_rows([Job("1", "m", status=status, report=replace(report, error=error))])[0]
 
     assert row(relative_l2=0.69).status == "done"
     worse = row(relative_l2=1.2)
@@ -69,7 +69,7 @@ def test_a_ruined_model_is_degraded_and_few_random_samples_agree_on_nothing() ->
 
 
 def test_a_job_without_a_report_has_a_row_without_numbers() -> None:
-    row = rows(jobs())[8]
+    row = make_rows(jobs())[8]
     assert row.message.startswith("cut.onnx") and row.status == "failed"
     assert all(getattr(row, c) is None for c in COLUMNS[COLUMNS.index("params_before") :])
 
@@ -78,7 +78,7 @@ def test_an_infinite_error_is_no_number() -> None:
     report = jobs()[0].report
     assert report and report.error
     broken = replace(report, error=replace(report.error, relative_l2=float("inf"), accuracy=None))
-    assert rows([Job("1", "m", report=broken)])[0].relative_l2 is None
+    assert make_rows([Job("1", "m", report=broken)])[0].relative_l2 is None
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_a_setting_is_called_by_what_sets_it_apart(settings: list[dict[str, obje
 
 
 def test_csv_holds_the_table() -> None:
-    table = rows(jobs())
-    read = list(csv.DictReader(io.StringIO(csv_text(table))))
+    table = make_rows(jobs())
+    read = list(csv.DictReader(io.StringIO(render_csv(table))))
     assert tuple(read[0]) == COLUMNS and len(read) == len(table)
     assert [float(r["macs_left"]) for r in read[:8]] == [r.macs_left for r in table[:8]]
     assert json.loads(read[6]["settings"]) == {"ratio": 0.3, "exclude": ["stem*"]}
@@ -142,14 +142,14 @@ def test_a_report_has_the_errors_that_were_measured() -> None:
     ],
 )
 def test_where_the_error_enters(errors: list[float | None], first: int | None) -> None:
-    assert first_rise(errors) == first
+    assert find_first_rise(errors) == first
 
 
 # the page
 
 
 def test_what_settings_share_is_there_once() -> None:
-    found = {m["name"]: m for m in models(jobs())}
+    found = {m["name"]: m for m in make_models(jobs())}
     cnn = found["digits_cnn"]
     assert len(cnn["settings"]) == 4
     assert set(cnn["shared"]) == {"groups", "weights", "frozen", "curves"}
@@ -159,7 +159,7 @@ def test_what_settings_share_is_there_once() -> None:
 
 
 def test_the_page_is_one_file_that_loads_nothing() -> None:
-    html = page(jobs(), "zoo & co {{DATA}}")
+    html = render_run_page(jobs(), "zoo & co {{DATA}}")
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", html)
     assert not re.search(r"@import|url\(|\bsrc=[\"']|fetch\(|XMLHttpRequest", html)
     assert "<title>zoo &amp; co {{DATA}}</title>" in html
@@ -170,7 +170,7 @@ def test_the_page_is_one_file_that_loads_nothing() -> None:
 
 
 def test_a_page_of_nothing() -> None:
-    html = page([], "empty")
+    html = render_run_page([], "empty")
     assert json.loads(blocks(html, "rows")[0])["rows"] == [] and not blocks(html, "model")
 
 
@@ -209,14 +209,14 @@ def test_report_writes_the_page_into_the_folder(folder: Path) -> None:
     done = call("report", folder)
     assert done.exit_code == 0, done.output
     assert "11 results of 6 models" in done.stdout and [f.name for f in folder.iterdir()] == ["report.html"]
-    assert (folder / "report.html").read_text(encoding="utf-8") == page(jobs(), folder.name)
+    assert (folder / "report.html").read_text(encoding="utf-8") == render_run_page(jobs(), folder.name)
 
 
 def test_report_for_machines(folder: Path) -> None:
     done = call("report", folder, "--json", "--csv", folder / "t.csv")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout) == to_json(rows(jobs()))
-    assert (folder / "t.csv").read_text(encoding="utf-8") == csv_text(rows(jobs()))
+    assert json.loads(done.stdout) == to_json(make_rows(jobs()))
+    assert (folder / "t.csv").read_text(encoding="utf-8") == render_csv(make_rows(jobs()))
     assert [f.name for f in folder.iterdir()] == ["t.csv"]
 
 

@@ -16,11 +16,11 @@ from browser import CHROMIUM, DRIVER, Browser
 from runs import HOSTILE, Job, jobs
 
 from onnxprune.report import PruneReport, from_json, to_json
-from onnxprune.report.html import page
-from onnxprune.report.rows import rows
+from onnxprune.report.html import render_run_page
+from onnxprune.report.rows import make_rows
 from onnxprune.report.types import QuantizationReport
 
-TABLE = to_json(rows(jobs()))
+TABLE = to_json(make_rows(jobs()))
 MEASURED = [r for r in TABLE if r["relative_l2"] is not None]
 
 
@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "zoo.html"
-    path.write_text(page(jobs(), "zoo"), encoding="utf-8")
+    path.write_text(render_run_page(jobs(), "zoo"), encoding="utf-8")
     return path
 
 
@@ -229,7 +229,7 @@ def test_what_makes_a_setting_the_best(
     ways = zip((SMALL, LARGE, OVER), (small, large, over), strict=True)
     made = [Job(str(i), "m", s, report=measured(s["macs"], **numbers)) for i, (s, numbers) in enumerate(ways)]
     path = tmp_path / "best.html"
-    path.write_text(page(made, "best"), encoding="utf-8")
+    path.write_text(render_run_page(made, "best"), encoding="utf-8")
     browser.open(path, "#/model/m")
     assert "".join(browser.texts(".said .pick")) == said
     (words,) = browser.texts(".said")
@@ -261,7 +261,7 @@ def test_where_macs_are_unknown_parameters_count(browser: Browser, tmp_path: Pat
     unknown = {"macs": {"before": None, "after": None}, "params": {"before": 100, "after": 40}}
     path = tmp_path / "unknown.html"
     made = [Job(str(i), "m", {"ratio": r}, report=changed(0, **unknown)) for i, r in enumerate((0.1, 0.3))]
-    path.write_text(page(made, "unknown"), encoding="utf-8")
+    path.write_text(render_run_page(made, "unknown"), encoding="utf-8")
     browser.open(path, "#/model/m")
     assert (
         browser.texts(".best")[0].startswith("Best setting at ") and "% of the parameters" in browser.texts(".best")[0]
@@ -272,7 +272,9 @@ def test_where_macs_are_unknown_parameters_count(browser: Browser, tmp_path: Pat
 def test_random_inputs_are_said_to_be_random(browser: Browser, tmp_path: Path) -> None:
     drawn = changed(0, error=report(0)["error"] | {"data": "random seed 0"})
     path = tmp_path / "random.html"
-    path.write_text(page([Job("0", "m", {"ratio": 0.1}, report=drawn), Job("1", "m", report=changed(0))], "random"))
+    path.write_text(
+        render_run_page([Job("0", "m", {"ratio": 0.1}, report=drawn), Job("1", "m", report=changed(0))], "random")
+    )
     browser.open(path, "#/model/m")
     said = []
     for row in (1, 2):
@@ -311,7 +313,7 @@ def test_int8_stands_beside_what_it_was_made_of(browser: Browser, tmp_path: Path
     of = QuantizationReport("int8", False, 7, 5, 0, 4321, replace(whole.error, relative_l2=0.125), noisy)
     path = tmp_path / "int8.html"
     path.write_text(
-        page([Job("1", "m", report=replace(whole, quantization=of, latency=faster))], "m"), encoding="utf-8"
+        render_run_page([Job("1", "m", report=replace(whole, quantization=of, latency=faster))], "m"), encoding="utf-8"
     )
     browser.open(path)
     assert browser.texts("#stages thead th") == ["", "original", "pruned", "pruned + int8"]
@@ -443,11 +445,11 @@ def test_names_are_never_markup(opened: Browser) -> None:
 
 def test_pages_of_one_and_of_none(browser: Browser, tmp_path: Path) -> None:
     one = tmp_path / "one.html"
-    one.write_text(page(jobs()[3:4], "digits_cnn"), encoding="utf-8")
+    one.write_text(render_run_page(jobs()[3:4], "digits_cnn"), encoding="utf-8")
     browser.open(one)
     settle(browser)
     assert browser.texts("h1") == ["digits_cnn"] and browser.texts(".cards dt")[0] == "MACs left"
-    one.write_text(page([], "nothing"), encoding="utf-8")
+    one.write_text(render_run_page([], "nothing"), encoding="utf-8")
     browser.open(one)
     assert browser.texts("h1") == ["0 models, 0 results"] and browser.complaints() == []
 
@@ -456,7 +458,7 @@ def test_a_long_table_comes_in_pages(browser: Browser, tmp_path: Path) -> None:
     many = tmp_path / "many.html"
     report = jobs()[0].report
     made = [Job(f"j{i}", f"m{i // 3:03}", {"ratio": i % 3 / 10}, report=report) for i in range(250)]
-    many.write_text(page(made, "many"), encoding="utf-8")
+    many.write_text(render_run_page(made, "many"), encoding="utf-8")
     browser.open(many)
     assert len(column(browser, "model")) == 100 and browser.texts(".pager span") == ["1–100 of 250"]
     browser.click(".pager button:last-child")

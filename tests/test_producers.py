@@ -10,7 +10,7 @@ from test_repair import Array, build, normal, op, outputs, plan_of
 
 import onnxprune
 from onnxprune.calibration.array_store import ArrayStore
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.repair import producers as producers_module
 from onnxprune.repair import repair
 from onnxprune.repair.chains import Chain
@@ -101,7 +101,7 @@ def halved(model: ModelProto, size: int) -> tuple[onnxprune.Analysis, onnxprune.
 
 
 def error(model: ModelProto, small: Any, x: Array) -> float:
-    (want,), (got,) = outputs(model, {"x": x}), outputs(full_proto(small), {"x": x})
+    (want,), (got,) = outputs(model, {"x": x}), outputs(build_full_proto(small), {"x": x})
     return float(np.linalg.norm(got - want) / np.linalg.norm(want))
 
 
@@ -116,7 +116,7 @@ def test_what_was_held_out_comes_nearer(name: str) -> None:
     assert better[1].error_after < 0.98 * plain[1].error_after  # type: ignore[operator]
     assert better[1].layers[-1].after < plain[1].layers[-1].after
     again = repair(analysis, plan, feeds, threads=1, convolutions=True)[0]
-    assert full_proto(again).SerializeToString() == full_proto(better[0]).SerializeToString()
+    assert build_full_proto(again).SerializeToString() == build_full_proto(better[0]).SerializeToString()
 
 
 def find(model: ModelProto, size: int) -> list[Chain]:
@@ -154,7 +154,7 @@ def test_nothing_removed_is_nothing_changed() -> None:
     analysis = onnxprune.analyze(model)
     small, report = repair(analysis, plan_of(analysis, {}), [{"x": normal(32, 64, 8)}], threads=1)
     assert not report.layers
-    for old, new in zip(model.graph.initializer, full_proto(small).graph.initializer, strict=True):
+    for old, new in zip(model.graph.initializer, build_full_proto(small).graph.initializer, strict=True):
         assert old.raw_data == new.raw_data
 
 
@@ -195,7 +195,7 @@ def test_too_few_rows_leave_all_as_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     analysis, plan = halved(model, 32)
     feeds = [{"x": normal(8, 16, 8)}]
     monkeypatch.setattr(producers_module, "WORK", 0)
-    plain, same = (full_proto(repair(analysis, plan, feeds, threads=1, producers=p)[0]) for p in (False, True))
+    plain, same = (build_full_proto(repair(analysis, plan, feeds, threads=1, producers=p)[0]) for p in (False, True))
     assert plain.SerializeToString() == same.SerializeToString()
 
 

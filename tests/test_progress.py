@@ -18,7 +18,7 @@ import onnxprune
 from onnxprune import display as shown
 from onnxprune.display import Estimate, Lines, describe_time
 from onnxprune.forecast import Forecast, forecast
-from onnxprune.pipeline import calibration_batches, make_evaluator
+from onnxprune.pipeline import make_calibration_batches, make_evaluator
 from onnxprune.plans import Plan
 from onnxprune.settings import Options, RunSettings
 
@@ -75,7 +75,7 @@ def make_forecast(options: Options, samples: int = 64) -> Forecast | None:
     run = RunSettings({"image": POOL[:samples]})
     model = onnxprune.load(CNN)
     chosen = options.resolved(True)
-    evaluator = make_evaluator(onnxprune.analyze(model), chosen, calibration_batches(run, model), run, None)
+    evaluator = make_evaluator(onnxprune.analyze(model), chosen, make_calibration_batches(run, model), run, None)
     return forecast(evaluator, chosen, check=False)
 
 

@@ -19,12 +19,12 @@ from tiny import model, saved, tensor
 
 import onnxprune
 from onnxprune import OnnxPruneError
-from onnxprune.calibration import input_specs, load_data
+from onnxprune.calibration import list_input_specs, load_data
 from onnxprune.graph.io import load
-from onnxprune.graph.save import full_proto, save
+from onnxprune.graph.save import build_full_proto, save
 from onnxprune.quantize import quantize
 from onnxprune.report import from_json, to_json
-from onnxprune.report.html.payload import models
+from onnxprune.report.html.payload import make_models
 from onnxprune.report.rows import Single
 from onnxprune.report.stages import compare_stages, explain_slow
 from onnxprune.report.types import PruneReport
@@ -99,7 +99,7 @@ def test_all_three_models_are_compared(tmp_path: Path) -> None:
     assert [(r.original, r.pruned, r.quantized) for r in rows if r.name == "file"] == [
         (found.bytes.before, of.pruned_bytes, found.bytes.after)
     ]
-    (page,) = models([Single("m", "m", found)])
+    (page,) = make_models([Single("m", "m", found)])
     assert [row[:2] for row in page["settings"][0]["stages"]] == [[r.name, r.unit] for r in rows]
 
 
@@ -148,7 +148,7 @@ def test_weights_in_a_data_file_stay_in_one(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_behind_or_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    batches = load_data(feeds(), input_specs(network()))
+    batches = load_data(feeds(), list_input_specs(network()))
     before = set(Path(tempfile.gettempdir()).glob("*quant*")), list(logging.getLogger().handlers), tempfile.tempdir
     quantize(load(network()), batches)
     after = set(Path(tempfile.gettempdir()).glob("*quant*")), list(logging.getLogger().handlers), tempfile.tempdir
@@ -157,15 +157,15 @@ def test_nothing_is_left_behind_or_said(tmp_path: Path, capfd: pytest.CaptureFix
 
 
 def test_a_model_that_no_message_holds_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = load_data(feeds(), input_specs(network()))
-    small = full_proto(quantize(load(network()), batches).model)
+    batches = load_data(feeds(), list_input_specs(network()))
+    small = build_full_proto(quantize(load(network()), batches).model)
     monkeypatch.setattr("onnxprune.quantize.fits_message", lambda model: False)
-    assert full_proto(quantize(load(network()), batches).model) == small
+    assert build_full_proto(quantize(load(network()), batches).model) == small
 
 
 def test_activations_may_be_symmetric() -> None:
-    batches = load_data(feeds(), input_specs(network()))
-    made = full_proto(quantize(load(network()), batches, symmetric=True).model)
+    batches = load_data(feeds(), list_input_specs(network()))
+    made = build_full_proto(quantize(load(network()), batches, symmetric=True).model)
     zeros = [t for t in made.graph.initializer if t.name.endswith("zero_point")]
     assert zeros and {t.data_type for t in zeros} <= {TensorProto.INT8, TensorProto.INT32}
     assert not any(onnx.numpy_helper.to_array(t).any() for t in zeros)
@@ -173,8 +173,8 @@ def test_activations_may_be_symmetric() -> None:
 
 @pytest.mark.parametrize(("bits", "most"), [(8, 127), (7, 64)])
 def test_weights_may_leave_room_for_sums_of_two_products(bits: int, most: int) -> None:
-    batches = load_data(feeds(), input_specs(network()))
-    made = full_proto(quantize(load(network()), batches, weight_bits=bits).model)
+    batches = load_data(feeds(), list_input_specs(network()))
+    made = build_full_proto(quantize(load(network()), batches, weight_bits=bits).model)
     weights = [t for t in made.graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) > 1]
     assert weights and all(np.abs(onnx.numpy_helper.to_array(t).astype(int)).max() == most for t in weights)
 

@@ -13,7 +13,7 @@ from test_cli import CNN, TEST, UNKNOWN, call, fails
 
 from onnxprune.batch.content import ContentDigests
 from onnxprune.batch.database import ResultStore
-from onnxprune.batch.jobs import Spec, prepare, settings_for, specs
+from onnxprune.batch.jobs import Spec, find_settings, make_specs, prepare
 from onnxprune.batch.recipe import Recipe, read
 from onnxprune.batch.sources import Source, drop_duplicates, find
 from onnxprune.batch.toml_lines import find_lines
@@ -40,7 +40,9 @@ def zoo(folder: Path, *names: str) -> Path:
 
 def test_a_matrix_is_the_product_of_its_lists(tmp_path: Path) -> None:
     zoo(tmp_path, "a.onnx")
-    made = specs(recipe(tmp_path, 'models = ["a.onnx"]\n[matrix]\ncriterion = ["l1", "l2"]\nratio = [0.25, 0.5]\n'))
+    made = make_specs(
+        recipe(tmp_path, 'models = ["a.onnx"]\n[matrix]\ncriterion = ["l1", "l2"]\nratio = [0.25, 0.5]\n')
+    )
     assert [s.settings for s in made] == [{"criterion": c, "ratio": r} for c in ("l1", "l2") for r in (0.25, 0.5)]
     assert len({s.place for s in made}) == 4
 
@@ -48,7 +50,7 @@ def test_a_matrix_is_the_product_of_its_lists(tmp_path: Path) -> None:
 def test_a_list_of_a_matrix_may_hold_tables_of_settings(tmp_path: Path) -> None:
     text = 'models = ["a.onnx"]\n[matrix]\nhow = [{ratio = 0.3}, {macs = 0.5, criterion = "l1"}]\nseed = [1, 2]\n'
     zoo(tmp_path, "a.onnx")
-    made = [s.settings for s in specs(recipe(tmp_path, text))]
+    made = [s.settings for s in make_specs(recipe(tmp_path, text))]
     assert made == [
         {"ratio": 0.3, "seed": 1},
         {"ratio": 0.3, "seed": 2},
@@ -79,7 +81,7 @@ criterion = ["linf"]
 def test_overrides_are_of_the_models_that_match(tmp_path: Path) -> None:
     zoo(tmp_path, "zoo/a/resnet.onnx", "zoo/b/net.onnx", "zoo/c.onnx", "zoo/bad.onnx", "calib.npz")
     found: dict[str, list[Any]] = {}
-    for s in specs(recipe(tmp_path, TEXT)):
+    for s in make_specs(recipe(tmp_path, TEXT)):
         found.setdefault(s.name, []).append(s.settings)
     calibrated = {"samples": 10, "macs": 0.5, "calib": "calib.npz"}
     assert found == {
@@ -94,7 +96,7 @@ def test_settings_that_come_out_equal_are_one_job(tmp_path: Path) -> None:
     for amount in ({"macs": 0.5}, {"threshold": 0.1}):
         ((name, value),) = amount.items()
         text = f'models = ["a.onnx"]\n[matrix]\nratio = [0.3, 0.5]\n[[override]]\nmatch = "a"\n{name} = {value}\n'
-        assert [s.settings for s in specs(recipe(tmp_path, text))] == [amount]
+        assert [s.settings for s in make_specs(recipe(tmp_path, text))] == [amount]
 
 
 def test_settings_become_arguments_and_options() -> None:
@@ -200,12 +202,12 @@ def test_lines_of_keys() -> None:
 
 
 def test_units() -> None:
-    assert [quantities.seconds(t) for t in (90, "90s", "1.5m", "2h")] == [90, 90, 90, 7200]
-    assert [quantities.size_bytes(t) for t in (5, "800MB", "1.5 GiB")] == [5, 800_000_000, 3 << 29]
-    assert quantities.size(3 << 30) == "3 GiB"
+    assert [quantities.read_seconds(t) for t in (90, "90s", "1.5m", "2h")] == [90, 90, 90, 7200]
+    assert [quantities.read_size(t) for t in (5, "800MB", "1.5 GiB")] == [5, 800_000_000, 3 << 29]
+    assert quantities.show_size(3 << 30) == "3 GiB"
     for wrong in ("", "-1", 0, True, "3 parsecs"):
         with pytest.raises(OnnxPruneError, match="is not a duration"):
-            quantities.seconds(wrong)
+            quantities.read_seconds(wrong)
 
 
 # Sources
@@ -262,7 +264,7 @@ def test_what_is_wrong_with_an_address(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_recipe_drives_prune(tmp_path: Path) -> None:
     text = f'models = ["x.onnx"]\n[matrix]\nratio = [0.25, 0.5]\n[[override]]\nmatch = "digits_*"\nmacs = 0.5\ndata = "{TEST}"\n'
     made = recipe(tmp_path, text)
-    assert settings_for(made, CNN) == {"macs": 0.5, "data": str(TEST)}
+    assert find_settings(made, CNN) == {"macs": 0.5, "data": str(TEST)}
     said = call("prune", CNN, "-o", tmp_path / "o.onnx", "--recipe", tmp_path / "r.toml")
     assert said.exit_code == 0 and UNKNOWN not in said.stderr and "at most 0.5 of the macs" in said.stdout
     assert call("prune", CNN, "-o", tmp_path / "p.onnx", "--macs", 0.5, "--data", TEST).exit_code == 0
@@ -300,7 +302,7 @@ def test_the_recipe_of_the_page(tmp_path: Path) -> None:
     zoo(tmp_path, "cifar10.npz", "cifar10_test.npz")
     made = recipe(tmp_path, text)
     assert (made.run.workers, made.run.timeout, made.run.memory) == (2, 600, 3_000_000_000)
-    jobs = {(s.name, s.settings["macs"], s.settings["repair"]): s.settings for s in specs(made)}
+    jobs = {(s.name, s.settings["macs"], s.settings["repair"]): s.settings for s in make_specs(made)}
     assert len(jobs) == 4 + 2 + 4 + 4
     assert jobs["resnet", 0.5, "affine"] == {
         "samples": 500, "macs": 0.5, "repair": "affine", "calib": "cifar10.npz", "data": "cifar10_test.npz",

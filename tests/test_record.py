@@ -15,9 +15,9 @@ from test_cli import call, fails
 from test_schema import CALIB, CNN, TEST, assert_schema, printed
 
 import onnxprune
-from onnxprune.calibration import input_specs, load_data
+from onnxprune.calibration import list_input_specs, load_data
 from onnxprune.errors import OnnxPruneError, OutputError
-from onnxprune.machine import memory_bytes, total_memory_bytes
+from onnxprune.machine import read_free_memory, read_total_memory
 from onnxprune.record import _digest_inputs, judge_quality
 from onnxprune.report.types import Shares
 
@@ -153,7 +153,7 @@ def test_the_default_target_is_a_share_of_the_original() -> None:
 
 
 def test_the_digest_of_data_does_not_depend_on_batches() -> None:
-    specs = input_specs(onnx.load(CNN))
+    specs = list_input_specs(onnx.load(CNN))
     images = np.load(TEST)["image"][:40]
     parts = [images[:7], images[7:33], images[33:]]
     found = [_digest_inputs(load_data(data, specs)) for data in ({"image": images}, [{"image": x} for x in parts])]
@@ -162,6 +162,6 @@ def test_the_digest_of_data_does_not_depend_on_batches() -> None:
 
 
 def test_all_memory_is_no_less_than_what_is_free() -> None:
-    free, whole = memory_bytes(), total_memory_bytes()
+    free, whole = read_free_memory(), read_total_memory()
     assert (free is None) == (whole is None)
     assert free is None or whole is None or 0 < free <= whole

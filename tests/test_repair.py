@@ -14,9 +14,9 @@ import onnxprune
 from onnxprune.calibration import array_store
 from onnxprune.calibration.array_store import ArrayStore, Memory
 from onnxprune.calibration.sessions import open_session, run
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.groups import Analysis
-from onnxprune.plans import fingerprint
+from onnxprune.plans import compute_fingerprint
 from onnxprune.repair import RepairReport, repair
 from onnxprune.repair.kinds import make_layer
 from onnxprune.repair.linear_layers import Change, Site
@@ -196,7 +196,7 @@ def _other_weights(layer: Any, node: NodeProto, weights: Mapping[str, Array], x:
 
 def plan_of(analysis: Analysis, keeps: Mapping[str, Sequence[int]]) -> onnxprune.Plan:
     choices = {n: onnxprune.Choice(analysis.by_name[n].size, tuple(k)) for n, k in keeps.items()}
-    return onnxprune.Plan(fingerprint(analysis.model), choices)
+    return onnxprune.Plan(compute_fingerprint(analysis.model), choices)
 
 
 def repaired(
@@ -205,9 +205,9 @@ def repaired(
     analysis = onnxprune.analyze(proto)
     plan = onnxprune.plan(analysis, ratio=ratio, target="none")
     model, report = repair(analysis, plan, feeds, threads=1, **more)
-    small = full_proto(model)
+    small = build_full_proto(model)
     onnx.checker.check_model(small, full_check=True)
-    _check_error(proto, small, full_proto(onnxprune.apply(analysis, plan)), feeds, report)
+    _check_error(proto, small, build_full_proto(onnxprune.apply(analysis, plan)), feeds, report)
     return small, report
 
 
@@ -254,7 +254,7 @@ def test_what_the_others_can_say_is_recovered() -> None:
     assert report.error_before > 0.1 and report.error_after < 0.03 * report.error_before
     assert report.kept == 2 and not report.left_out
     held_back = {"x": normal(16, 3, 8, 8, seed=99)}
-    (want,), (got,) = outputs(redundant(), held_back), outputs(full_proto(model), held_back)
+    (want,), (got,) = outputs(redundant(), held_back), outputs(build_full_proto(model), held_back)
     assert np.linalg.norm(want - got) < 0.05 * np.linalg.norm(want)
 
 
@@ -306,7 +306,7 @@ def test_methods(method: str) -> None:
     (group,) = (g for g in analysis.groups if g.size == 8)
     plan = plan_of(analysis, {group.name: range(4)})
     model, report = repair(analysis, plan, feeds, method, threads=1)
-    _check_error(redundant(), full_proto(model), full_proto(onnxprune.apply(analysis, plan)), feeds, report)
+    _check_error(redundant(), build_full_proto(model), build_full_proto(onnxprune.apply(analysis, plan)), feeds, report)
     left = report.error_after / report.error_before
     limits = {"none": (1, 1), "bias": (0.1, 0.99), "affine": (0.1, 0.99), "obs": (0, 0.03), "lstsq": (0, 0.03)}
     assert limits[method][0] <= left <= limits[method][1]
@@ -330,7 +330,7 @@ def test_the_head_of_a_language_model_is_fitted_to_probabilities() -> None:
         analysis = onnxprune.analyze(m)
         (group,) = (g for g in analysis.groups if g.size == 16)
         model, _ = repair(analysis, plan_of(analysis, {group.name: range(8)}), [feeds], threads=1, producers=False)
-        (want,), (got,) = outputs(m, feeds), outputs(full_proto(model), feeds)
+        (want,), (got,) = outputs(m, feeds), outputs(build_full_proto(model), feeds)
         p, q = softmax(want), softmax(got)
         return float((p * np.log(p / q)).sum(axis=-1).mean())
 
@@ -370,7 +370,7 @@ def test_recurrent_layers(kind: str, direction: str, states: bool) -> None:
     analysis = onnxprune.analyze(proto)
     plan = onnxprune.plan(analysis, ratio=0.3)
     model, report = repair(analysis, plan, feeds, threads=1)
-    _check_error(proto, full_proto(model), full_proto(onnxprune.apply(analysis, plan)), feeds, report)
+    _check_error(proto, build_full_proto(model), build_full_proto(onnxprune.apply(analysis, plan)), feeds, report)
     assert report.error_after < report.error_before
     fitted = {layer.op: layer for layer in report.layers}
     assert kind in fitted and fitted[kind].after < fitted[kind].before
@@ -462,6 +462,6 @@ def test_a_step_on_the_way_is_repaired_too_and_not_compared() -> None:
     plan = plan_of(analysis, {group.name: range(4)})
     made, report = repair(analysis, plan, feeds, threads=1, share=0.25, is_step=True)
     assert report.error_before is None and report.error_after is None and report.kept == len(report.layers) == 2
-    (want,), (got,) = outputs(redundant(), feeds[0]), outputs(full_proto(made), feeds[0])
-    (plain,) = outputs(full_proto(repair(analysis, plan, feeds, "none", threads=1)[0]), feeds[0])
+    (want,), (got,) = outputs(redundant(), feeds[0]), outputs(build_full_proto(made), feeds[0])
+    (plain,) = outputs(build_full_proto(repair(analysis, plan, feeds, "none", threads=1)[0]), feeds[0])
     assert np.linalg.norm(want - got) < 0.05 * np.linalg.norm(want - plain)

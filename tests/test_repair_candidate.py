@@ -15,7 +15,7 @@ from tiny import model, tensor
 
 import onnxprune
 from onnxprune.errors import OnnxPruneError, OutputError
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.repair.channel_matching import assign, assign_in_order, match_channels
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -66,7 +66,7 @@ def with_arrays(proto: onnx.ModelProto, new: dict[str, np.ndarray]) -> onnx.Mode
 
 
 def pruned(proto: onnx.ModelProto, ratio: float = 0.5) -> onnx.ModelProto:
-    return full_proto(onnxprune.apply(proto, onnxprune.plan(proto, ratio=ratio, target="none")))
+    return build_full_proto(onnxprune.apply(proto, onnxprune.plan(proto, ratio=ratio, target="none")))
 
 
 def renamed(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -139,7 +139,7 @@ def test_a_candidate_may_have_what_its_original_has_folded() -> None:
 def test_trained_candidates_become_as_good_as_with_their_plan(path: Path) -> None:
     analysis = onnxprune.analyze(path)
     plan = onnxprune.plan(analysis, ratio=0.25)
-    candidate = renamed(full_proto(onnxprune.apply(analysis, plan)))
+    candidate = renamed(build_full_proto(onnxprune.apply(analysis, plan)))
     made = onnxprune.repair_model(path, candidate, calib=CALIB, samples=256, check=False).stored
     models = candidate, made, onnxprune.apply(analysis, plan, calib=CALIB, samples=256)
     before, after, own = (onnxprune.validate(path, m, data=TEST).relative_l2 or 0.0 for m in models)

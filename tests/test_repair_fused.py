@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from test_repair import Array, build, normal, op, outputs, plan_of
 
 import onnxprune
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.repair import RepairReport, repair
 from onnxprune.repair.kinds import make_layer
 from onnxprune.repair.linear_layers import Change, Site
@@ -34,7 +34,7 @@ def halved(
     analysis = onnxprune.analyze(proto)
     (group,) = (g for g in analysis.groups if g.size == size)
     model, report = repair(analysis, plan_of(analysis, {group.name: range(size // 2)}), feeds, threads=1, **more)
-    small = full_proto(model)
+    small = build_full_proto(model)
     want, got = (np.concatenate([outputs(m, f)[0].ravel() for f in feeds]) for m in (proto, small))
     assert report.error_after == pytest.approx(np.linalg.norm(want - got) / np.linalg.norm(want), rel=1e-3)
     return small, report

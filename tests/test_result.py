@@ -10,7 +10,7 @@ from test_cli import call
 
 import onnxprune
 from onnxprune import PruneResult
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.pipeline import NotCompared
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -100,10 +100,10 @@ def test_a_model_in_memory_that_cannot_be_compared_is_there(monkeypatch: pytest.
 
 def test_a_loaded_model_is_not_changed() -> None:
     source = onnxprune.load(CNN)
-    before = full_proto(source).SerializeToString()
+    before = build_full_proto(source).SerializeToString()
     onnxprune.sparsify(source, layers="eligible", gemm=True, permute=True)
     onnxprune.prune(source, ratio=0.5)
-    assert full_proto(source).SerializeToString() == before
+    assert build_full_proto(source).SerializeToString() == before
 
 
 def test_names_are_listed_and_values_are_a_line() -> None:

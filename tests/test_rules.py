@@ -25,7 +25,7 @@ from tiny import model, tensor
 import onnxprune
 from onnxprune.axes import Layout, Var
 from onnxprune.graph.flat import FLAT
-from onnxprune.ops.records import Traits, load_records, record_of
+from onnxprune.ops.records import Traits, get_record, load_records
 
 BY_NAME = {c.name: c for c in CASES}
 
@@ -83,7 +83,7 @@ def _sums_are_products(a: onnxprune.Analysis) -> None:
         inputs = [(n, c.use(n, index, slot) or ()) for slot, n in enumerate(node.input) if n]
         constant = [axes for n, axes in inputs if (n in c.weights or n in c.computed) and len(axes) > 1]
         read = _channels(axes for n, axes in inputs if n not in c.weights and n not in c.computed)
-        record = record_of(node)
+        record = get_record(node)
         if (_channels(constant) & read) - made:
             assert record.product or record.traits.no_product, f"{node.op_type} sums over a weight, and has no product"
 
@@ -215,7 +215,8 @@ def test_an_operator_is_known_before_anything_imported_its_rule(tmp_path: Path) 
     proto = model([gather], [tensor("ids", ["N"], TensorProto.INT64)], [tensor("y", ["N", 8])], table)
     onnx.save(proto, tmp_path / "m.onnx")
     code = (
-        "import sys, onnx\nfrom onnxprune.graph.vocabulary import vocabulary\nprint(vocabulary(onnx.load(sys.argv[1])))"
+        "import sys, onnx\nfrom onnxprune.graph.vocabulary import find_vocabulary_size\n"
+        "print(find_vocabulary_size(onnx.load(sys.argv[1])))"
     )
     ran = subprocess.run([sys.executable, "-c", code, tmp_path / "m.onnx"], capture_output=True, text=True, check=True)
     assert ran.stdout == "40\n"

@@ -16,7 +16,7 @@ from tiny import model, saved, tensor
 import onnxprune
 from onnxprune.axes import first
 from onnxprune.calibration import load_data
-from onnxprune.calibration.inputs import input_specs
+from onnxprune.calibration.inputs import list_input_specs
 from onnxprune.errors import OnnxPruneError
 
 KERNELS = (
@@ -145,7 +145,7 @@ def test_the_sizes_of_data_are_taken(tmp_path: Path) -> None:
     macs = made.report.macs
     assert macs.before == naive_macs(3000)
     assert 0 < macs.after <= 0.6 * macs.before
-    batches = load_data(lambda: iter([{"wav": rng(2, 1, 900)}]), input_specs(speech()))
+    batches = load_data(lambda: iter([{"wav": rng(2, 1, 900)}]), list_input_specs(speech()))
     assert batches.measure_sizes() == {"batch": 2, "samples": 900}
 
 

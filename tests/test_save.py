@@ -32,7 +32,7 @@ from onnxprune.graph import files as store
 from onnxprune.graph import save as saving
 from onnxprune.graph.files import write_text
 from onnxprune.graph.io import load
-from onnxprune.graph.save import full_proto, save
+from onnxprune.graph.save import build_full_proto, save
 from onnxprune.graph.weights import ArrayWeight, SlicedWeight
 
 
@@ -62,11 +62,11 @@ def test_changed_weights_are_written(tmp_path: Path) -> None:
     keep = np.array([0, 5, 31])
     model.weights["w"] = SlicedWeight(model.weights["w"], [(0, keep)])
     model.weights["b"] = ArrayWeight(SMALL * 2)
-    w, b = (numpy_helper.to_array(t) for t in full_proto(model).graph.initializer)
+    w, b = (numpy_helper.to_array(t) for t in build_full_proto(model).graph.initializer)
     np.testing.assert_array_equal(w, BIG[keep])
     np.testing.assert_array_equal(b, SMALL * 2)
     (out,) = save(model, tmp_path / "out.onnx")
-    assert onnx.load(out) == full_proto(model)
+    assert onnx.load(out) == build_full_proto(model)
 
 
 def test_a_small_initializer_changed_in_the_message_is_written(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_two_gigabytes_force_a_data_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(save(load(gemm()), tmp_path / "out.onnx", external=False)) == 2
     monkeypatch.setattr(saving, "PROTOBUF_BYTES", 2000)
     with pytest.raises(OutputError, match="2 GiB"):
-        full_proto(load(gemm()))
+        build_full_proto(load(gemm()))
 
 
 class Failing(ArrayWeight):

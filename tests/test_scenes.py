@@ -13,8 +13,8 @@ from tiny import model, tensor
 
 import onnxprune
 from onnxprune.calibration.scenes import draw_scenes
-from onnxprune.calibration.substitutes import FLOATS, RANGES, substitute_batches, takes_pictures
-from onnxprune.graph.save import full_proto
+from onnxprune.calibration.substitutes import FLOATS, RANGES, substitute_batches, takes_images
+from onnxprune.graph.save import build_full_proto
 
 MODELS = Path(__file__).parents[1] / "models"
 TEST = MODELS / "digits_test.npz"
@@ -77,7 +77,7 @@ def test_scenes_look_alike_at_any_size() -> None:
 )
 def test_pictures_are_told_by_type_and_shape(shape: tuple[object, ...], kind: int, told: bool) -> None:
     proto = model([make_node("Identity", ["x"], ["y"])], [tensor("x", shape, kind)], [tensor("y", shape, kind)])
-    assert takes_pictures(onnxprune.load(proto)) == told
+    assert takes_images(onnxprune.load(proto)) == told
 
 
 @pytest.mark.parametrize("at", range(len(RANGES)))
@@ -133,7 +133,7 @@ def test_a_plan_alone_is_applied_as_it_is() -> None:
     plan = onnxprune.plan(analysis, ratio=0.5)
     alone, asked = onnxprune.apply(analysis, plan), onnxprune.apply(analysis, plan, repair="lstsq")
     none = onnxprune.apply(analysis, plan, repair="none")
-    assert full_proto(alone) == full_proto(none) != full_proto(asked)
+    assert build_full_proto(alone) == build_full_proto(none) != build_full_proto(asked)
 
 
 def test_what_cannot_be_drawn_or_run_is_not_repaired() -> None:

@@ -20,7 +20,7 @@ from onnxprune.report import (
     SensitivityReport,
     ValidateReport,
     from_json,
-    json_schema,
+    make_json_schema,
     to_json,
 )
 from onnxprune.report.builders import inspect_report
@@ -153,7 +153,7 @@ def test_what_batch_and_report_print_is_in_the_schema(tmp_path: Path) -> None:
 
 
 def test_the_walker_finds_faults() -> None:
-    schema = json_schema(PatternReport)
+    schema = make_json_schema(PatternReport)
     assert schema["additionalProperties"] is False and "format" in schema["required"]
     good = to_json(PatternReport("m", "2:4", True, []))
     assert not list(faults(good, schema, schema))

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 import onnxprune
 from onnxprune.allocate import SCHEDULES as SCHEDULE_FUNCTIONS
-from onnxprune.batch.recipe import read, recipe_schema
+from onnxprune.batch.recipe import make_recipe_schema, read
 from onnxprune.cli import commands
 from onnxprune.convert import TYPES
 from onnxprune.criteria import NORMALIZERS, REDUCES
 from onnxprune.errors import OnnxPruneError
 from onnxprune.repair import METHODS as REPAIR_METHODS
-from onnxprune.settings import HOMES, Training, data, options, settings_of, sparsity
-from onnxprune.settings.table import RATIOS, TEXTS, settings_in
+from onnxprune.settings import HOMES, Training, data, find_command_settings, options, sparsity
+from onnxprune.settings.table import RATIOS, TEXTS, find_class_settings
 from onnxprune.sparsity.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,7 @@ def test_a_new_setting_is_in_recipes_and_their_schema(extended: Path) -> None:
     recipe.write_text(f'models = ["{CNN}"]\n[settings]\nflavor = "bitter"\n')
     wrong = run(extended, "-m", "onnxprune", "batch", recipe, "--dry-run")
     assert wrong.returncode == 2 and "recipe.toml:3: settings.flavor: unknown flavor 'bitter'" in wrong.stderr
-    code = "import json; from onnxprune.batch.recipe import recipe_schema; print(json.dumps(recipe_schema()))"
+    code = "import json; from onnxprune.batch.recipe import make_recipe_schema; print(json.dumps(make_recipe_schema()))"
     schema = json.loads(run(extended, "-c", code).stdout)["$defs"]["settings"]["properties"]["flavor"]
     assert schema == {"description": "Which flavor the channels have.", "type": "string", "enum": ["sweet", "sour"]}
 
@@ -106,19 +106,19 @@ def test_choices_are_those_that_exist() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_names_are_told_apart(command: str) -> None:
-    used = [s.name(command) for home in HOMES for s in settings_in(home).values() if command in s.uses]
-    assert sorted(used) == sorted(settings_of(command))  # none hides another
+    used = [s.name(command) for home in HOMES for s in find_class_settings(home).values() if command in s.uses]
+    assert sorted(used) == sorted(find_command_settings(command))  # none hides another
 
 
 @pytest.mark.parametrize("home", HOMES)
 def test_every_field_is_a_setting(home: type) -> None:
-    assert list(settings_in(home)) == list(inspect.signature(home).parameters)
+    assert list(find_class_settings(home)) == list(inspect.signature(home).parameters)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_setting_is_an_option_with_help(command: str) -> None:
     shown = CliRunner().invoke(commands(), [command, "--help"], env={"COLUMNS": "200"}).stdout
-    for name, s in settings_of(command).items():
+    for name, s in find_command_settings(command).items():
         assert f"--{(s.negative or name).replace('_', '-')} " in shown
         assert s.help_for(command)[:30] in shown
 
@@ -154,12 +154,12 @@ def sample(s: Any) -> Any:
     return (not s.default) if isinstance(s.default, bool) else 2 if s.annotation in (int, int | None) else 0.25
 
 
-@pytest.mark.parametrize("name", settings_of("prune"))
+@pytest.mark.parametrize("name", find_command_settings("prune"))
 def test_every_setting_has_a_value_and_refuses_others(name: str, tmp_path: Path) -> None:
-    s = settings_of("prune")[name]
+    s = find_command_settings("prune")[name]
     beside = {"allocation": "macs = 0.5\n", "permute": 'then_sparsify = "2:4"\n', "layers": 'then_sparsify = "2:4"\n'}
     learned = f"calib = {json.dumps(str(ROOT / 'models' / 'digits_calib.npz'))}\n"
-    beside |= {n: learned + "distill = true\n" * (n != "distill") for n in settings_in(Training)}
+    beside |= {n: learned + "distill = true\n" * (n != "distill") for n in find_class_settings(Training)}
     text = f"{beside.get(name, '')}{name} = "
     path = tmp_path / "r.toml"
     value = sample(s)
@@ -177,9 +177,9 @@ def test_every_setting_has_a_value_and_refuses_others(name: str, tmp_path: Path)
 
 
 def test_the_schema_of_recipes_has_every_setting_and_key() -> None:
-    schema = recipe_schema()
-    assert set(schema["$defs"]["settings"]["properties"]) == set(settings_of("prune"))
-    assert set(schema["$defs"]["matrix"]["properties"]) == set(settings_of("prune"))
+    schema = make_recipe_schema()
+    assert set(schema["$defs"]["settings"]["properties"]) == set(find_command_settings("prune"))
+    assert set(schema["$defs"]["matrix"]["properties"]) == set(find_command_settings("prune"))
     assert schema["properties"].keys() >= {"models", "skip", "settings", "matrix", "override", "timeout", "memory"}
     macs = schema["$defs"]["settings"]["properties"]["macs"]
     assert (macs["exclusiveMinimum"], macs["maximum"], macs["type"]) == (0.0, 1.0, "number")
@@ -234,4 +234,4 @@ def test_the_page_of_settings_is_up_to_date() -> None:
     assert page.endswith(shown), "write it again: see the first lines of the page"
     rows = json.loads(CliRunner().invoke(commands(), ["settings", "--json"]).stdout)
     for command in COMMANDS:
-        assert {r["setting"] for r in rows if command in r["commands"]} == set(settings_of(command))
+        assert {r["setting"] for r in rows if command in r["commands"]} == set(find_command_settings(command))

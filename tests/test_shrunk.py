@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune.scoring import slices
+from onnxprune.scoring import make_slices
 
 RNG = np.random.default_rng(0)
 Feeds = list[dict[str, Any]]
@@ -592,4 +592,4 @@ def test_a_weight_that_makes_and_consumes_is_scored_on_both_sides() -> None:
     nodes = [op("MatMul", ["x", "w"], ["a"]), op("Transpose", ["w"], ["t"]), op("MatMul", ["a", "t"], ["y"])]
     a = onnxprune.analyze(model(nodes, ["n", 6], [w("w", 6, 8)]))
     (group,) = a.groups
-    assert [(s.name, s.role) for s in slices(a, group)] == [("w", "out"), ("w", "in")]
+    assert [(s.name, s.role) for s in make_slices(a, group)] == [("w", "out"), ("w", "in")]

@@ -14,7 +14,7 @@ from sparse_checker import violations
 from tiny import saved
 
 import onnxprune
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.sparsity import Sparsity, check_pattern, sparsify
 
 MS = "com.microsoft"
@@ -74,7 +74,7 @@ def test_a_product_in_blocks_gets_zeros_at_its_zero_points(bits: int, zeros: str
     found = sparsify(onnxprune.analyze(onnxprune.load(model)), options)
     (layer,) = found.layers
     assert layer.chosen and layer.matrix.shape == (1, 6, 64, 1), layer.why
-    sparse = full_proto(found.model)
+    sparse = build_full_proto(found.model)
     new = arrays(sparse)
     assert all(np.array_equal(new[n], weights[n]) for n in weights if n != "w")
     each = np.eye(64, dtype=np.float32)
@@ -114,7 +114,7 @@ def test_experts_of_integers_get_zeros_at_their_zero_points(bits: int, block: in
     model = build("QMoE", slots, weights, {"x": width, "router": experts}, **attrs)
     found = sparsify(onnxprune.analyze(onnxprune.load(model)), ALL)
     assert [x.matrix.weight for x in found.layers if x.chosen] == ["w1", "w2"]
-    sparse = full_proto(found.model)
+    sparse = build_full_proto(found.model)
     new = arrays(sparse)
     assert all(np.array_equal(new[n], weights[n]) for n in ("s1", "s2"))
 
@@ -186,6 +186,6 @@ def test_what_cannot_be_written_is_left_with_a_reason(name: str) -> None:
     model = make()
     found = sparsify(onnxprune.analyze(onnxprune.load(model)), ALL)
     assert found.layers and all(not x.chosen and why in x.why for x in found.layers), [x.why for x in found.layers]
-    old, new = arrays(model), arrays(full_proto(found.model))
+    old, new = arrays(model), arrays(build_full_proto(found.model))
     assert all(np.array_equal(new[n], old[n]) for n in old)
     assert not any(c.holds for c in check_pattern(onnxprune.load(model), ALL))

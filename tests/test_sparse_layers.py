@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sparse_checker import operands, violations
 
 import onnxprune
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.groups import analyze
 from onnxprune.sparsity import Sparsified, Sparsity, check_pattern, sparsify
 
@@ -348,7 +348,7 @@ def function_that_is_given_its_weight() -> Graph:
 
 def made(model: onnx.ModelProto, options: Sparsity = ALL) -> tuple[Sparsified, onnx.ModelProto]:
     found = sparsify(analyze(onnxprune.load(model)), options)
-    return found, full_proto(found.model)
+    return found, build_full_proto(found.model)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -24,14 +24,14 @@ import onnxprune
 from onnxprune.cli import commands
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.forms import Form, Misfit, regroup, start
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.graph.weights import ArrayWeight
 from onnxprune.repair.support import fit_on
 from onnxprune.sparsity import Sparsity, masked_weights, sparsify
 from onnxprune.sparsity.masked_weights import MaskedWeight, Numbers
 from onnxprune.sparsity.methods import METHODS
-from onnxprune.sparsity.patterns import NAMED, KernelShapes, NofM, Pattern, Units, largest, parse
-from onnxprune.sparsity.threshold import threshold
+from onnxprune.sparsity.patterns import NAMED, KernelShapes, NofM, Pattern, Units, mask_largest, parse
+from onnxprune.sparsity.threshold import find_threshold
 
 Array = NDArray[Any]
 MODELS = Path(__file__).parent.parent / "models"
@@ -162,7 +162,7 @@ def test_what_is_no_number_is_not_hidden_by_a_zero(scope: str) -> None:
     w = scores(8, 8)
     w[2, 3], w[5, 1] = np.nan, np.inf
     a = onnxprune.analyze(linear(w))
-    out = full_proto(sparsify(a, Sparsity(pattern="unstructured", scope=scope, layers="all")).model)
+    out = build_full_proto(sparsify(a, Sparsity(pattern="unstructured", scope=scope, layers="all")).model)
     left = numpy_helper.to_array(out.graph.initializer[0])
     assert np.isnan(left[2, 3]) and np.isinf(left[5, 1]) and (left != 0).sum() == 32
 
@@ -182,7 +182,7 @@ def test_kernel_shapes_are_few_and_have_k_positions() -> None:
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5]), min_size=1, max_size=40), st.integers(0, 40))
 def test_the_largest_are_so_many_and_the_largest(values: list[float], count: int) -> None:
     x = np.array(values, np.float32)
-    keep = largest(x, min(count, len(x)))
+    keep = mask_largest(x, min(count, len(x)))
     assert keep.sum() == min(count, len(x))
     assert not keep.any() or keep.all() or x[keep].min() >= x[~keep].max()
 
@@ -194,7 +194,7 @@ def test_the_threshold_of_many_is_that_of_all_at_once(values: list[float], fract
     def parts() -> Iterator[Array]:
         yield from np.array_split(x, pieces)
 
-    limit, room = threshold(parts, fraction), int(fraction * len(x))
+    limit, room = find_threshold(parts, fraction), int(fraction * len(x))
     assert (x <= limit).sum() <= room
     above = x[x > limit]
     assert not above.size or (x <= above.min()).sum() > room  # the next larger number would be too many
@@ -299,7 +299,7 @@ def test_a_permutation_changes_no_output_and_a_mask_after_it_keeps_more() -> Non
     permuted = onnxprune.apply(analysis, found.plan)
     name = analysis.model.proto.graph.input[0].name
     feeds = {name: np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32)}
-    (a,), (b,) = run_ort(onnx.load(RESNET), [feeds])[0], run_ort(full_proto(permuted), [feeds])[0]
+    (a,), (b,) = run_ort(onnx.load(RESNET), [feeds])[0], run_ort(build_full_proto(permuted), [feeds])[0]
     assert np.allclose(a, b, atol=1e-4)
     for s in (plain, found):
         s.measure()

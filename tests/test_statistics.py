@@ -15,7 +15,7 @@ import onnxprune
 from onnxprune.calibration import load_data
 from onnxprune.calibration.array_store import Memory
 from onnxprune.calibration.folds import nuclear_fall
-from onnxprune.calibration.inputs import input_specs
+from onnxprune.calibration.inputs import list_input_specs
 from onnxprune.calibration.probes import Net
 from onnxprune.calibration.sessions import open_session, run
 from onnxprune.calibration.statistics import STATISTICS, gather
@@ -74,7 +74,7 @@ def test_statistics_are_those_of_the_whole_map(shape: tuple[Any, ...], relu: boo
     m = network(shape, opset, elem, relu)
     x = np.random.default_rng(0).standard_normal((11, *shape[1:])).astype(helper.tensor_dtype_to_np_dtype(elem))
     x[:, :1] = np.maximum(x[:, :1], 0)
-    batches = load_data({"x": x}, input_specs(m), batch_size=4)
+    batches = load_data({"x": x}, list_input_specs(m), batch_size=4)
     t = np.maximum(x, 0) if relu else x + x
     axes = range(1, len(shape))
     wants = [("t", axis, name) for axis in axes for name in expected(t, axis)]
@@ -103,7 +103,7 @@ def test_patches_are_what_a_convolution_reads(attrs: dict[str, Any], places: lis
     x = np.random.default_rng(0).standard_normal((5, 2, 6, 7)).astype(np.float32)
     got = gather(
         onnxprune.analyze(m),
-        load_data({"x": x}, input_specs(m), batch_size=2),
+        load_data({"x": x}, list_input_specs(m), batch_size=2),
         [("y", 1, "patch_gram"), ("y", 1, "patch_mean")],
     )
     step, wide = attrs.get("dilations", [1, 1])[0], np.pad(x, [(0, 0), (0, 0), (4, 4), (4, 4)])
@@ -117,7 +117,7 @@ def test_the_first_axis_can_be_the_channels() -> None:
     m = network((6, "N"), 17, TensorProto.FLOAT, False)
     x = np.random.default_rng(0).standard_normal((6, 9)).astype(np.float32)
     a = onnxprune.analyze(m)
-    got = gather(a, load_data({"x": x}, input_specs(m)), [("t", 0, name) for name in ("mean", "max")])
+    got = gather(a, load_data({"x": x}, list_input_specs(m)), [("t", 0, name) for name in ("mean", "max")])
     np.testing.assert_allclose(got["t", 0, "mean"], (x + x).mean(1), rtol=1e-5)
     np.testing.assert_allclose(got["t", 0, "max"], (x + x).max(1), rtol=1e-6)
 
@@ -125,7 +125,7 @@ def test_the_first_axis_can_be_the_channels() -> None:
 def test_passes_hold_what_fits_and_change_nothing() -> None:
     m = network(SHAPES["blocked"], 17, TensorProto.FLOAT, False)
     x = np.random.default_rng(0).standard_normal((4, 5, 6, 7)).astype(np.float32)
-    a, batches = onnxprune.analyze(m), load_data({"x": x}, input_specs(m))
+    a, batches = onnxprune.analyze(m), load_data({"x": x}, list_input_specs(m))
     wants = [(name, 1, "mean") for name in ("x", "t", "y")]
     whole = gather(a, batches, wants)
     told: list[tuple[int, int]] = []
@@ -139,7 +139,7 @@ def test_nothing_is_added_to_the_model_itself() -> None:
     m = network(SHAPES["flat"], 17, TensorProto.FLOAT, True)
     before = m.SerializeToString()
     a = onnxprune.analyze(m)
-    gather(a, load_data({"x": np.ones((2, 5), np.float32)}, input_specs(m)), [("t", 1, "mean")])
+    gather(a, load_data({"x": np.ones((2, 5), np.float32)}, list_input_specs(m)), [("t", 1, "mean")])
     assert m.SerializeToString() == before and [o.name for o in a.model.proto.graph.output] == ["y"]
 
 
@@ -149,7 +149,7 @@ def test_large_models_run_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         [helper.make_node("MatMul", ["x", "w"], ["y"])], [tensor("x", ["N", 300])], [tensor("y", ["N", 4])], {"w": w}
     )
     x = np.random.default_rng(1).standard_normal((3, 300)).astype(np.float32)
-    a, batches = onnxprune.analyze(m), load_data({"x": x}, input_specs(m))
+    a, batches = onnxprune.analyze(m), load_data({"x": x}, list_input_specs(m))
     monkeypatch.setattr("onnxprune.graph.lent.LENT_BYTES", 0)
     got = gather(a, batches, [("y", 1, "pooled")])
     np.testing.assert_array_equal(got["y", 1, "pooled"], run(open_session(m, "original"), {"x": x})["y"])
@@ -158,7 +158,7 @@ def test_large_models_run_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_gathered_is_named() -> None:
     nodes = [helper.make_node("ArgMax", ["x"], ["i"], axis=0), helper.make_node("Neg", ["x"], ["y"])]
     m = model(nodes, [tensor("x", ["N", 4])], [tensor("i", [1, 4], TensorProto.INT64), tensor("y", ["N", 4])])
-    batches = load_data({"x": np.ones((2, 4), np.float32)}, input_specs(m))
+    batches = load_data({"x": np.ones((2, 4), np.float32)}, list_input_specs(m))
     with pytest.raises(OnnxPruneError, match="activation 'i' is no tensor of floats"):
         gather(onnxprune.analyze(m), batches, [("i", 1, "mean")])
 
@@ -179,7 +179,7 @@ def test_the_nuclear_norm_falls_as_it_does_without_the_row(shape: tuple[int, int
 def test_few_samples_are_enough_for_whole_maps() -> None:
     m = network(SHAPES["blocked"], 17, TensorProto.FLOAT, True)
     x = np.random.default_rng(0).standard_normal((200, 5, 6, 7)).astype(np.float32)
-    batches = load_data({"x": x}, input_specs(m))
+    batches = load_data({"x": x}, list_input_specs(m))
     got = gather(onnxprune.analyze(m), batches, [("t", 1, "rank"), ("t", 1, "mean")])
     some = np.maximum(x[np.arange(64) * 200 // 64], 0)
     np.testing.assert_allclose(got["t", 1, "rank"], whole_maps(some)["rank"])

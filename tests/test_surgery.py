@@ -5,8 +5,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune.graph.save import full_proto
-from onnxprune.plans import fingerprint
+from onnxprune.graph.save import build_full_proto
+from onnxprune.plans import compute_fingerprint
 
 
 def weight(name: str, *shape: int) -> TensorProto:
@@ -39,8 +39,8 @@ def with_captured_bias() -> onnx.ModelProto:
 def test_a_vector_that_a_body_captures_stays_whole_for_the_body() -> None:
     analysis = onnxprune.analyze(with_captured_bias())
     group = analysis.by_name["w"]
-    plan = onnxprune.Plan(fingerprint(analysis.model), {"w": onnxprune.Choice(group.size, (1, 4, 6))})
-    proto = full_proto(onnxprune.apply(analysis, plan))
+    plan = onnxprune.Plan(compute_fingerprint(analysis.model), {"w": onnxprune.Choice(group.size, (1, 4, 6))})
+    proto = build_full_proto(onnxprune.apply(analysis, plan))
     onnx.checker.check_model(proto, full_check=True)
     shapes = {t.name: tuple(t.dims) for t in proto.graph.initializer}
     read = {a.g.node[0].input[0] for a in proto.graph.node[3].attribute}

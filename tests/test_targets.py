@@ -14,10 +14,10 @@ from tiny import model, tensor
 
 import onnxprune
 from onnxprune import Analysis, OnnxPruneError, Options, Plan, Sparsity
-from onnxprune.allocate import candidates, cost_of
+from onnxprune.allocate import make_cost, select_candidates
 from onnxprune.allocate.align import find_multiples
-from onnxprune.allocate.budget import budget_of, fit
-from onnxprune.allocate.ratios import by_ratio
+from onnxprune.allocate.budget import fit, make_budget
+from onnxprune.allocate.ratios import count_by_ratio
 from onnxprune.cli.render.pruned import warn_no_faster
 from onnxprune.report.types import Latency
 from onnxprune.settings.options import TARGETS as NAMES
@@ -33,7 +33,7 @@ def counts(plan: Plan) -> dict[str, int]:
 
 
 def macs_after(a: Analysis, kept: dict[str, int]) -> float:
-    cost = cost_of(a, "macs")
+    cost = make_cost(a, "macs")
     assert cost is not None
     return cost.of({g.name: range(kept[g.name]) for g in a.groups}) / cost.whole
 
@@ -276,9 +276,9 @@ def test_sharing_a_budget_takes_hardly_more_calls_for_more_groups() -> None:
     """What is done group by group is done in arrays."""
     calls = []
     for groups in (64, 256):
-        c = candidates(matrices(groups), Options(macs=0.5, target="cpu"))
-        budget = budget_of(c, "macs", 0.5)
-        calls.append(count_calls(lambda c=c, budget=budget: fit(c, by_ratio(c, "local"), budget)))  # type: ignore[misc]
+        c = select_candidates(matrices(groups), Options(macs=0.5, target="cpu"))
+        budget = make_budget(c, "macs", 0.5)
+        calls.append(count_calls(lambda c=c, budget=budget: fit(c, count_by_ratio(c, "local"), budget)))  # type: ignore[misc]
     assert calls[1] < 2 * calls[0], "four times as many groups"
 
 

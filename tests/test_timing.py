@@ -16,11 +16,11 @@ from onnxprune.allocate.polynomial import Compiled, Poly
 from onnxprune.allocate.timing import TimingTable, timing_table
 from onnxprune.allocate.timing.fit import Terms, fit_layers, fit_nonnegative
 from onnxprune.allocate.timing.matching import UNKNOWN, LayerFinder
-from onnxprune.calibration import random_batches
+from onnxprune.calibration import draw_batches
 from onnxprune.calibration.kernels import Kernel, KernelTimer, average_quickest
 from onnxprune.errors import DataError
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.report.promises import explain_weak_promise
 from onnxprune.report.types import TimingReport
 from onnxprune.settings import Options
@@ -42,8 +42,8 @@ def own_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_kernels_of_a_model_are_timed() -> None:
     model = onnxprune.load(RESNET)
-    feeds = random_batches(model, 0, 1).limit(1).first()
-    timer = KernelTimer(full_proto(model), feeds, 1, lambda: 0.0)
+    feeds = draw_batches(model, 0, 1).limit(1).first()
+    timer = KernelTimer(build_full_proto(model), feeds, 1, lambda: 0.0)
     kernels = timer.find_kernels()
     assert any("Conv/" in k.layer and "float" in k.layer for k in kernels)
     seconds, whole = timer.time()
@@ -148,9 +148,9 @@ def test_tables_that_cannot_be(tmp_path: Path) -> None:
 def test_the_table_lies_where_the_system_keeps_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(timing_table.sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert timing_table.default_path() == tmp_path / "onnxprune" / "timings.jsonl"
+    assert timing_table.find_default_path() == tmp_path / "onnxprune" / "timings.jsonl"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert timing_table.default_path() == Path.home() / ".cache" / "onnxprune" / "timings.jsonl"
+    assert timing_table.find_default_path() == Path.home() / ".cache" / "onnxprune" / "timings.jsonl"
 
 
 # budgets of time
@@ -165,8 +165,8 @@ def cost_of_kernel(k: Kernel) -> float:
 
 
 def seconds_of(model: Model) -> float:
-    feeds = random_batches(model, 0, 1).limit(1).first()
-    return sum(map(cost_of_kernel, KernelTimer(full_proto(model), feeds, 1, lambda: 0.0).find_kernels()))
+    feeds = draw_batches(model, 0, 1).limit(1).first()
+    return sum(map(cost_of_kernel, KernelTimer(build_full_proto(model), feeds, 1, lambda: 0.0).find_kernels()))
 
 
 @pytest.fixture

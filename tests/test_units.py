@@ -12,8 +12,8 @@ from test_cli import call, fails
 
 import onnxprune
 from onnxprune import Plan, PlanError
-from onnxprune.graph.save import full_proto
-from onnxprune.plans import fingerprint
+from onnxprune.graph.save import build_full_proto
+from onnxprune.plans import compute_fingerprint
 from onnxprune.units import BRANCH, LAYER, find_units
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -95,7 +95,7 @@ def test_attention_and_mlp_are_units_of_their_own() -> None:
     assert [kind for kind, _ in units(VIT)] == [BRANCH] * 6
     a = onnxprune.analyze(onnxprune.load(VIT))
     for unit in find_units(a):
-        small = full_proto(onnxprune.apply(a, Plan(fingerprint(a.model), units=(unit.name,))))
+        small = build_full_proto(onnxprune.apply(a, Plan(compute_fingerprint(a.model), units=(unit.name,))))
         assert len(small.graph.node) < len(a.model.proto.graph.node)
         assert not any(n.op_type == "Identity" for n in small.graph.node)
 
@@ -103,17 +103,17 @@ def test_attention_and_mlp_are_units_of_their_own() -> None:
 def test_of_two_cuts_in_a_row_one_is_left() -> None:
     proto = block("d = Identity(c)")
     a = onnxprune.analyze(onnxprune.load(proto))
-    small = full_proto(onnxprune.apply(a, Plan(fingerprint(a.model), units=("block",))))
+    small = build_full_proto(onnxprune.apply(a, Plan(compute_fingerprint(a.model), units=("block",))))
     assert [n.op_type for n in small.graph.node] == ["Conv", "Relu", "Conv"]
 
 
 def test_a_plan_says_which_units_go(tmp_path: Path) -> None:
     a = onnxprune.analyze(onnxprune.load(RESNET))
-    plan = Plan(fingerprint(a.model), units=("blocks.1",))
+    plan = Plan(compute_fingerprint(a.model), units=("blocks.1",))
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
     with pytest.raises(PlanError, match=r"removes a unit 'blocks.9' that the model does not have"):
-        onnxprune.apply(a, Plan(fingerprint(a.model), units=("blocks.9",)))
+        onnxprune.apply(a, Plan(compute_fingerprint(a.model), units=("blocks.9",)))
     data = json.loads((tmp_path / "plan.json").read_text())
     (tmp_path / "bad.json").write_text(json.dumps(data | {"units": "blocks.1"}))
     fails(call("prune", RESNET, "-o", tmp_path / "o.onnx", "--plan", tmp_path / "bad.json"), "expected a list of names")
@@ -137,8 +137,10 @@ def idle(folder: Path) -> Path:
 
 def test_within_a_budget_a_block_that_adds_nothing_goes(tmp_path: Path) -> None:
     model = idle(tmp_path)
-    left = full_proto(
-        onnxprune.apply(a := onnxprune.analyze(onnxprune.load(model)), Plan(fingerprint(a.model), units=("blocks.4",)))
+    left = build_full_proto(
+        onnxprune.apply(
+            a := onnxprune.analyze(onnxprune.load(model)), Plan(compute_fingerprint(a.model), units=("blocks.4",))
+        )
     )
     share = onnxprune.analyze(onnxprune.load(left)).macs() / a.macs()
     options = ("--macs", share, "--calib", CALIB, "--samples", 64, "--json", "--no-validate")
@@ -157,10 +159,10 @@ def test_the_layers_around_a_block_make_up_for_it() -> None:
     data = dict(np.load(CALIB))
     x = data[a.model.proto.graph.input[0].name][:256]
     feeds = [{a.model.proto.graph.input[0].name: x}]
-    plan = Plan(fingerprint(a.model), units=("blocks.1",))
-    plain = full_proto(onnxprune.apply(a, plan))
-    repaired = full_proto(onnxprune.apply(a, plan, calib=feeds))
-    want, bad, good = (run_ort(m, feeds)[0][0] for m in (full_proto(a.model), plain, repaired))
+    plan = Plan(compute_fingerprint(a.model), units=("blocks.1",))
+    plain = build_full_proto(onnxprune.apply(a, plan))
+    repaired = build_full_proto(onnxprune.apply(a, plan, calib=feeds))
+    want, bad, good = (run_ort(m, feeds)[0][0] for m in (build_full_proto(a.model), plain, repaired))
     assert np.linalg.norm(good - want) < 0.5 * np.linalg.norm(bad - want)
 
 
@@ -197,7 +199,10 @@ def test_a_branch_whose_loss_the_next_layers_make_up_for_goes_first() -> None:
     proto, rng = two_blocks(), np.random.default_rng(0)
     a = onnxprune.analyze(onnxprune.load(proto))
     feeds = {"input": rng.standard_normal((64, 4, 5, 5)).astype(np.float32)}
-    plain = {u.name: full_proto(onnxprune.apply(a, Plan(fingerprint(a.model), units=(u.name,)))) for u in find_units(a)}
+    plain = {
+        u.name: build_full_proto(onnxprune.apply(a, Plan(compute_fingerprint(a.model), units=(u.name,))))
+        for u in find_units(a)
+    }
     want, *made = (run_ort(m, [feeds])[0][0] for m in (proto, plain["first"], plain["second"]))
     assert np.linalg.norm(made[1] - want) > 5 * np.linalg.norm(made[0] - want)
     left = onnxprune.analyze(onnxprune.load(plain["second"])).macs() / a.macs()

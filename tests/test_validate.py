@@ -19,11 +19,11 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
 from tiny import linear, model, saved, tensor
 
-from onnxprune.calibration import input_specs, load_data
+from onnxprune.calibration import list_input_specs, load_data
 from onnxprune.calibration.sessions import open_session, run
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.vocabulary import vocabulary
-from onnxprune.measure.metrics import ErrorSums, class_scores, compare, top1_agreement
+from onnxprune.graph.vocabulary import find_vocabulary_size
+from onnxprune.measure.metrics import ErrorSums, compare, find_class_scores, measure_top1_agreement
 from onnxprune.report import to_json
 from onnxprune.report.types import ErrorNumbers, NonFinite, NotComparable, OutputMismatch, Shares
 from onnxprune.validation import validate
@@ -142,14 +142,14 @@ def test_shapes_must_be_equal() -> None:
     ],
 )
 def test_what_looks_like_class_scores(shape: tuple[int, ...], dtype: Any, is_scores: bool) -> None:
-    assert (class_scores(np.zeros(shape, dtype)) is not None) == is_scores
+    assert (find_class_scores(np.zeros(shape, dtype)) is not None) == is_scores
 
 
 def test_scores_of_tokens_are_known_by_the_vocabulary() -> None:
     y = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    assert class_scores(y) is None and class_scores(y, 5) is None
-    np.testing.assert_array_equal(class_scores(y, 4), y.reshape(6, 4))
-    np.testing.assert_array_equal(class_scores(y[:, 0], 7), y[:, 0])  # rows are rows, as before
+    assert find_class_scores(y) is None and find_class_scores(y, 5) is None
+    np.testing.assert_array_equal(find_class_scores(y, 4), y.reshape(6, 4))
+    np.testing.assert_array_equal(find_class_scores(y[:, 0], 7), y[:, 0])  # rows are rows, as before
 
 
 def language_model(tables: dict[str, Any], head: Any) -> onnx.ModelProto:
@@ -171,8 +171,8 @@ def test_a_language_model_prefers_tokens(tmp_path: Path) -> None:
     tables = {"emb": np.eye(6)[:, :4], "pos": rng.standard_normal((5, 4)) * 1e-3}
     head, ids = np.eye(4, 6), np.tile(np.arange(4, dtype=np.int32), (3, 1))
     m, other = language_model(tables, head), language_model(tables, head[[1, 0, 2, 3]])
-    assert vocabulary(m) == 6 and vocabulary(linear(np.eye(4))) is None
-    data = load_data(saved(tmp_path, ids=ids, at=ids), input_specs(m))
+    assert find_vocabulary_size(m) == 6 and find_vocabulary_size(linear(np.eye(4))) is None
+    data = load_data(saved(tmp_path, ids=ids, at=ids), list_input_specs(m))
     r = validate(m, other, data=data)
     assert (r.class_output, r.top1_agreement) == ("y", 0.5)
     narrow = [language_model(tables, h[:, :5]) for h in (head, head)]
@@ -182,8 +182,8 @@ def test_a_language_model_prefers_tokens(tmp_path: Path) -> None:
 def test_top1_agreement_counts_nan_as_a_miss() -> None:
     r = np.array([[1, 2], [2, 1], [1, 2], [math.nan, 2]])
     c = np.array([[0, 9], [0, 9], [math.nan, 2], [math.nan, 2]])
-    assert top1_agreement(r, c) == 0.25
-    assert top1_agreement(r[:, :1], c[:, :1]) is None
+    assert measure_top1_agreement(r, c) == 0.25
+    assert measure_top1_agreement(r[:, :1], c[:, :1]) is None
 
 
 # Two models
@@ -214,17 +214,17 @@ def test_accuracy_from_labels(tmp_path: Path) -> None:
     x = np.eye(4, dtype=np.float32)
     path = saved(tmp_path, x=x, labels=np.arange(4))
     m, flipped = linear(np.eye(4)), linear(np.eye(4)[[1, 0, 2, 3]])
-    r = validate(m, flipped, data=load_data(path, input_specs(m), batch_size=3))
+    r = validate(m, flipped, data=load_data(path, list_input_specs(m), batch_size=3))
     assert r.accuracy == Shares(1.0, 0.5) and r.top1_agreement == 0.5
     assert (r.data, r.samples) == (str(path), 4)
     with pytest.raises(OnnxPruneError, match="no output looks like class scores"):
         one = linear(np.ones((4, 1)))
-        validate(one, one, data=load_data(path, input_specs(one)))
+        validate(one, one, data=load_data(path, list_input_specs(one)))
 
 
 def test_a_static_batch_reports_what_it_dropped(tmp_path: Path) -> None:
     m = linear(np.eye(4), batch=3)
-    data = load_data(saved(tmp_path, x=np.ones((7, 4), np.float32)), input_specs(m))
+    data = load_data(saved(tmp_path, x=np.ones((7, 4), np.float32)), list_input_specs(m))
     r = validate(m, m, data=data)
     assert (r.samples, r.dropped, r.inputs["x"].shape) == (6, 1, [3, 4])
 
@@ -337,7 +337,7 @@ def test_external_data_needs_a_path(tmp_path: Path) -> None:
 
 def test_data_and_sizes_exclude_each_other(tmp_path: Path) -> None:
     m = linear(np.eye(2))
-    data = load_data(saved(tmp_path, x=np.ones((2, 2), np.float32)), input_specs(m))
+    data = load_data(saved(tmp_path, x=np.ones((2, 2), np.float32)), list_input_specs(m))
     with pytest.raises(OnnxPruneError, match="leave one of the two out"):
         validate(m, m, data=data, sizes={"N": 2})
 

@@ -7,10 +7,19 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 
-from onnxprune.graph.facts import Facts, guessed_size
+from onnxprune.graph.facts import Facts, guess_size
 from onnxprune.graph.io import load
 from onnxprune.graph.trace import Trace
-from onnxprune.graph.view import IN_BODY, Names, attribute, find_captured, makers, opset, readers, reads
+from onnxprune.graph.view import (
+    IN_BODY,
+    Names,
+    find_captured,
+    list_reads,
+    map_makers,
+    map_readers,
+    read_attribute,
+    read_opset,
+)
 from onnxprune.graph.walk import Told, Visitor, walk
 
 PACKAGE = Path(__file__).parents[1] / "onnxprune"
@@ -51,19 +60,19 @@ def test_a_visitor_gets_facts_that_follow_the_walk_and_what_it_knows_is_kept() -
             assert type(facts) is Facts
             name = nodes[index].output[0]
             seen.append((name, facts.shape(nodes[index].input[0]), facts.shape(name)))
-            return Told({"y": (TensorProto.FLOAT, (2, guessed_size("y", 1)))} if name == "y" else {})
+            return Told({"y": (TensorProto.FLOAT, (2, guess_size("y", 1)))} if name == "y" else {})
 
     facts = walk(model, Teller(), {})
-    open_shape = (2, guessed_size("y", 1))
+    open_shape = (2, guess_size("y", 1))
     assert seen == [("y", (2, 3), None), ("z", open_shape, open_shape)]
     assert facts.guesses == {"y"}
 
 
 def test_readers_tell_slots_and_bodies_and_makers_indices() -> None:
     nodes = [helper.make_node("Add", ["a", "a"], ["b"]), _branching("b")]
-    assert readers(nodes) == {"a": [(0, 0), (0, 1)], "c": [(1, 0)], "b": [(1, IN_BODY)]}
-    assert reads(nodes[1]) == ["c", "b"]
-    assert makers(nodes) == {"b": 0, "out": 1}
+    assert map_readers(nodes) == {"a": [(0, 0), (0, 1)], "c": [(1, 0)], "b": [(1, IN_BODY)]}
+    assert list_reads(nodes[1]) == ["c", "b"]
+    assert map_makers(nodes) == {"b": 0, "out": 1}
 
 
 def test_what_a_body_defines_is_not_captured_by_a_body_inside_it() -> None:
@@ -76,15 +85,15 @@ def test_what_a_body_defines_is_not_captured_by_a_body_inside_it() -> None:
 
 def test_attributes_and_opsets_have_defaults() -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="VALID", strides=[2, 2])
-    assert (attribute(node, "auto_pad"), attribute(node, "strides"), attribute(node, "group", 1)) == (
+    assert (read_attribute(node, "auto_pad"), read_attribute(node, "strides"), read_attribute(node, "group", 1)) == (
         "VALID",
         [2, 2],
         1,
     )
     model = helper.make_model(helper.make_graph([], "g", [], []), opset_imports=[helper.make_opsetid("ai.onnx", 13)])
-    assert opset(model) == 13
+    assert read_opset(model) == 13
     del model.opset_import[:]
-    assert opset(model) == 1
+    assert read_opset(model) == 1
 
 
 def test_a_claimed_name_is_taken() -> None:

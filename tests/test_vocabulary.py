@@ -21,10 +21,10 @@ from test_zoo import needs_zoo
 from tiny import model, tensor
 
 import onnxprune
-from onnxprune.calibration import input_specs, random_inputs
+from onnxprune.calibration import draw_inputs, list_input_specs
 from onnxprune.errors import DataError, OnnxPruneError
-from onnxprune.graph.save import full_proto
-from onnxprune.plans import fingerprint
+from onnxprune.graph.save import build_full_proto
+from onnxprune.plans import compute_fingerprint
 from onnxprune.vocabulary import IdMap
 from onnxprune.vocabulary.corpus import read_corpus
 from onnxprune.vocabulary.ids import read_ranges
@@ -392,7 +392,7 @@ def test_stories_of_the_remaining_tokens_have_the_same_scores() -> None:
         run_ort(proto, [{"ids": ids}])[0]
         for proto, ids in (
             (onnx.load(path), stories[:2, :64]),
-            (full_proto(result.stored), result.ids.encode(stories[:2, :64])),
+            (build_full_proto(result.stored), result.ids.encode(stories[:2, :64])),
         )
     )
     np.testing.assert_allclose(got, want[..., kept], rtol=1e-5, atol=1e-5)
@@ -420,7 +420,7 @@ def test_tokens_and_channels_go_in_any_order(name: str) -> None:
         a = onnxprune.analyze(model)
         group = next(g for g in a.groups if any(m.tensor == "in" for m in g.members) and g.kind == "neurons")
         choices = {group.name: onnxprune.Choice(group.size, tuple(range(0, group.size, 2)))}
-        return full_proto(onnxprune.apply(a, onnxprune.Plan(fingerprint(a.model), choices)))
+        return build_full_proto(onnxprune.apply(a, onnxprune.Plan(compute_fingerprint(a.model), choices)))
 
     def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnxprune.prune_vocabulary(model, np.array(KEPT), check=False).proto
@@ -457,7 +457,7 @@ def test_exported_language_models_lose_tokens_without_loss(name: str) -> None:
     result = onnxprune.prune_vocabulary(proto, np.array(kept), check=False)
     stays = np.array(result.ids.kept)  # some graphs compare ids with a token that they know
     assert set(kept) <= set(stays.tolist()) and len(stays) <= len(kept) + 1
-    feeds, _ = random_inputs(input_specs(proto), seed=0, batch=2, sequence=6)
+    feeds, _ = draw_inputs(list_input_specs(proto), seed=0, batch=2, sequence=6)
     new = dict(feeds)
     for value in result.report.inputs:
         new[value] = np.random.default_rng(3).integers(0, len(stays), feeds[value].shape).astype(feeds[value].dtype)

@@ -21,7 +21,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxprune.calibration import input_specs, random_inputs
+from onnxprune.calibration import draw_inputs, list_input_specs
 
 ZOO = Path(os.environ.get("ONNXPRUNE_ZOO", "."))
 needs_zoo = pytest.mark.skipif(
@@ -68,7 +68,7 @@ def load(name: str) -> ModelProto:
 def listed_inputs(proto: ModelProto, inputs: Mapping[str, Any], more: int) -> laws.Feeds:
     """Inputs as a manifest describes them, with `more` rows where the first axis is dynamic."""
     rng, out = np.random.default_rng(more), {}
-    free = {s.name for s in input_specs(proto) if s.shape and not isinstance(s.shape[0], int)}
+    free = {s.name for s in list_input_specs(proto) if s.shape and not isinstance(s.shape[0], int)}
     for name, s in inputs.items():
         shape = [n + more if not axis and name in free else n for axis, n in enumerate(s["shape"])]
         if "int" in s["dtype"]:
@@ -88,8 +88,8 @@ def feeds(name: str, proto: ModelProto) -> list[laws.Feeds]:
         if listed:
             candidates.append([listed_inputs(proto, listed["inputs"], more)])
         else:
-            specs, lengths = input_specs(proto), (16 + more, 600 + more)  # audio models need the longer one
-            candidates.append([random_inputs(specs, seed=more, batch=2 + more, sequence=n)[0] for n in lengths])
+            specs, lengths = list_input_specs(proto), (16 + more, 600 + more)  # audio models need the longer one
+            candidates.append([draw_inputs(specs, seed=more, batch=2 + more, sequence=n)[0] for n in lengths])
     out, why = [], "nothing was tried"
     for tries in candidates:
         for f in tries:

@@ -24,9 +24,9 @@ from typing import Any
 import onnx
 
 from onnxprune import Options
-from onnxprune.calibration.data import random_data
-from onnxprune.calibration.inputs import dynamic_axes, input_specs, label
-from onnxprune.calibration.sessions import open_session, runnable_inputs
+from onnxprune.calibration.data import draw_data
+from onnxprune.calibration.inputs import label, list_dynamic_axes, list_input_specs
+from onnxprune.calibration.sessions import find_runnable_inputs, open_session
 from onnxprune.errors import OnnxPruneError
 from onnxprune.pipeline import Work, run
 from onnxprune.settings import RunSettings
@@ -45,12 +45,12 @@ def found(paths: Sequence[Path], nodes: int) -> Iterator[Path]:
 def prune(path: Path, inputs: dict[str, Any], macs: float, samples: int) -> str:
     """Prune one model; what came of it in words."""
     proto = onnx.load(path)
-    specs = input_specs(proto)
-    axes = [(s, a) for s, a in dynamic_axes(specs) if s.name in inputs]
+    specs = list_input_specs(proto)
+    axes = [(s, a) for s, a in list_dynamic_axes(specs) if s.name in inputs]
     sizes = {label(s, a): inputs[s.name]["shape"][a] for s, a in axes}
-    guess = runnable_inputs(open_session(proto, "original"), specs, 0, sizes, samples)
+    guess = find_runnable_inputs(open_session(proto, "original"), specs, 0, sizes, samples)
     with tempfile.TemporaryDirectory() as folder:
-        how = RunSettings(calib=random_data(guess, specs, 0, samples))
+        how = RunSettings(calib=draw_data(guess, specs, 0, samples))
         report = run(path, Path(folder, "out.onnx"), Work(Options(macs=macs), run=how)).report
     before, after = report.macs.before, report.macs.after
     return f"{after / before:.3f} of the MACs stay" if before else "there are no MACs"

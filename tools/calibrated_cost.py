@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnxprune
-from onnxprune.calibration import Batches, input_specs, load_data
+from onnxprune.calibration import Batches, list_input_specs, load_data
 from onnxprune.calibration.sessions import count, open_session, run
 from onnxprune.graph.io import load
 from onnxprune.validation import validate
@@ -35,7 +35,7 @@ def infer(path: Path, batches: Batches) -> tuple[float, int]:
 
 def measure(path: Path, calib: Path, asked: argparse.Namespace) -> str:
     """The line of one model."""
-    data = load_data(calib, input_specs(load(path).proto))
+    data = load_data(calib, list_input_specs(load(path).proto))
     data = data.limit(asked.samples) if asked.samples else data
     infer(path, data.limit(1))
     plain, samples = infer(path, data)

@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.calibration import random_batches
+from onnxprune.calibration import draw_batches
 from onnxprune.calibration.sessions import open_session
 from onnxprune.graph.io import load
 from onnxprune.validation import latency
@@ -90,7 +90,7 @@ def run_busy(processes: int) -> Iterator[None]:
 
 def feeds_of(path: Path) -> Any:
     model = load(path)
-    return latency.take_one_sample(open_session(path, "model"), random_batches(model, 0, 1))
+    return latency.take_one_sample(open_session(path, "model"), draw_batches(model, 0, 1))
 
 
 def show_verdicts(name: str, busy: int, pair: tuple[Path, Path, float], repeat: int, limit: float) -> None:
@@ -99,7 +99,7 @@ def show_verdicts(name: str, busy: int, pair: tuple[Path, Path, float], repeat: 
     found, seconds = [], []
     for seed in range(repeat):
         start = time.perf_counter()
-        found.append(latency.race(before, after, feeds, limit=limit, seed=seed))
+        found.append(latency.measure_latency(before, after, feeds, limit=limit, seed=seed))
         seconds.append(time.perf_counter() - start)
     wanted = "same" if truth == 1 else "slower"
     ratios = np.array([x.ratio for x in found], float)

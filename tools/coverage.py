@@ -58,14 +58,14 @@ def ours(path: Path, ratio: float) -> Result:
 
 def reasons(a: Any) -> Counter[str]:
     """Why the weights that no group reaches stay whole -> their parameters."""
-    from onnxprune.explain import general, whole_weights
+    from onnxprune.explain import find_whole_weights, generalize
 
     why: dict[str, set[str]] = {}
     for f in a.frozen:
         if not f.reason.structural:
-            why.setdefault(f.tensor, set()).add(general(f.reason.text, f.reason.op))
+            why.setdefault(f.tensor, set()).add(generalize(f.reason.text, f.reason.op))
     out: Counter[str] = Counter()
-    for name, params in whole_weights(a).items():
+    for name, params in find_whole_weights(a).items():
         out[" and ".join(sorted(why.get(name, ["a single channel"])))] += params
     return out
 

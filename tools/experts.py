@@ -24,11 +24,11 @@ from onnx import helper, numpy_helper
 
 import onnxprune
 from onnxprune import Options, Plan, RunSettings
-from onnxprune.allocate.selection import candidates
+from onnxprune.allocate.selection import select_candidates
 from onnxprune.experts import Expert, find_experts
-from onnxprune.graph.save import full_proto
-from onnxprune.pipeline import calibration_batches, make_evaluator
-from onnxprune.plans import fingerprint
+from onnxprune.graph.save import build_full_proto
+from onnxprune.pipeline import make_calibration_batches, make_evaluator
+from onnxprune.plans import compute_fingerprint
 
 EXPERTS, USED, WIDTH, INNER, LAYERS = 8, 2, 48, 64, 3
 PASSES, BALANCE, CALIBRATION = 12, 0.01, 1000
@@ -99,14 +99,14 @@ def export(weights: dict[str, np.ndarray]) -> onnx.ModelProto:
 def rank(a: onnxprune.Analysis, calib: Any) -> dict[str, list[Expert]]:
     """The experts in the order in which each ranking removes them."""
     options, run = Options(params=0.7).resolved(True), RunSettings(calib)
-    evaluator = make_evaluator(a, options, calibration_batches(run, a.model), run, None)
-    experts, whole = find_experts(a), Plan(fingerprint(a.model))
+    evaluator = make_evaluator(a, options, make_calibration_batches(run, a.model), run, None)
+    experts, whole = find_experts(a), Plan(compute_fingerprint(a.model))
     measure = evaluator.quick_trials(len(experts))
     errors = {e.name: measure(replace(whole, units=(e.name,))) for e in experts}
     found = {"measured": sorted(experts, key=lambda e: errors[e.name])}
     for criterion in ("obs", "l2"):
         asked = replace(options, criterion=criterion)
-        scores = candidates(a, asked, evaluator.watch(a, asked)).scores
+        scores = select_candidates(a, asked, evaluator.watch(a, asked)).scores
         found[criterion] = sorted(experts, key=lambda e, scores=scores: scores[e.group][e.index])  # type: ignore[misc]
     return found
 
@@ -134,8 +134,8 @@ def compare(x: np.ndarray, y: np.ndarray, seed: int) -> dict[tuple[str, int], tu
         return float((session.run(None, {"x": x[held_out]})[0].argmax(1) == y[held_out]).mean())
 
     def without(names: Sequence[str]) -> np.ndarray:
-        plan = Plan(fingerprint(a.model), units=tuple(names))
-        return np.array([accuracy(full_proto(onnxprune.apply(a, plan, calib=c))) for c in (None, calib)])
+        plan = Plan(compute_fingerprint(a.model), units=tuple(names))
+        return np.array([accuracy(build_full_proto(onnxprune.apply(a, plan, calib=c))) for c in (None, calib)])
 
     found: dict[tuple[str, int], Any] = {("whole", 0): (accuracy(model),) * 2}
     rankings, experts, rng = rank(a, calib), find_experts(a), np.random.default_rng(seed)

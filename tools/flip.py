@@ -30,11 +30,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from laws import Checker, run_ort  # noqa: E402
 
 import onnxprune  # noqa: E402
-from onnxprune.calibration import input_specs  # noqa: E402
-from onnxprune.calibration.sessions import open_session, runnable_inputs  # noqa: E402
+from onnxprune.calibration import list_input_specs  # noqa: E402
+from onnxprune.calibration.sessions import find_runnable_inputs, open_session  # noqa: E402
 from onnxprune.errors import OnnxPruneError  # noqa: E402
 from onnxprune.graph import wire  # noqa: E402
-from onnxprune.graph.save import full_proto  # noqa: E402
+from onnxprune.graph.save import build_full_proto  # noqa: E402
 
 SECONDS = 60
 GOOD = ("refused", "right", "not run")
@@ -60,10 +60,10 @@ def judge(path: Path) -> tuple[str, str]:
         return "refused", str(e)
     try:
         session = open_session(model, "original")
-        feeds = [runnable_inputs(session, input_specs(model.proto), 0).feeds]
+        feeds = [find_runnable_inputs(session, list_input_specs(model.proto), 0).feeds]
     except OnnxPruneError as e:
         return _pruned(path, str(e))
-    checker = Checker(full_proto(model), feeds, run_ort, max_groups=1)
+    checker = Checker(build_full_proto(model), feeds, run_ort, max_groups=1)
     try:
         checker.identity()
         checker.removal()

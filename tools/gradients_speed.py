@@ -29,8 +29,8 @@ import onnx
 import onnxruntime as ort
 import torch
 
-from onnxprune.calibration import input_specs
-from onnxprune.calibration.sessions import runnable_inputs
+from onnxprune.calibration import list_input_specs
+from onnxprune.calibration.sessions import find_runnable_inputs
 from onnxprune.errors import OnnxPruneError
 from onnxprune.gradients import Module
 
@@ -90,7 +90,7 @@ def clock(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str,
 def measure(name: str, proto: onnx.ModelProto, feeds: Feeds | None, seconds: float) -> Row:
     plain, optimized = open_session(proto, "ORT_DISABLE_ALL"), open_session(proto, "ORT_ENABLE_ALL")
     if feeds is None:
-        feeds = runnable_inputs(plain, input_specs(proto), seed=0).feeds
+        feeds = find_runnable_inputs(plain, list_input_specs(proto), seed=0).feeds
     module, frozen = Module(proto), Module(proto, trainable=())
     fed = dict(feeds)
     want = plain.run(None, fed)

@@ -21,14 +21,14 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from onnxprune.allocate.cost import cost_of  # noqa: E402
-from onnxprune.allocate.selection import Candidates, Counts, candidates  # noqa: E402
-from onnxprune.allocate.timing import TimingTable, time_cost  # noqa: E402
-from onnxprune.calibration import random_batches  # noqa: E402
+from onnxprune.allocate.cost import make_cost  # noqa: E402
+from onnxprune.allocate.selection import Candidates, Counts, select_candidates  # noqa: E402
+from onnxprune.allocate.timing import TimingTable, learn_time_cost  # noqa: E402
+from onnxprune.calibration import draw_batches  # noqa: E402
 from onnxprune.calibration.kernels import average_quickest  # noqa: E402
 from onnxprune.calibration.sessions import open_session, prepare_run  # noqa: E402
 from onnxprune.graph.io import load  # noqa: E402
-from onnxprune.graph.save import full_proto  # noqa: E402
+from onnxprune.graph.save import build_full_proto  # noqa: E402
 from onnxprune.groups import analyze  # noqa: E402
 from onnxprune.settings import Options  # noqa: E402
 from onnxprune.surgery import apply_plan  # noqa: E402
@@ -58,7 +58,7 @@ def of_all_sizes(c: Candidates, n: int, random: np.random.Generator) -> list[Cou
 
 def of_equal_macs(c: Candidates, n: int, random: np.random.Generator, at: float) -> list[Counts]:
     """Different plans that leave `at` of the multiply-accumulates, within 1.5 % of that."""
-    macs, found = cost_of(c.analysis, "macs"), list[Counts]()
+    macs, found = make_cost(c.analysis, "macs"), list[Counts]()
     assert macs is not None
     exact = macs.exact(c.keep)
     for _ in range(TRIES):
@@ -75,7 +75,7 @@ def of_equal_macs(c: Candidates, n: int, random: np.random.Generator, at: float)
 
 def measure(c: Candidates, plans: list[Counts], feeds: dict[str, np.ndarray]) -> np.ndarray:
     """Seconds of a run of each plan, in turns."""
-    models = [full_proto(apply_plan(c.analysis, c.plan(p, lambda g: ""))).SerializeToString() for p in plans]
+    models = [build_full_proto(apply_plan(c.analysis, c.plan(p, lambda g: ""))).SerializeToString() for p in plans]
     taken: list[list[float]] = [[] for _ in plans]
     for _ in range(ROUNDS):
         for at in np.random.default_rng(0).permutation(len(plans)):
@@ -106,11 +106,11 @@ def main() -> None:
     asked = parser.parse_args()
     for path in asked.models:
         model = load(path)
-        c = candidates(analyze(model), Options(target=asked.target, criterion="l2"))
-        batches = random_batches(model, 0, 1)
-        feeds = dict(take_one_sample(open_session(full_proto(model), "original"), batches))
+        c = select_candidates(analyze(model), Options(target=asked.target, criterion="l2"))
+        batches = draw_batches(model, 0, 1)
+        feeds = dict(take_one_sample(open_session(build_full_proto(model), "original"), batches))
         start = time.perf_counter()
-        cost = time_cost(c, feeds, TimingTable(asked.table), 1, 0, lambda done, of: None)
+        cost = learn_time_cost(c, feeds, TimingTable(asked.table), 1, 0, lambda done, of: None)
         taken = time.perf_counter() - start
         print(f"{path.name}: {len(c.groups)} groups, {1e3 * cost.whole:.2f} ms, learned in {taken:.0f} s, "
               f"cross-validated error {cost.error:.1%}", flush=True)  # fmt: skip

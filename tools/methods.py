@@ -27,7 +27,7 @@ import numpy as np
 from depth import classes, measure_quality
 
 import onnxprune
-from onnxprune.criteria import names
+from onnxprune.criteria import list_names
 from onnxprune.graph.vocabulary import find_ids
 from onnxprune.settings.options import ALLOCATIONS, SCHEDULES
 
@@ -42,7 +42,7 @@ TRAINED = ("slimming", "group-lasso", "soft")
 
 def list_methods() -> Iterator[tuple[str, str, Settings]]:
     """The table, the name, and the settings of each method."""
-    for name in names():
+    for name in list_names():
         yield "criteria", name, {"criterion": "lp:3" if name.startswith("lp") else name, "allocation": "uniform"}
     for name in ALLOCATIONS:
         yield "allocations", name, {"allocation": name}

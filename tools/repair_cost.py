@@ -25,21 +25,21 @@ STATISTICS_LIMIT, REPAIR_LIMIT = 1.25, 20.0
 def jobs(args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """What is timed, by name."""
     import onnxprune
-    from onnxprune.calibration import input_specs, load_data, read_preprocess
+    from onnxprune.calibration import list_input_specs, load_data, read_preprocess
     from onnxprune.calibration.sessions import open_session, run
     from onnxprune.calibration.statistics import gather
     from onnxprune.graph.io import load
     from onnxprune.repair import repair
-    from onnxprune.signals import wants
+    from onnxprune.signals import list_statistics
 
     model = load(args.model)
     analysis = onnxprune.analyze(model)
-    specs = input_specs(model.proto)
+    specs = list_input_specs(model.proto)
     preprocess = read_preprocess(args.preprocess) if args.preprocess else None
     feeds = list(load_data(args.calib, specs, preprocess=preprocess).limit(args.samples))
     held = load_data(feeds, specs)
     plan = onnxprune.plan(analysis, ratio=args.ratio, criterion="l2")
-    wanted = wants(analysis, analysis.groups, ("mean_abs",))
+    wanted = list_statistics(analysis, analysis.groups, ("mean_abs",))
     print(f"`{args.model.name}`, {sum(len(next(iter(f.values()))) for f in feeds)} samples, {args.threads} threads\n")
 
     def plain() -> None:

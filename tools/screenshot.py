@@ -76,7 +76,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = args.page
         if page is None:
-            from onnxprune.report.html import page as page_of
+            from onnxprune.report.html import render_run_page as page_of
 
             page = Path(folder) / "report.html"
             page.write_text(page_of(list(results(Path(folder))), "models/"), encoding="utf-8")

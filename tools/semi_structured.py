@@ -27,10 +27,10 @@ import numpy as np
 
 import onnxprune
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.inner import marked
+from onnxprune.graph.inner import mark_inner_tensors
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, analyze
-from onnxprune.sparsity.matrices import ConstantMatrix, matrices
+from onnxprune.sparsity.matrices import ConstantMatrix, find_matrices
 from onnxprune.sparsity.patterns import NofM
 
 ROWS, COLUMNS = 32, 64  # what CUTLASS's float16 kernels take multiples of; cuSPARSELt's take 16
@@ -56,8 +56,8 @@ class Operand:
 
 def operands(path: Path) -> Iterator[Operand]:
     """The weights of a model's products, one at a time."""
-    a = analyze(marked(onnxprune.load(path)))
-    for m in matrices(a):
+    a = analyze(mark_inner_tensors(onnxprune.load(path)))
+    for m in find_matrices(a):
         why = _unfit(a, m)
         w = None if why or m.form is None else m.form.view(a.coupling.weights[m.weight].array())
         if w is not None and PATTERN.broken(w != 0):

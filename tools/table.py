@@ -23,7 +23,7 @@ import onnx
 import onnxruntime as ort
 
 import onnxprune
-from onnxprune.calibration import input_specs, random_inputs
+from onnxprune.calibration import draw_inputs, list_input_specs
 
 TARGETS = {  # millions of parameters left at ratio 0.5, l2, local
     "resnet50": 7.1,
@@ -81,9 +81,9 @@ def check(path: Path) -> str:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 2, 4
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    specs = input_specs(onnx.load(path, load_external_data=False))
+    specs = list_input_specs(onnx.load(path, load_external_data=False))
     for batch in (1, 3):
-        inputs, _ = random_inputs(specs, seed=batch, batch=batch, sequence=10 + batch)
+        inputs, _ = draw_inputs(specs, seed=batch, batch=batch, sequence=10 + batch)
         for y in session.run(None, inputs):
             if y.dtype.kind == "f" and not np.isfinite(y).all():
                 return f"non-finite outputs at batch {batch}"

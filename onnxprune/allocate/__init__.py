@@ -19,16 +19,16 @@ planning.py   all of it together
 
 from __future__ import annotations
 
-from onnxprune.allocate.cost import COSTS, Cost, cost_of
+from onnxprune.allocate.cost import COSTS, Cost, make_cost
 from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.evaluator import COMPARISON_SAMPLES, Evaluator
 from onnxprune.allocate.planning import make_plan
-from onnxprune.allocate.ratios import shape_of
+from onnxprune.allocate.ratios import make_shape_key
 from onnxprune.allocate.schedule import SCHEDULES
-from onnxprune.allocate.selection import candidates
+from onnxprune.allocate.selection import select_candidates
 from onnxprune.allocate.tables import RATIOS, Cache, Table, measure
 
 __all__ = [
     "COSTS", "COMPARISON_SAMPLES", "RATIOS", "SCHEDULES", "Cache", "Cost",
-    "OutputComparer", "Evaluator", "Table", "candidates", "cost_of", "make_plan", "measure", "shape_of",
+    "OutputComparer", "Evaluator", "Table", "select_candidates", "make_cost", "make_plan", "measure", "make_shape_key",
 ]  # fmt: skip

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.graph.view import Site, readers
+from onnxprune.graph.view import Site, map_readers
 from onnxprune.graph.weights import dtype_of
 from onnxprune.groups import Analysis, Group, Member
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 from onnxprune.targets import Layer, Target
 
 CHANNELS = ("out", "in")  # the roles of the axes that a product multiplies along
@@ -26,7 +26,7 @@ def find_multiples(a: Analysis, target: Target, fine: bool = False, measured: bo
     An axis may have several positions for a channel, as (heads size) has: then fewer channels make a whole block. A block of more
     channels than the group has does not count: the group is not aligned to it as it is, and cannot become so.
     """
-    multiples, read_by = {}, readers(a.flat.proto.graph.node)
+    multiples, read_by = {}, map_readers(a.flat.proto.graph.node)
     for g in a.groups:
         if g.kind == "experts":  # the router is small, and how many there are matters to no kernel
             continue
@@ -50,7 +50,7 @@ def _layers(a: Analysis, m: Member, read_by: Readers) -> Iterator[Layer]:
     weight = a.coupling.weights[m.tensor]
     dtype = str(np.dtype(dtype_of(weight.data_type)))
     for index, slot in _products(a, m.sites, read_by):
-        product = record_of(a.flat.proto.graph.node[index]).product
+        product = get_record(a.flat.proto.graph.node[index]).product
         operand = a.coupling.operands.get((index, slot))
         groups = operand.groups if operand else 1
         if product is not None:
@@ -61,7 +61,7 @@ def _products(a: Analysis, sites: Iterable[Site], read_by: Readers) -> Iterator[
     """The products among the nodes that read a weight, and those that read what is made of it (its integers as numbers, say)."""
     for index, slot in sites:
         node = a.flat.proto.graph.node[index]
-        if record_of(node).product is not None:
+        if get_record(node).product is not None:
             yield index, slot
         elif node.output and node.output[0] in a.coupling.computed:
             yield from _products(a, read_by.get(node.output[0], ()), read_by)

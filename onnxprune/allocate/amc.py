@@ -9,12 +9,12 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from onnxprune.allocate.budget import Budget, out_of_reach
-from onnxprune.allocate.search import allowed
+from onnxprune.allocate.budget import Budget, explain_unreachable
+from onnxprune.allocate.search import list_allowed
 from onnxprune.allocate.selection import Candidates, Counts, change
 from onnxprune.axes import first
 from onnxprune.gradients import require_torch
-from onnxprune.graph.view import attribute
+from onnxprune.graph.view import read_attribute
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 from onnxprune.progress import Progress
@@ -45,7 +45,7 @@ class GroupWalk:
 
     @cached_property
     def choices(self) -> list[list[int]]:
-        return [allowed(self.c, g) for g in self.c.groups]
+        return [list_allowed(self.c, g) for g in self.c.groups]
 
     @cached_property
     def fixed(self) -> Array:
@@ -70,7 +70,7 @@ class GroupWalk:
         known = a.coupling.trace.shape(node.output[0]) if node is not None else None
         places = [first(s) for s in (known or ())[2:]][:2]
         height, width = [*places, 1, 1][:2]
-        stride = max(attribute(node, "strides", [1])) if node is not None else 1
+        stride = max(read_attribute(node, "strides", [1])) if node is not None else 1
         return g.size, inputs, height, width, stride, kernel
 
     def state(self, at: int, counts: Counts, last: float) -> Array:
@@ -115,7 +115,7 @@ def search_by_agent(
 
     walk = GroupWalk(c, budget)
     if not budget.fits(c.smallest):
-        raise out_of_reach(c, budget)
+        raise explain_unreachable(c, budget)
     agent, known = Agent(len(walk.state(0, c.sizes, 1.0)), seed) if c.groups else None, dict[bytes, float]()
     best, least = c.smallest, math.inf
     warmup = max(1, round(WARMUP * episodes))

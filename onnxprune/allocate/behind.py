@@ -10,8 +10,8 @@ from onnx import helper
 from onnxprune.calibration.array_store import Memory, StoredBatches
 from onnxprune.calibration.sessions import open_session, run
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import makers, reads
-from onnxprune.measure import showing
+from onnxprune.graph.view import list_reads, map_makers
+from onnxprune.measure import show_tensors
 from onnxprune.measure.shift import Feeds
 from onnxprune.repair.network import find_dependents
 from onnxprune.repair.segments import cut_out
@@ -34,7 +34,7 @@ class Difference:
         nodes, fed = _find_way(model, names, same.difference(names))
         known = self._make(fed)
         if known is None:
-            return showing(model, names), self.batches
+            return show_tensors(model, names), self.batches
         return _cut(model, nodes, known[0], names), known
 
     def find_start(self, outputs: Collection[str]) -> Sequence[Feeds] | None:
@@ -47,7 +47,9 @@ class Difference:
         if start is None:
             return None
         computed = {name for n in nodes[:start] for name in n.output if name} | self.batches[0].keys()
-        needed = {name for n in nodes[start:] for name in reads(n)} | {v.name for v in self.original.proto.graph.output}
+        needed = {name for n in nodes[start:] for name in list_reads(n)} | {
+            v.name for v in self.original.proto.graph.output
+        }
         return self._make(needed & computed & self._live)
 
     def _make(self, names: Collection[str]) -> Sequence[Feeds] | None:
@@ -82,14 +84,14 @@ def _find_same(original: Model, model: Model) -> set[str]:
         return same
     theirs = {n.output[0]: n for n in original.proto.graph.node if n.output}
     for node in model.proto.graph.node:
-        if node.output and node == theirs.get(node.output[0]) and same.issuperset(reads(node)):
+        if node.output and node == theirs.get(node.output[0]) and same.issuperset(list_reads(node)):
             same.update(filter(None, node.output))
     return same
 
 
 def _find_way(model: Model, names: Collection[str], known: Collection[str]) -> tuple[list[int], list[str]]:
     """The nodes that lead to some tensors from those that are known, and which of these they read."""
-    nodes, maker = model.proto.graph.node, makers(model.proto.graph.node)
+    nodes, maker = model.proto.graph.node, map_makers(model.proto.graph.node)
     inside, fed = set[int](), set[str]()
     todo = list(names)
     while todo:
@@ -99,7 +101,7 @@ def _find_way(model: Model, names: Collection[str], known: Collection[str]) -> t
             fed.add(name)
         elif index is not None and index not in inside:
             inside.add(index)
-            todo.extend(reads(nodes[index]))
+            todo.extend(list_reads(nodes[index]))
     return sorted(inside), sorted(fed)
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.allocate.cost import Cost, cost_of
+from onnxprune.allocate.cost import Cost, make_cost
 from onnxprune.allocate.polynomial import Ints
 from onnxprune.allocate.selection import Candidates, Counts, change
 from onnxprune.allocate.timing.prediction import TimeCost
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.save import saved_bytes
+from onnxprune.graph.save import count_saved_bytes
 from onnxprune.plans import Plan
 
 Family = Callable[[float], Counts]  # counts at a ratio from 0 (all stays) to 1 (the least that can)
@@ -51,10 +51,10 @@ class Budget:
         return self.of(counts) < self.allowed - share * self.whole
 
 
-def budget_of(c: Candidates, kind: str, fraction: float) -> Budget:
+def make_budget(c: Candidates, kind: str, fraction: float) -> Budget:
     """Raises OnnxPruneError where the model's own cost is unknown."""
     analysis = c.analysis
-    cost = cost_of(analysis, kind)
+    cost = make_cost(analysis, kind)
     if cost is None:
         raise OnnxPruneError(f"--{kind}: the {WORDS[kind]} of the model are unknown, {analysis.no_macs}; use --params")
     if kind == "bytes" and analysis.model.sparse:
@@ -63,30 +63,30 @@ def budget_of(c: Candidates, kind: str, fraction: float) -> Budget:
         )
     if kind != "bytes":
         return Budget(kind, fraction, cost, cost.exact(c.keep), cost.whole, 0)
-    constant = saved_bytes(analysis.model) - cost.whole
+    constant = count_saved_bytes(analysis.model) - cost.whole
     return Budget(kind, fraction, cost, cost.exact(c.keep), analysis.model.size_bytes, constant)
 
 
-def budget_of_time(c: Candidates, cost: TimeCost, fraction: float) -> Budget:
+def make_time_budget(c: Candidates, cost: TimeCost, fraction: float) -> Budget:
     return Budget("latency", fraction, cost, cost.exact(c.keep), cost.whole, 0)
 
 
-def of_rest(budget: Budget, c: Candidates) -> Budget:
+def exclude_units(budget: Budget, c: Candidates) -> Budget:
     """The same where the units of the candidates go."""
     if isinstance(budget.cost, TimeCost):
         cost: Cost | TimeCost | None = budget.cost.without(c.units)
     else:
-        cost = cost_of(c.analysis, budget.kind, c.units)
+        cost = make_cost(c.analysis, budget.kind, c.units)
     assert cost is not None
     return replace(budget, cost=cost, exact=cost.exact(c.keep))
 
 
-def of_smaller(budget: Budget, c: Candidates, done: Plan) -> Budget:
+def rescale_budget(budget: Budget, c: Candidates, done: Plan) -> Budget:
     """The budget of a model, for what the steps of pruning in `done` made of it by now."""
     if isinstance(budget.cost, TimeCost):
         cost = budget.cost.after(done, c.analysis)
         return replace(budget, cost=cost, exact=cost.exact(c.keep))
-    return replace(budget_of(c, budget.kind, budget.fraction), whole=budget.whole, spare=budget.spare)
+    return replace(make_budget(c, budget.kind, budget.fraction), whole=budget.whole, spare=budget.spare)
 
 
 def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
@@ -99,7 +99,7 @@ def fit(c: Candidates, family: Family, budget: Budget) -> Counts:
     """
     counts = _fit_or_none(c, family, budget)
     if counts is None:
-        raise out_of_reach(c, budget)
+        raise explain_unreachable(c, budget)
     candidates = [counts]
     if not budget.has_left(counts, MUCH):
         return counts
@@ -219,7 +219,7 @@ def _grow(c: Candidates, counts: Counts, wanted: Counts, budget: Budget) -> Coun
     return grown
 
 
-def out_of_reach(c: Candidates, budget: Budget) -> OnnxPruneError:
+def explain_unreachable(c: Candidates, budget: Budget) -> OnnxPruneError:
     """The error for a budget that no plan meets."""
     o = c.options
     bounds = {

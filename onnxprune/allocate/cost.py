@@ -19,12 +19,12 @@ from onnxprune.allocate.polynomial import Compiled, Ints, Poly, Values
 from onnxprune.axes import Axis, Fixed, Keep, Layout, Prod, first
 from onnxprune.coupling import Use
 from onnxprune.graph.unsettled import find_unsettled
-from onnxprune.graph.view import makers
+from onnxprune.graph.view import map_makers
 from onnxprune.graph.weights import BITS, dtype_of
 from onnxprune.groups import Analysis, Group
 from onnxprune.macs import add_up, count_macs
-from onnxprune.ops.records import record_of
-from onnxprune.plans import Plan, vars_of
+from onnxprune.ops.records import get_record
+from onnxprune.plans import Plan, map_vars
 from onnxprune.units import Unit, find_lost_weights
 
 COSTS = ("macs", "params", "bytes")
@@ -99,7 +99,7 @@ class Cost:
     def _content(self, keep_of: KeepOf, axes: Layout, counts: tuple[tuple[int, int], ...]) -> tuple[Content, ...]:
         """The remaining length of the axes of a shared vector for given counts of its groups."""
         groups = [(self.analysis.groups[i], count) for i, count in counts]
-        keep = {v: k for g, count in groups for v, k in vars_of(g, keep_of(g, count)).items()}
+        keep = {v: k for g, count in groups for v, k in map_vars(g, keep_of(g, count)).items()}
         return tuple(_content(d, keep) for d in axes)
 
 
@@ -111,7 +111,7 @@ def _content(axis: Axis, keep: Keep) -> Content:
     return axis.length, b"whole"
 
 
-def cost_of(analysis: Analysis, kind: str, units: Sequence[Unit] = ()) -> Cost | None:
+def make_cost(analysis: Analysis, kind: str, units: Sequence[Unit] = ()) -> Cost | None:
     """The cost of a `kind` (macs, params or bytes) as a function of the groups' counts; None if the model's own cost is unknown.
 
     What goes with `units` is not counted.
@@ -191,7 +191,7 @@ class Sizes:
 
     @cached_property
     def _made_at(self) -> Mapping[str, int]:
-        return makers(self.analysis.flat.proto.graph.node)
+        return map_makers(self.analysis.flat.proto.graph.node)
 
     def stored(self, in_bytes: bool) -> Cost:
         """Elements (of parameters) or bytes (of running statistics too) of all weights of the types that count."""
@@ -228,7 +228,7 @@ class Sizes:
     def _is_statistic(self, use: Use) -> bool:
         """Does this use read a running mean or variance?"""
         _, index, slot = use
-        return index >= 0 and slot in record_of(self.analysis.flat.proto.graph.node[index]).traits.statistics
+        return index >= 0 and slot in get_record(self.analysis.flat.proto.graph.node[index]).traits.statistics
 
 
 def _term(axis: Axis) -> object:
@@ -238,4 +238,4 @@ def _term(axis: Axis) -> object:
     return axis.size if isinstance(axis, Fixed) else axis
 
 
-__all__ = ["COSTS", "Cost", "Keeps", "cost_of"]
+__all__ = ["COSTS", "Cost", "Keeps", "make_cost"]

@@ -10,13 +10,13 @@ import numpy as np
 
 from onnxprune.allocate.behind import Difference
 from onnxprune.calibration.array_store import Memory, StoredBatches
-from onnxprune.calibration.sessions import count, first, open_session, run
+from onnxprune.calibration.sessions import count, open_session, run, take_batches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
-from onnxprune.graph.vocabulary import vocabulary
+from onnxprune.graph.vocabulary import find_vocabulary_size
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis
-from onnxprune.measure import OutputShift, ShiftSums, judged, showing
+from onnxprune.measure import OutputShift, ShiftSums, list_judged, show_tensors
 from onnxprune.measure.shift import Feeds
 
 
@@ -39,13 +39,13 @@ class OutputComparer:
         Raises OnnxPruneError where there is no batch, or the original does not run on one.
         """
         self.threads = threads
-        self.feeds: Sequence[Feeds] = store_batches(first(batches, samples), memory)
+        self.feeds: Sequence[Feeds] = store_batches(take_batches(batches, samples), memory)
         if not self.feeds:
             raise OnnxPruneError("calibration: there is no batch of inputs; give some")
-        self.tokens = vocabulary(original.flat.proto)
-        self.names = judged(original)
+        self.tokens = find_vocabulary_size(original.flat.proto)
+        self.names = list_judged(original)
         self.shown = shown
-        session = open_session(showing(original.model, [*self.names, *shown]), "original", threads)
+        session = open_session(show_tensors(original.model, [*self.names, *shown]), "original", threads)
         batches_of_outputs = (run(session, feeds) for feeds in self.feeds)
         self.samples = sum(map(count, self.feeds))
         seen = ({name: outputs[name] for name in (*self.names, *shown)} for outputs in batches_of_outputs)
@@ -68,7 +68,7 @@ class OutputComparer:
 
     def add(self, model: Model, sums: ShiftSums) -> list[dict[str, Array]]:
         """The same of a whole model, to be summed up with what other samples show; the outputs to see, batch by batch."""
-        return self._add(showing(model, [*self.names, *self.shown]), self.feeds, sums)
+        return self._add(show_tensors(model, [*self.names, *self.shown]), self.feeds, sums)
 
     def _add(self, model: Model, batches: Sequence[Feeds], sums: ShiftSums) -> list[dict[str, Array]]:
         session = open_session(model, "candidate", self.threads)
@@ -88,7 +88,7 @@ def store_batches(batches: Iterable[Feeds], memory: Memory | None) -> StoredBatc
     return stored
 
 
-def model_key(analysis: Analysis) -> str:
+def hash_model(analysis: Analysis) -> str:
     """A hash of a model's operators, wiring and weights."""
     h = hashlib.sha256(analysis.model.proto.SerializeToString(deterministic=True))
     for name, w in analysis.model.weights.items():

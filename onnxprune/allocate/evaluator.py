@@ -10,7 +10,7 @@ from typing import Any
 from onnxprune.allocate.behind import Difference
 from onnxprune.allocate.error import OutputComparer, store_batches
 from onnxprune.allocate.need import check_memory
-from onnxprune.allocate.selection import left_out
+from onnxprune.allocate.selection import list_left_out
 from onnxprune.allocate.tables import Cache, Table
 from onnxprune.allocate.timing.timing_table import TimingTable
 from onnxprune.calibration import Batches, reunite, split_samples
@@ -21,7 +21,7 @@ from onnxprune.calibration.substitutes import substitute_batches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.free import Found
 from onnxprune.graph.model import Model
-from onnxprune.graph.vocabulary import vocabulary
+from onnxprune.graph.vocabulary import find_vocabulary_size
 from onnxprune.groups import Analysis
 from onnxprune.measure import Metric, ShiftSums
 from onnxprune.measure.mask_statistics import gather_masks
@@ -32,7 +32,7 @@ from onnxprune.repair import FindStart, RepairReport, repair
 from onnxprune.repair.network import restore_calls
 from onnxprune.repair.solve import FITS
 from onnxprune.report.types import HeldOutReport, MetricReport, TimingReport
-from onnxprune.scoring import needed
+from onnxprune.scoring import list_needed_statistics
 from onnxprune.settings import Options
 from onnxprune.signals import OF_GRADIENTS, StatisticKey
 from onnxprune.surgery import apply_plan
@@ -51,7 +51,7 @@ FOLDS = 5  # parts of the data, each of which is held out once
 NO_DATA = "errors are measured on calibration data; give some with --calib"
 
 
-def trial_samples(known: int | None) -> int:
+def count_trial_samples(known: int | None) -> int:
     """On how many of so many samples (None: nobody knows how many) a plan is tried."""
     return TRIAL_SAMPLES if known is None else min(max(known // 2, LEAST_TRIAL_SAMPLES), TRIAL_SAMPLES)
 
@@ -115,11 +115,13 @@ class Evaluator:
 
     def watch(self, a: Analysis, options: Options) -> Statistics | None:
         """The statistics of activations that the criterion needs: none, or those of the data, else of seeded random inputs."""
-        out = left_out(a, options) if a is self.original else {}  # names that steps of pruning left may match no more
+        out = (
+            list_left_out(a, options) if a is self.original else {}
+        )  # names that steps of pruning left may match no more
         groups = [g for g in a.groups if g.name not in out]
-        wanted = needed(a, groups, options.criterion or "")
+        wanted = list_needed_statistics(a, groups, options.criterion or "")
         if options.allocation == "fisher":
-            wanted += needed(a, groups, "fisher")
+            wanted += list_needed_statistics(a, groups, "fisher")
         if not wanted:
             return None
         watched = self.data.limit(WATCHED_SAMPLES)
@@ -179,7 +181,7 @@ class Evaluator:
         return self._try(plan, self.data)
 
     def _try(self, plan: Plan, data: Batches) -> Model:
-        enough = max(trial_samples(self.data.samples), count(data.first()))  # of a static batch there is no part
+        enough = max(count_trial_samples(self.data.samples), count(data.first()))  # of a static batch there is no part
         return self._repaired(plan, data.limit(enough), "try", TRIAL_ROWS, is_step=True)[0]
 
     def judge(self, plan: Plan, held_out: int = 1) -> HeldOutReport:
@@ -195,7 +197,7 @@ class Evaluator:
         return self._judged[key]
 
     def _judge(self, plan: Plan, folds: Sequence[_Fold]) -> HeldOutReport:
-        sums, outputs = ShiftSums(vocabulary(self.original.flat.proto)), []
+        sums, outputs = ShiftSums(find_vocabulary_size(self.original.flat.proto)), []
         for fold in folds:
             candidate = self.make(plan) if fold.rest is None else self._try(plan, fold.rest)
             outputs.append(fold.held_out.add(candidate, sums))

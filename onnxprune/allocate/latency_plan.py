@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from onnxprune.allocate.budget import Budget, budget_of, budget_of_time, of_rest
-from onnxprune.allocate.cost import cost_of
+from onnxprune.allocate.budget import Budget, exclude_units, make_budget, make_time_budget
+from onnxprune.allocate.cost import make_cost
 from onnxprune.allocate.depth import SHARES
 from onnxprune.allocate.plan_stage import PlanStage, plan_within
 from onnxprune.allocate.shallower import rank_removable
-from onnxprune.allocate.timing.prediction import time_cost
-from onnxprune.calibration import random_batches
+from onnxprune.allocate.timing.prediction import learn_time_cost
+from onnxprune.calibration import draw_batches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.plans import Plan, read_units
 from onnxprune.report.types import TimingReport
@@ -45,8 +45,8 @@ def plan_within_latency(first: PlanStage, fraction: float) -> Plan:
     """
     o, evaluator = first.c.options, first.sharing.evaluator
     model, table = first.c.analysis.model, evaluator.timings
-    watch = Stopwatch(model, evaluator.batches or random_batches(model, o.seed, 1))
-    cost = time_cost(first.c, watch.feeds, table, THREADS, o.seed, evaluator.stage_progress("time"))
+    watch = Stopwatch(model, evaluator.batches or draw_batches(model, o.seed, 1))
+    cost = learn_time_cost(first.c, watch.feeds, table, THREADS, o.seed, evaluator.stage_progress("time"))
 
     def time(plan: Plan) -> TimedPlan:
         took = table.get_or_measure(watch.key(plan), lambda: watch.ratio(apply_plan(first.c.analysis, plan)))
@@ -55,13 +55,13 @@ def plan_within_latency(first: PlanStage, fraction: float) -> Plan:
         return TimedPlan(replace(plan, timings=table.digest), report, measure_miss(took, fraction))
 
     def of_time(asked: float) -> Budget:
-        return budget_of_time(first.c, cost, asked)
+        return make_time_budget(first.c, cost, asked)
 
     def of_macs(asked: float) -> Budget:
-        return budget_of(first.c, "macs", asked)
+        return make_budget(first.c, "macs", asked)
 
     ways: list[Callable[[float], Plan]] = [lambda asked: plan_within(first, of_time(asked))]
-    counted = cost_of(first.c.analysis, "macs") is not None
+    counted = make_cost(first.c.analysis, "macs") is not None
     if o.allocation in SEARCHED and evaluator.batches and counted:
         ways.append(lambda asked: plan_within(first, of_macs(asked), False))
     budget = of_macs if counted else of_time
@@ -70,9 +70,9 @@ def plan_within_latency(first: PlanStage, fraction: float) -> Plan:
     def shallower(asked: float, share: float) -> Plan:
         rest = first.without(ranked.take((1 - asked) * share))
         try:
-            return plan_within(rest, of_rest(budget(asked), rest.c), False)
+            return plan_within(rest, exclude_units(budget(asked), rest.c), False)
         except OnnxPruneError:  # these branches have fewer of the multiply-accumulates than of the time
-            return plan_within(rest, of_rest(of_time(asked), rest.c), False)
+            return plan_within(rest, exclude_units(of_time(asked), rest.c), False)
 
     ways += [partial(shallower, share=share) for share in SHARES if ranked.branches]
     timed, errors = list[TimedPlan](), list[OnnxPruneError]()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnxprune.allocate.budget import Budget, out_of_reach
-from onnxprune.allocate.search import allowed
+from onnxprune.allocate.budget import Budget, explain_unreachable
+from onnxprune.allocate.search import list_allowed
 from onnxprune.allocate.selection import Candidates, Counts, change
 from onnxprune.progress import Progress
 
@@ -26,7 +26,7 @@ def netadapt(c: Candidates, budget: Budget, error: Callable[[Counts], float], pr
         while not target.fits(counts):
             tries = _cuts(c, counts, target)
             if not tries:
-                raise out_of_reach(c, budget)
+                raise explain_unreachable(c, budget)
             counts = min(tries, key=error)
         progress(step + 1, STEPS)
     return counts
@@ -37,7 +37,7 @@ def _cuts(c: Candidates, counts: Counts, target: Budget) -> list[Counts]:
     enough, less = [], []
     for g in c.groups:
         at = c.analysis.at_of[g.name]
-        tries = [change(counts, at, n) for n in reversed(allowed(c, g)) if n < counts[at]]
+        tries = [change(counts, at, n) for n in reversed(list_allowed(c, g)) if n < counts[at]]
         enough += [t for t in tries if target.fits(t)][:1]
         less += tries[:1]
     return enough or less

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from onnxprune.allocate.budget import Budget, explain_rest, of_smaller, relax
+from onnxprune.allocate.budget import Budget, explain_rest, relax, rescale_budget
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.polynomial import Ints
-from onnxprune.allocate.ratios import by_ratio, by_threshold
-from onnxprune.allocate.schedule import shares
-from onnxprune.allocate.selection import Branch, Candidates, candidates
+from onnxprune.allocate.ratios import count_by_ratio, count_by_threshold
+from onnxprune.allocate.schedule import plan_shares
+from onnxprune.allocate.selection import Branch, Candidates, select_candidates
 from onnxprune.allocate.sharing import Sharing
-from onnxprune.graph.save import saved_bytes
+from onnxprune.graph.save import count_saved_bytes
 from onnxprune.groups import Analysis, analyze
 from onnxprune.plans import Plan
 from onnxprune.settings.options import MEASURED, Options
@@ -39,7 +39,9 @@ class PlanStage:
         free: Mapping[str, Ints] = MappingProxyType({}),
     ) -> PlanStage:
         statistics = evaluator.watch(a, options)
-        c = candidates(a, options, statistics, evaluator.stage_progress("plan"), first.c if first else None, free)
+        c = select_candidates(
+            a, options, statistics, evaluator.stage_progress("plan"), first.c if first else None, free
+        )
         measured = done is not None and options.measures and options.allocation in MEASURED
         base = evaluator.comparer.of(a.model).error if measured else 0.0
         fitted = statistics if evaluator.repair != "none" else None
@@ -81,13 +83,13 @@ class PlanStage:
         local = "no channel of it is free" if o.only_free else "ratio {:g} of {} channels removes none"
         ranked = f"its channels rank above the others ({o.scope} scope)"
         return self.sharing.plan(
-            by_ratio(self.c, o.scope, share)(o.removed),
+            count_by_ratio(self.c, o.scope, share)(o.removed),
             lambda g: local.format(o.removed, self.c.full[g.name]) if o.scope == "local" else ranked,
         )
 
     def by_threshold(self, threshold: float) -> Plan:
         return self.sharing.plan(
-            by_threshold(self.c, threshold), lambda g: f"no channel of it scores below {threshold:g}"
+            count_by_threshold(self.c, threshold), lambda g: f"no channel of it scores below {threshold:g}"
         )
 
     def within(self, budget: Budget, last: bool) -> Plan:
@@ -100,7 +102,7 @@ def plan_in_steps(first: PlanStage, rest: float, plan_of: Callable[[PlanStage, f
     """A plan for the original, made by `plan_of(stage, share of all that is to go)` step by step; `rest` stays in the end."""
     o = first.c.options
     stage, done = first, None
-    for share in shares(o.steps or 1, o.schedule or "linear", rest):
+    for share in plan_shares(o.steps or 1, o.schedule or "linear", rest):
         if done is not None:
             stage = first.next(done)
         done = plan_of(stage, share)
@@ -113,12 +115,12 @@ def plan_within(first: PlanStage, budget: Budget, final: bool = True) -> Plan:
 
     def step(stage: PlanStage, share: float) -> Plan:
         done = stage.sharing.done
-        rest = budget if done is None else of_smaller(budget, stage.c, done)
+        rest = budget if done is None else rescale_budget(budget, stage.c, done)
         return stage.within(replace(rest, fraction=1 - (1 - budget.fraction) * share), final and share == 1)
 
     plan = plan_in_steps(first.relax(budget), budget.fraction, step)
     for _ in range(TRIES if budget.kind == "bytes" else 0):
-        over = saved_bytes(apply_plan(first.c.analysis, plan)) - budget.allowed
+        over = count_saved_bytes(apply_plan(first.c.analysis, plan)) - budget.allowed
         if over <= 0:
             break
         budget = replace(budget, spare=budget.spare + int(over) + 1)

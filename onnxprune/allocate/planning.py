@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.allocate.budget import Budget, budget_of, of_rest
-from onnxprune.allocate.cost import cost_of
+from onnxprune.allocate.budget import Budget, exclude_units, make_budget
+from onnxprune.allocate.cost import make_cost
 from onnxprune.allocate.evaluator import FOLDS, Evaluator
 from onnxprune.allocate.latency_plan import plan_within_latency
 from onnxprune.allocate.plan_stage import PlanStage, plan_in_steps, plan_within
@@ -17,7 +17,7 @@ from onnxprune.allocate.shallower import list_shallower
 from onnxprune.errors import OnnxPruneError
 from onnxprune.free import Found, find_free, fold_all
 from onnxprune.groups import Analysis
-from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.plans import Choice, Plan, compute_fingerprint
 from onnxprune.settings.options import SEARCHED, Options
 
 HIGH_STEPS = 3  # of another plan that is tried with much effort
@@ -46,8 +46,8 @@ def make_plan(a: Analysis, options: Options, evaluator: Evaluator | None = None)
     finally:
         evaluator.turn_to(a)
         if evaluator.best is not None:  # what an interrupt leaves behind is for the model as it was given
-            evaluator.best = mark_free(replace(evaluator.best, model=fingerprint(a.model)), free_channels)
-    return mark_free(replace(plan, model=fingerprint(a.model)), free_channels)
+            evaluator.best = mark_free(replace(evaluator.best, model=compute_fingerprint(a.model)), free_channels)
+    return mark_free(replace(plan, model=compute_fingerprint(a.model)), free_channels)
 
 
 def mark_free(plan: Plan, free_channels: Found) -> Plan:
@@ -76,7 +76,7 @@ def _make(first: PlanStage) -> Plan:
         return plan_in_steps(first, 1 - options.removed, lambda stage, share: stage.by_ratio(share))
     if options.latency is not None:
         return plan_within_latency(first, options.latency)
-    return _within_best(first, budget_of(first.c, *options.budget))
+    return _within_best(first, make_budget(first.c, *options.budget))
 
 
 def _within_best(first: PlanStage, budget: Budget) -> Plan:
@@ -99,7 +99,7 @@ def _within_best(first: PlanStage, budget: Budget) -> Plan:
     best = plans[0] if len(plans) == 1 else min(plans, key=measure)
     for rest in list_shallower(first, budget):
         try:
-            plan = plan_within(rest, of_rest(budget, rest.c), final=False)
+            plan = plan_within(rest, exclude_units(budget, rest.c), final=False)
         except OnnxPruneError:  # where so much has gone, what is left may not be narrow enough
             continue
         if measure(plan) >= measure(best):  # without still more branches it would hardly be better
@@ -125,7 +125,7 @@ def _is_within_limit(first: PlanStage, plan: Plan) -> bool:
 
 def _as_far_as_limit(first: PlanStage) -> Plan:
     """The smallest plan whose outputs are still good: by bisection on another budget."""
-    budget = budget_of(first.c, "macs" if cost_of(first.c.analysis, "macs") else "params", 1.0)
+    budget = make_budget(first.c, "macs" if make_cost(first.c.analysis, "macs") else "params", 1.0)
     free = replace(first.c, aligned={})  # what is aligned is relaxed where the limit leaves room for less
     low, high = budget.of(free.smallest) / budget.whole, 1.0
     evaluator = first.sharing.evaluator

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.allocate.polynomial import Ints
-from onnxprune.allocate.selection import Candidates, Counts, removed
+from onnxprune.allocate.selection import Candidates, Counts, count_removed
 from onnxprune.criteria import normalize
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 from onnxprune.scoring import count_distinct_channels
 
 
-def by_ratio(c: Candidates, scope: str, share: float = 1.0) -> Callable[[float], Counts]:
+def count_by_ratio(c: Candidates, scope: str, share: float = 1.0) -> Callable[[float], Counts]:
     """The counts of the groups as a function of the removed fraction of channels, before the cap and the rounding.
 
     Groups that --group-ratio names have their own. Of all that goes a `share` is due by now.
@@ -41,19 +41,19 @@ def by_ratio(c: Candidates, scope: str, share: float = 1.0) -> Callable[[float],
     return counts
 
 
-def by_threshold(c: Candidates, threshold: float) -> Counts:
+def count_by_threshold(c: Candidates, threshold: float) -> Counts:
     """What each group keeps where the channels go whose scores are below a threshold, before the cap and the rounding.
 
     Groups that --group-ratio names have their own ratios.
     """
-    left = by_ratio(c, "local")(0.0)
+    left = count_by_ratio(c, "local")(0.0)
     for name in c.scores.keys() - c.own.keys():
         at = c.analysis.at_of[name]
         left[at] = np.count_nonzero(c.scores[name] >= threshold)
     return left
 
 
-def by_redundancy(c: Candidates) -> Callable[[float], Counts]:
+def count_by_redundancy(c: Candidates) -> Callable[[float], Counts]:
     """Groups keep channels in proportion to how many of them are distinct: the most redundant ones are pruned first.
 
     A group of n channels, N of them distinct, has the redundancy 1 - N / n. Pruning the group with the largest one again and
@@ -74,7 +74,7 @@ def by_redundancy(c: Candidates) -> Callable[[float], Counts]:
 
 def _due(full: Ints | int, now: Ints | int, ratio: Array | float) -> Ints:
     """The number of channels still to remove for a ratio of the full number."""
-    due: Ints = np.maximum(0, removed(full, ratio) - full + now)
+    due: Ints = np.maximum(0, count_removed(full, ratio) - full + now)
     return due
 
 
@@ -92,7 +92,7 @@ def _pools(c: Candidates, scope: str) -> list[_Pool]:
     comparable = normalize(dict(c.scores), c.options.normalize)
     pools: dict[object, list[Group]] = defaultdict(list)
     for g in c.groups:
-        pools[(g.name if g.name in c.own else None, shape_of(g) if scope == "isomorphic" else None)].append(g)
+        pools[(g.name if g.name in c.own else None, make_shape_key(g) if scope == "isomorphic" else None)].append(g)
     return [_pool(c, pool, [comparable[g.name] for g in pool]) for pool in pools.values()]
 
 
@@ -107,6 +107,6 @@ def _pool(c: Candidates, groups: Sequence[Group], scores: Sequence[Array]) -> _P
     return _Pool(int(at[0]), int(c.full_sizes[at].sum()), int(c.sizes[at].sum()), order[may_go])
 
 
-def shape_of(g: Group) -> tuple[object, ...]:
+def make_shape_key(g: Group) -> tuple[object, ...]:
     """The key of isomorphic groups: their kind, their size, and the roles and axes of their members."""
     return (g.kind, g.size, tuple(sorted((m.role, m.axis) for m in g.members)))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from onnxprune.allocate.cost import cost_of
-from onnxprune.allocate.schedule import shares
-from onnxprune.allocate.selection import left_out
+from onnxprune.allocate.cost import make_cost
+from onnxprune.allocate.schedule import plan_shares
+from onnxprune.allocate.selection import list_left_out
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.save import saved_bytes
+from onnxprune.graph.save import count_saved_bytes
 from onnxprune.groups import Analysis
 from onnxprune.settings import Options
 
@@ -45,7 +45,7 @@ class Rounds:
         """What is left of the original after each round."""
         o = self.options
         rest = o.budget[1] if o.budget else 1 - o.removed
-        return [1 - (1 - rest) * share for share in shares(self.number, o.schedule or "linear", rest)]
+        return [1 - (1 - rest) * share for share in plan_shares(self.number, o.schedule or "linear", rest)]
 
     def ask(self) -> Iterator[tuple[int, float, float]]:
         """The number of each round, what is to be left after it, and what was to be left before."""
@@ -70,12 +70,12 @@ class Rounds:
         """The same groups stay whole as in the original; one that pruning joined with another has a name of its own."""
         if a is self.original:
             return self.options
-        out = left_out(self.original, self.options)
+        out = list_left_out(self.original, self.options)
         names = tuple(g.name for g in a.groups if g.name in out or g.name not in self.original.by_name)
         return replace(self.options, include=(), exclude=names)
 
     def _count(self, a: Analysis, kind: str) -> float | None:
         if kind == "bytes":
-            return saved_bytes(a.model)
-        cost = None if kind == "latency" else cost_of(a, kind)
+            return count_saved_bytes(a.model)
+        cost = None if kind == "latency" else make_cost(a, kind)
         return None if cost is None else cost.whole

@@ -16,12 +16,12 @@ SCHEDULES: Mapping[str, Callable[[float, float], float]] = {
 }
 
 
-def shares(steps: int, schedule: str, rest: float) -> list[float]:
+def plan_shares(steps: int, schedule: str, rest: float) -> list[float]:
     """The share of all that is to go that is gone after each step; the last is 1. A fraction `rest` stays in the end."""
     return [SCHEDULES[schedule]((i + 1) / steps, rest) for i in range(steps)]
 
 
-def composed(first: Plan, second: Plan) -> Plan:
+def compose_plans(first: Plan, second: Plan) -> Plan:
     """One plan that does what `first` does, and then `second` to what is left; groups are known by their names."""
     both = dict(first.groups)
     for name, choice in second.groups.items():

@@ -22,7 +22,7 @@ UNITS = 1500  # that the nominal budget is divided into
 CHOICES = 64  # different counts that are considered for a group
 
 
-def tolerant(c: Candidates, curves: Mapping[str, Array]) -> Family:
+def choose_by_tolerance(c: Candidates, curves: Mapping[str, Array]) -> Family:
     """Every group loses as many channels as it can at one tolerated error, which grows with the ratio."""
     finite = np.concatenate([np.empty(0), *(curve[1:-1] for curve in curves.values())])
     low, high = (np.log(finite.min()), np.log(finite.max())) if finite.size else (0.0, 1.0)
@@ -34,12 +34,12 @@ def tolerant(c: Candidates, curves: Mapping[str, Array]) -> Family:
     return counts
 
 
-def cheapest(
+def choose_cheapest(
     c: Candidates, curves: Mapping[str, Array], budget: Budget, fixed: Mapping[str, int] | None = None
 ) -> Counts | None:
     """Counts with the least sum of errors within the budget; `fixed` sets some groups'. None where nothing fits."""
     fixed = fixed or {}
-    choices = {g.name: [fixed[g.name]] if g.name in fixed else allowed(c, g) for g in c.groups}
+    choices = {g.name: [fixed[g.name]] if g.name in fixed else list_allowed(c, g) for g in c.groups}
     best: Counts | None = None
     for _ in range(ROUNDS):
         prices = _prices(c, budget, c.sizes if best is None else best)
@@ -70,7 +70,7 @@ def _use_up(
         counts = more
 
 
-def allowed(c: Candidates, g: Group) -> list[int]:
+def list_allowed(c: Candidates, g: Group) -> list[int]:
     """The counts that a group may keep, rising; of many, CHOICES spread evenly."""
     at = c.analysis.at_of[g.name]
     counts: list[int] = np.unique(c.settled(np.arange(c.least[at], g.size + 1), at)).tolist()
@@ -101,14 +101,14 @@ def _within(
     low = sum(prices[g.name] * choices[g.name][0] for g in c.groups)
     high = sum(prices[g.name] * choices[g.name][-1] for g in c.groups)
     for nominal in (high, low):
-        best = _fitting(c, dynamic(choices, curves, prices, nominal), budget)
+        best = _fitting(c, solve_counts(choices, curves, prices, nominal), budget)
         if best is not None:
             break
     if best is None or nominal == high:
         return best
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        better = _fitting(c, dynamic(choices, curves, prices, middle), budget)
+        better = _fitting(c, solve_counts(choices, curves, prices, middle), budget)
         best = best if better is None else better
         low, high = (low, middle) if better is None else (middle, high)
     return best
@@ -120,7 +120,7 @@ def _fitting(c: Candidates, chosen: Mapping[str, int] | None, budget: Budget) ->
     return counts if counts is not None and budget.fits(counts) else None
 
 
-def dynamic(
+def solve_counts(
     choices: Mapping[str, Sequence[int]], curves: Mapping[str, Array], prices: Mapping[str, float], nominal: float
 ) -> dict[str, int] | None:
     """One count for each group: the least sum of errors whose prices sum to at most `nominal`; None where there is none.

@@ -18,7 +18,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.experts import Expert, count_used, find_experts
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis, Group
-from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.plans import Choice, Plan, compute_fingerprint
 from onnxprune.progress import Progress
 from onnxprune.scoring import score_group
 from onnxprune.settings import Options
@@ -74,7 +74,7 @@ class Candidates:
         """The least number of channels that each group keeps."""
         used = count_used(self.analysis)  # a token uses that many experts
         few = np.array([used.get(g.name, 1) for g in self.analysis.groups], np.int64)
-        capped = np.maximum(few, self.full_sizes - removed(self.full_sizes, self.options.max_ratio))
+        capped = np.maximum(few, self.full_sizes - count_removed(self.full_sizes, self.options.max_ratio))
         stays = [g.name in self.why_not for g in self.analysis.groups]
         least: Ints = np.where(stays, self.sizes, np.minimum(self.sizes, capped))
         return least
@@ -151,7 +151,7 @@ class Candidates:
                 note = self._explain(g, int(counts[at]), count) or (why_whole(g) if count == g.size else "")
                 note = "; ".join(filter(None, (note, (notes or {}).get(g.name, ""))))
                 choices[g.name] = Choice(g.size, self.keep(g, count), note)
-        return Plan(fingerprint(self.analysis.model), choices, units=tuple(u.name for u in self.units))
+        return Plan(compute_fingerprint(self.analysis.model), choices, units=tuple(u.name for u in self.units))
 
     def _explain(self, g: Group, asked: int, count: int) -> str:
         """Explain how the cap and the rounding changed a count."""
@@ -170,7 +170,7 @@ class Candidates:
         return "; ".join(notes)
 
 
-def candidates(
+def select_candidates(
     a: Analysis,
     options: Options,
     statistics: Mapping[StatisticKey, np.ndarray] | None = None,
@@ -178,13 +178,13 @@ def candidates(
     first: Candidates | None = None,
     free: Mapping[str, Ints] = MappingProxyType({}),
 ) -> Candidates:
-    """Score the groups that the options let lose channels; `statistics` are those of `scoring.needed`.
+    """Score the groups that the options let lose channels; `statistics` are those of `list_needed_statistics`.
 
     The channels of `free`, by group, go first.
 
     `first` has the candidates of the model from which steps of pruning made this one: the same groups, smaller by now.
     """
-    why_not = first.why_not if first else left_out(a, options)
+    why_not = first.why_not if first else list_left_out(a, options)
     if first:  # a group of a single channel ties others together: what comes of them has another name
         why_not = {**why_not, **{g.name: RENAMED for g in a.groups if g.name not in first.full}}
     own = first.own if first else _own_ratios(a, options)
@@ -218,13 +218,13 @@ def change(counts: Counts, at: At | Sequence[int], to: At | Sequence[int]) -> Co
     return changed
 
 
-def removed(n: Ints | int, ratio: Array | float) -> Ints:
+def count_removed(n: Ints | int, ratio: Array | float) -> Ints:
     """The number of channels of n that a ratio removes."""
     gone: Ints = np.floor(n * ratio + 1e-9).astype(np.int64)
     return gone
 
 
-def matching(a: Analysis, globs: Iterable[str], what: str) -> dict[str, str]:
+def match_groups(a: Analysis, globs: Iterable[str], what: str) -> dict[str, str]:
     """Group name -> the first glob that matches it. A glob that matches nothing is an error."""
     out: dict[str, str] = {}
     globs = list(globs)
@@ -249,11 +249,11 @@ def _names(a: Analysis, g: Group) -> set[str]:
     return names | {n for m in g.members for n in a.readers.get(m.tensor, ())}
 
 
-def left_out(a: Analysis, options: Options) -> dict[str, str]:
+def list_left_out(a: Analysis, options: Options) -> dict[str, str]:
     """The groups that --include and --exclude leave whole, and why."""
-    out = {g: f"excluded by '{glob}'" for g, glob in matching(a, options.exclude, "exclude").items()}
+    out = {g: f"excluded by '{glob}'" for g, glob in match_groups(a, options.exclude, "exclude").items()}
     if options.include:
-        inside = matching(a, options.include, "include")
+        inside = match_groups(a, options.include, "include")
         out |= {g.name: "not among --include" for g in a.groups if g.name not in inside and g.name not in out}
     return out
 
@@ -262,5 +262,5 @@ def _own_ratios(a: Analysis, options: Options) -> dict[str, float]:
     """A later glob overrules an earlier one."""
     own: dict[str, float] = {}
     for glob, r in options.group_ratio.items():
-        own |= dict.fromkeys(matching(a, [glob], "group-ratio"), r)
+        own |= dict.fromkeys(match_groups(a, [glob], "group-ratio"), r)
     return own

@@ -8,7 +8,7 @@ from onnxprune.allocate.budget import Budget
 from onnxprune.allocate.depth import SHARES, RankedBranches, find_branches, rank_branches
 from onnxprune.allocate.plan_stage import PlanStage
 from onnxprune.allocate.selection import Branch
-from onnxprune.plans import Plan, fingerprint
+from onnxprune.plans import Plan, compute_fingerprint
 
 
 def list_shallower(first: PlanStage, budget: Budget) -> list[PlanStage]:
@@ -25,7 +25,7 @@ def rank_removable(first: PlanStage, budget: Budget) -> RankedBranches:
     if not branches:
         return RankedBranches((), {})
     measure = evaluator.quick_trials(len(branches))
-    whole = Plan(fingerprint(first.c.analysis.model))
+    whole = Plan(compute_fingerprint(first.c.analysis.model))
 
     def without(unit: Branch) -> float:
         return measure(replace(whole, units=(unit.name,)))

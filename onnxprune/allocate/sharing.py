@@ -9,21 +9,21 @@ from functools import cached_property
 import numpy as np
 
 from onnxprune.allocate.amc import search_by_agent
-from onnxprune.allocate.budget import Budget, fit, out_of_reach
+from onnxprune.allocate.budget import Budget, explain_unreachable, fit
 from onnxprune.allocate.error import OutputComparer
 from onnxprune.allocate.evaluator import Evaluator
 from onnxprune.allocate.netadapt import netadapt
-from onnxprune.allocate.ratios import by_ratio, by_redundancy
-from onnxprune.allocate.schedule import composed
-from onnxprune.allocate.search import cheapest, tolerant
+from onnxprune.allocate.ratios import count_by_ratio, count_by_redundancy
+from onnxprune.allocate.schedule import compose_plans
+from onnxprune.allocate.search import choose_by_tolerance, choose_cheapest
 from onnxprune.allocate.selection import Candidates, Counts
-from onnxprune.allocate.tables import RATIOS, Heights, Table, measure, ratios_for, summed_curve
+from onnxprune.allocate.tables import RATIOS, Heights, Table, choose_ratios, measure, sum_errors
 from onnxprune.calibration.statistics import Statistics
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 from onnxprune.plans import Plan
 from onnxprune.repair import cut
-from onnxprune.scoring import is_cumulative, needed, score_group
+from onnxprune.scoring import is_cumulative, list_needed_statistics, score_group
 
 FISHER = "fisher"
 SCOPE = {"uniform": "local", "global": "global"}
@@ -54,12 +54,12 @@ class Sharing:
             seed, progress = self.c.options.seed, self.evaluator.stage_progress("search")
             return search_by_agent(self.c, budget, self._error_of_cut, seed, progress)
         if allocation == "sensitivity":
-            return fit(self.c, tolerant(self.c, self.curves), budget)
+            return fit(self.c, choose_by_tolerance(self.c, self.curves), budget)
         if allocation == "redundancy":
-            return fit(self.c, by_redundancy(self.c), budget)
+            return fit(self.c, count_by_redundancy(self.c), budget)
         if allocation in ("search", FISHER):
             return self._searched(budget, last)
-        return fit(self.c, by_ratio(self.c, SCOPE.get(allocation or "", self.c.options.scope)), budget)
+        return fit(self.c, count_by_ratio(self.c, SCOPE.get(allocation or "", self.c.options.scope)), budget)
 
     def _searched(self, budget: Budget, last: bool) -> Counts:
         """The least sum of errors; at the last step, of two plans the one whose error on samples held out is less.
@@ -68,10 +68,10 @@ class Sharing:
         layer reads it, and errors of several streams do not add.
         """
         whole = {g.name: g.size for g in self.c.groups if g.kind == "width"}
-        plans = [cheapest(self.c, self.curves, budget, fixed) for fixed in ((whole, {}) if whole else ({},))]
+        plans = [choose_cheapest(self.c, self.curves, budget, fixed) for fixed in ((whole, {}) if whole else ({},))]
         possible = [counts for counts in plans if counts is not None]
         if not possible:
-            raise out_of_reach(self.c, budget)
+            raise explain_unreachable(self.c, budget)
         if not last or len(possible) == 1 or np.array_equal(possible[0], possible[1]):
             return possible[0]
         return min(possible, key=self._loss_held_out)
@@ -92,7 +92,7 @@ class Sharing:
         named = {g.name for g in scored}
         others = [g for g in self.c.groups if g.name not in named]
         if self.done is None and not named <= self.heights.keys():
-            ratios = ratios_for(len(scored), self.evaluator.data.samples or 0)
+            ratios = choose_ratios(len(scored), self.evaluator.data.samples or 0)
             comparer = self.evaluator.quick_comparer(len(scored) * len(ratios))
             for name, table in self._measure(scored, ratios, comparer).items():
                 self.heights[name] = Heights.of(self.c.scores[name], table)
@@ -105,14 +105,16 @@ class Sharing:
         What channels do together is left out: a repair makes up for much of what they have in common.
         """
         a, o = self.c.analysis, self.c.options
-        with_gradients = [g for g in self.c.groups if self.watched is not None and needed(a, [g], FISHER)]
+        with_gradients = [
+            g for g in self.c.groups if self.watched is not None and list_needed_statistics(a, [g], FISHER)
+        ]
         curves = {
             name: t.curve(self.base)
             for name, t in self._measure([g for g in self.c.groups if g not in with_gradients]).items()
         }
         for g in with_gradients:
             errors = score_group(a, g, FISHER, None, o.seed, self.watched)
-            curves[g.name] = summed_curve(errors[self.c.leaving(g)])
+            curves[g.name] = sum_errors(errors[self.c.leaving(g)])
         return curves
 
     def _measure(
@@ -132,7 +134,7 @@ class Sharing:
     def plan(self, counts: Counts, why_whole: Callable[[Group], str], notes: Mapping[str, str] | None = None) -> Plan:
         """The plan for the original; `why_whole` says why a group keeps all its channels, `notes` more of some groups."""
         plan = self.c.plan(counts, why_whole, notes)
-        return plan if self.done is None else composed(self.done, plan)
+        return plan if self.done is None else compose_plans(self.done, plan)
 
     def _loss_held_out(self, counts: Counts) -> float:
         return self.evaluator.judge(self.plan(counts, lambda g: "")).loss

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.allocate.error import OutputComparer, model_key
+from onnxprune.allocate.error import OutputComparer, hash_model
 from onnxprune.allocate.kept import append_entries, read_entries
-from onnxprune.allocate.search import allowed
+from onnxprune.allocate.search import list_allowed
 from onnxprune.allocate.selection import Candidates
 from onnxprune.calibration.statistics import Statistics
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Group
 from onnxprune.measure import OutputShift
-from onnxprune.plans import Choice, Plan, fingerprint
+from onnxprune.plans import Choice, Plan, compute_fingerprint
 from onnxprune.repair import cut
 
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
@@ -102,14 +102,14 @@ class Heights:
         return out
 
 
-def ratios_for(groups: int, samples: int) -> Sequence[float]:
+def choose_ratios(groups: int, samples: int) -> Sequence[float]:
     """The shares of a group's channels to measure the heights at, where there are so many groups and samples."""
     tries = max(samples // SAMPLES_PER_TRY, LEAST_TRIES)
     n = min(max(tries // max(groups, 1), 1), MOST_COUNTS)
     return [(i + 1) / (n + 1) for i in range(n)]
 
 
-def summed_curve(errors: Array) -> Array:
+def sum_errors(errors: Array) -> Array:
     """The error of each count, [size + 1], where each channel adds its own; `errors` come in the order in which channels go."""
     curve: Array = np.concatenate([[0.0], np.maximum(np.cumsum(errors), LEAST)])[::-1].copy()
     curve[0] = math.inf
@@ -138,11 +138,11 @@ class Cache:
         return self.known[key]
 
 
-def levels(c: Candidates, g: Group, ratios: Sequence[float]) -> list[int]:
+def choose_levels(c: Candidates, g: Group, ratios: Sequence[float]) -> list[int]:
     """The counts to measure a group at, falling: allowed ones, each once, fewer than all; at least one where there is one."""
     asked = np.array([g.size - max(1, round(g.size * r)) for r in ratios], np.int64)
     counts = {*c.settled(asked, c.analysis.at_of[g.name]).tolist()} - {g.size}
-    return sorted(counts, reverse=True) or sorted({n for n in allowed(c, g) if n < g.size})[-1:]
+    return sorted(counts, reverse=True) or sorted({n for n in list_allowed(c, g) if n < g.size})[-1:]
 
 
 def measure(
@@ -159,10 +159,10 @@ def measure(
     Where there are `statistics`, the layers that read a group are fitted after its cut, as far as these tell.
     """
     cache = cache or Cache()
-    model = fingerprint(c.analysis.model)
+    model = compute_fingerprint(c.analysis.model)
     fitted = f"{statistics.samples} of {statistics.source}" if statistics else ""
-    about = f"{fitted}/{model_key(c.analysis)}/{comparer.key()}"
-    asked = [(g, levels(c, g, ratios)) for g in (c.groups if groups is None else groups)]
+    about = f"{fitted}/{hash_model(c.analysis)}/{comparer.key()}"
+    asked = [(g, choose_levels(c, g, ratios)) for g in (c.groups if groups is None else groups)]
     done, of = 0, sum(len(counts) for _, counts in asked)
     tables = {}
     for g, counts in asked:

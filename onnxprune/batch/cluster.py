@@ -46,13 +46,13 @@ class FileLease:
         return self.good
 
 
-def limits(chosen: BatchSettings) -> Limits:
+def make_limits(chosen: BatchSettings) -> Limits:
     """Of a job on a cluster: nobody knows here what its hosts have, so memory has a limit only where one is given."""
     return Limits(chosen.timeout or TIMEOUT_SECONDS, chosen.memory, chosen.threads or 1)
 
 
 @contextmanager
-def dask(address: str, folder: Path) -> Iterator[WorkerPool]:
+def open_dask(address: str, folder: Path) -> Iterator[WorkerPool]:
     """The cluster at `address` (tcp://host:port, or the scheduler's file). Raises OnnxPruneError where there is none."""
     client = _client(address)
     lease = FileLease(str(folder.absolute() / LEASE), uuid.uuid4().hex)

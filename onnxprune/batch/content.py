@@ -82,12 +82,12 @@ class ContentDigests:
                 self.stop()
                 digest.update(chunk)
                 seam = tail + chunk[:SEAM]  # a name may begin in one piece and end in the next
-                names |= dict.fromkeys((*locations(seam), *locations(chunk)))
+                names |= dict.fromkeys((*find_locations(seam), *find_locations(chunk)))
                 tail = (chunk if len(chunk) >= SEAM else seam)[-SEAM:]
         return Seen(digest.hexdigest(), tuple(sorted(names)))
 
 
-def locations(data: bytes) -> Iterator[str]:
+def find_locations(data: bytes) -> Iterator[str]:
     """The names of data files in a piece of a model, as far as they are in it whole."""
     at = data.find(LOCATION)
     while at >= 0:

@@ -17,9 +17,9 @@ from typing import Self
 
 from onnxprune.batch.content import Seen, Stamp
 from onnxprune.batch.jobs import MODELS, Spec
-from onnxprune.batch.results import DATABASE, FORMAT, MADE, advice, check_format, split
+from onnxprune.batch.results import DATABASE, FORMAT, MADE, check_format, explain_sqlite, split
 from onnxprune.errors import OutputError
-from onnxprune.graph.files import data_files
+from onnxprune.graph.files import find_data_files
 from onnxprune.report import PruneReport, to_json
 
 LOCK = ".lock"
@@ -66,7 +66,7 @@ class ResultStore:
         except OSError as e:
             raise OutputError(f"{folder}: {e.strerror}; choose another output folder") from e
         except sqlite3.Error as e:
-            raise OutputError(f"{folder / DATABASE}: {advice(e)}") from e
+            raise OutputError(f"{folder / DATABASE}: {explain_sqlite(e)}") from e
         for left in (folder / MODELS).rglob(".onnxprune-*.tmp"):  # by a run that was killed while it wrote
             left.unlink(missing_ok=True)
 
@@ -95,7 +95,7 @@ class ResultStore:
         try:
             yield
         except sqlite3.Error as e:
-            raise OutputError(f"{self.folder / DATABASE}: {advice(e)}") from e
+            raise OutputError(f"{self.folder / DATABASE}: {explain_sqlite(e)}") from e
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -140,7 +140,7 @@ class ResultStore:
         """Keep how a job ended; what a job that was stopped may have written is removed."""
         if not outcome.written:
             output = self.folder / spec.output
-            for path in (output, *(data_files(output) if output.parent.is_dir() else ())):
+            for path in (output, *(find_data_files(output) if output.parent.is_dir() else ())):
                 path.unlink(missing_ok=True)
         report, timed = split(to_json(outcome.report)) if outcome.report else (None, [])
         texts = [None if report is None else json.dumps(x, default=str) for x in (report, timed)]

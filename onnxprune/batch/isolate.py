@@ -21,10 +21,10 @@ from typing import Protocol
 
 from onnxprune.batch.database import Outcome
 from onnxprune.batch.jobs import ReadyJob
-from onnxprune.graph.files import temporary_folder
-from onnxprune.machine import oom_kills, resident_bytes
+from onnxprune.graph.files import make_temporary_folder
+from onnxprune.machine import count_oom_kills, read_resident_bytes
 from onnxprune.report import from_json
-from onnxprune.settings.quantities import size
+from onnxprune.settings.quantities import show_size
 
 POLL_SECONDS = 0.05
 LOG, RESULT = "log", "result.json"  # what a job prints, and what it finds
@@ -68,8 +68,8 @@ class Running:
 
 def run(task: ReadyJob, limits: Limits, lease: Lease) -> Outcome | None:
     """The outcome of a job; None where it was stopped because the run ended."""
-    with temporary_folder() as scratch:
-        started, start, kills = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter(), oom_kills()
+    with make_temporary_folder() as scratch:
+        started, start, kills = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter(), count_oom_kills()
         process = _start(task, limits, Path(scratch))
         try:
             stopped = _watch(process, limits, lease, start)
@@ -77,7 +77,7 @@ def run(task: ReadyJob, limits: Limits, lease: Lease) -> Outcome | None:
             _kill(process)
         if stopped and stopped.status == "pending":
             return None
-        ended = stopped or _read(Path(scratch), process.returncode, oom_kills() > kills)
+        ended = stopped or _read(Path(scratch), process.returncode, count_oom_kills() > kills)
         return Outcome(**{**vars(ended), "seconds": round(time.perf_counter() - start, 3), "started": started})
 
 
@@ -115,14 +115,16 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits, lease: Lease, start
             return Outcome("pending")
         if limits.timeout is not None and time.perf_counter() - start > limits.timeout:
             return Outcome("timeout", f"stopped after {limits.timeout:g} s without a result; --timeout gives it more")
-        if limits.memory is not None and resident_bytes(process.pid) > limits.memory:
+        if limits.memory is not None and read_resident_bytes(process.pid) > limits.memory:
             return Outcome("memory", _too_much(limits))
 
 
 def _too_much(limits: Limits) -> str:
     """A share of what happens to be free is not a number to compare runs by."""
     allowed = (
-        "its share of this machine's memory" if limits.share else f"the {size(limits.memory or 0)} that it may have"
+        "its share of this machine's memory"
+        if limits.share
+        else f"the {show_size(limits.memory or 0)} that it may have"
     )
     return f"stopped because it needs more than {allowed}; --memory gives it more, fewer --workers a larger share"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.batch.content import ContentDigests
-from onnxprune.batch.recipe import Recipe, matches
+from onnxprune.batch.recipe import Recipe, match_names
 from onnxprune.batch.sources import SUFFIX, Source, drop_duplicates, fetch, find
 from onnxprune.errors import OnnxPruneError
 from onnxprune.plain_settings import describe, drop_paths, is_remote, list_input_paths
@@ -61,11 +61,11 @@ class ReadyJob:
     settings: Mapping[str, Any]
 
 
-def specs(recipe: Recipe) -> list[Spec]:
+def make_specs(recipe: Recipe) -> list[Spec]:
     """All jobs of a recipe, model by model. Raises OnnxPruneError for what it asks in vain."""
     sources = _sources(recipe)
     for o in recipe.overrides:
-        if not any(matches(o.match, (s.given, s.name)) for s in sources):
+        if not any(match_names(o.match, (s.given, s.name)) for s in sources):
             raise OnnxPruneError(f"{recipe.where(*o.key)}override.match {o.match} fits no model; correct or remove it")
     return [
         Spec(s.given, s.name, settings, recipe.base)
@@ -83,9 +83,9 @@ def _sources(recipe: Recipe) -> list[Source]:
             raise OnnxPruneError(f"{recipe.where('models')}{e}") from e
     sources = drop_duplicates(sources, recipe.base)
     for glob in recipe.skip:
-        if not any(matches([glob], (s.given, s.name)) for s in sources):
+        if not any(match_names([glob], (s.given, s.name)) for s in sources):
             raise OnnxPruneError(f"{recipe.where('skip')}skip '{glob}' fits no model; correct or remove it")
-    kept = [s for s in sources if not matches(recipe.skip, (s.given, s.name))]
+    kept = [s for s in sources if not match_names(recipe.skip, (s.given, s.name))]
     if not kept:
         raise OnnxPruneError(f"{recipe.where('skip')}skip leaves no model")
     return kept
@@ -122,7 +122,7 @@ def prepare(spec: Spec, folder: Path, contents: ContentDigests) -> ReadyJob:
     )
 
 
-def unreadable(spec: Spec, why: str) -> str:
+def identify_unreadable(spec: Spec, why: str) -> str:
     """The identity of a job whose files cannot be read."""
     return _digest(f"{__version__}\n{spec.place}\n{why}")[:32]
 
@@ -138,7 +138,7 @@ def _absolute(path: str, base: Path) -> str:
     return str((base / path).absolute())
 
 
-def settings_for(recipe: Recipe, model: Path) -> dict[str, Any]:
+def find_settings(recipe: Recipe, model: Path) -> dict[str, Any]:
     """The one combination of settings that a recipe has for a model. Raises OnnxPruneError where it has several."""
     combinations = recipe.combinations(str(model), model.name.removesuffix(SUFFIX))
     if len(combinations) != 1:

@@ -28,16 +28,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
-from onnxprune.batch.toml_lines import Key, find_lines, line_of
+from onnxprune.batch.toml_lines import Key, find_line, find_lines
 from onnxprune.errors import OnnxPruneError
-from onnxprune.plain_settings import COMMAND, check, check_all, describe, merge, settings_schema, suggest_near
-from onnxprune.settings import BatchSettings, settings_of
+from onnxprune.plain_settings import COMMAND, check, check_all, describe, make_settings_schema, merge, suggest_near
+from onnxprune.settings import BatchSettings, find_command_settings
 from onnxprune.settings.batch import read_batch_settings
-from onnxprune.settings.table import TEXT, TEXTS, Kind, settings_in, show_value
+from onnxprune.settings.table import TEXT, TEXTS, Kind, find_class_settings, show_value
 
 Matrix = Mapping[str, list[Any]]
 
-SETTINGS = settings_of(COMMAND)
+SETTINGS = find_command_settings(COMMAND)
 
 MOST = 100_000  # combinations for a model
 
@@ -69,14 +69,14 @@ class Recipe:
 
     def where(self, *key: str | int) -> str:
         """The recipe and the line of a key, for messages."""
-        return f"{self.path}:{line_of(key, dict(self.lines))}: " if self.path else ""
+        return f"{self.path}:{find_line(key, dict(self.lines))}: " if self.path else ""
 
     def combinations(self, *names: str) -> list[dict[str, Any]]:
         """The settings for a model, known by these names (its path, its short name), each different one once.
 
         Raises OnnxPruneError where they do not go together.
         """
-        overrides = [o for o in self.overrides if matches(o.match, names)]
+        overrides = [o for o in self.overrides if match_names(o.match, names)]
         matrix = dict(self.matrix)
         last: dict[str, Any] = {}
         for o in overrides:
@@ -101,7 +101,7 @@ class Recipe:
         return list(combinations.values())
 
 
-def matches(globs: list[str], names: tuple[str, ...]) -> bool:
+def match_names(globs: list[str], names: tuple[str, ...]) -> bool:
     """Does one of the globs fit one of the names, or the last part of one?"""
     every = {part for n in names for part in (n, n.rpartition("/")[2])}
     return any(fnmatch(n, g) for n in every for g in globs)
@@ -130,7 +130,7 @@ _TOP: dict[str, Kind] = {
     "models": TEXTS,
     "skip": TEXTS,
     "output": TEXT,
-    **{name: s.kind for name, s in settings_in(BatchSettings).items()},
+    **{name: s.kind for name, s in find_class_settings(BatchSettings).items()},
     "settings": _OPEN,
     "matrix": _OPEN,
     "override": Kind(
@@ -162,7 +162,7 @@ class _RecipeReader:
         self.path, self.base, self.lines = path, path.parent, lines
 
     def fail(self, key: Key, why: str) -> NoReturn:
-        raise OnnxPruneError(f"{self.path}:{line_of(key, self.lines)}: {why}")
+        raise OnnxPruneError(f"{self.path}:{find_line(key, self.lines)}: {why}")
 
     def read_recipe(self, data: dict[str, Any]) -> Recipe:
         for name, value in data.items():
@@ -191,7 +191,7 @@ class _RecipeReader:
         )
 
     def read_run(self, data: dict[str, Any]) -> BatchSettings:
-        for name in data.keys() & settings_in(BatchSettings).keys():
+        for name in data.keys() & find_class_settings(BatchSettings).keys():
             try:
                 read_batch_settings({name: data[name]})
             except OnnxPruneError as e:
@@ -244,14 +244,14 @@ class _RecipeReader:
 # Schema
 
 
-def recipe_schema() -> dict[str, Any]:
+def make_recipe_schema() -> dict[str, Any]:
     """JSON Schema of a recipe, for editors."""
     settings = {"$ref": "#/$defs/settings"}
     matrix = {name: {"type": "array", "items": s.schema, "minItems": 1} for name, s in SETTINGS.items()}
     tables = {"type": "array", "items": settings, "minItems": 1}
     match = {"match": {"anyOf": [TEXT.schema, TEXTS.schema]}}
-    override = {**settings_schema()["properties"], **match, "matrix": {"$ref": "#/$defs/matrix"}}
-    properties = {name: dict(kind.schema) for name, kind in _TOP.items()} | settings_schema("batch")["properties"]
+    override = {**make_settings_schema()["properties"], **match, "matrix": {"$ref": "#/$defs/matrix"}}
+    properties = {name: dict(kind.schema) for name, kind in _TOP.items()} | make_settings_schema("batch")["properties"]
     properties |= {"settings": settings, "matrix": {"$ref": "#/$defs/matrix"}}
     properties["override"] = {
         "type": "array",
@@ -265,7 +265,7 @@ def recipe_schema() -> dict[str, Any]:
         "required": ["models"],
         "additionalProperties": False,
         "$defs": {
-            "settings": settings_schema(),
+            "settings": make_settings_schema(),
             "matrix": {"type": "object", "properties": matrix, "additionalProperties": tables},
         },
     }

@@ -68,7 +68,7 @@ def read_outcomes(folder: Path) -> Iterator[JobResult]:
         finally:
             base.close()
     except sqlite3.Error as e:
-        raise OnnxPruneError(f"{path}: {advice(e)}") from e
+        raise OnnxPruneError(f"{path}: {explain_sqlite(e)}") from e
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as e:
         raise OnnxPruneError(f"{path}: {DAMAGED} ({type(e).__name__}: {e})") from e
 
@@ -83,7 +83,7 @@ BROKEN = (
 )  # the last: no such table
 
 
-def advice(error: sqlite3.Error) -> str:
+def explain_sqlite(error: sqlite3.Error) -> str:
     """Explain an error of SQLite, and suggest a remedy."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_NOTADB) & 0xFF
     if code in BUSY:
@@ -116,7 +116,7 @@ def _job(
     report: str | None,
     clock: str | None,
 ) -> JobResult:
-    whole = from_json(PruneReport, joined(json.loads(report), json.loads(clock or "[]"))) if report else None
+    whole = from_json(PruneReport, join_report(json.loads(report), json.loads(clock or "[]"))) if report else None
     return JobResult(id, model, name, json.loads(settings), status, message, seconds, started, output, whole)
 
 
@@ -154,7 +154,7 @@ def split(report: Any) -> tuple[Any, Timed]:
     return walk(report, []), timed
 
 
-def joined(report: Any, timed: Iterable[Sequence[Any]]) -> Any:
+def join_report(report: Any, timed: Iterable[Sequence[Any]]) -> Any:
     """The report that was split."""
     for path, value in timed:
         node = report
@@ -164,7 +164,7 @@ def joined(report: Any, timed: Iterable[Sequence[Any]]) -> Any:
     return report
 
 
-def stable(job: JobResult) -> dict[str, Any]:
+def select_stable(job: JobResult) -> dict[str, Any]:
     """All of a job that another run of it must give again."""
     kept = to_json(job)
     kept["report"], _ = split(kept["report"])
@@ -182,7 +182,7 @@ def list_differences(a: Path, b: Path) -> list[str]:
 
 
 def _by_name(folder: Path) -> dict[str, dict[str, Any]]:
-    return {f"{j.name} {describe(j.settings)}": stable(j) for j in read(folder)}
+    return {f"{j.name} {describe(j.settings)}": select_stable(j) for j in read(folder)}
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -11,9 +11,9 @@ from typing import Protocol
 from onnxprune.batch.content import ContentDigests
 from onnxprune.batch.database import Outcome, ResultStore
 from onnxprune.batch.isolate import Limits, Running, run
-from onnxprune.batch.jobs import ReadyJob, Spec, prepare, unreadable
+from onnxprune.batch.jobs import ReadyJob, Spec, identify_unreadable, prepare
 from onnxprune.errors import OnnxPruneError
-from onnxprune.machine import cores, memory_bytes
+from onnxprune.machine import count_cores, read_free_memory
 from onnxprune.settings import BatchSettings
 
 TIMEOUT_SECONDS = 3600.0
@@ -39,30 +39,32 @@ class WorkerPool:
 
 
 @contextmanager
-def local(workers: int) -> Iterator[WorkerPool]:
+def open_local(workers: int) -> Iterator[WorkerPool]:
     """Processes on this machine, each watched by a thread of this one."""
     lease = Running()
     with ThreadPoolExecutor(workers) as threads:
         yield WorkerPool(lambda task, limits: threads.submit(run, task, limits, lease), workers, lease.end)
 
 
-def limits(workers: int, chosen: BatchSettings) -> Limits:
+def make_limits(workers: int, chosen: BatchSettings) -> Limits:
     """Cores and memory of this machine in equal shares, but for what was chosen."""
-    free = memory_bytes()
+    free = read_free_memory()
     return Limits(
         timeout=chosen.timeout or TIMEOUT_SECONDS,
         memory=chosen.memory or (free // workers if free else None),
-        threads=chosen.threads or max(1, cores() // workers),
+        threads=chosen.threads or max(1, count_cores() // workers),
         share=chosen.memory is None,
     )
 
 
-def batch(
+def run_jobs(
     specs: Sequence[Spec], store: ResultStore, pool: WorkerPool, limits: Limits, watch: Watch, retry: bool = False
 ) -> None:
     """Run the jobs that did not end yet. What was interrupted leaves a database that the next run goes on with."""
     tasks, unread = _prepared(specs, store, watch)
-    identities = [(s, tasks[s.place].id if s.place in tasks else unreadable(s, unread[s.place])) for s in specs]
+    identities = [
+        (s, tasks[s.place].id if s.place in tasks else identify_unreadable(s, unread[s.place])) for s in specs
+    ]
     places = store.plan(identities, retry)
     to_run = [s for s in specs if s.place in places]
     watch.begin(len(to_run), len(specs) - len(to_run))
@@ -139,6 +141,6 @@ def _outcome(future: Future[Outcome | None]) -> Outcome | None:
         return Outcome("crashed", f"{type(e).__name__}: {' '.join(str(e).split())}")
 
 
-def default_workers(jobs: int) -> int:
+def count_workers(jobs: int) -> int:
     """As many as there are cores, but no more than there are jobs. It does not depend on what is done already."""
-    return max(1, min(cores(), jobs))
+    return max(1, min(count_cores(), jobs))

@@ -30,7 +30,7 @@ def find_lines(text: str) -> dict[Key, int]:
     return line_numbers
 
 
-def line_of(key: Key, line_numbers: dict[Key, int]) -> int:
+def find_line(key: Key, line_numbers: dict[Key, int]) -> int:
     """The line of a key, or of what it stands in."""
     while key and key not in line_numbers:
         key = key[:-1]

@@ -22,7 +22,7 @@ from onnxprune.batch.isolate import RESULT
 from onnxprune.batch.jobs import ReadyJob
 from onnxprune.errors import OnnxPruneError
 from onnxprune.plain_settings import make_arguments
-from onnxprune.report import PruneReport, json_text
+from onnxprune.report import PruneReport, render_json
 from onnxprune.report.degraded import explain_degraded
 
 GRACE_SECONDS = 60
@@ -39,7 +39,7 @@ def main() -> NoReturn:
     threading.Thread(target=_end_with_parent, args=(job["scratch"],), daemon=True).start()
     _last_resorts(job["timeout"])
     outcome = execute(ReadyJob(**job["task"]), job["memory"])
-    Path(job["scratch"], RESULT).write_text(json_text(outcome), encoding="utf-8")
+    Path(job["scratch"], RESULT).write_text(render_json(outcome), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)  # no library's last words can spoil it now
 

@@ -6,9 +6,9 @@ what the network does with the inputs, channel by channel.
 
 from __future__ import annotations
 
-from onnxprune.calibration.data import Batches, load_data, random_batches, random_data
+from onnxprune.calibration.data import Batches, draw_batches, draw_data, load_data
 from onnxprune.calibration.finite import check_finite
-from onnxprune.calibration.inputs import InputSpec, input_specs, random_inputs
+from onnxprune.calibration.inputs import InputSpec, draw_inputs, list_input_specs
 from onnxprune.calibration.pictures import Preprocess, read_preprocess
 from onnxprune.calibration.reunion import join, reunite, split_samples
 
@@ -17,12 +17,12 @@ __all__ = [
     "InputSpec",
     "Preprocess",
     "check_finite",
-    "input_specs",
+    "list_input_specs",
     "join",
     "load_data",
-    "random_batches",
-    "random_data",
-    "random_inputs",
+    "draw_batches",
+    "draw_data",
+    "draw_inputs",
     "read_preprocess",
     "reunite",
     "split_samples",

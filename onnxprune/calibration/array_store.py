@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from onnxprune.errors import OutputError
-from onnxprune.graph.files import temporary_folder, why
+from onnxprune.graph.files import explain_os_error, make_temporary_folder
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Key = TypeVar("Key", bound=Hashable)
@@ -84,13 +84,15 @@ class ArrayStore:
         return self._batches
 
     def _spill(self, array: Array) -> Path:
-        self._folder = self._folder or temporary_folder()
+        self._folder = self._folder or make_temporary_folder()
         self._files += 1
         path = Path(self._folder.name, f"{self._files}.npy")
         try:
             np.save(path, array.view(np.dtype(f"V{array.itemsize}")) if array.dtype.kind == "V" else array)
         except OSError as e:
-            reason = why(e) if e.errno else f"no space is left ({e})"  # numpy tells how much it wrote, not why
+            reason = (
+                explain_os_error(e) if e.errno else f"no space is left ({e})"
+            )  # numpy tells how much it wrote, not why
             text = f"{path.parent}: {reason}; make room there, name another folder in TMPDIR, or give more --memory"
             raise OutputError(text) from e
         return path

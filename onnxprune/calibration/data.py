@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.arrays import read_arrays
-from onnxprune.calibration.inputs import InputSpec, dynamic_axes, input_specs, label, random_inputs
+from onnxprune.calibration.inputs import InputSpec, draw_inputs, label, list_dynamic_axes, list_input_specs
 from onnxprune.calibration.mistakes import explain_names, explain_shape, find_labels
 from onnxprune.calibration.pictures import Pictures, Preprocess, find_pictures
-from onnxprune.calibration.sessions import Feeds, Guess, count, open_session, runnable_inputs
+from onnxprune.calibration.sessions import Feeds, Guess, count, find_runnable_inputs, open_session
 from onnxprune.errors import DataError
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array
@@ -187,7 +187,7 @@ class Streamed(Batches):
 
     def measure_sizes(self) -> Mapping[str, int]:
         feeds = {} if self.sizes else self.first()
-        return self.sizes or {label(s, a): feeds[s.name].shape[a] for s, a in dynamic_axes(self.specs)}
+        return self.sizes or {label(s, a): feeds[s.name].shape[a] for s, a in list_dynamic_axes(self.specs)}
 
     def limit(self, samples: int) -> Batches:
         if samples < 1:
@@ -248,14 +248,14 @@ def _stream(source: Iterable[Any] | Callable[[], Iterable[Any]], specs: Sequence
     return Streamed(source=what, start=source, specs=specs, step=step)
 
 
-def random_batches(model: Model, seed: int, samples: int = RANDOM_SAMPLES) -> Batches:
+def draw_batches(model: Model, seed: int, samples: int = RANDOM_SAMPLES) -> Batches:
     """Seeded random inputs that the model runs on, for want of data. Raises OnnxPruneError where it runs on none."""
-    specs = input_specs(model.proto)
+    specs = list_input_specs(model.proto)
     session = open_session(model, "original")
-    return random_data(runnable_inputs(session, specs, seed, batch=RANDOM_BATCH), specs, seed, samples)
+    return draw_data(find_runnable_inputs(session, specs, seed, batch=RANDOM_BATCH), specs, seed, samples)
 
 
-def random_data(guess: Guess, specs: Sequence[InputSpec], seed: int, samples: int | None = None) -> Batches:
+def draw_data(guess: Guess, specs: Sequence[InputSpec], seed: int, samples: int | None = None) -> Batches:
     """Random inputs like those of `guess`, which the model runs on: that one batch, or as many as `samples` need."""
     step = count(guess.feeds)
     batches = 1 if samples is None else max(1, -(-samples // step))
@@ -263,7 +263,7 @@ def random_data(guess: Guess, specs: Sequence[InputSpec], seed: int, samples: in
     def start() -> Iterator[Feeds]:
         yield guess.feeds
         for i in range(1, batches):
-            yield random_inputs(specs, seed=seed + i, sizes=guess.sizes, **guess.settings)[0]
+            yield draw_inputs(specs, seed=seed + i, sizes=guess.sizes, **guess.settings)[0]
 
     streamed = Streamed(
         source=f"random seed {seed}", samples=batches * step, sizes=guess.sizes, start=start, specs=specs, step=step
@@ -335,7 +335,7 @@ def _stored(columns: Mapping[str, Column], specs: Sequence[InputSpec], step: int
     sizes = _sizes(specs, arrays, source)
     axes = _batch_axes(specs, arrays)
     total, step, dropped = _steps(specs, arrays, axes, step, source)
-    sizes |= {label(s, a): min(step, total) for s, a in dynamic_axes(specs) if a == axes[s.name]}
+    sizes |= {label(s, a): min(step, total) for s, a in list_dynamic_axes(specs) if a == axes[s.name]}
     kept = total - dropped
     static = all(a is None or isinstance(s.shape[a], int) for s in specs for a in [axes[s.name]])
     return Stored(
@@ -408,7 +408,7 @@ def _checked(spec: InputSpec, x: Column, source: str) -> Column:
 
 def _sizes(specs: Sequence[InputSpec], arrays: Mapping[str, Column], source: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for s, a in dynamic_axes(specs):
+    for s, a in list_dynamic_axes(specs):
         name, n = label(s, a), arrays[s.name].shape[a]
         if sizes.setdefault(name, n) != n:
             why = f"'{name}' is {n} on axis {a} of input '{s.name}', but {sizes[name]} before; give one size"
@@ -419,8 +419,8 @@ def _sizes(specs: Sequence[InputSpec], arrays: Mapping[str, Column], source: str
 def _batch_axes(specs: Sequence[InputSpec], arrays: Mapping[str, Column]) -> dict[str, int | None]:
     symbol = next((s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], str)), None)
     axes = {s.name: _batch_axis(s, arrays[s.name].shape, symbol) for s in specs}
-    lengths = {arrays[s.name].shape[0] for s, a in dynamic_axes(specs) if a == axes[s.name] == 0}
-    tied = any(axes[s.name] is None for s, _ in dynamic_axes(specs)) or len(lengths) > 1  # nodes and edges, say
+    lengths = {arrays[s.name].shape[0] for s, a in list_dynamic_axes(specs) if a == axes[s.name] == 0}
+    tied = any(axes[s.name] is None for s, _ in list_dynamic_axes(specs)) or len(lengths) > 1  # nodes and edges, say
     return dict.fromkeys(axes) if tied else axes
 
 

@@ -31,7 +31,7 @@ class InputSpec:
     shape: tuple[Dim, ...]
 
 
-def input_specs(proto: onnx.ModelProto) -> list[InputSpec]:
+def list_input_specs(proto: onnx.ModelProto) -> list[InputSpec]:
     """The inputs that a caller must feed: graph inputs that no initializer provides.
 
     Raises OnnxPruneError for an input that is no tensor of known rank, or one of strings.
@@ -65,7 +65,7 @@ def _dim(d: onnx.TensorShapeProto.Dimension) -> Dim:
     return None if d.dim_param in _ANONYMOUS else d.dim_param
 
 
-def random_inputs(
+def draw_inputs(
     specs: Sequence[InputSpec],
     *,
     seed: int,
@@ -106,14 +106,14 @@ def label(spec: InputSpec, axis: int) -> str:
     return d if isinstance(d, str) else f"{spec.name}[{axis}]"
 
 
-def dynamic_axes(specs: Sequence[InputSpec]) -> list[tuple[InputSpec, int]]:
+def list_dynamic_axes(specs: Sequence[InputSpec]) -> list[tuple[InputSpec, int]]:
     return [(s, a) for s in specs for a, d in enumerate(s.shape) if not isinstance(d, int)]
 
 
 def _choose_sizes(
     specs: Sequence[InputSpec], given: Mapping[str, int], batch: int, sequence: int, image: int
 ) -> dict[str, int]:
-    axes = sorted(dynamic_axes(specs), key=lambda sa: sa[1])  # a symbol of some axis 0 is a batch everywhere
+    axes = sorted(list_dynamic_axes(specs), key=lambda sa: sa[1])  # a symbol of some axis 0 is a batch everywhere
     labels = {label(s, a) for s, a in axes}
     for name, size in given.items():
         if name not in labels or size < 1:

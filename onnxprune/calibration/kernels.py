@@ -20,7 +20,7 @@ import onnx
 from onnx import NodeProto
 
 from onnxprune.calibration.sessions import Feeds, open_session, prepare_run
-from onnxprune.graph.files import temporary_folder
+from onnxprune.graph.files import make_temporary_folder
 from onnxprune.machine import name_processor
 
 SECONDS, LEAST_RUNS, MOST_RUNS = 0.3, 4, 400  # of a measurement
@@ -38,7 +38,7 @@ class Kernel:
     layer: str
 
 
-def tag(node: NodeProto) -> str:
+def make_tag(node: NodeProto) -> str:
     """The name that a node has in the optimized graph, unless something is fused into it."""
     return f"<{next(filter(None, node.output), '')}>"
 
@@ -49,12 +49,12 @@ class KernelTimer:
     def __init__(self, model: onnx.ModelProto, feeds: Feeds, threads: int, clock: Callable[[], float]) -> None:
         """`model` has its weights in it; its nodes get new names."""
         for node in model.graph.node:
-            node.name = tag(node)
+            node.name = make_tag(node)
         self.model, self.feeds, self.threads, self.clock = model.SerializeToString(), feeds, threads, clock
 
     def find_kernels(self) -> list[Kernel]:
         """The kernels that run, a loop with its body as one. Raises OnnxPruneError where the model does not."""
-        with temporary_folder() as folder:
+        with make_temporary_folder() as folder:
             optimized = Path(folder) / "optimized.onnx"
             session = self._open(folder, optimized)
             prepare_run(session, self.feeds)()
@@ -68,7 +68,7 @@ class KernelTimer:
 
     def time(self) -> tuple[dict[str, float], float]:
         """Seconds of each kernel, by name, and of a run of the whole model without the profiler."""
-        with temporary_folder() as folder:
+        with make_temporary_folder() as folder:
             session = self._open(folder)
             go = prepare_run(session, self.feeds)
             _repeat(go, self.clock)
@@ -90,10 +90,10 @@ def average_quickest(seconds: Sequence[float]) -> float:
 
 def describe_machine(threads: int) -> str:
     """Describe the conditions of a timing: the processor, ONNX Runtime's version, and the threads."""
-    return f"{name_processor()}/onnxruntime {runtime_version()}/{threads}"
+    return f"{name_processor()}/onnxruntime {read_runtime_version()}/{threads}"
 
 
-def runtime_version() -> str:
+def read_runtime_version() -> str:
     """The version of ONNX Runtime."""
     import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
 

@@ -15,14 +15,14 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnxprune.calibration.data import Batches, load_data
-from onnxprune.calibration.inputs import InputSpec, dynamic_axes, input_specs, label, random_inputs
+from onnxprune.calibration.inputs import InputSpec, draw_inputs, label, list_dynamic_axes, list_input_specs
 from onnxprune.calibration.sessions import open_session, run_as
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.caches import DecoderCache, find_caches
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import with_outputs
+from onnxprune.graph.nodes import replace_outputs
 from onnxprune.graph.view import Names
-from onnxprune.graph.vocabulary import find_ids, vocabulary
+from onnxprune.graph.vocabulary import find_ids, find_vocabulary_size
 from onnxprune.graph.weights import Array
 from onnxprune.progress import Progress
 
@@ -81,8 +81,8 @@ class _Writer:
 
     @staticmethod
     def of(model: Model, length: int | None, start: int | None) -> _Writer:
-        tokens, ids = vocabulary(model.proto), find_ids(model.proto)
-        specs = input_specs(model.proto)
+        tokens, ids = find_vocabulary_size(model.proto), find_ids(model.proto)
+        specs = list_input_specs(model.proto)
         spec = next((s for s in specs if s.name in ids and len(s.shape) == 2), None)
         output = next((v.name for v in model.proto.graph.output if _scores_tokens(v, tokens)), None)
         if tokens is None or spec is None or output is None:
@@ -113,7 +113,7 @@ class _Writer:
                     f"the model's cache '{cache.input}' is {list(shape)}: nobody knows how to begin it; give data"
                 )
         outputs = [v for v in model.proto.graph.output if v.name in {scores, *(c.output for c in caches)}]
-        shown = replace(model, proto=with_outputs(model.proto, outputs))
+        shown = replace(model, proto=replace_outputs(model.proto, outputs))
         writer = _Writer(
             shown, specs, ids, tokens, start, batch, max(length or LENGTH, 2), step == 1, "", scores, caches
         )
@@ -160,11 +160,11 @@ class _Writer:
         past = arrays[self.caches[0].input].shape[self.caches[0].axis] if self.caches else 0
         rest = [s for s in self.specs if s.name not in arrays]
         known = {label(self.ids, axis): n for axis, n in enumerate(ids.shape)}
-        wanted = {label(s, axis) for s, axis in dynamic_axes(rest)}
+        wanted = {label(s, axis) for s, axis in list_dynamic_axes(rest)}
         sizes = {name: n for name, n in known.items() if name in wanted}
         if self.caches:  # a mask is as long as all tokens
             sizes |= dict.fromkeys(wanted - sizes.keys(), past + ids.shape[1])
-        others, _ = random_inputs(rest, seed=0, batch=len(ids), sequence=ids.shape[1], sizes=sizes)
+        others, _ = draw_inputs(rest, seed=0, batch=len(ids), sequence=ids.shape[1], sizes=sizes)
         counted = {name: x + x.dtype.type(past) for name, x in others.items() if "position" in name.lower()}
         return {**others, **counted, **arrays}
 
@@ -212,7 +212,7 @@ def _show_position(model: Model, output: str) -> tuple[Model, str, str]:
     names = Names([v.name for v in model.proto.graph.input] + [o for n in model.proto.graph.node for o in n.output])
     at, scores = names.claim("position_to_show", "position_to_show"), names.claim("scores_shown", "scores_shown")
     elem = next(v.type.tensor_type.elem_type for v in model.proto.graph.output if v.name == output)
-    proto = with_outputs(model.proto, [helper.make_tensor_value_info(scores, elem, None)])
+    proto = replace_outputs(model.proto, [helper.make_tensor_value_info(scores, elem, None)])
     proto.graph.input.append(helper.make_tensor_value_info(at, TensorProto.INT64, [1]))
     proto.graph.node.append(helper.make_node("Gather", [output, at], [scores], axis=1))
     return replace(model, proto=proto), at, scores

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper
 
 from onnxprune.axes import Size
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import all_weights, with_outputs
-from onnxprune.graph.view import NodeBuilder, opset
-from onnxprune.ops.records import NodeView, record_of
+from onnxprune.graph.nodes import collect_weights, replace_outputs
+from onnxprune.graph.view import NodeBuilder, read_opset
+from onnxprune.ops.records import NodeView, get_record
 
 Make = Callable[..., str]
 PLACES = 5  # where a convolution's patches are looked at, along each axis of a picture
@@ -27,7 +27,7 @@ STEEP = 1e30  # HardSigmoid(x) = max(0, min(1, STEEP x)); exact for |x| above 1e
 
 
 def _never_negative(node: onnx.NodeProto, known: Mapping[str, np.ndarray]) -> bool:
-    bounds = record_of(node).traits.bounds
+    bounds = get_record(node).traits.bounds
     constants = {slot: known[name] for slot, name in enumerate(node.input) if name in known}
     return bounds is not None and bounds(NodeView(node), constants)[0] >= 0
 
@@ -43,9 +43,9 @@ class Net:
     _known: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.proto = with_outputs(self.model.proto)
-        self.opset = opset(self.proto)
-        known = {name: w.array() for name, w in all_weights(self.model).items() if not w.shape}
+        self.proto = replace_outputs(self.model.proto)
+        self.opset = read_opset(self.proto)
+        known = {name: w.array() for name, w in collect_weights(self.model).items() if not w.shape}
         self.never_negative = {n.output[0] for n in self.proto.graph.node if _never_negative(n, known)}
 
     @property

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.calibration.inputs import InputSpec, random_inputs
+from onnxprune.calibration.inputs import InputSpec, draw_inputs
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.lent import opened
+from onnxprune.graph.lent import lend_bytes
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array, is_float
-from onnxprune.machine import wanted_threads
+from onnxprune.machine import read_wanted_threads
 
 Source = str | Path | onnx.ModelProto | bytes | Model
 Feeds = Mapping[str, Array]
@@ -42,7 +42,7 @@ class Guess:
     feeds: dict[str, Array]
     outputs: dict[str, Any]
     sizes: dict[str, int]  # of the dynamic axes
-    settings: dict[str, int]  # of `random_inputs`
+    settings: dict[str, int]  # of `draw_inputs`
 
 
 @cache
@@ -78,7 +78,7 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.use_deterministic_compute = True
-    options.intra_op_num_threads = threads or wanted_threads()
+    options.intra_op_num_threads = threads or read_wanted_threads()
     _share_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.enable_mem_pattern = False  # it has the second batch allocate all memory anew; a session sees few batches
@@ -103,18 +103,18 @@ def open_session(
 def _read(model: Source, role: str, while_opening: ExitStack) -> tuple[str | bytes, Mapping[str, str]]:
     """The model in a form that ONNX Runtime loads, and configuration entries; its files exist `while_opening`."""
     if isinstance(model, Model):
-        return while_opening.enter_context(opened(model))
-    return serialized(model, role), {}
+        return while_opening.enter_context(lend_bytes(model))
+    return serialize(model, role), {}
 
 
-def serialized(model: str | Path | onnx.ModelProto | bytes, role: str) -> str | bytes:
+def serialize(model: str | Path | onnx.ModelProto | bytes, role: str) -> str | bytes:
     """Convert a model to a form that ONNX Runtime loads: a path, or bytes that include the weights.
 
     Raises OnnxPruneError for a message with external data, or beyond 2 GB.
     """
     if isinstance(model, str | Path):
         return str(model)
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in proto_of(model, role).graph.initializer):
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in get_proto(model, role).graph.initializer):
         raise OnnxPruneError(f"{role}: its weights are in external files, so give the path of the model file instead")
     try:
         return model if isinstance(model, bytes) else model.SerializeToString()
@@ -122,7 +122,7 @@ def serialized(model: str | Path | onnx.ModelProto | bytes, role: str) -> str | 
         raise OnnxPruneError(f"{role}: larger than 2 GB ({e}); save it with external data and give the path") from e
 
 
-def proto_of(model: Source, role: str) -> onnx.ModelProto:
+def get_proto(model: Source, role: str) -> onnx.ModelProto:
     """The message of a model; that of a Model, and of a file with external data, has no weights in it."""
     if isinstance(model, Model):
         return model.proto
@@ -186,7 +186,7 @@ def count(feeds: Feeds) -> int:
     return next((len(x) for x in feeds.values() if x.ndim), 1)
 
 
-def first(batches: Iterable[Feeds], samples: int | None) -> Iterator[Feeds]:
+def take_batches(batches: Iterable[Feeds], samples: int | None) -> Iterator[Feeds]:
     """Batches until there are so many samples; all of them for None."""
     seen = 0
     for feeds in batches:
@@ -220,7 +220,7 @@ def run_as(role: str, session: Any, feeds: Feeds) -> dict[str, Any]:
         raise OnnxPruneError(f"{role}: ONNX Runtime does not run the model on {fed}: {e}") from e
 
 
-def runnable_inputs(
+def find_runnable_inputs(
     session: Any, specs: Sequence[InputSpec], seed: int, sizes: Mapping[str, int] | None = None, batch: int = 2
 ) -> Guess:
     """The first guess at random inputs that the model runs on: `batch` samples, or two or one where it takes no more.
@@ -230,7 +230,7 @@ def runnable_inputs(
     failures: dict[tuple[Any, ...], OnnxPruneError] = {}
     guesses = _GUESSES + (_LONG_GUESSES if all(is_float(s.dtype) for s in specs) else [])
     for settings in (s | {"batch": n} for s in guesses for n in ((batch, min(batch, 2)) if s["batch"] > 1 else (1,))):
-        feeds, chosen = random_inputs(specs, seed=seed, sizes=sizes, **settings)
+        feeds, chosen = draw_inputs(specs, seed=seed, sizes=sizes, **settings)
         key = (settings.get("tokens"), settings.get("integers"), *sorted(chosen.items()))
         if key in failures:
             continue

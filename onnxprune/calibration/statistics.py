@@ -26,7 +26,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.progress import Progress
-from onnxprune.signals import PATCH, StatisticKey, samples_of
+from onnxprune.signals import PATCH, StatisticKey, name_sample_count
 
 Fold = type[Mean] | type[Greatest] | type[AllRows]
 
@@ -155,7 +155,7 @@ def _run(
         fold = folds.pop(want)
         arrays[want] = fold.result()
         if isinstance(fold, Summed):
-            arrays[samples_of(want)] = np.array(fold.rows)
+            arrays[name_sample_count(want)] = np.array(fold.rows)
     return samples
 
 

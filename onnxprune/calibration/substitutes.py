@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from onnx import NodeProto
 
-from onnxprune.calibration.data import RANDOM_SAMPLES, Batches, Streamed, random_batches
-from onnxprune.calibration.inputs import InputSpec, input_specs
+from onnxprune.calibration.data import RANDOM_SAMPLES, Batches, Streamed, draw_batches
+from onnxprune.calibration.inputs import InputSpec, list_input_specs
 from onnxprune.calibration.scenes import draw_scenes
 from onnxprune.calibration.sessions import Feeds
 from onnxprune.calibration.statistics import gather
@@ -16,7 +16,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 from onnxprune.signals import StatisticKey
 
 LEAST_SIDE = 8  # of a picture, in pixels
@@ -35,10 +35,10 @@ FLOATS = 3  # the first of them are of numbers near 1
 LIKELY = 2.0  # times the least strangeness: such ranges are used side by side
 
 
-def takes_pictures(model: Model) -> bool:
+def takes_images(model: Model) -> bool:
     """Is there an input that looks like pictures: floats with 1 or 3 channels and two sides of some pixels?"""
     try:
-        return any(map(_is_picture, input_specs(model.proto)))
+        return any(map(_is_picture, list_input_specs(model.proto)))
     except OnnxPruneError:  # an input that cannot be fed
         return False
 
@@ -60,10 +60,10 @@ def _sides(shape: Sequence[object], channels: int) -> bool:
 
 def substitute_batches(a: Analysis, seed: int, samples: int | None = None) -> Batches:
     """Seeded inputs that the model runs on, so many of them. Raises OnnxPruneError where it runs on none."""
-    plain = random_batches(a.model, seed, samples or RANDOM_SAMPLES)
-    if not takes_pictures(a.model):
+    plain = draw_batches(a.model, seed, samples or RANDOM_SAMPLES)
+    if not takes_images(a.model):
         return plain
-    specs = input_specs(a.model.proto)
+    specs = list_input_specs(a.model.proto)
     pictures = [plain.first()[s.name] for s in specs if _is_picture(s)]
     sides = max(x[0].size // x.shape[_channels(x.shape)] for x in pictures)
     least = max(LEAST_SAMPLES, *(len(x) for x in pictures))  # a batch of a model that takes no smaller one
@@ -140,7 +140,7 @@ def _cut(a: Analysis) -> Iterator[str]:
     """The activations of floats that activation functions cut off."""
     outputs = {name for n in a.flat.proto.graph.node for name in n.output}
     for node in a.flat.proto.graph.node:
-        if record_of(node).traits.clips and node.input[0] in outputs and _is_watchable(a, node):
+        if get_record(node).traits.clips and node.input[0] in outputs and _is_watchable(a, node):
             yield node.input[0]
 
 

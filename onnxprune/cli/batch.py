@@ -62,10 +62,10 @@ def batch(
     A job whose outputs are ruined is 'degraded', not 'done': its model is written, but choose
     another. Exit status: 0 all jobs made a model, 1 some failed, 2 an error, 130 interrupted.
     """
-    from onnxprune.batch.jobs import specs
+    from onnxprune.batch.jobs import make_specs
 
     recipe = _recipe(what, settings)
-    jobs = specs(recipe)
+    jobs = make_specs(recipe)
     if dry_run:
         _list(jobs, json)
         return
@@ -81,9 +81,9 @@ def _recipe(what: Sequence[str], settings: dict[str, Any]) -> Recipe:
     from onnxprune.batch import recipe
     from onnxprune.plain_settings import check
     from onnxprune.settings.batch import BatchSettings, read_batch_settings
-    from onnxprune.settings.table import settings_in, to_option
+    from onnxprune.settings.table import find_class_settings, to_option
 
-    of_jobs = {name: value for name, value in settings.items() if name not in settings_in(BatchSettings)}
+    of_jobs = {name: value for name, value in settings.items() if name not in find_class_settings(BatchSettings)}
     run = {name: value for name, value in asdict(read_batch_settings(settings)).items() if value is not None}
     if not any(w.endswith(".toml") for w in what):
         for name, value in of_jobs.items():
@@ -133,7 +133,7 @@ def _list(jobs: Sequence[Spec], json: bool) -> None:
 def _go(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None, retry: bool) -> None:
     """Run the jobs. Ctrl-C, SIGTERM and SIGHUP end those in flight, and say how to go on."""
     from onnxprune.batch.database import ResultStore
-    from onnxprune.batch.scheduler import batch as run
+    from onnxprune.batch.scheduler import run_jobs as run
     from onnxprune.cli.job_display import watch
 
     with ResultStore(folder) as store, watch() as shown:
@@ -153,12 +153,12 @@ def _pool(jobs: Sequence[Spec], recipe: Recipe, folder: Path, dask: str | None) 
     from onnxprune.batch import cluster, scheduler
 
     if dask is not None:
-        with cluster.dask(dask, folder) as pool:
-            yield pool, cluster.limits(recipe.run)
+        with cluster.open_dask(dask, folder) as pool:
+            yield pool, cluster.make_limits(recipe.run)
     else:
-        workers = recipe.run.workers or scheduler.default_workers(len(jobs))
-        with scheduler.local(workers) as pool:
-            yield pool, scheduler.limits(workers, recipe.run)
+        workers = recipe.run.workers or scheduler.count_workers(len(jobs))
+        with scheduler.open_local(workers) as pool:
+            yield pool, scheduler.make_limits(workers, recipe.run)
 
 
 def _write_results(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: bool) -> None:
@@ -166,12 +166,12 @@ def _write_results(jobs: Sequence[Spec], folder: Path, csv: Path | None, json: b
     from onnxprune.batch.results import DATABASE, MADE, read_outcomes, select, shorten
     from onnxprune.cli.console import emit, emit_json, relative, text
     from onnxprune.graph.files import write_text
-    from onnxprune.report.rows import csv_text, rows
+    from onnxprune.report.rows import make_rows, render_csv
 
     asked = select(read_outcomes(folder), [(j.name, j.settings) for j in jobs])
     outcomes = [j if json else shorten(j) for j in asked]
     if csv:
-        write_text(csv, csv_text(rows(outcomes)))
+        write_text(csv, render_csv(make_rows(outcomes)))
     if json:
         emit_json(outcomes)
     else:

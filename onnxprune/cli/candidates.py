@@ -47,14 +47,14 @@ def run_candidate(
     from onnxprune.cli.console import emit, emit_json, warn
     from onnxprune.cli.progress import show_progress
     from onnxprune.graph.files import write_text
-    from onnxprune.report import json_text
+    from onnxprune.report import render_json
     from onnxprune.report.degraded import explain_degraded
 
     call = getattr(onnxprune, FUNCTIONS[command])
     with show_progress() as progress:
         report = call(files.original, files.candidate, files.out, seed=seed, progress=progress, **arguments).report
     if files.report:
-        write_text(files.report, json_text(report))
+        write_text(files.report, render_json(report))
     if files.json:
         emit_json(report)
     else:

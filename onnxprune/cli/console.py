@@ -42,9 +42,9 @@ def _encodable(text: str, encoding: str | None) -> str:
 
 def emit_json(data: object) -> None:
     """Print a report, or a list of rows, to stdout as JSON, and nothing else."""
-    from onnxprune.report import json_text
+    from onnxprune.report import render_json
 
-    print(json_text(data), end="", flush=True)
+    print(render_json(data), end="", flush=True)
 
 
 def warn(message: str) -> None:

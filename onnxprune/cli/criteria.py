@@ -11,7 +11,7 @@ from onnxprune.cli.app import app
 def criteria(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the importance criteria, each with its formula and its source."""
     from onnxprune.cli.console import emit, emit_json, table
-    from onnxprune.criteria import table as all_criteria
+    from onnxprune.criteria import list_criteria as all_criteria
 
     rows = all_criteria()
     if json:

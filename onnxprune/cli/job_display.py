@@ -36,10 +36,10 @@ class JobLines:
         print(clean(line), file=sys.stderr, flush=True)
 
     def limits(self, workers: int | None, limits: Limits) -> None:
-        from onnxprune.settings.quantities import size
+        from onnxprune.settings.quantities import show_size
 
         where = plural(workers, "worker") if workers else "on the cluster"
-        memory = f"{size(limits.memory)}, " if limits.memory else ""
+        memory = f"{show_size(limits.memory)}, " if limits.memory else ""
         time_limit = "" if limits.timeout is None else f"{limits.timeout:g} s"
         self.say(f"{where}; each job may take {plural(limits.threads, 'thread')}, {memory}{time_limit}")
 

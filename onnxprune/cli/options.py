@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxprune.errors import OnnxPruneError
-from onnxprune.settings import Setting, settings_of
+from onnxprune.settings import Setting, find_command_settings
 from onnxprune.settings.batch import DURATION
 from onnxprune.settings.table import FLAG, FUNCTION, INPUTS, PLACE, RATIOS, SIZE, TEXTS, to_option
 
@@ -47,7 +47,7 @@ def add_settings(*commands: str, required: Sequence[str] = ()) -> Callable[[Call
     """
     table = dict[str, tuple[Setting, str]]()
     for command in commands:  # of two settings of one name the first command's is meant
-        for name, s in settings_of(command).items():
+        for name, s in find_command_settings(command).items():
             table.setdefault(name, (s, command))
     panels = list(dict.fromkeys(s.panel_for(command) for s, command in table.values()))
 

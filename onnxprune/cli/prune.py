@@ -21,7 +21,7 @@ from onnxprune.cli.options import (
 )
 from onnxprune.errors import OnnxPruneError
 from onnxprune.settings.options import Options
-from onnxprune.settings.table import settings_in, to_option
+from onnxprune.settings.table import find_class_settings, to_option
 
 if TYPE_CHECKING:
     from onnxprune.report import PruneReport
@@ -83,11 +83,11 @@ def prune(
 
 def _read_recipe(recipe: Path, model: Path, typed: Sequence[str]) -> dict[str, Any]:
     """The settings that a recipe has for a model; others beside it are a mistake."""
-    from onnxprune.batch.jobs import settings_for
+    from onnxprune.batch.jobs import find_settings
     from onnxprune.batch.recipe import read
 
     _refuse(typed, "--recipe has the settings")
-    return settings_for(read(recipe), model)
+    return find_settings(read(recipe), model)
 
 
 def _check_together(ctx: typer.Context, settings: Mapping[str, Any], planned: bool) -> None:
@@ -95,7 +95,7 @@ def _check_together(ctx: typer.Context, settings: Mapping[str, Any], planned: bo
     if "then_sparsify" not in settings:
         _refuse([n for n in ("permute", "layers") if n in settings], "no pattern is given (--then-sparsify PATTERN)")
     if planned:
-        selection = [n for n in settings_in(Options) if n not in BESIDE_PLAN]
+        selection = [n for n in find_class_settings(Options) if n not in BESIDE_PLAN]
         written = ["plan_out"] if is_typed(ctx, "plan_out") else []
         _refuse([*(n for n in selection if n in settings), *written], "--plan already has the channels to remove")
     if "threshold" in settings:

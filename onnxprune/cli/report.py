@@ -39,19 +39,19 @@ def report(
     from onnxprune.cli.console import emit, emit_json, text
     from onnxprune.cli.paths import check_outputs
     from onnxprune.graph.files import write_text
-    from onnxprune.report.html import page
-    from onnxprune.report.rows import csv_text, rows
+    from onnxprune.report.html import render_run_page
+    from onnxprune.report.rows import make_rows, render_csv
     from onnxprune.wording import clean, plural
 
     out = out if out is not None or csv or json else folder / PAGE
     jobs = read(folder)
     check_outputs({"-o": out, "--csv": csv}, [])
     if out:
-        write_text(out, page(jobs, folder.resolve().name))
+        write_text(out, render_run_page(jobs, folder.resolve().name))
     if csv:
-        write_text(csv, csv_text(rows(jobs)))
+        write_text(csv, render_csv(make_rows(jobs)))
     if json:
-        emit_json(rows(jobs))
+        emit_json(make_rows(jobs))
     else:
         wrote = " and ".join(clean(str(f)) for f in (out, csv) if f)
         models = plural(len({job.name for job in jobs}), "model")

@@ -102,10 +102,10 @@ def _note_without_data(progress: StageProgress) -> StageProgress:
 
 def _write_reports(report: PruneReport, rendered: RenderedReport, files: RunFiles, asked: Mapping[str, Any]) -> None:
     """Write the files that were asked for, print the report as JSON or for people, and warn."""
-    from onnxprune.report import json_text
+    from onnxprune.report import render_json
 
     if files.report:
-        _write(files.report, json_text(report), report.files)
+        _write(files.report, render_json(report), report.files)
     if files.html:
         _write(files.html, _make_page(asked, report), report.files)
     if files.json:
@@ -121,11 +121,11 @@ def _write_reports(report: PruneReport, rendered: RenderedReport, files: RunFile
 
 def _make_page(asked: Mapping[str, Any], report: PruneReport) -> str:
     """The page of one model."""
-    from onnxprune.report.html import page
+    from onnxprune.report.html import render_run_page
     from onnxprune.report.rows import Single
 
     name = Path(report.model).stem
-    return page([Single(report.model, name, report, asked)], name)
+    return render_run_page([Single(report.model, name, report, asked)], name)
 
 
 def _write(path: Path, text: str, models: list[str]) -> None:

@@ -17,18 +17,18 @@ def _of(module: str, name: str, *, rows: bool = False) -> Callable[[], dict[str,
     """What makes the schema of a type, or of a list of such rows; the type is imported when its schema is asked for."""
 
     def make() -> dict[str, Any]:
-        from onnxprune.report import json_schema
+        from onnxprune.report import make_json_schema
 
         kind = getattr(import_module(f"onnxprune.{module}"), name)
-        return json_schema(GenericAlias(list, (kind,)) if rows else kind)
+        return make_json_schema(GenericAlias(list, (kind,)) if rows else kind)
 
     return make
 
 
 def _recipe_schema() -> dict[str, Any]:
-    from onnxprune.batch.recipe import recipe_schema
+    from onnxprune.batch.recipe import make_recipe_schema
 
-    return recipe_schema()
+    return make_recipe_schema()
 
 
 # By name: what has the schema, in a line, and what makes it.

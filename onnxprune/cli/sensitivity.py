@@ -47,17 +47,17 @@ def sensitivity(
     from onnxprune.cli.console import emit, emit_json
     from onnxprune.cli.progress import show_progress
     from onnxprune.cli.render import render_sensitivities
-    from onnxprune.report.sensitivity import page, sensitivity_report
+    from onnxprune.report.sensitivity import make_sensitivity_report, render_sensitivity_page
 
     options, samples = taken["options"], taken.get("samples", COMPARISON_SAMPLES)
     with show_progress() as progress:
         analysis = onnxprune.analyze(model)
         tables = onnxprune.sensitivity(analysis, ratios=ratio or RATIOS, progress=progress, **taken)
-    report = sensitivity_report(analysis, calib, samples, options.resolved(True), tables)
+    report = make_sensitivity_report(analysis, calib, samples, options.resolved(True), tables)
     if html:
         from onnxprune.graph.files import write_text
 
-        write_text(html, page(report))
+        write_text(html, render_sensitivity_page(report))
     if json:
         emit_json(report)
     else:

@@ -35,16 +35,16 @@ def settings(
 
 def _rows() -> Iterator[SettingRow]:
     from onnxprune.report.types import SettingRow
-    from onnxprune.settings import HOMES, settings_of
-    from onnxprune.settings.table import settings_in
+    from onnxprune.settings import HOMES, find_command_settings
+    from onnxprune.settings.table import find_class_settings
 
-    for known in (s for home in HOMES for s in settings_in(home).values()):
+    for known in (s for home in HOMES for s in find_class_settings(home).values()):
         named: dict[str, list[str]] = {}
         for command in COMMANDS:
             if command in known.uses:
                 named.setdefault(known.name(command), []).append(command)
         for name, commands in named.items():
-            s = settings_of(commands[0])[name]
+            s = find_command_settings(commands[0])[name]
             default = s.default_for(commands[0])
             yield SettingRow(
                 setting=name,

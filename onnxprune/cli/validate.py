@@ -10,7 +10,7 @@ import typer
 from onnxprune.cli.app import FAILED_CHECK, app
 from onnxprune.cli.options import add_settings, refuse_nan
 from onnxprune.errors import OnnxPruneError
-from onnxprune.settings import Sparsity, settings_of
+from onnxprune.settings import Sparsity, find_command_settings
 from onnxprune.settings.sparsity import LAYERS
 
 if TYPE_CHECKING:
@@ -60,18 +60,18 @@ def validate(
     from onnxprune.report.degraded import explain_degraded
     from onnxprune.report.types import Counts
     from onnxprune.sparsity.engines import measure_engines
-    from onnxprune.validation import layer_errors
+    from onnxprune.validation import measure_layer_errors
 
     with show_progress() as progress:
         progress("load", 0, 0)
         models = [onnxprune.load(m) for m in (original, candidate)]  # says best what is wrong with a file
         progress("validate", 0, 0)
-        table = settings_of("validate")
+        table = find_command_settings("validate")
         measured = {name: value for name, value in settings.items() if table[name].home is not Sparsity}
         counted = measured.pop("sparse_engines", False)
         result = onnxprune.validate(original, candidate, timed=True, **measured)
         before, after = map(onnxprune.analyze, models)
-        layers = layer_errors(before, models[1], result.batches)
+        layers = measure_layer_errors(before, models[1], result.batches)
         engines = None
         if counted:
             progress("count", 0, 0)
@@ -86,7 +86,7 @@ def validate(
         emit(render_comparison(report))
     if why := explain_degraded(report):
         warn(f"the candidate is degraded: {why}")
-    if max_error is not None and (failures := failed(result, max_error)):
+    if max_error is not None and (failures := list_failures(result, max_error)):
         warn(f"the candidate is not near enough: {'; '.join(failures)}")
         raise typer.Exit(FAILED_CHECK)
     if not holds:
@@ -127,7 +127,7 @@ def _print_pattern(report: PatternReport, layers: str | None, verbose: bool, *, 
     return report.holds
 
 
-def failed(result: ErrorReport, max_error: float) -> list[str]:
+def list_failures(result: ErrorReport, max_error: float) -> list[str]:
     """What is wrong with the candidate, in words: incomparable outputs, new NaN, too large an error."""
     from onnxprune.report.types import NotComparable, OutputMismatch
 

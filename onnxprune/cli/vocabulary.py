@@ -58,10 +58,10 @@ def vocabulary(
     """
     from onnxprune.cli.paths import check_outputs
     from onnxprune.vocabulary.ids import read_ranges
-    from onnxprune.vocabulary.prune import map_path, tokenizer_path
+    from onnxprune.vocabulary.prune import name_map, name_tokenizer
 
-    written = {"-o": out, "--report": report, "the id map": map_path(out)}
-    written |= {"the tokenizer": tokenizer_path(out)} if tokenizer else {}
+    written = {"-o": out, "--report": report, "the id map": name_map(out)}
+    written |= {"the tokenizer": name_tokenizer(out)} if tokenizer else {}
     check_outputs(written, [model, tokenizer, *corpus])
     asked = read_ranges(keep_ids)
 
@@ -70,7 +70,7 @@ def vocabulary(
     from onnxprune.cli.progress import show_progress
     from onnxprune.cli.render import render_vocabulary
     from onnxprune.graph.files import write_text
-    from onnxprune.report import json_text
+    from onnxprune.report import render_json
 
     with show_progress() as progress:
         progress("analyze", 0, 0)
@@ -78,7 +78,7 @@ def vocabulary(
             model, corpus, out, keep_ids=asked, inputs=inputs or (), tokenizer=tokenizer, check=check
         ).report
     if report:
-        write_text(report, json_text(pruned))
+        write_text(report, render_json(pruned))
     if json:
         emit_json(pruned)
     else:

@@ -18,9 +18,9 @@ from onnxprune.criteria.registry import (
     TableRow,
     activation_criterion,
     criterion,
-    names,
+    list_criteria,
+    list_names,
     resolve,
-    table,
 )
 from onnxprune.criteria.scaling import NORMALIZERS, normalize
 
@@ -38,11 +38,11 @@ __all__ = [
     "TableRow",
     "activation_criterion",
     "criterion",
-    "names",
+    "list_names",
     "normalize",
     "note",
     "resolve",
     "score",
     "score_signals",
-    "table",
+    "list_criteria",
 ]

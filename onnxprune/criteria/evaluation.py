@@ -12,7 +12,7 @@ from onnxprune.errors import OnnxPruneError
 def score(slices: Sequence[Slice], criterion: str = "l2", *, reduce: str | None = None, seed: int = 0) -> Scores:
     """The importance of each channel of one group, [n] float64, higher = more important.
 
-    `criterion` is a name of `names()`, `lp:P` or `l3`; `reduce` one of REDUCES (the criterion's own by default);
+    `criterion` is a name of `list_names()`, `lp:P` or `l3`; `reduce` one of REDUCES (the criterion's own by default);
     `seed` matters to `random` only and should already be mixed with the group's name. A group without the roles
     that the criterion takes is scored otherwise: `note` says so. Scores are at least 0.
 

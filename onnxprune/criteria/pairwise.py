@@ -14,7 +14,7 @@ TILE_ENTRIES = 1 << 24
 CHUNK_ENTRIES = 1 << 22
 
 
-def chunks(rows: Rows, transform: Transform) -> Iterator[Scores]:
+def iterate_chunks(rows: Rows, transform: Transform) -> Iterator[Scores]:
     """The columns of all the blocks, [n, kc] float64 at a time, transformed."""
     step = max(1, CHUNK_ENTRIES // max(1, rows.n))
     for block in rows.blocks:
@@ -31,18 +31,18 @@ def center_columns(chunk: Scores) -> Scores:
 def squares(rows: Rows, transform: Transform) -> Scores:
     """The squared Euclidean norm of each transformed row, [n]."""
     total = np.zeros(rows.n)
-    for chunk in chunks(rows, transform):
+    for chunk in iterate_chunks(rows, transform):
         total += np.einsum("ij,ij->i", chunk, chunk)
     return total
 
 
-def gram_tiles(rows: Rows, transform: Transform) -> Iterator[tuple[slice, Scores]]:
+def iterate_gram_tiles(rows: Rows, transform: Transform) -> Iterator[tuple[slice, Scores]]:
     """Tiles (rows a:b, G[a:b, :]) of G = X X^T, with X the transformed rows [n, k]."""
     step = max(1, TILE_ENTRIES // max(1, rows.n))
     for start in range(0, rows.n, step):
         part = slice(start, min(start + step, rows.n))
         tile = np.zeros((part.stop - start, rows.n))
-        for chunk in chunks(rows, transform):
+        for chunk in iterate_chunks(rows, transform):
             tile += chunk[part] @ chunk.T
         yield part, tile
 

@@ -185,14 +185,14 @@ def _register(criterion: Criterion) -> None:
     _REGISTRY[criterion.name] = criterion
 
 
-def names() -> list[str]:
+def list_names() -> list[str]:
     """The registered names, sorted; a family is written with its parameter, `lp:P`."""
     return sorted(_REGISTRY)
 
 
-def table() -> list[TableRow]:
+def list_criteria() -> list[TableRow]:
     """Name, formula, source and default reduce of every criterion, and whether it needs calibration data and torch; by name."""
-    criteria = map(_REGISTRY.__getitem__, names())
+    criteria = map(_REGISTRY.__getitem__, list_names())
     return [TableRow(c.name, c.formula, c.source, c.reduce, bool(c.statistics), c.gradients) for c in criteria]
 
 
@@ -207,9 +207,9 @@ def resolve(text: str) -> tuple[Criterion, float]:
         number = _parameter(c, text)
         if number is not None:
             return c, _positive(number, text, c)
-    near = difflib.get_close_matches(text.lower(), names(), n=1)
+    near = difflib.get_close_matches(text.lower(), list_names(), n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise OnnxPruneError(f"unknown criterion '{text}'.{hint} Known criteria: {', '.join(names())}")
+    raise OnnxPruneError(f"unknown criterion '{text}'.{hint} Known criteria: {', '.join(list_names())}")
 
 
 def _parameter(c: Criterion, text: str) -> str | None:

@@ -6,7 +6,14 @@ when every producer makes them alike. Both of two equal channels score low: remo
 
 import numpy as np
 
-from onnxprune.criteria.pairwise import Transform, center_columns, chunks, clear_diagonal, gram_tiles, squares
+from onnxprune.criteria.pairwise import (
+    Transform,
+    center_columns,
+    clear_diagonal,
+    iterate_chunks,
+    iterate_gram_tiles,
+    squares,
+)
 from onnxprune.criteria.registry import Rows, Scores, criterion
 
 ROUNDING = 16 * float(np.finfo(np.float64).eps)
@@ -22,7 +29,7 @@ def fpgm(rows: Rows) -> Scores:
     """
     s = np.zeros(rows.n)
     own = squares(rows, center_columns)
-    for part, tile in gram_tiles(rows, center_columns):
+    for part, tile in iterate_gram_tiles(rows, center_columns):
         tile *= -2.0
         tile += own[part, None]
         tile += own
@@ -52,7 +59,7 @@ def pearson(rows: Rows) -> Scores:
     Source: Singh et al. 2020, Leveraging Filter Correlations, arXiv 1811.10559, sec. 3
     """
     width = sum(block.shape[1] for block in rows.blocks)
-    means = sum((c.sum(axis=1) for c in chunks(rows, lambda chunk: chunk)), np.zeros(rows.n)) / width
+    means = sum((c.sum(axis=1) for c in iterate_chunks(rows, lambda chunk: chunk)), np.zeros(rows.n)) / width
     return _unlikeness(rows, lambda chunk: np.subtract(chunk, means[:, None]))
 
 
@@ -63,7 +70,7 @@ def _unlikeness(rows: Rows, transform: Transform) -> Scores:
     own = np.sqrt(squares(rows, transform))
     # what is left of a constant row after centring is rounding: it has no direction
     inverse = np.divide(1.0, own, out=np.zeros(rows.n), where=own > 1e-10 * raw)
-    for part, tile in gram_tiles(rows, transform):
+    for part, tile in iterate_gram_tiles(rows, transform):
         np.abs(tile, out=tile)
         tile *= inverse[part, None]
         tile *= inverse

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.criteria.pairwise import center_columns, gram_tiles, squares
+from onnxprune.criteria.pairwise import center_columns, iterate_gram_tiles, squares
 from onnxprune.criteria.registry import Array, Rows, Scores, criterion
 
 ENERGY = 0.95  # of the centered filters, that the leading components hold
@@ -163,7 +163,7 @@ def count_distinct(rows: Rows) -> float:
     """
     norms = np.sqrt(squares(rows, lambda chunk: chunk))
     inverse = np.divide(1.0, norms, out=np.zeros(rows.n), where=norms > 0)
-    gram = np.concatenate([tile for _, tile in gram_tiles(rows, lambda chunk: chunk)])
+    gram = np.concatenate([tile for _, tile in iterate_gram_tiles(rows, lambda chunk: chunk)])
     alike = gram * inverse[:, None] * inverse >= 1 - NEAR * NEAR / 2  # the square of the distance is 2 - 2 cos
     alike |= np.outer(norms == 0, norms == 0)
     np.fill_diagonal(alike, True)
@@ -195,7 +195,7 @@ def _count_cover(alike: Array) -> int:
 
 def gram_of_centered(rows: Rows) -> Scores:
     """Inner products [n, n] of the filters less their mean; what only rounding leaves of equal filters is 0."""
-    gram = np.concatenate([tile for _, tile in gram_tiles(rows, center_columns)])
+    gram = np.concatenate([tile for _, tile in iterate_gram_tiles(rows, center_columns)])
     raw = squares(rows, lambda chunk: chunk)
     if np.diag(gram).max() <= ROUNDING * raw.max():
         return np.zeros_like(gram)

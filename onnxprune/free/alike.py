@@ -16,7 +16,7 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array, ArrayWeight, is_float
 from onnxprune.groups import Analysis, Group, Member, analyze
 from onnxprune.repair.merge import join_producers
-from onnxprune.signals import by_channel, channel_order
+from onnxprune.signals import find_channel_order, sort_by_channel
 
 MADE_BY = ("out", "bias", "scale", "stat")  # the roles of what decides what a channel holds
 
@@ -96,7 +96,7 @@ def _producing(g: Group) -> Iterator[Member]:
 
 def _copy_channels(array: Array, g: Group, m: Member, leaders: Array) -> Array:
     """The array with what each channel has of it the same as its leader's."""
-    positions = by_channel(channel_order(g, m.dim)).reshape(g.size, -1)
+    positions = sort_by_channel(find_channel_order(g, m.dim)).reshape(g.size, -1)
     copied = np.moveaxis(array.copy(), m.axis, 0)
     copied[positions] = copied[positions[leaders]]
     return np.moveaxis(copied, 0, m.axis)

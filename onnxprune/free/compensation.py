@@ -12,7 +12,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.free.find import Found, find_free
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis, analyze
-from onnxprune.plans import Plan, fingerprint
+from onnxprune.plans import Plan, compute_fingerprint
 
 NEEDING = ("constant", "merged")  # of free channels, those that consumers have to make up for
 
@@ -71,11 +71,11 @@ def settle(analysis: Analysis, plan: Plan, free: Found | None = None) -> tuple[A
         )
         for name, choice in plan.groups.items()
     }
-    if not any(map(len, channels.values())) or plan.model != fingerprint(analysis.model):
+    if not any(map(len, channels.values())) or plan.model != compute_fingerprint(analysis.model):
         return analysis, plan
     free = free if free and free.analysis is analysis else find_free(analysis)
     known = {name: some for name, some in channels.items() if len(some) and name in free.groups}
     if not known:
         return analysis, plan
     settled = fold(free, known)
-    return settled, replace(plan, model=fingerprint(settled.model))
+    return settled, replace(plan, model=compute_fingerprint(settled.model))

@@ -11,14 +11,14 @@ import numpy as np
 
 from onnxprune.axes import Axis, Var
 from onnxprune.free.slices import GONE, Slices
-from onnxprune.free.substitution import Substitution, keeps_constants, positions_of
+from onnxprune.free.substitution import Substitution, find_positions, keeps_constants
 from onnxprune.free.values import Values
 from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import Site, makers
+from onnxprune.graph.view import Site, map_makers
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 from onnxprune.repair.kinds import KINDS, make_layer
 from onnxprune.repair.linear_layers import Change, FitLayer, Unfit
 from onnxprune.repair.network import Network, restore_calls
@@ -51,7 +51,7 @@ class Consumers:
     def slices(self, c: Consumer) -> Slices:
         """The known slices of the channels that the consumer's node reads."""
         node = self.values.nodes[c.index]
-        product = record_of(node).product
+        product = get_record(node).product
         names = [
             n for n in node.input if n and c.v in self.values.carried(n) and not self.values.contents.is_constant(n)
         ]
@@ -80,7 +80,7 @@ class Consumers:
                     self._net.check(change)
                     if not self._net.stores_all(change):
                         raise Unfit("its weights are stored in another type")
-                node, product = self.values.nodes[c.index], record_of(self.values.nodes[c.index]).product
+                node, product = self.values.nodes[c.index], get_record(self.values.nodes[c.index]).product
                 kernel = layer.w.shape[0] * layer.w.shape[1] // self._read_axis(layer).length
                 same = product is not None and keeps_constants(node, product, kernel)
                 self._layers[c.site] = same and layer.b is not None
@@ -95,7 +95,7 @@ class Consumers:
 
     @cached_property
     def _at(self) -> dict[str, int]:
-        return makers(self._net.nodes)
+        return map_makers(self._net.nodes)
 
     def _layer(self, c: Consumer) -> FitLayer:
         """The consumer as a matrix product. Raises Unfit."""
@@ -145,7 +145,7 @@ class Consumers:
         into = np.where(self.unneeded(c), own, into)
         swap = Substitution.into_those(self.slices(c), into, bool(self._takes_bias(c)))
         axis = self._read_axis(layer)
-        inputs, where = axis.length // len(w), positions_of(axis, c.v)
+        inputs, where = axis.length // len(w), find_positions(axis, c.v)
         for g in range(len(w)):
             inside = where // inputs == g
             if not inside.any():

@@ -10,10 +10,10 @@ from onnx import NodeProto
 
 from onnxprune.axes import first
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.view import attribute, makers
+from onnxprune.graph.view import map_makers, read_attribute
 from onnxprune.graph.weights import Array, is_float
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import PERMUTE, Encoding, NodeFacts, record_of
+from onnxprune.ops.records import PERMUTE, Encoding, NodeFacts, get_record
 from onnxprune.repair.codes import StoredCode
 from onnxprune.repair.linear_layers import Site, Unfit
 from onnxprune.repair.network import Constants
@@ -33,7 +33,7 @@ class Contents:
 
     @cached_property
     def _makers(self) -> dict[str, int]:
-        return makers(self.nodes)
+        return map_makers(self.nodes)
 
     @cached_property
     def constants(self) -> Constants:
@@ -51,11 +51,11 @@ class Contents:
         node = None if index is None else self.nodes[index]
         shape = self.c.trace.shape(name)
         if node is not None and shape is not None and all(isinstance(s, int) for s in shape):
-            traits = record_of(node).traits
+            traits = get_record(node).traits
             source = node.input[0] if traits.moves else ""
             x = self.c.weights[source].array() if source in self.c.weights else None
             if x is not None and traits.moves == PERMUTE:
-                return x.transpose(attribute(node, "perm", list(range(x.ndim))[::-1]))
+                return x.transpose(read_attribute(node, "perm", list(range(x.ndim))[::-1]))
             if x is not None and not traits.changes_type:
                 return x.reshape([first(s) for s in shape])
             if x is not None and traits.encoding is not None and not is_float(x.dtype):

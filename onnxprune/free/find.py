@@ -19,12 +19,12 @@ from onnxprune.axes import Var
 from onnxprune.free.consumers import Consumer, Consumers
 from onnxprune.free.multiples import join_labels
 from onnxprune.free.slices import GONE
-from onnxprune.free.substitution import find_unread, positions_of
+from onnxprune.free.substitution import find_positions, find_unread
 from onnxprune.free.values import Values
 from onnxprune.graph.view import Site
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis, Group
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 
 STAYS = "constant channels that are kept: {} (they are padded with zeros, or no bias can take their value)"
 
@@ -101,7 +101,7 @@ class _FreeChannelFinder:
         """The weights of a node that read channels; channels that it reads otherwise, and does not pass on, are spoiled."""
         read = {v for n in node.input if n for v in self.values.carried(n)}
         consumed = {c.v for c in self._weights_of(index, node)}
-        if read and not record_of(node).traits.reads_sizes:
+        if read and not get_record(node).traits.reads_sizes:
             passed_on = {v for n in node.output if n for v in self.values.carried(n)}
             self.spoiled |= read - passed_on - consumed
 
@@ -126,7 +126,7 @@ class _FreeChannelFinder:
                 for v in channels:
                     consumer = Consumer(index, slot, name, axis, v, np.zeros(v.size, bool))
                     if unread is not None and unread.any():
-                        consumer.unread = np.asarray(unread[positions_of(layout, v)].all(axis=1))
+                        consumer.unread = np.asarray(unread[find_positions(layout, v)].all(axis=1))
                     self.consumers.noted.append(consumer)
                     self.by_var[v].append(consumer)
                     self.at_site[index, slot].append(consumer)
@@ -175,11 +175,11 @@ class _FreeChannelFinder:
         for a in outputs:
             dead = np.zeros(array.shape[a], bool)
             for v in (v for v in layout[a].leaves if v in self.by_var and v not in self.spoiled):
-                dead[positions_of(layout[a], v)[self._unread(v)]] = True
+                dead[find_positions(layout[a], v)[self._unread(v)]] = True
             array = np.delete(array, np.flatnonzero(dead), a)
         touched = set()
         for c in self.at_site[site]:
-            unread = find_unread(array, c.axis)[positions_of(layout[c.axis], c.v)].all(axis=1)
+            unread = find_unread(array, c.axis)[find_positions(layout[c.axis], c.v)].all(axis=1)
             if (unread & ~c.unread).any():
                 c.unread = unread | c.unread
                 touched.add(c.v)

@@ -10,26 +10,26 @@ from onnx import NodeProto
 
 from onnxprune.axes import Axis, Var
 from onnxprune.free.slices import GONE, Slices
-from onnxprune.graph.view import attribute
+from onnxprune.graph.view import read_attribute
 from onnxprune.graph.weights import Array
 from onnxprune.ops.linear import CONVOLUTION, TRANSPOSED
 from onnxprune.ops.records import Operand, Product
-from onnxprune.signals import by_channel
+from onnxprune.signals import sort_by_channel
 
 
-def channel_rows(array: Array, axis: int, layout: Axis, v: Var) -> Array:
+def take_channel_rows(array: Array, axis: int, layout: Axis, v: Var) -> Array:
     """The entries of an array for each channel along an axis, [n, k]."""
     array = np.moveaxis(array, axis, 0)
     if layout is not v:
-        array = array[by_channel(layout.owner(v))]
+        array = array[sort_by_channel(layout.owner(v))]
     return array.reshape(v.size, -1)
 
 
-def positions_of(layout: Axis, v: Var) -> Array:
+def find_positions(layout: Axis, v: Var) -> Array:
     """Where the channels are along an axis, [n, m]."""
     if layout is v:
         return np.arange(v.size)[:, None]
-    return by_channel(layout.owner(v)).reshape(v.size, -1)
+    return sort_by_channel(layout.owner(v)).reshape(v.size, -1)
 
 
 def find_unread(array: Array, axis: int) -> Array:
@@ -46,10 +46,13 @@ def keeps_constants(node: NodeProto, product: Product, kernel: int) -> bool:
     """Do all places of the output sum over as much of a constant input? Where zeros are put around it the border does not."""
     if product not in (CONVOLUTION, TRANSPOSED):
         return True
-    even = not any(attribute(node, "pads", ())) and attribute(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    even = not any(read_attribute(node, "pads", ())) and read_attribute(node, "auto_pad", "NOTSET") in (
+        "NOTSET",
+        "VALID",
+    )
     if product is TRANSPOSED:
-        return even and kernel == 1 and all(s == 1 for s in attribute(node, "strides", [1]))
-    return even or (kernel == 1 and not any(attribute(node, "pads", ())))
+        return even and kernel == 1 and all(s == 1 for s in read_attribute(node, "strides", [1]))
+    return even or (kernel == 1 and not any(read_attribute(node, "pads", ())))
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,14 @@ class Substitution:
         w[where[moved]] = 0
 
 
-def folded(array: Array, operand: Operand, layout: Axis, known: dict[Var, Slices], shifts: bool) -> tuple[Array, Array]:
+def fold_operand(
+    array: Array, operand: Operand, layout: Axis, known: dict[Var, Slices], shifts: bool
+) -> tuple[Array, Array]:
     """The weights of a product without groups as if what it reads were said once, and what moves into its sums [outputs]."""
     (axis,) = operand.inputs
     w = np.moveaxis(array.astype(np.float64), axis, 0).copy()
     sums = np.zeros(w.shape[1:])
     for v, slices in known.items():
-        Substitution.of(slices, slices.labels(shifts), shifts).apply(w, positions_of(layout, v), sums)
+        Substitution.of(slices, slices.labels(shifts), shifts).apply(w, find_positions(layout, v), sums)
     kernel = tuple(k - (k > axis) for k in operand.kernel)
     return np.moveaxis(w, 0, axis), sums.sum(axis=kernel)

@@ -12,11 +12,11 @@ from onnx import NodeProto
 from onnxprune.axes import Axis, Var
 from onnxprune.free.multiples import number_rows
 from onnxprune.free.slices import Slices, combine, multiply
-from onnxprune.free.substitution import channel_rows, folded, keeps_constants
-from onnxprune.graph.view import attribute
+from onnxprune.free.substitution import fold_operand, keeps_constants, take_channel_rows
+from onnxprune.graph.view import read_attribute
 from onnxprune.graph.weights import Array, is_float
 from onnxprune.ops.linear import CONVOLUTION, TRANSPOSED
-from onnxprune.ops.records import NodeView, Operand, Passes, Product, record_of
+from onnxprune.ops.records import NodeView, Operand, Passes, Product, get_record
 
 if TYPE_CHECKING:
     from onnxprune.free.values import Values
@@ -47,7 +47,7 @@ class ProductNode:
 
     def _is_plain(self) -> bool:
         """Does it multiply floats, and add nothing but a bias?"""
-        traits = record_of(self.node).traits
+        traits = get_record(self.node).traits
         added = traits.residual and traits.residual < len(self.node.input) and self.node.input[traits.residual]
         cut = traits.inside is not None and traits.inside(NodeView(self.node)) is not None
         plain = self.product in (CONVOLUTION, TRANSPOSED) or self.product.kind == MATRIX
@@ -62,16 +62,18 @@ class ProductNode:
         if len(axes) > 1 or x is False:
             return None
         if isinstance(x, Slices):
-            rows = channel_rows(array, axes[0], layout[axes[0]], v) if axes else None
+            rows = take_channel_rows(array, axes[0], layout[axes[0]], v) if axes else None
             return self._scaled(x, rows, array, operand), None
         more = None
         known = {u: s for u, s in self.values.known.get(self.node.input[x_slot], {}).items() if operand.groups == 1}
         if known and (len(operand.inputs), len(operand.outputs), operand.batch) == (1, 1, ()):
             inside = layout[operand.inputs[0]]
             shifts = keeps_constants(self.node, self.product, _kernel(array, operand))
-            array, more = folded(array, operand, inside, {u: s for u, s in known.items() if u in inside.leaves}, shifts)
-            more = more * attribute(self.node, "alpha", 1.0)
-        return (_rows_alone(channel_rows(array, axes[0], layout[axes[0]], v)), more) if axes else None
+            array, more = fold_operand(
+                array, operand, inside, {u: s for u, s in known.items() if u in inside.leaves}, shifts
+            )
+            more = more * read_attribute(self.node, "alpha", 1.0)
+        return (_rows_alone(take_channel_rows(array, axes[0], layout[axes[0]], v)), more) if axes else None
 
     def _scaled(self, x: Slices, rows: Array | None, array: Array, operand: Operand) -> Slices:
         """Multiply channels by a weight, each by its own row, or all alike (`rows` None)."""
@@ -106,11 +108,11 @@ class ProductNode:
             at = [i for i, a in enumerate(axes) if v in a.leaves]
             if array is None or len(at) > 1 or (not at and array.size != 1):
                 return None
-            rows = channel_rows(array, at[0], axes[at[0]], v) if at else array.reshape(1, 1)
-            shift = shift + rows.astype(np.float64) * attribute(self.node, "beta", 1.0)
+            rows = take_channel_rows(array, at[0], axes[at[0]], v) if at else array.reshape(1, 1)
+            shift = shift + rows.astype(np.float64) * read_attribute(self.node, "beta", 1.0)
         if more is not None:
             (axis,) = self.operands[weight].outputs
-            shift = shift + channel_rows(
+            shift = shift + take_channel_rows(
                 more, 0, self.values.layout(self.index, weight, self.node.input[weight])[axis], v
             )
         if (shift == shift[:, :1]).all():

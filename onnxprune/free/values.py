@@ -17,13 +17,13 @@ from onnxprune.axes import Axis, Var
 from onnxprune.free.calculator import Calculator
 from onnxprune.free.contents import Contents
 from onnxprune.free.slices import Slices, add, combine, multiply
-from onnxprune.free.substitution import channel_rows
+from onnxprune.free.substitution import take_channel_rows
 from onnxprune.free.sums import ProductNode
-from onnxprune.graph.flat import flat_id
+from onnxprune.graph.flat import get_flat_id
 from onnxprune.graph.view import list_subgraphs
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import NOTHING, NodeView, Passes, Record, record_of
+from onnxprune.ops.records import NOTHING, NodeView, Passes, Record, get_record
 
 LISTS = (AttributeProto.FLOATS, AttributeProto.STRINGS, AttributeProto.TENSOR)  # may have an entry for each channel
 Operands = dict[int, Slices]
@@ -72,7 +72,7 @@ class Values:
         """Say what a node makes; all before it have been visited."""
         if not any(n in self.known or self.contents.is_constant(n) for n in node.input) or _is_opaque(node):
             return
-        record = record_of(node)
+        record = get_record(node)
         for name in filter(None, node.output):
             for v in self.carried(name):
                 slices = self._make(index, node, record, v)
@@ -131,7 +131,7 @@ class Values:
                 if name in self.c.weights and dtype_of(self.c.weights[name].data_type).kind in "OSUc":
                     return None
                 if name in self.c.weights:
-                    operands[slot] = Slices.of_rows(channel_rows(self.c.weights[name].array(), i, axis, v))
+                    operands[slot] = Slices.of_rows(take_channel_rows(self.c.weights[name].array(), i, axis, v))
                 else:
                     operands[slot] = self.slices(name, v)
         return operands
@@ -181,9 +181,11 @@ def _passes(node: NodeProto, record: Record) -> Passes:
 
 def _is_opaque(node: NodeProto) -> bool:
     """Is nothing known of what it makes of single channels?"""
-    record = record_of(node)
+    record = get_record(node)
     lists = any(a.type in LISTS for a in node.attribute)
-    return record is NOTHING or record.traits.random or lists or flat_id(node) is not None or any(list_subgraphs(node))
+    return (
+        record is NOTHING or record.traits.random or lists or get_flat_id(node) is not None or any(list_subgraphs(node))
+    )
 
 
 def _for_channels(x: Array, rank: int, at: int, axis: Axis, v: Var) -> Array | None:
@@ -193,5 +195,5 @@ def _for_channels(x: Array, rank: int, at: int, axis: Axis, v: Var) -> Array | N
     at -= rank - x.ndim
     if at < 0 or x.shape[at] != axis.size:
         return None
-    rows = channel_rows(x, at, axis, v)
+    rows = take_channel_rows(x, at, axis, v)
     return rows[:, 0].astype(np.float64) if (rows == rows[:, :1]).all() else None

@@ -20,11 +20,11 @@ from onnxprune.gradients.program import Program
 from onnxprune.gradients.trainable import FLOATS, find_codes, find_trainable
 from onnxprune.gradients.types import to_array, to_tensor
 from onnxprune.graph.flat import flatten
-from onnxprune.graph.inner import marked, marks, rewritten
+from onnxprune.graph.inner import mark_inner_tensors, read_marks, rewrite_inner_tensors
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import all_weights
-from onnxprune.graph.save import full_proto, save
+from onnxprune.graph.nodes import collect_weights
+from onnxprune.graph.save import build_full_proto, save
 from onnxprune.graph.view import Names
 from onnxprune.graph.weights import Array, ArrayWeight, Weight, dtype_of
 
@@ -62,10 +62,10 @@ class Module(torch.nn.Module):
             raise OnnxPruneError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
         self.model = model if isinstance(model, Model) else load(model)
         self.precision = precision
-        source = marked(self.model)
+        source = mark_inner_tensors(self.model)
         self.flat = flatten(source)
-        self._inner = marks(self.flat.proto)
-        weights = all_weights(self.flat)
+        self._inner = read_marks(self.flat.proto)
+        weights = collect_weights(self.flat)
         self._state = State(torch.device("cpu"), torch.float32)
         self._names: dict[str, str] = {}  # of the attributes that hold the parameters, by the initializers' names
         chosen = _chosen(trainable, self.flat, weights)
@@ -172,7 +172,7 @@ class Module(torch.nn.Module):
         """The model with the parameters' values, rounded to the types that they have in it; all else is the source's."""
         changed: dict[str, Weight] = dict(self.model.weights)
         inner: dict[int, Array] = {}
-        sources = all_weights(self.flat)
+        sources = collect_weights(self.flat)
         for name, parameter in self.named_weights().items():
             array = self._written(name, parameter.detach(), sources[name])
             if array is None:
@@ -183,7 +183,7 @@ class Module(torch.nn.Module):
                 changed[name] = ArrayWeight(array, sources[name].data_type)
             else:
                 raise OnnxPruneError(f"constant {name!r} is not stored as a tensor, so it cannot be changed")
-        return replace(rewritten(self.model, inner), weights=changed)
+        return replace(rewrite_inner_tensors(self.model, inner), weights=changed)
 
     def _written(self, name: str, parameter: torch.Tensor, source: Weight) -> Array | None:
         """A parameter as the file's type; None where that is what the file has."""
@@ -198,7 +198,7 @@ class Module(torch.nn.Module):
 
     def to_onnx(self) -> ModelProto:
         """The same as one message with all its data; raises OutputError beyond 2 GiB."""
-        return full_proto(self.to_model())
+        return build_full_proto(self.to_model())
 
     def save(self, path: str | os.PathLike[str]) -> list[Path]:
         """Write the file, with its weights in a data file where the source's are; returns what was written."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import AttributeProto, NodeProto, defs, helper
 
-from onnxprune.graph.view import domain_of
+from onnxprune.graph.view import get_domain
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +140,7 @@ GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 def make_node(node: NodeProto, opsets: Mapping[str, int], elems: Sequence[int], state: State) -> Node:
     """What an entry sees of a node."""
-    domain = domain_of(node)
+    domain = get_domain(node)
     version = opsets.get(domain, 1)
     own = {a.name: _value(a) for a in node.attribute if a.type not in GRAPHS}
     attributes = {**_defaults(domain, node.op_type, version), **own}

@@ -15,11 +15,11 @@ from onnxprune.gradients.operators import Entry, Node, State, find_entry, make_n
 from onnxprune.gradients.ops import load_table
 from onnxprune.gradients.steps import ABSENT, Body, Step, Values, find_filters, find_host_only, find_sized, free_values
 from onnxprune.gradients.types import to_tensor
-from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, CLOSE, FLAT, flat_id, flatten
+from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, CLOSE, FLAT, flatten, get_flat_id
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import all_weights, constant_of
-from onnxprune.graph.view import attribute, domain_of, is_constant, list_subgraphs, opsets
+from onnxprune.graph.nodes import collect_weights, get_constant
+from onnxprune.graph.view import get_domain, is_constant, list_subgraphs, read_attribute, read_opsets
 from onnxprune.ops.records import MICROSOFT
 
 SIZES, SIZED_BYTES = 8, 1 << 26  # how many sizes of inputs are remembered, and how much of each at most
@@ -35,12 +35,12 @@ def unsupported(source: str | os.PathLike[str] | ModelProto | Model) -> list[str
 def list_unsupported(flat: Model) -> list[str]:
     """The same of a model without bodies (see graph/flat.py)."""
     load_table()
-    versions = opsets(flat.proto.opset_import)
+    versions = read_opsets(flat.proto.opset_import)
     descriptions: dict[tuple[str, str], str] = {}
     for node in flat.proto.graph.node:
-        if node.domain == FLAT or constant_of(node) is not None:
+        if node.domain == FLAT or get_constant(node) is not None:
             continue
-        domain, version = domain_of(node), versions.get(domain_of(node), 1)
+        domain, version = get_domain(node), versions.get(get_domain(node), 1)
         if _entry_of(node, version) is None or any(True for _ in list_subgraphs(node)):
             label = node.name or next(filter(None, node.output), "")
             text = f"{node.op_type} of {domain or 'ai.onnx'} {version} (node '{label}')"
@@ -50,7 +50,7 @@ def list_unsupported(flat: Model) -> list[str]:
 
 def _entry_of(node: NodeProto, version: int) -> Entry | None:
     """The entry of a node. ONNX Runtime takes its own operators under ONNX's name too, and old ones at any opset."""
-    domain = domain_of(node)
+    domain = get_domain(node)
     entry = find_entry(domain, node.op_type, version)
     return entry or (find_entry(MICROSOFT, node.op_type, 1) if domain == "" else None)
 
@@ -88,10 +88,10 @@ class Program:
         graph = flat.proto.graph
         self.state = state
         self.slots: dict[str, int] = {"": ABSENT}
-        self.opsets = opsets(flat.proto.opset_import)
+        self.opsets = read_opsets(flat.proto.opset_import)
         self.parameters = tuple(parameters)
         self.outputs = tuple(o.name for o in graph.output)
-        weights = all_weights(flat)
+        weights = collect_weights(flat)
         self.elems = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
         self.elems |= {name: w.data_type for name, w in weights.items()}
         self.inputs = tuple(v.name for v in graph.input if v.name not in flat.weights)
@@ -120,7 +120,7 @@ class Program:
         bodies: dict[int, dict[str, Body]] = {}
         opened: dict[int, NodeProto] = {}
         for node in nodes:
-            ident = flat_id(node)
+            ident = get_flat_id(node)
             if node.domain == FLAT and node.op_type == CLOSE:
                 self._closed = tuple(self._slot(i) for i in node.input)
                 return steps
@@ -131,7 +131,7 @@ class Program:
                 ins = tuple(self._slot(o) for o in node.output)
                 inner = self._compile(nodes, ident)
                 body = Body(self.execute, inner, ins, self._closed)
-                bodies.setdefault(ident, {})[attribute(node, "branch")] = body
+                bodies.setdefault(ident, {})[read_attribute(node, "branch")] = body
                 opened[ident] = node
                 free_values(inner, keep={*body.outs, *body.captured})
             elif ident is not None:
@@ -141,7 +141,7 @@ class Program:
         return steps
 
     def _step(self, node: NodeProto, ins: Sequence[str]) -> Step:
-        entry = _entry_of(node, self.opsets.get(domain_of(node), 1))
+        entry = _entry_of(node, self.opsets.get(get_domain(node), 1))
         assert entry is not None
         seen = make_node(node, self.opsets, [self.elems.get(i, 0) for i in ins], self.state)
         return Step(entry, seen, tuple(map(self._slot, ins)), tuple(map(self._slot, node.output)))

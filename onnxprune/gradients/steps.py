@@ -92,18 +92,18 @@ def free_values(steps: list[Step], keep: set[int]) -> None:
         live |= touched
 
 
-def inner_steps(step: Step) -> Iterator[Step]:
+def iterate_inner_steps(step: Step) -> Iterator[Step]:
     for body in step.node.bodies.values():
         for inner in body.steps:
             yield inner
-            yield from inner_steps(inner)
+            yield from iterate_inner_steps(inner)
 
 
 def find_host_only(steps: Sequence[Step]) -> set[int]:
     """The values that are read as Python numbers alone."""
     host: set[int] = set()
     other: set[int] = set()
-    for step in (s for top in steps for s in (top, *inner_steps(top))):
+    for step in (s for top in steps for s in (top, *iterate_inner_steps(top))):
         for at, slot in enumerate(step.ins):
             (host if at in step.entry.host else other).add(slot)
         other.update(step.captured)
@@ -114,7 +114,7 @@ def find_filters(steps: Sequence[Step]) -> set[int]:
     """The values that are read as filters alone."""
     filters: set[int] = set()
     other: set[int] = set()
-    for step in (s for top in steps for s in (top, *inner_steps(top))):
+    for step in (s for top in steps for s in (top, *iterate_inner_steps(top))):
         for at, slot in enumerate(step.ins):
             (filters if at in step.entry.filters else other).add(slot)
     return filters - other

@@ -13,10 +13,10 @@ from onnxprune.graph.flat import FLAT, OPENERS, flatten
 from onnxprune.graph.integers import IntegerEncoding
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import all_weights
-from onnxprune.graph.view import domain_of, makers, opsets, readers, reads
+from onnxprune.graph.nodes import collect_weights
+from onnxprune.graph.view import get_domain, list_reads, map_makers, map_readers, read_opsets
 from onnxprune.graph.weights import Array, Weight
-from onnxprune.ops.records import SAME, Encoding, NodeView, Passes, Record, record_of
+from onnxprune.ops.records import SAME, Encoding, NodeView, Passes, Record, get_record
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32)
@@ -64,10 +64,10 @@ class _OperandView(NodeView):
 class _EncodingFinder:
     def __init__(self, flat: Model) -> None:
         self.nodes: list[NodeProto] = list(flat.proto.graph.node)
-        self.opsets = opsets(flat.proto.opset_import)
-        self.weights: Mapping[str, Weight] = all_weights(flat)
-        self.readers = readers(self.nodes)
-        self.makers = makers(self.nodes)
+        self.opsets = read_opsets(flat.proto.opset_import)
+        self.weights: Mapping[str, Weight] = collect_weights(flat)
+        self.readers = map_readers(self.nodes)
+        self.makers = map_makers(self.nodes)
         self.outputs = {o.name for o in flat.proto.graph.output}
         self.constant = self._find_constant()
 
@@ -75,7 +75,7 @@ class _EncodingFinder:
         """The nodes that compute with initializers alone."""
         known, constant = {"", *self.weights}, set()
         for index, node in enumerate(self.nodes):
-            if node.domain != FLAT and known.issuperset(reads(node)) and not self._record(node).traits.random:
+            if node.domain != FLAT and known.issuperset(list_reads(node)) and not self._record(node).traits.random:
                 constant.add(index)
                 known.update(node.output)
         return constant
@@ -94,7 +94,7 @@ class _EncodingFinder:
         for index, slot in self.readers.get(name, ()):
             node = self.nodes[index]
             record = self._record(node)
-            if slot in learned_slots(node, record):
+            if slot in find_learned_slots(node, record):
                 yield WEIGHT if self._may_change(record, slot, weight) else OTHER
             elif node.domain == FLAT:
                 if node.op_type in OPENERS and slot < len(node.output):
@@ -148,7 +148,7 @@ class _EncodingFinder:
         return IntegerEncoding(scale, zero, encoding.axis, default=encoding.default, block=encoding.block)
 
     def _record(self, node: NodeProto) -> Record:
-        return record_of(node, self.opsets.get(domain_of(node), 1))
+        return get_record(node, self.opsets.get(get_domain(node), 1))
 
     def _hands_on(self, node: NodeProto, record: Record) -> bool:
         """Is the output still the weight: moved, of another type, quantized, normalized, or one part of it?"""
@@ -232,7 +232,7 @@ def _multiplies(record: Record) -> bool:
     return traits.pointwise and (product or traits.rounds)  # a quotient of integers drops a remainder
 
 
-def learned_slots(node: NodeProto, record: Record) -> set[int]:
+def find_learned_slots(node: NodeProto, record: Record) -> set[int]:
     """The input slots that hold learned numbers, by the record: a product's operands and bias, scales and shifts, tables."""
     product, traits = record.product, record.traits
     slots = set(traits.learned)

@@ -45,7 +45,7 @@ for _name, _type, _range in PAIRS:
 _RANGES_OF = {torch.int8: (-128, 127), torch.uint8: (0, 255), torch.int16: (-32768, 32767)}
 
 
-def carrier(elem: int, state: State) -> torch.dtype:
+def choose_carrier(elem: int, state: State) -> torch.dtype:
     """The torch type that tensors of an ONNX element type are carried in."""
     dtype = WIDE.get(elem) or INTEGERS.get(elem) or COMPLEX.get(elem)
     if dtype is None and (elem == TensorProto.STRING or not is_float(dtype_of(elem))):
@@ -58,13 +58,13 @@ def cast(x: torch.Tensor, elem: int, state: State, saturate: bool = True) -> tor
     if elem in ROUNDED and x.is_floating_point():
         return x.to(ROUNDED[elem]).to(state.dtype)
     if elem in BITS or (elem not in INTEGERS and is_float(dtype_of(elem)) and dtype_of(elem).itemsize == 1):
-        return narrowed(x, elem, state, saturate)
+        return round_to_type(x, elem, state, saturate)
     if elem in INTEGERS and x.is_floating_point():
         return x != 0 if elem == TensorProto.BOOL else x.trunc().to(INTEGERS[elem])
-    return x.to(carrier(elem, state))
+    return x.to(choose_carrier(elem, state))
 
 
-def narrowed(x: torch.Tensor, elem: int, state: State, saturate: bool = True) -> torch.Tensor:
+def round_to_type(x: torch.Tensor, elem: int, state: State, saturate: bool = True) -> torch.Tensor:
     """Rounded to a type of 8 bits or fewer; the gradient of a float is the number's."""
     values, dtype = x.detach().cpu().numpy(), dtype_of(elem)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -73,7 +73,7 @@ def narrowed(x: torch.Tensor, elem: int, state: State, saturate: bool = True) ->
     return x + (rounded - x.detach()) if x.requires_grad and is_float(dtype) else rounded
 
 
-def integer_range(elem: int, x: torch.Tensor | None) -> tuple[int, int]:
+def get_integer_range(elem: int, x: torch.Tensor | None) -> tuple[int, int]:
     """The least and the largest number of an integer type, given by ONNX or else by the tensor that has it."""
     if elem in RANGES:
         return RANGES[elem]
@@ -88,7 +88,7 @@ def to_tensor(array: Any, state: State, elem: int = 0) -> torch.Tensor:
             raise OnnxPruneError("torch has no tensors of strings")
         array = torch.from_numpy(_plain(array))
     if elem:
-        return array.to(carrier(elem, state))
+        return array.to(choose_carrier(elem, state))
     return array.to(state.dtype) if array.dtype in (torch.float32, torch.float16, torch.bfloat16) else array
 
 

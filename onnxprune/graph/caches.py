@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
-from onnxprune.graph.view import attribute, domain_of, makers
+from onnxprune.graph.view import get_domain, map_makers, read_attribute
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ def find_caches(proto: ModelProto) -> list[DecoderCache]:
     """The outputs that concatenate an input of open length and what the model computes: `present` behind `past`."""
     dims = {v.name: v.type.tensor_type.shape.dim for v in proto.graph.input if v.type.HasField("tensor_type")}
     nodes = proto.graph.node
-    maker, caches = makers(nodes), list[DecoderCache]()
+    maker, caches = map_makers(nodes), list[DecoderCache]()
     for output in proto.graph.output:
         index = maker.get(output.name)
         while index is not None and nodes[index].op_type == "Identity":
             index = maker.get(nodes[index].input[0])
-        if index is None or nodes[index].op_type != "Concat" or domain_of(nodes[index]):
+        if index is None or nodes[index].op_type != "Concat" or get_domain(nodes[index]):
             continue
         first = nodes[index].input[0]
         if first in dims and len(dims[first]) > 1:
-            axis = attribute(nodes[index], "axis", 0) % len(dims[first])
+            axis = read_attribute(nodes[index], "axis", 0) % len(dims[first])
             if axis and not dims[first][axis].dim_value:
                 caches.append(DecoderCache(first, output.name, axis))
     return caches

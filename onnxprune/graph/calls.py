@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx import FunctionProto, ModelProto, NodeProto
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.view import bodies, domain_of
+from onnxprune.graph.view import get_domain, list_bodies
 
 MAX_NODES = 1 << 15  # that calls may come to: each function may double what the one before it does
 MAX_DEPTH = 100  # of calls within calls
@@ -13,19 +13,19 @@ MAX_DEPTH = 100  # of calls within calls
 Key = tuple[str, str, str]  # domain, name, overload
 
 
-def key_of(node: NodeProto | FunctionProto) -> Key:
+def make_key(node: NodeProto | FunctionProto) -> Key:
     """A local function and its calls."""
     name = node.op_type if isinstance(node, NodeProto) else node.name
-    return domain_of(node), name, node.overload
+    return get_domain(node), name, node.overload
 
 
 def check_calls(proto: ModelProto, where: str) -> None:
     """Refuse functions that call themselves, and calls that come to more nodes than can be looked at. Raises ModelError."""
-    functions = {key_of(f): f for f in proto.functions}
+    functions = {make_key(f): f for f in proto.functions}
     sizes: dict[Key, int] = {}
 
     def size_of(nodes: list[NodeProto], within: tuple[Key, ...]) -> int:
-        return sum(size_of_call(key_of(n), within) if key_of(n) in functions else 1 for n in nodes)
+        return sum(size_of_call(make_key(n), within) if make_key(n) in functions else 1 for n in nodes)
 
     def size_of_call(key: Key, within: tuple[Key, ...]) -> int:
         if key in within:
@@ -40,7 +40,7 @@ def check_calls(proto: ModelProto, where: str) -> None:
         return sizes[key]
 
     nodes = [*proto.graph.node]
-    called = [n for n in (*nodes, *_inner(nodes)) if key_of(n) in functions]
+    called = [n for n in (*nodes, *_inner(nodes)) if make_key(n) in functions]
     total = size_of(called, ())
     if total > MAX_NODES:
         raise ModelError(
@@ -50,4 +50,4 @@ def check_calls(proto: ModelProto, where: str) -> None:
 
 
 def _inner(nodes: list[NodeProto]) -> list[NodeProto]:
-    return [m for n in nodes for body in bodies(n) for m in body.node]
+    return [m for n in nodes for body in list_bodies(n) for m in body.node]

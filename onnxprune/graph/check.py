@@ -7,9 +7,9 @@ import onnx
 from onnx import NodeProto, TensorProto, checker, defs
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.view import bodies, domain_of, opsets, value_names
+from onnxprune.graph.view import get_domain, list_bodies, list_value_names, read_opsets
 from onnxprune.graph.weights import has_data
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 
 DIVISORS = ("group", "num_groups", "num_heads", "blocksize")  # attributes that count, of whatever operator
 # Operators without a record that ONNX Runtime takes in the default domain: of before ONNX 1.0, and plugins of TensorRT.
@@ -42,9 +42,9 @@ def check_text(proto: onnx.ModelProto, where: str) -> None:
     values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
     nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
     names: set[Any] = {d.dim_param for v in values for d in v.type.tensor_type.shape.dim}
-    names |= value_names(proto) | {proto.producer_name, proto.producer_version, proto.graph.name}
+    names |= list_value_names(proto) | {proto.producer_name, proto.producer_version, proto.graph.name}
     names |= {x for o in (*proto.opset_import, *proto.functions) for x in (o.domain, getattr(o, "name", ""))}
-    for node in (*nodes, *(inner for n in nodes for body in bodies(n) for inner in body.node)):
+    for node in (*nodes, *(inner for n in nodes for body in list_bodies(n) for inner in body.node)):
         names.update((node.name, node.op_type, node.domain), node.input, node.output, (a.name for a in node.attribute))
     if wrong := sorted(n for n in names if isinstance(n, bytes)):
         raise ModelError(
@@ -55,7 +55,7 @@ def check_text(proto: onnx.ModelProto, where: str) -> None:
 def check_divisors(proto: onnx.ModelProto, where: str) -> None:
     """Refuse counts below 1 that runtimes divide by: ONNX Runtime dies of some, where no exception can be caught."""
     nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
-    for node in (*nodes, *(inner for n in nodes for body in bodies(n) for inner in body.node)):
+    for node in (*nodes, *(inner for n in nodes for body in list_bodies(n) for inner in body.node)):
         for a in (
             a for a in node.attribute if a.name in DIVISORS and a.type == a.INT and a.i < 1 and not a.ref_attr_name
         ):
@@ -83,16 +83,16 @@ def _excuse(copy: onnx.ModelProto, where: str) -> None:
 
 def is_runtime_only(node: NodeProto) -> bool:
     """Does ONNX Runtime take the operator in the default domain at opsets at which ONNX does not have it?"""
-    return node.op_type in RUNTIME_ONLY or record_of(node).traits.any_opset
+    return node.op_type in RUNTIME_ONLY or get_record(node).traits.any_opset
 
 
 def _excuse_domains(nodes: Iterable[NodeProto], imports: Any, where: str) -> None:
     """Import what nodes use and ONNX Runtime imports by itself; give operators that it alone knows a domain of their own."""
-    versions = opsets(imports)
+    versions = read_opsets(imports)
     newest = defs.C.schema_version_map()
     own = {**{d: high for d, (_, high) in newest.items() if d}, **dict.fromkeys(RUNTIME_DOMAINS, 1), EXPERIMENTAL: 1}
-    for node in (*nodes, *(inner for n in nodes for body in bodies(n) for inner in body.node)):
-        node.domain = domain_of(node)
+    for node in (*nodes, *(inner for n in nodes for body in list_bodies(n) for inner in body.node)):
+        node.domain = get_domain(node)
         if not node.domain and is_runtime_only(node) and not _has_schema(node.op_type, versions.get("", 1)):
             node.domain = EXPERIMENTAL
         domain = node.domain

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from onnxprune.graph.files import SourceFile
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import saved_bytes, write_bytes
+from onnxprune.graph.save import count_saved_bytes, write_bytes
 
 WHOLE_BYTES = 4 << 20  # a file up to this is compressed whole; of a larger one so much is
 SPAN_BYTES = 64 << 10  # the parts of it: twice as far as deflate looks back
@@ -39,7 +39,7 @@ def deflate_model(model: Model) -> Deflated:
     """The files that a model is read from; of one in memory, the file that it would be."""
     if model.files:
         return deflate_files([file.path for file in model.files])
-    parts = _Parts(saved_bytes(model))
+    parts = _Parts(count_saved_bytes(model))
     write_bytes(model, parts)
     return parts.result()
 

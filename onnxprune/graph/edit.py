@@ -18,12 +18,20 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from onnxprune.axes import Size
-from onnxprune.graph.flat import flat_id
+from onnxprune.graph.flat import get_flat_id
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import constant_of
-from onnxprune.graph.view import Names, NodeBuilder, find_attribute, find_captured, opset, reads, value_names
+from onnxprune.graph.nodes import get_constant
+from onnxprune.graph.view import (
+    Names,
+    NodeBuilder,
+    find_attribute,
+    find_captured,
+    list_reads,
+    list_value_names,
+    read_opset,
+)
 from onnxprune.graph.weights import ArrayWeight, Weight
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 
 
 class Editor:
@@ -38,13 +46,13 @@ class Editor:
         self._inserted: dict[int, list[NodeProto]] = defaultdict(list)
         self._initializers = {t.name: t for t in self.proto.graph.initializer}
         self._constants = {n.output[0]: n for n in self.nodes if n.op_type == "Constant" and n.output}
-        self._opset = opset(model.proto)
+        self._opset = read_opset(model.proto)
         self._touched = False
         self._added = set[str]()
 
     @cached_property
     def _names(self) -> Names:
-        return Names(value_names(self.proto))
+        return Names(list_value_names(self.proto))
 
     def _fresh(self, base: str) -> str:
         return self._names.claim(f"{base}_pruned_1", f"{base}_pruned_")
@@ -151,7 +159,7 @@ class Editor:
         """The shape of an initializer or a Constant node's tensor as it stands."""
         if name in self._initializers:
             return list(self._initializers[name].dims)
-        array = constant_of(self._constants[name]) if name in self._constants else None
+        array = get_constant(self._constants[name]) if name in self._constants else None
         return None if array is None else list(array.shape)
 
     def _constant_type(self, name: str) -> int:
@@ -211,7 +219,7 @@ class Editor:
             gone = [
                 i
                 for i, n in enumerate(self.nodes)
-                if n.output and flat_id(n) is None and all(not o or o in orphans for o in n.output)
+                if n.output and get_flat_id(n) is None and all(not o or o in orphans for o in n.output)
             ]
             if not gone:
                 break
@@ -221,7 +229,7 @@ class Editor:
             left = _inputs(n for n in self.nodes) | {x for ns in self._inserted.values() for n in ns for x in n.input}
             left |= {o.name for o in self.proto.graph.output}
             # What they only took the size of is a part of the network, read or not.
-            readers = [n for n in dead if not record_of(n).traits.reads_sizes]
+            readers = [n for n in dead if not get_record(n).traits.reads_sizes]
             orphans = {i for n in readers for i in n.input if i and i not in left}
         self._drop_constants(before)
 
@@ -255,7 +263,7 @@ def _symbol(size: Size) -> int | None:
 
 
 def _inputs(nodes: Any) -> set[str]:
-    return {name for n in nodes for name in reads(n)}
+    return {name for n in nodes for name in list_reads(n)}
 
 
 def _readers(proto: onnx.ModelProto) -> set[str]:

@@ -79,7 +79,7 @@ class Facts:
         return all(s == t for s, t in zip(known, sizes, strict=True) if isinstance(s, int))
 
 
-def guessed_size(name: str, axis: int) -> Size:
+def guess_size(name: str, axis: int) -> Size:
     """Two sample sizes for an axis that is as long as the data decide: dynamic, and equal to no other."""
     first = DIVISIBLE * (101 + zlib.crc32(f"{name}/{axis}".encode()) % 99991)
     return size_of(first, first + 13 * DIVISIBLE)

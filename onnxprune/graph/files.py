@@ -104,7 +104,7 @@ def write_file(target: Path, write: Writer) -> None:
     When the bytes reach the disk is left to the system, as by most programs that copy files: a power failure may take them.
     Raises OutputError for whatever the system refuses.
     """
-    with drafts(target) as draft:
+    with open_drafts(target) as draft:
         os.replace(draft(write), target)
 
 
@@ -114,7 +114,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def drafts(target: Path) -> Iterator[Callable[[Writer], Path]]:
+def open_drafts(target: Path) -> Iterator[Callable[[Writer], Path]]:
     """A function that writes a file beside `target` and gives back its path, for it to be renamed.
 
     Files that were not renamed are removed at the end, and first those that processes left behind that were killed.
@@ -136,19 +136,21 @@ def drafts(target: Path) -> Iterator[Callable[[Writer], Path]]:
         remove_abandoned(target.parent)
         yield draft
     except OSError as e:
-        raise OutputError(f"{target}: {why(e)}; it was not written, make room or choose another place") from e
+        raise OutputError(
+            f"{target}: {explain_os_error(e)}; it was not written, make room or choose another place"
+        ) from e
     finally:
         for path in paths:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 
 
-def data_file(target: Path, digest: str) -> Path:
+def name_data_file(target: Path, digest: str) -> Path:
     """Where the data with a hash go that belong to the model file `target`; its name is always as long."""
     return target.with_name(f"{target.name}.{digest[:DIGITS]:0>{DIGITS}}.data")
 
 
-def data_files(target: Path) -> set[Path]:
+def find_data_files(target: Path) -> set[Path]:
     """The files there that have such a name."""
     own = re.compile(rf"{re.escape(target.name)}\.[0-9a-f]{{{DIGITS}}}\.data")
     return {path for path in target.parent.iterdir() if own.fullmatch(path.name)}
@@ -166,7 +168,7 @@ def remove_abandoned(folder: Path) -> None:
                     path.unlink(missing_ok=True)
 
 
-def temporary_folder() -> "tempfile.TemporaryDirectory[str]":
+def make_temporary_folder() -> "tempfile.TemporaryDirectory[str]":
     """A folder for as long as it is used; those of processes that were killed are removed first."""
     remove_abandoned(Path(tempfile.gettempdir()))
     return tempfile.TemporaryDirectory(prefix=_prefix(), ignore_cleanup_errors=True)
@@ -196,7 +198,7 @@ def _is_alive(process: int) -> bool:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a folder for renaming files in it, one process at a time; where a system has no such lock, it is done without."""
     with ExitStack() as stack:
         with suppress(ImportError, OSError):
@@ -208,6 +210,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def why(error: OSError) -> str:
+def explain_os_error(error: OSError) -> str:
     """The system's words for an error."""
     return error.strerror or str(error)

@@ -21,18 +21,18 @@ from typing import Any
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from onnxprune.graph.calls import Key, key_of
+from onnxprune.graph.calls import Key, make_key
 from onnxprune.graph.model import Model
 from onnxprune.graph.view import (
     Names,
-    attribute,
-    defined,
-    domain_of,
     find_attribute,
+    get_domain,
+    list_defined,
     list_subgraphs,
-    makers,
-    opset,
-    opsets,
+    map_makers,
+    read_attribute,
+    read_opset,
+    read_opsets,
 )
 from onnxprune.graph.weights import TensorWeight, Weight
 
@@ -46,12 +46,12 @@ ID = "flat_id"  # the attribute that a marker, and an operator whose bodies were
 def flatten(model: Model) -> Model:
     """The model in one line; the model itself where it has neither bodies nor local functions."""
     functions = _inlinable(model.proto)
-    if not any(key_of(n) in functions or any(True for _ in list_subgraphs(n)) for n in model.proto.graph.node):
+    if not any(make_key(n) in functions or any(True for _ in list_subgraphs(n)) for n in model.proto.graph.node):
         return model
     return _Flattener(model, functions).run()
 
 
-def flat_id(node: NodeProto) -> int | None:
+def get_flat_id(node: NodeProto) -> int | None:
     """The scope of a marker, or of an operator whose bodies were written out flat."""
     attribute = find_attribute(node, ID)
     return None if attribute is None else attribute.i
@@ -59,19 +59,19 @@ def flat_id(node: NodeProto) -> int | None:
 
 def _inlinable(proto: ModelProto) -> dict[Key, FunctionProto]:
     """Local functions whose operators mean inside what they mean outside."""
-    have = opsets(proto.opset_import)
+    have = read_opsets(proto.opset_import)
     out = {}
     for f in proto.functions:
-        wanted = opsets(f.opset_import)
-        if set(f.output) <= makers(f.node).keys() and all(have.get(d, v) == v for d, v in wanted.items()):
+        wanted = read_opsets(f.opset_import)
+        if set(f.output) <= map_makers(f.node).keys() and all(have.get(d, v) == v for d, v in wanted.items()):
             have |= wanted
-            out[key_of(f)] = f
+            out[make_key(f)] = f
     return out
 
 
 def _can_open(node: NodeProto, version: int) -> bool:
     return (
-        not domain_of(node)
+        not get_domain(node)
         and node.op_type in CONTROL
         and (node.op_type != SCAN or version >= 9)  # the first Scan runs over a batch of sequences
         and all(_fits(node, g) for g in list_subgraphs(node))
@@ -102,22 +102,22 @@ def _marker(op: str, label: str, ident: int, ins: Sequence[str], outs: Sequence[
 class _Flattener:
     def __init__(self, model: Model, functions: Mapping[Key, FunctionProto]) -> None:
         self.model, self.functions = model, functions
-        self.taken = Names(defined(model.proto.graph))
+        self.taken = Names(list_defined(model.proto.graph))
         self.proto = ModelProto()
         self.proto.CopyFrom(model.proto)
         del self.proto.graph.node[:]
         self.weights: dict[str, Weight] = dict(model.weights)
         self.nodes: list[NodeProto] = []
         self.scopes = 0
-        self.opset = opset(self.proto)
+        self.opset = read_opset(self.proto)
 
     def run(self) -> Model:
         self._emit(self.model.proto.graph.node, {})
         self.proto.graph.node.extend(self.nodes)
-        have = set(opsets(self.proto.opset_import))
+        have = set(read_opsets(self.proto.opset_import))
         for o in (o for f in self.functions.values() for o in f.opset_import):
-            if domain_of(o) not in have:
-                have.add(domain_of(o))
+            if get_domain(o) not in have:
+                have.add(get_domain(o))
                 self.proto.opset_import.add().CopyFrom(o)
         return replace(self.model, proto=self.proto, weights=self.weights)
 
@@ -131,12 +131,12 @@ class _Flattener:
 
     def _emit(self, nodes: Iterable[NodeProto], names: Mapping[str, str], prefix: str = "") -> None:
         for node in nodes:
-            if key_of(node) in self.functions:
+            if make_key(node) in self.functions:
                 self._call(node, names, prefix)
             elif any(True for _ in list_subgraphs(node)) and _can_open(node, self.opset):
                 self._control(node, names, prefix)
             else:
-                self.nodes.append(renamed(node, names, prefix))
+                self.nodes.append(rename_values(node, names, prefix))
 
     def _control(self, node: NodeProto, names: Mapping[str, str], prefix: str) -> None:
         ident, label = self._scope(), prefix + node.name
@@ -160,7 +160,7 @@ class _Flattener:
             self.nodes.append(_marker(CLOSE, label, ident, ends, outs))
             own += starts
             results += outs
-        owner, header = renamed(node, names, prefix), renamed(node, names, prefix)
+        owner, header = rename_values(node, names, prefix), rename_values(node, names, prefix)
         for n in (owner, header):
             del n.input[:]
         del owner.attribute[:]
@@ -174,7 +174,7 @@ class _Flattener:
     def _names_of(self, g: GraphProto, names: Mapping[str, str]) -> dict[str, str]:
         """The names inside a body: its own values get new names, outer ones stay visible."""
         inner = dict(names)
-        inner.update({name: self._claim(name) for name in defined(g) if name})
+        inner.update({name: self._claim(name) for name in list_defined(g) if name})
         return inner
 
     def _shell(self, g: GraphProto, inner: Mapping[str, str]) -> GraphProto:
@@ -183,7 +183,7 @@ class _Flattener:
         shell.CopyFrom(g)
         del shell.node[:]
         del shell.initializer[:]
-        own = set(defined(g))
+        own = set(list_defined(g))
         for kind in (shell.input, shell.output, shell.value_info):
             for v in kind:
                 known = v.name in own
@@ -200,8 +200,8 @@ class _Flattener:
         return shell
 
     def _call(self, node: NodeProto, names: Mapping[str, str], prefix: str) -> None:
-        f, ident = self.functions[key_of(node)], self._scope()
-        call = renamed(node, names, prefix)
+        f, ident = self.functions[make_key(node)], self._scope()
+        call = rename_values(node, names, prefix)
         inner: dict[str, str] = {}
         for formal, actual in zip(f.input, [*call.input, *[""] * len(f.input)], strict=False):
             inner[formal] = actual
@@ -244,7 +244,7 @@ def _bound(node: NodeProto, attributes: Mapping[str, AttributeProto]) -> NodePro
     return out
 
 
-def renamed(node: NodeProto, names: Mapping[str, str], prefix: str = "") -> NodeProto:
+def rename_values(node: NodeProto, names: Mapping[str, str], prefix: str = "") -> NodeProto:
     """A copy of a node that reads and makes other names; what its bodies capture follows."""
     out = NodeProto()
     out.CopyFrom(node)
@@ -256,9 +256,9 @@ def renamed(node: NodeProto, names: Mapping[str, str], prefix: str = "") -> Node
         for i, name in enumerate(kind):
             kind[i] = names.get(name, name)
     for g in list_subgraphs(out):
-        own = set(defined(g))
+        own = set(list_defined(g))
         outer = {a: b for a, b in names.items() if a not in own}
-        nodes = [renamed(n, outer) for n in g.node]
+        nodes = [rename_values(n, outer) for n in g.node]
         del g.node[:]
         g.node.extend(nodes)
         for v in g.output:
@@ -271,7 +271,7 @@ def renamed(node: NodeProto, names: Mapping[str, str], prefix: str = "") -> Node
 
 def nest(flat: Model, source: Model) -> Model:
     """The flat model with its bodies where they were in `source`, and with calls where nothing in them changed."""
-    if flat.proto.graph is source.proto.graph or not any(flat_id(n) is not None for n in flat.proto.graph.node):
+    if flat.proto.graph is source.proto.graph or not any(get_flat_id(n) is not None for n in flat.proto.graph.node):
         return flat
     return _Nester(flat, source).run()
 
@@ -314,14 +314,14 @@ class _Nester:
         return replace(self.flat, proto=self.proto, weights=self.weights)
 
     def _fill(self, nodes: list[NodeProto]) -> list[NodeProto]:
-        ends = {flat_id(n): i for i, n in enumerate(nodes) if n.domain == FLAT and n.op_type == CALL_CLOSE}
+        ends = {get_flat_id(n): i for i, n in enumerate(nodes) if n.domain == FLAT and n.op_type == CALL_CLOSE}
         frames = [_Frame()]
         i = 0
         while i < len(nodes):
             n = nodes[i]
             i += 1
             if n.domain == FLAT and n.op_type == CALL_OPEN:
-                end = ends[flat_id(n)]
+                end = ends[get_flat_id(n)]
                 if self._untouched(nodes[i:end], _bytes(nodes[end], "digest")):
                     frames[-1].nodes.append(NodeProto.FromString(_bytes(n, "call")))
                     i = end + 1
@@ -331,7 +331,7 @@ class _Nester:
             elif n.domain == FLAT and n.op_type != CALL_CLOSE:
                 frames.append(_Frame(opener=n))
             elif n.domain != FLAT:
-                frames[-1].nodes.append(n if flat_id(n) is None else self._owner(n))
+                frames[-1].nodes.append(n if get_flat_id(n) is None else self._owner(n))
         return frames[0].nodes
 
     def _untouched(self, nodes: Sequence[NodeProto], before: bytes) -> bool:
@@ -355,7 +355,7 @@ class _Nester:
         g.initializer.extend(self._tensor(t.name) for t in shell.initializer if t.name in weights)
         self.moved |= weights
         g.node.extend(frame.nodes)
-        inner = {*makers(frame.nodes), *weights, *opener.output}
+        inner = {*map_makers(frame.nodes), *weights, *opener.output}
         for kind in (g.input, g.value_info, g.output):
             for v in kind:
                 if v.name in self.infos:
@@ -367,7 +367,7 @@ class _Nester:
                 name = f"{name}/{close.output[0]}"
             if v.name != name:
                 v.name = name
-        self.bodies.setdefault(flat_id(close) or 0, []).append((opener, g))
+        self.bodies.setdefault(get_flat_id(close) or 0, []).append((opener, g))
 
     def _tensor(self, name: str) -> TensorProto:
         """An initializer of a body, with its data."""
@@ -382,9 +382,9 @@ class _Nester:
     def _owner(self, node: NodeProto) -> NodeProto:
         out = NodeProto()
         out.ParseFromString(_bytes(node, "header"))
-        bodies = self.bodies.pop(flat_id(node) or 0)
+        bodies = self.bodies.pop(get_flat_id(node) or 0)
         for opener, g in bodies:
-            attribute(out, attribute(opener, "branch")).CopyFrom(g)
+            read_attribute(out, read_attribute(opener, "branch")).CopyFrom(g)
         out.input.extend(bodies[0][0].input)
         del out.output[:]
         out.output.extend(node.output)
@@ -403,7 +403,7 @@ class _Nester:
     def _drop_functions(self) -> None:
         """Remove the local functions that nobody calls any more."""
         before, after = (_called(p) for p in (self.source.proto, self.proto))
-        kept = [f for f in self.source.proto.functions if key_of(f) in after or key_of(f) not in before]
+        kept = [f for f in self.source.proto.functions if make_key(f) in after or make_key(f) not in before]
         del self.proto.functions[:]
         self.proto.functions.extend(kept)
 
@@ -424,7 +424,7 @@ def take_branches(flat: Model, taken: Mapping[int, bool | None], unread: set[str
     ] = []  # the names of the Ifs around a node, which its own name gets in front: outside it may be taken
     gone: int | None = None
     for n in flat.proto.graph.node:
-        ident = flat_id(n) or 0
+        ident = get_flat_id(n) or 0
         closes = n.domain == FLAT and n.op_type == CLOSE
         if gone is not None:
             gone = None if closes and ident == gone else gone
@@ -435,7 +435,7 @@ def take_branches(flat: Model, taken: Mapping[int, bool | None], unread: set[str
             inside.pop()
         elif n.domain == FLAT:
             shells.append(_shell(n))
-            if (attribute(n, "branch") == "then_branch") == known[ident]:
+            if (read_attribute(n, "branch") == "then_branch") == known[ident]:
                 inside.append(n.name or f"If{ident}")
             else:
                 unread |= {t.name for t in shells[-1].initializer}
@@ -492,13 +492,13 @@ def _bytes(node: NodeProto, name: str) -> bytes:
 
 def _called(proto: ModelProto) -> set[Key]:
     """The local functions that the graph calls, directly or through others."""
-    functions = {key_of(f): f for f in proto.functions}
+    functions = {make_key(f): f for f in proto.functions}
     keys: set[Key] = set()
     todo: list[NodeProto] = list(proto.graph.node)
     while todo:
         n = todo.pop()
         todo.extend(m for g in list_subgraphs(n) for m in g.node)
-        if key_of(n) in functions and key_of(n) not in keys:
-            keys.add(key_of(n))
-            todo.extend(functions[key_of(n)].node)
+        if make_key(n) in functions and make_key(n) not in keys:
+            keys.add(make_key(n))
+            todo.extend(functions[make_key(n)].node)
     return keys

@@ -94,7 +94,7 @@ KINDS: dict[str, tuple[Callable[[Any], onnx.ModelProto], Callable[[onnx.ModelPro
 TORCH_MODULE = "torch.nn.modules.module.Module"
 
 
-def names_of(kind: type) -> set[str]:
+def list_class_names(kind: type) -> set[str]:
     """The full names of a class and of those that it is derived from."""
     return {f"{c.__module__}.{c.__qualname__}" for c in kind.__mro__}
 
@@ -109,15 +109,15 @@ def to_proto(source: Any, example_inputs: Any = None) -> onnx.ModelProto | None:
     Raises:
         OnnxPruneError: a torch.nn.Module without inputs, or one that torch does not export.
     """
-    names = names_of(type(source))
+    names = list_class_names(type(source))
     if TORCH_MODULE in names:
         return _export(source, example_inputs)
     return next((KINDS[name][0](source) for name in names if name in KINDS), None)
 
 
-def like(kind: type, proto: onnx.ModelProto) -> Any:
+def convert_back(kind: type, proto: onnx.ModelProto) -> Any:
     """A message as another model of the kind; the message itself where there is no way back."""
-    back = next((KINDS[name][1] for name in names_of(kind) if name in KINDS), None)
+    back = next((KINDS[name][1] for name in list_class_names(kind) if name in KINDS), None)
     return proto if back is None else back(proto)
 
 

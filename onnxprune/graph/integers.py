@@ -26,7 +26,7 @@ class IntegerEncoding:
         """The numbers, float32 [*q's axes], with an axis more for those that share a byte."""
         zero = self.points(zero, scale, q.shape[0])
         more = (..., None) if self.bits < 8 else ...
-        wide = unpacked(q, self.bits) if self.bits < 8 else q
+        wide = unpack(q, self.bits) if self.bits < 8 else q
         return (wide.astype(np.float32) - self.fit(zero, q.shape)[more]) * self.fit(scale, q.shape)[more]
 
     def points(self, zero: Array | None, scale: Array | None, rows: int) -> Array:
@@ -34,7 +34,7 @@ class IntegerEncoding:
         if zero is None or not zero.size:
             return np.array(self.default)
         if zero.dtype == np.uint8 and self.bits < 8 and scale is not None:
-            each = unpacked(zero, self.bits).reshape(rows, -1)
+            each = unpack(zero, self.bits).reshape(rows, -1)
             return each[:, : scale.size // rows].reshape(scale.shape)
         return zero
 
@@ -52,11 +52,11 @@ class IntegerEncoding:
         return np.repeat(p, self.block, self.axis).take(np.arange(shape[self.axis]), self.axis)
 
 
-def unpacked(q: Array, bits: int) -> Array:
+def unpack(q: Array, bits: int) -> Array:
     """Numbers that share a byte, on an axis of their own: [.., 8 / bits] uint8."""
     return (q[..., None] >> np.arange(0, 8, bits, dtype=np.uint8)) & np.uint8((1 << bits) - 1)
 
 
-def packed(entries: Array, bits: int) -> Array:
+def pack(entries: Array, bits: int) -> Array:
     """The bytes of numbers that share them: [.., 8 / bits] uint8 -> [..]."""
     return np.asarray(np.bitwise_or.reduce(entries << np.arange(0, 8, bits, dtype=np.uint8), axis=-1))

@@ -17,9 +17,9 @@ from onnxprune.graph.calls import check_calls
 from onnxprune.graph.check import check_divisors, check_text, run_checker
 from onnxprune.graph.files import SourceFile
 from onnxprune.graph.foreign import to_proto
-from onnxprune.graph.model import SMALL_BYTES, Model, inner_tensors
+from onnxprune.graph.model import SMALL_BYTES, Model, list_inner_tensors
 from onnxprune.graph.nodes import sort_nodes
-from onnxprune.graph.save import saved_bytes
+from onnxprune.graph.save import count_saved_bytes
 from onnxprune.graph.sparse_weights import SparseWeight
 from onnxprune.graph.weights import (
     ArrayWeight,
@@ -29,9 +29,9 @@ from onnxprune.graph.weights import (
     Weight,
     check_length,
     clear_data,
+    count_needed_bytes,
     is_external,
     keep_memory,
-    needed_bytes,
 )
 
 # Load
@@ -68,7 +68,9 @@ def load(source: Any, example_inputs: Any = None) -> Model:
     try:
         return _from_file(path)
     except OSError as e:
-        raise ModelError(f"{e.filename or path}: {files.why(e)}; check the path and its permissions") from e
+        raise ModelError(
+            f"{e.filename or path}: {files.explain_os_error(e)}; check the path and its permissions"
+        ) from e
     except UnicodeDecodeError as e:
         raise ModelError(f"{path} has text that is not UTF-8 ({e}); it is damaged, copy or export it again") from e
 
@@ -100,7 +102,7 @@ def _from_proto(source: onnx.ModelProto) -> Model:
     _copy_fields(source.graph, proto.graph, skip="initializer")
     for tensor in source.graph.initializer:
         own = proto.graph.initializer.add()
-        if needed_bytes(tensor, where) <= SMALL_BYTES or is_external(tensor):
+        if count_needed_bytes(tensor, where) <= SMALL_BYTES or is_external(tensor):
             own.CopyFrom(tensor)
             _add(weights, own, _take(own, None, files, where), where)
         else:
@@ -111,7 +113,7 @@ def _from_proto(source: onnx.ModelProto) -> Model:
             _add(weights, tensor, TensorWeight(tensor), where)
     sparse = _finish_load(proto, weights, files, where)
     model = Model(proto, weights, None, 0, sparse=sparse)
-    model.size_bytes = saved_bytes(model)
+    model.size_bytes = count_saved_bytes(model)
     return model
 
 
@@ -120,9 +122,9 @@ def _finish_load(proto: onnx.ModelProto, weights: dict[str, Weight], files: Data
     check_text(proto, where)
     check_calls(proto, where)
     sort_nodes(proto.graph)
-    for tensor in inner_tensors(proto):
+    for tensor in list_inner_tensors(proto):
         if is_external(tensor):
-            _inline(tensor, files.weight(tensor, needed_bytes(tensor, where)))
+            _inline(tensor, files.weight(tensor, count_needed_bytes(tensor, where)))
         else:
             check_length(tensor, None, where)
     run_checker(proto, where)
@@ -191,7 +193,7 @@ def _check_header(proto: onnx.ModelProto, where: str) -> None:
 
 def _take(tensor: TensorProto, lying: Weight | None, files: DataFiles, where: str) -> Weight:
     """The data of an initializer; a large one is emptied, a small external one is moved into the message."""
-    nbytes = needed_bytes(tensor, where)
+    nbytes = count_needed_bytes(tensor, where)
     if is_external(tensor):
         weight = files.weight(tensor, nbytes)
         if nbytes <= SMALL_BYTES:

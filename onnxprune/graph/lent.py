@@ -15,17 +15,17 @@ import onnx
 from onnx import TensorProto
 
 from onnxprune.errors import OutputError
-from onnxprune.graph.files import SourceFile, temporary_folder, why
+from onnxprune.graph.files import SourceFile, explain_os_error, make_temporary_folder
 from onnxprune.graph.model import SMALL_BYTES, Model
-from onnxprune.graph.save import PAGE_BYTES, changed_weight, copy_head, external_head, full_proto
-from onnxprune.graph.weights import FileWeight, Weight, pieces
+from onnxprune.graph.save import PAGE_BYTES, build_full_proto, copy_head, find_changed_weight, make_external_head
+from onnxprune.graph.weights import FileWeight, Weight, iterate_pieces
 
 LENT_BYTES = 1 << 26  # of weights; a model that has more is not copied into a message
 FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @contextmanager
-def opened(model: Model) -> Iterator[tuple[bytes, Mapping[str, str]]]:
+def lend_bytes(model: Model) -> Iterator[tuple[bytes, Mapping[str, str]]]:
     """The bytes that a session is made from, and the entries that its configuration needs; until it is made.
 
     Raises OutputError where there is no room for what has to be written, ModelError where a file of the model has changed.
@@ -34,7 +34,7 @@ def opened(model: Model) -> Iterator[tuple[bytes, Mapping[str, str]]]:
         sum(model.weights[t.name].nbytes for t in model.proto.graph.initializer if t.name in model.weights)
         <= LENT_BYTES
     ):
-        yield full_proto(model).SerializeToString(), {}
+        yield build_full_proto(model).SerializeToString(), {}
         return
     with _lend(model) as (proto, root):
         yield proto.SerializeToString(), {FOLDER: str(root)}
@@ -49,7 +49,7 @@ def _lend(model: Model) -> Iterator[tuple[onnx.ModelProto, Path]]:
     sources = {w.file for w in model.weights.values() if isinstance(w, FileWeight)}
     for source in sources:
         source.check()
-    with temporary_folder() as folder:
+    with make_temporary_folder() as folder:
         data = Path(os.path.realpath(folder), "weights.data")
         root = _find_root(sources, data)
         proto = onnx.ModelProto()
@@ -59,17 +59,19 @@ def _lend(model: Model) -> Iterator[tuple[onnx.ModelProto, Path]]:
                 for tensor in proto.graph.initializer:
                     weight = model.weights.get(tensor.name)
                     if weight is None or weight.data_type == TensorProto.STRING or weight.nbytes < SMALL_BYTES:
-                        _put_into(tensor, changed_weight(tensor, model.weights))
+                        _put_into(tensor, find_changed_weight(tensor, model.weights))
                     elif isinstance(weight, FileWeight) and root is not None:
                         _point_to(tensor, weight, _place(weight.file), root, weight.offset)
                     else:
                         at = -(-file.tell() // PAGE_BYTES) * PAGE_BYTES
                         file.seek(at)
-                        for piece in pieces(weight):
+                        for piece in iterate_pieces(weight):
                             file.write(piece)
                         _point_to(tensor, weight, data, root or data.parent, at)
         except OSError as e:
-            raise OutputError(f"{data.parent}: {why(e)}; make room there, or name another folder in TMPDIR") from e
+            raise OutputError(
+                f"{data.parent}: {explain_os_error(e)}; make room there, or name another folder in TMPDIR"
+            ) from e
         yield proto, root or data.parent
 
 
@@ -93,4 +95,4 @@ def _put_into(tensor: TensorProto, weight: Weight | None) -> None:
 
 
 def _point_to(tensor: TensorProto, weight: Weight, file: Path, root: Path, offset: int) -> None:
-    tensor.CopyFrom(external_head(tensor, weight, file.relative_to(root).as_posix(), offset))
+    tensor.CopyFrom(make_external_head(tensor, weight, file.relative_to(root).as_posix(), offset))

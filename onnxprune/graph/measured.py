@@ -10,11 +10,11 @@ import numpy as np
 from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnxprune.axes import pair
-from onnxprune.graph.lent import opened
+from onnxprune.graph.lent import lend_bytes
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import with_outputs
+from onnxprune.graph.nodes import replace_outputs
 from onnxprune.graph.sample_sizes import Sizes, sample_shapes
-from onnxprune.graph.view import makers, reads
+from onnxprune.graph.view import list_reads, map_makers
 from onnxprune.graph.weights import Array, is_float
 
 SEEDS = (0, 1)  # a size that changes with the values of the inputs is decided by the data
@@ -47,7 +47,7 @@ class MeasuredShapes:
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            with opened(part) as (source, entries):
+            with lend_bytes(part) as (source, entries):
                 for key, value in entries.items():
                     options.add_session_config_entry(key, value)
                 session = ort.InferenceSession(source, options, ["CPUExecutionProvider"])
@@ -87,17 +87,17 @@ def _type_of(first: Array, second: Array) -> TypeProto:
 def _up_to(model: Model, names: Sequence[str]) -> Model | None:
     """The part of a model that makes some values; None where it does not make all of them."""
     graph = model.proto.graph
-    made_at, needed, todo = makers(graph.node), set[int](), list(names)
+    made_at, needed, todo = map_makers(graph.node), set[int](), list(names)
     if not names or not made_at.keys() >= set(names):
         return None
     while todo:
         index = made_at.get(todo.pop())
         if index is not None and index not in needed:
             needed.add(index)
-            todo.extend(reads(graph.node[index]))
-    part = with_outputs(model.proto, [ValueInfoProto(name=name) for name in names])
+            todo.extend(list_reads(graph.node[index]))
+    part = replace_outputs(model.proto, [ValueInfoProto(name=name) for name in names])
     nodes = [graph.node[index] for index in sorted(needed)]
-    read = {name for node in nodes for name in reads(node)}
+    read = {name for node in nodes for name in list_reads(node)}
     weights = [t for t in graph.initializer if t.name in read]
     del part.graph.node[:], part.graph.initializer[:], part.graph.quantization_annotation[:]
     part.graph.node.extend(nodes)

@@ -41,7 +41,7 @@ class Model:
             file.check()
 
 
-def inner_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+def list_inner_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
     """Every tensor of the model, except the dense initializers of the main graph."""
     yield from _graph_tensors(proto.graph, main=True)
     for graph in (g for t in proto.training_info for g in (t.initialization, t.algorithm)):

@@ -10,14 +10,14 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxprune.graph.sparse_weights import SparseWeight
-from onnxprune.graph.view import is_constant, list_subgraphs, makers, reads
+from onnxprune.graph.view import is_constant, list_reads, list_subgraphs, map_makers
 from onnxprune.graph.weights import ArrayWeight, Weight
 
 if TYPE_CHECKING:
     from onnxprune.graph.model import Model
 
 
-def constant_of(node: NodeProto) -> np.ndarray | None:
+def get_constant(node: NodeProto) -> np.ndarray | None:
     """The array that a Constant node holds; None for strings, and for other nodes, whose `value` is something else."""
     for a in node.attribute if is_constant(node) else ():
         if a.name == "value":
@@ -31,11 +31,11 @@ def constant_of(node: NodeProto) -> np.ndarray | None:
     return None
 
 
-def all_weights(model: Model) -> dict[str, Weight]:
+def collect_weights(model: Model) -> dict[str, Weight]:
     """Initializers and the tensors of Constant nodes, by tensor name."""
     weights = dict(model.weights)
     for node in model.proto.graph.node:
-        array = constant_of(node)
+        array = get_constant(node)
         if array is not None:
             weights[node.output[0]] = ArrayWeight(array)
     return weights
@@ -48,8 +48,8 @@ def sort_nodes(graph: GraphProto) -> None:
     """
     for body in (b for n in graph.node for b in list_subgraphs(n)):
         sort_nodes(body)
-    made_at = makers(graph.node)
-    before = {i: [made_at[x] for x in reads(n) if x in made_at] for i, n in enumerate(graph.node)}
+    made_at = map_makers(graph.node)
+    before = {i: [made_at[x] for x in list_reads(n) if x in made_at] for i, n in enumerate(graph.node)}
     if all(j < i for i, earlier in before.items() for j in earlier):
         return
     try:
@@ -61,7 +61,7 @@ def sort_nodes(graph: GraphProto) -> None:
     graph.node.extend(nodes[i] for i in order)
 
 
-def with_outputs(proto: ModelProto, outputs: Iterable[ValueInfoProto] = ()) -> ModelProto:
+def replace_outputs(proto: ModelProto, outputs: Iterable[ValueInfoProto] = ()) -> ModelProto:
     """A copy of a model that hands out other values.
 
     It has no value_info: of a former output it may be stale (converters to half precision leave the old type there), which

@@ -13,7 +13,7 @@ BATCH = 1  # the first size of a batch axis, which MACs are counted at; the seco
 GROWTH, STEPS = 4, 6  # sizes grow by this factor, so often at most: 64 samples of sound become 262,144
 
 
-def first_sizes(
+def choose_first_sizes(
     proto: onnx.ModelProto, initializers: Mapping[str, object], small: bool = False, one_batch: bool = False
 ) -> Sizes:
     """Sizes for all dynamic axes of the graph's real inputs, by their names.
@@ -47,13 +47,13 @@ def sample_shapes(
     }
 
 
-def grown_sizes(sizes: Sizes) -> Iterator[Sizes]:
+def grow_sizes(sizes: Sizes) -> Iterator[Sizes]:
     """Larger and larger sizes of all axes but the batch."""
     for step in range(1, STEPS + 1):
         yield {n: p if is_batch(p) else (p[0] * GROWTH**step, p[1] * GROWTH**step) for n, p in sizes.items()}
 
 
-def data_sizes(
+def find_data_sizes(
     proto: onnx.ModelProto, initializers: Mapping[str, object], sizes: Sizes, data: Mapping[str, int]
 ) -> Iterator[Sizes]:
     """The sizes that data have, by symbol or `input[axis]`, as the first of each pair; the second is a multiple, or half."""

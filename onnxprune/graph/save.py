@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from onnxprune.errors import OutputError
 from onnxprune.graph import files, wire
 from onnxprune.graph.files import SourceFile
-from onnxprune.graph.model import SMALL_BYTES, Model, inner_tensors
+from onnxprune.graph.model import SMALL_BYTES, Model, list_inner_tensors
 from onnxprune.graph.sparse_weights import encode
 from onnxprune.graph.weights import TensorWeight, Weight, clear_data, has_data
 
@@ -42,21 +42,21 @@ def save(model: Model, path: str | os.PathLike[str], *, external: bool | None = 
         ModelError: the source was changed since it was loaded.
     """
     target = Path(path)
-    unnamed = files.data_file(target, "").name  # the name is known when the data are written; it is as long
+    unnamed = files.name_data_file(target, "").name  # the name is known when the data are written; it is as long
     layout = _layout(model, unnamed if (model.external if external is None else external) else None)
     if layout.size > PROTOBUF_BYTES - MARGIN_BYTES and not layout.blocks:
         layout = _layout(model, unnamed)
     _refuse_source(model, target)
-    with files.drafts(target) as draft:
+    with files.open_drafts(target) as draft:
         moves: list[tuple[Path, Path]] = []
         if layout.blocks:
             digest = hashlib.sha256()
             written = draft(lambda file: layout.write_data(wire.Hashed(file, digest)))
-            moves.append((written, files.data_file(target, digest.hexdigest())))
+            moves.append((written, files.name_data_file(target, digest.hexdigest())))
             _refuse_source(model, moves[0][1])
             layout = _layout(model, moves[0][1].name)
         moves.append((draft(layout.write_model), target))
-        with files.locked(target.parent):
+        with files.lock_folder(target.parent):
             _put_in_place(model, moves)
     return [new for _, new in reversed(moves)]
 
@@ -81,7 +81,7 @@ def _put_in_place(model: Model, moves: Sequence[tuple[Path, Path]]) -> None:
 
 def _data_to_remove(model: Model, target: Path) -> set[Path]:
     """Data that `save` wrote for the model at `target`, which will be replaced, and that no other model here names."""
-    old = files.data_files(target)
+    old = files.find_data_files(target)
     if old:
         others = {*target.parent.glob("*.onnx"), *(file.path for file in model.files[:1])} - {target}
         named = _locations(target).difference(*map(_locations, others))
@@ -95,7 +95,7 @@ def _locations(path: Path) -> set[str]:
         proto = onnx.ModelProto.FromString(wire.strip(SourceFile(path), SMALL_BYTES)[0])
     except Exception:  # OSError, WireError, ModelError, or protobuf's DecodeError, whose module has no type stubs
         return set()
-    tensors = (*proto.graph.initializer, *inner_tensors(proto))
+    tensors = (*proto.graph.initializer, *list_inner_tensors(proto))
     return {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
 
 
@@ -104,14 +104,14 @@ def fits_message(model: Model) -> bool:
     return _layout(model, None).size <= PROTOBUF_BYTES
 
 
-def full_proto(model: Model) -> onnx.ModelProto:
+def build_full_proto(model: Model) -> onnx.ModelProto:
     """The model as one message, with all its data; raises OutputError where that would pass 2 GiB."""
     if not fits_message(model):
         raise OutputError("a model of more than 2 GiB does not fit one message; save it to a file and use that")
     proto = onnx.ModelProto()
     proto.CopyFrom(_stored(model))
     for tensor in proto.graph.initializer:
-        weight = changed_weight(tensor, model.weights)
+        weight = find_changed_weight(tensor, model.weights)
         if weight is not None:
             tensor.CopyFrom(copy_head(tensor, weight))
             if weight.data_type != TensorProto.STRING:
@@ -119,7 +119,7 @@ def full_proto(model: Model) -> onnx.ModelProto:
     return proto
 
 
-def saved_bytes(model: Model) -> int:
+def count_saved_bytes(model: Model) -> int:
     """The bytes of the one file that `save` would write, were there no limit to a message."""
     return _layout(model, None).size
 
@@ -142,9 +142,9 @@ def _layout(model: Model, data_name: str | None) -> wire.Layout:
             at = -(-end // step) * step
             end = at + weight.nbytes
             blocks.append((at, weight))
-            parts.append(_part(external_head(tensor, weight, data_name, at), None))
+            parts.append(_part(make_external_head(tensor, weight, data_name, at), None))
         else:
-            weight = changed_weight(tensor, model.weights)
+            weight = find_changed_weight(tensor, model.weights)
             head = tensor if weight is None else copy_head(tensor, weight)
             parts.append(_part(head, weight if head.data_type != TensorProto.STRING else None))
     return wire.Layout(wire.cut(proto.SerializeToString(deterministic=True)), parts, blocks)
@@ -167,12 +167,12 @@ def _stored(model: Model) -> onnx.ModelProto:
 def _part(head: TensorProto, weight: Weight | None) -> wire.FilePart:
     fields = bytes(head.SerializeToString(deterministic=True))
     if weight is not None:
-        fields += wire.prefix(wire.RAW_DATA, weight.nbytes)
+        fields += wire.encode_prefix(wire.RAW_DATA, weight.nbytes)
     length = len(fields) + (weight.nbytes if weight is not None else 0)
-    return wire.FilePart(wire.prefix(wire.INITIALIZER, length) + fields, weight)
+    return wire.FilePart(wire.encode_prefix(wire.INITIALIZER, length) + fields, weight)
 
 
-def changed_weight(tensor: TensorProto, weights: dict[str, Weight]) -> Weight | None:
+def find_changed_weight(tensor: TensorProto, weights: dict[str, Weight]) -> Weight | None:
     """The weight to write for an initializer; None where the message itself has the data."""
     weight, in_message = weights.get(tensor.name), has_data(tensor) or 0 in tensor.dims
     if in_message and (weight is None or (isinstance(weight, TensorWeight) and weight.tensor.name == tensor.name)):
@@ -195,7 +195,7 @@ def copy_head(tensor: TensorProto, weight: Weight) -> TensorProto:
     return head
 
 
-def external_head(tensor: TensorProto, weight: Weight, location: str, offset: int) -> TensorProto:
+def make_external_head(tensor: TensorProto, weight: Weight, location: str, offset: int) -> TensorProto:
     """The tensor without its data, which are in the file `location` from byte `offset` on."""
     head = copy_head(tensor, weight)
     head.data_location = TensorProto.EXTERNAL

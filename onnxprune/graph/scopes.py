@@ -7,35 +7,35 @@ from onnx import NodeProto, TensorProto
 
 from onnxprune.axes import Size, pair, size_of
 from onnxprune.graph.facts import Facts
-from onnxprune.graph.flat import CLOSE, FLAT, IF, LOOP, OPENERS, flat_id
+from onnxprune.graph.flat import CLOSE, FLAT, IF, LOOP, OPENERS, get_flat_id
 from onnxprune.graph.trace import Trace
-from onnxprune.graph.view import attribute
+from onnxprune.graph.view import read_attribute
 
 
-def scan_axes(node: NodeProto, name: str, count: int) -> list[int]:
-    axes = attribute(node, name)
+def read_scan_axes(node: NodeProto, name: str, count: int) -> list[int]:
+    axes = read_attribute(node, name)
     return [int(a) for a in axes] if isinstance(axes, list) else [0] * count
 
 
-def carried(node: NodeProto) -> int:
+def count_carried(node: NodeProto) -> int:
     """The number of values that a Loop or Scan (written out flat) carries from one step to the next.
 
     Loop: [iteration, cond, states][cond, states, scans] -> [states, scans]; Scan: [states, inputs][states, scans].
     """
     if node.op_type == LOOP:
         return len(node.input) - 3 - len(node.output)
-    return len(node.input) - len(node.output) - scan_inputs(node)
+    return len(node.input) - len(node.output) - count_scan_inputs(node)
 
 
-def scan_inputs(node: NodeProto) -> int:
-    count = attribute(node, "num_scan_inputs", 0)
+def count_scan_inputs(node: NodeProto) -> int:
+    count = read_attribute(node, "num_scan_inputs", 0)
     return count if isinstance(count, int) else 0
 
 
 def is_dead(trace: Facts, opener: NodeProto) -> bool:
     """Does this IfOpen start a branch that is never taken, because its condition is a constant?"""
     cond = _cond(trace, opener)
-    return cond is not None and cond != (attribute(opener, "branch") == "then_branch")
+    return cond is not None and cond != (read_attribute(opener, "branch") == "then_branch")
 
 
 def _cond(trace: Facts, opener: NodeProto) -> bool | None:
@@ -43,14 +43,14 @@ def _cond(trace: Facts, opener: NodeProto) -> bool | None:
     return bool(value.ravel()[0]) if value is not None and value.size == 1 else None
 
 
-def step(trace: Trace, node: NodeProto) -> None:
+def trace_scope(trace: Trace, node: NodeProto) -> None:
     """Learn what a marker, or the operator that owns the body, makes."""
     if node.domain == FLAT:
         if node.op_type == CLOSE:
             for a, b in zip(node.input, node.output, strict=True):
                 _hand_on(trace, a, b)
         elif OPENERS.get(node.op_type) == IF:
-            trace.taken[flat_id(node) or 0] = _cond(trace, node)
+            trace.taken[get_flat_id(node) or 0] = _cond(trace, node)
         elif node.op_type in OPENERS:
             _open(trace, node)
     elif node.op_type == IF:
@@ -68,8 +68,8 @@ def _hand_on(trace: Trace, a: str, b: str) -> None:
 
 def _open(trace: Trace, node: NodeProto) -> None:
     loop, outs = OPENERS[node.op_type] == LOOP, list(node.output)
-    states = len(node.input) - scan_inputs(node)
-    ident = flat_id(node) or 0
+    states = len(node.input) - count_scan_inputs(node)
+    ident = get_flat_id(node) or 0
     if loop:
         trace.set(outs[0], TensorProto.INT64, ())
         trace.set(outs[1], TensorProto.BOOL, ())
@@ -78,7 +78,7 @@ def _open(trace: Trace, node: NodeProto) -> None:
         trace.trips[ident] = (int(trips[0].ravel()[0]), int(trips[1].ravel()[0])) if trips else None
     for a, b in list(zip(node.input, outs, strict=True))[2 * loop : states]:
         trace.set_partial(b, trace.dtype(a), _varied(trace.shape(a), trace.varying.get(b, set())))
-    axes = scan_axes(node, "scan_input_axes", scan_inputs(node))
+    axes = read_scan_axes(node, "scan_input_axes", count_scan_inputs(node))
     for a, b, axis in zip(node.input[states:], outs[states:], axes, strict=True) if not loop else ():
         shape = trace.shape(a)
         if shape:
@@ -105,7 +105,7 @@ def _varied(shape: tuple[Size, ...] | None, axes: set[int] | None) -> list[Size 
 def _merge(trace: Trace, node: NodeProto) -> None:
     """An If makes what the branch that is taken makes; sizes in which the branches differ are known when it runs."""
     n = len(node.output)
-    then = trace.taken.get(flat_id(node) or 0)
+    then = trace.taken.get(get_flat_id(node) or 0)
     for i, name in enumerate(node.output):
         a, b = node.input[i], node.input[n + i]
         if then is not None:
@@ -122,7 +122,7 @@ def _common(a: tuple[Size, ...] | None, b: tuple[Size, ...] | None) -> list[Size
 
 def _leave(trace: Trace, node: NodeProto) -> None:
     """The results of a Loop or Scan: the carried values, then the stacked outputs of the steps."""
-    n, ins = carried(node), list(node.input)
+    n, ins = count_carried(node), list(node.input)
     loop = node.op_type == LOOP
     starts = ins[2 : 2 + n] if loop else ins[:n]
     ends = ins[len(ins) - len(node.output) :]
@@ -136,7 +136,7 @@ def _leave(trace: Trace, node: NodeProto) -> None:
                 trace.varying[start] = None if changed is None or before is None else before | changed
         trace.set_partial(name, trace.dtype(end), same)
     trips = _trips(trace, node, ins[2 + n] if loop else None)
-    axes = scan_axes(node, "scan_output_axes", len(ends) - n)
+    axes = read_scan_axes(node, "scan_output_axes", len(ends) - n)
     for end, name, axis in zip(ends[n:], node.output[n:], axes, strict=True):
         shape = trace.shape(end)
         stacked: list[Size | None] | None = None if shape is None else [*shape]
@@ -147,7 +147,7 @@ def _leave(trace: Trace, node: NodeProto) -> None:
 
 def _trips(trace: Trace, node: NodeProto, cond: str | None) -> Size | None:
     """The number of runs of the body, if known: the given count, if nothing in the body ends it sooner."""
-    trips = trace.trips.get(flat_id(node) or 0)
+    trips = trace.trips.get(get_flat_id(node) or 0)
     if cond is not None:
         stays = trace.value(cond)
         if stays is None or not stays.all():

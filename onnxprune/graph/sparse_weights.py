@@ -7,7 +7,7 @@ import math
 import numpy as np
 from onnx import SparseTensorProto, numpy_helper
 
-from onnxprune.graph.weights import Array, ArrayWeight, Weight, dtype_of, packed_bytes
+from onnxprune.graph.weights import Array, ArrayWeight, Weight, count_packed_bytes, dtype_of
 
 INDEX_BYTES = 8  # of one index into the flattened tensor
 
@@ -20,7 +20,7 @@ class SparseWeight:
 
     @property
     def nbytes(self) -> int:
-        return packed_bytes(self.data_type, self.shape)
+        return count_packed_bytes(self.data_type, self.shape)
 
     def array(self) -> Array:
         out = np.zeros(math.prod(self.shape), dtype_of(self.data_type))

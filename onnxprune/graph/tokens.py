@@ -12,9 +12,9 @@ from onnxprune.axes import Size
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.facts import Facts
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT
-from onnxprune.graph.view import attribute, find_captured
+from onnxprune.graph.view import find_captured, read_attribute
 from onnxprune.graph.vocabulary import IDS
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def find_tokens(
     return TokenUse(tuple(chosen), max(sizes), nodes_of_ids, frozenset(i for i in compared if 0 <= i < max(sizes)))
 
 
-def with_scores(use: TokenUse, shapes: Mapping[str, tuple[Size, ...] | None]) -> TokenUse:
+def add_scores(use: TokenUse, shapes: Mapping[str, tuple[Size, ...] | None]) -> TokenUse:
     """The same with those of the outputs whose last axis is as long as the vocabulary."""
     return replace(use, outputs=frozenset(name for name, shape in shapes.items() if shape and shape[-1] == use.size))
 
@@ -102,12 +102,12 @@ def _follow(nodes: Sequence[NodeProto], outputs: Collection[str], trace: Facts, 
 
 def _read(walk: _TokenWalk, index: int, node: NodeProto, slot: int) -> bool:
     """Follow ids into one node. Whether it is known what it does with them."""
-    traits, name = record_of(node).traits, node.input[slot]
+    traits, name = get_record(node).traits, node.input[slot]
     if traits.reads_sizes:
         return True
     if traits.table and slot == traits.table[1]:
         shape = walk.trace.shape(node.input[traits.table[0]])
-        axis = int(attribute(node, "axis", attribute(node, "gather_axis", 0)))
+        axis = int(read_attribute(node, "axis", read_attribute(node, "gather_axis", 0)))
         walk.rows[index] = shape[axis] if shape else 0
         return True
     if traits.equates:

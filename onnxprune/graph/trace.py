@@ -18,19 +18,19 @@ import onnx
 from onnx import NodeProto, TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 
 from onnxprune.axes import Dynamic, Size, pair
-from onnxprune.graph.facts import Facts, guessed_size, is_dynamic, is_same
-from onnxprune.graph.flat import flat_id
+from onnxprune.graph.facts import Facts, guess_size, is_dynamic, is_same
+from onnxprune.graph.flat import get_flat_id
 from onnxprune.graph.sample_sizes import Sizes
-from onnxprune.graph.view import attribute, domain_of, list_subgraphs, opsets
+from onnxprune.graph.view import get_domain, list_subgraphs, read_attribute, read_opsets
 from onnxprune.graph.weights import Weight
-from onnxprune.ops.records import Plainer, Values, record_of
+from onnxprune.ops.records import Plainer, Values, get_record
 
 MAX_VALUE = 1 << 16  # elements of a computed value that is worth following
 MAX_FLOAT_SEED = 64  # elements of a float initializer that may be a shape parameter (Resize scales and the like)
 COUNTS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)  # what shapes and indices are made of
 
 
-def tensor_type(elem: int, shape: Sequence[int | None] | None) -> TypeProto:
+def make_tensor_type(elem: int, shape: Sequence[int | None] | None) -> TypeProto:
     return helper.make_tensor_type_proto(elem, shape)
 
 
@@ -51,13 +51,13 @@ class Trace(Facts):
     _values: dict[str, Values]
 
     def __init__(self, proto: onnx.ModelProto, sizes: Sizes) -> None:
-        super().__init__(opsets(proto.opset_import), sizes)
+        super().__init__(read_opsets(proto.opset_import), sizes)
         self._imports = list(proto.opset_import)
         self._ir = proto.ir_version
         self._functions = {(f.domain, f.name) for f in proto.functions}
         self._ops: dict[tuple[str, str], Any] = {}
         self._whole: tuple[dict[str, TypeProto], ...] | None = None
-        self._guessed_sizes: set[Size] = set()
+        self._guess_sizes: set[Size] = set()
         self.trips: dict[int, tuple[int, int] | None] = {}  # how often the body of a scope runs at most
 
     def read_only(self) -> Facts:
@@ -70,19 +70,19 @@ class Trace(Facts):
 
     def set(self, name: str, elem: int, shape: Iterable[Size] | None) -> None:
         if shape is None:
-            self._types[name] = (tensor_type(elem, None),) * 2
+            self._types[name] = (make_tensor_type(elem, None),) * 2
             return
         pairs = [pair(s) for s in shape]
-        first = tensor_type(elem, [p[0] for p in pairs])
+        first = make_tensor_type(elem, [p[0] for p in pairs])
         static = all(p[0] == p[1] for p in pairs)
-        self._types[name] = (first, first if static else tensor_type(elem, [p[1] for p in pairs]))
+        self._types[name] = (first, first if static else make_tensor_type(elem, [p[1] for p in pairs]))
 
     def set_partial(self, name: str, elem: int, shape: Sequence[Size | None] | None) -> None:
         """A shape some of whose sizes (None) are known only when the model runs."""
         if shape is None or all(s is not None for s in shape):
             self.set(name, elem, None if shape is None else [s for s in shape if s is not None])
             return
-        a, b = (tensor_type(elem, [None if s is None else pair(s)[i] for s in shape]) for i in (0, 1))
+        a, b = (make_tensor_type(elem, [None if s is None else pair(s)[i] for s in shape]) for i in (0, 1))
         self._guess(name, a, b)
         self._types[name] = (a, b)
 
@@ -116,8 +116,8 @@ class Trace(Facts):
 
     def lacks_shapes(self, node: NodeProto) -> bool:
         """Has onnx no shape function for this operator?"""
-        domain = domain_of(node)
-        if flat_id(node) is not None or (domain, node.op_type) in self._functions:
+        domain = get_domain(node)
+        if get_flat_id(node) is not None or (domain, node.op_type) in self._functions:
             return False
         schema = self._schema(node, domain)
         return schema is None or not schema.has_type_and_shape_inference_function
@@ -129,12 +129,12 @@ class Trace(Facts):
                 self.lost[name] = next((self.lost[i] for i in node.input if i in self.lost), name)
 
     def learn(self, name: str, elem: int, sizes: tuple[Size, ...]) -> None:
-        """Take another's word for the sizes of a tensor; one of them may be a guess (see `guessed_size`)."""
+        """Take another's word for the sizes of a tensor; one of them may be a guess (see `guess_size`)."""
         self.guesses.discard(name)
-        guessed = {s for axis, s in enumerate(sizes) if s == guessed_size(name, axis)}
+        guessed = {s for axis, s in enumerate(sizes) if s == guess_size(name, axis)}
         if guessed:
             self.guesses.add(name)
-            self._guessed_sizes |= guessed
+            self._guess_sizes |= guessed
         self.set(name, elem, sizes)
 
     def learn_constant(self, name: str, weight: Weight) -> None:
@@ -157,11 +157,11 @@ class Trace(Facts):
 
     def step(self, node: NodeProto) -> None:
         """Learn the shapes, then the values, of a node's outputs."""
-        domain = domain_of(node)
+        domain = get_domain(node)
         if not self._infer(node, domain):
             return
         if not domain:
-            if record_of(node).traits.reads_sizes or any(n in self.from_shapes for n in node.input):
+            if get_record(node).traits.reads_sizes or any(n in self.from_shapes for n in node.input):
                 self.from_shapes.update(node.output)
             self._evaluate(node)
 
@@ -176,7 +176,7 @@ class Trace(Facts):
         return self._ops[key]
 
     def _infer(self, node: NodeProto, domain: str) -> bool:
-        like = record_of(node).traits.like if domain else None
+        like = get_record(node).traits.like if domain else None
         if like:
             return self._infer_like(node, like)
         schema = self._schema(node, domain)
@@ -245,10 +245,10 @@ class Trace(Facts):
         """A Split of an axis whose size only the data know: the sizes of the pieces are as good as any guess."""
         shape = self.shape(node.input[0])
         sizes = self.value(node.input[1]) if len(node.input) > 1 else None
-        if node.op_type != "Split" or domain_of(node) or shape is None or sizes is None:
+        if node.op_type != "Split" or get_domain(node) or shape is None or sizes is None:
             return False
-        axis = attribute(node, "axis", 0) % len(shape)
-        if shape[axis] not in self._guessed_sizes:
+        axis = read_attribute(node, "axis", 0) % len(shape)
+        if shape[axis] not in self._guess_sizes:
             return False
         self.asserted.update(node.output)
         for name, size in zip(node.output, sizes.tolist(), strict=True):
@@ -308,12 +308,12 @@ class Trace(Facts):
         for axis, (x, y) in enumerate(zip(a.tensor_type.shape.dim, b.tensor_type.shape.dim, strict=True)):
             if not x.HasField("dim_value") or not y.HasField("dim_value"):
                 self.guesses.add(name)
-                size = guessed_size(name, axis)
+                size = guess_size(name, axis)
                 x.dim_value, y.dim_value = pair(size)
-                self._guessed_sizes.add(size)
+                self._guess_sizes.add(size)
 
     def _evaluate(self, node: NodeProto) -> None:
-        traits = record_of(node).traits
+        traits = get_record(node).traits
         if traits.reads_sizes and node.input[0] in self._types:
             self._shape_of(node)
             return
@@ -345,7 +345,7 @@ class Trace(Facts):
         shape = self.shape(node.input[0])
         if shape is None:
             return
-        part = slice(attribute(node, "start", 0), attribute(node, "end"))
+        part = slice(read_attribute(node, "start", 0), read_attribute(node, "end"))
         a, b = (np.array(s, np.int64) for s in (zip(*map(pair, shape), strict=True) if shape else ((), ())))
         a, b = (a[part], b[part]) if self.shape(node.output[0]) else (np.asarray(a.prod()), np.asarray(b.prod()))
         self._values[node.output[0]] = (a, a if np.array_equal(a, b) else b)
@@ -373,7 +373,7 @@ class Trace(Facts):
 
 def _by_chance(node: NodeProto, ins: list[Values | None]) -> bool:
     """Is a result that is equal at both samples equal at these only?"""
-    traits = record_of(node).traits
+    traits = get_record(node).traits
     if traits.by_chance:
         return traits.by_chance(node, ins)
     exact = traits.reads_sizes or (traits.moves and not traits.changes_type)

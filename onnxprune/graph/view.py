@@ -32,31 +32,31 @@ def find_attribute(node: NodeProto, name: str) -> AttributeProto | None:
     return None
 
 
-def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+def read_attribute(node: NodeProto, name: str, default: Any = None) -> Any:
     """The value of an attribute, text as a str; `default` where the node has none."""
     node_attribute = find_attribute(node, name)
     value = default if node_attribute is None else helper.get_attribute_value(node_attribute)
     return value.decode() if isinstance(value, bytes) else value
 
 
-def domain_of(item: NodeProto | FunctionProto | OperatorSetIdProto) -> str:
+def get_domain(item: NodeProto | FunctionProto | OperatorSetIdProto) -> str:
     """The domain of a node, a function or an import; '' is ONNX's own, under both of its names."""
     return "" if item.domain == "ai.onnx" else item.domain
 
 
-def opsets(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
+def read_opsets(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
     """The version that each domain is imported in."""
-    return {domain_of(o): o.version for o in imports}
+    return {get_domain(o): o.version for o in imports}
 
 
-def opset(proto: ModelProto) -> int:
+def read_opset(proto: ModelProto) -> int:
     """The version of ONNX's own operators; 1 where the model does not say."""
-    return opsets(proto.opset_import).get("", 1)
+    return read_opsets(proto.opset_import).get("", 1)
 
 
 def is_constant(node: NodeProto) -> bool:
     """Is it a Constant node?"""
-    return node.op_type == "Constant" and not domain_of(node)
+    return node.op_type == "Constant" and not get_domain(node)
 
 
 def list_subgraphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -68,7 +68,7 @@ def list_subgraphs(node: NodeProto) -> Iterator[GraphProto]:
             yield from a.graphs
 
 
-def bodies(node: NodeProto) -> Iterator[GraphProto]:
+def list_bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The bodies of a node, and those of the nodes inside them."""
     todo = list(list_subgraphs(node))
     while todo:
@@ -77,7 +77,7 @@ def bodies(node: NodeProto) -> Iterator[GraphProto]:
         todo.extend(body for n in g.node for body in list_subgraphs(n))
 
 
-def defined(graph: GraphProto) -> list[str]:
+def list_defined(graph: GraphProto) -> list[str]:
     """The names that a graph gives a meaning: inputs, initializers, and what its nodes make."""
     return [
         *(v.name for v in graph.input),
@@ -90,21 +90,23 @@ def find_captured(node: NodeProto) -> set[str]:
     """Names of outer values that the bodies of a node read."""
     names: set[str] = set()
     for g in list_subgraphs(node):
-        names |= {name for n in g.node for name in reads(n)}.union(o.name for o in g.output).difference(defined(g))
+        names |= {name for n in g.node for name in list_reads(n)}.union(o.name for o in g.output).difference(
+            list_defined(g)
+        )
     return names
 
 
-def reads(node: NodeProto) -> list[str]:
+def list_reads(node: NodeProto) -> list[str]:
     """The values that a node reads, its bodies included."""
     return [*filter(None, node.input), *sorted(find_captured(node))]
 
 
-def makers(nodes: Iterable[NodeProto]) -> dict[str, int]:
+def map_makers(nodes: Iterable[NodeProto]) -> dict[str, int]:
     """For each value the index of the node that makes it."""
     return {name: index for index, node in enumerate(nodes) for name in node.output if name}
 
 
-def readers(nodes: Iterable[NodeProto]) -> dict[str, list[Site]]:
+def map_readers(nodes: Iterable[NodeProto]) -> dict[str, list[Site]]:
     """For each value the nodes and slots that read it, in order; the slot is IN_BODY where a body does."""
     sites: dict[str, list[Site]] = {}
     for index, node in enumerate(nodes):
@@ -115,11 +117,11 @@ def readers(nodes: Iterable[NodeProto]) -> dict[str, list[Site]]:
     return sites
 
 
-def value_names(proto: ModelProto) -> set[str]:
+def list_value_names(proto: ModelProto) -> set[str]:
     """Every name that a value of the model has, in bodies too."""
     g = proto.graph
     names = {x for n in g.node for x in (*n.input, *n.output)} | {v.name for v in (*g.input, *g.output, *g.value_info)}
-    inside = (m for n in g.node for body in bodies(n) for m in body.node)
+    inside = (m for n in g.node for body in list_bodies(n) for m in body.node)
     return names | {t.name for t in g.initializer} | {x for m in inside for x in (*m.input, *m.output)}
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxprune.graph.nodes import constant_of
-from onnxprune.graph.view import attribute
-from onnxprune.ops.records import SAME, record_of
+from onnxprune.graph.nodes import get_constant
+from onnxprune.graph.view import read_attribute
+from onnxprune.ops.records import SAME, get_record
 
 IDS = (TensorProto.INT32, TensorProto.INT64)
 
 
-def vocabulary(proto: ModelProto) -> int | None:
+def find_vocabulary_size(proto: ModelProto) -> int | None:
     """The rows of the table that an integer input is looked up in, of several (positions, types) the largest; None: there is none.
 
     An output whose last axis is as long holds a score for each token, as a language model's head makes them.
@@ -33,8 +33,8 @@ def _tables(proto: ModelProto) -> dict[str, int]:
     rows = {t.name: t.dims[0] for t in proto.graph.initializer if t.dims}
     tables: dict[str, int] = {}
     for node in proto.graph.node:
-        traits = record_of(node).traits
-        if (array := constant_of(node)) is not None and array.ndim:
+        traits = get_record(node).traits
+        if (array := get_constant(node)) is not None and array.ndim:
             rows[node.output[0]] = len(array)
         elif traits.moves and node.input[0] in ids:
             ids[node.output[0]] = ids[node.input[0]]
@@ -48,4 +48,4 @@ def _tables(proto: ModelProto) -> dict[str, int]:
 
 
 def _axis(node: NodeProto) -> int:
-    return int(attribute(node, "axis", 0))
+    return int(read_attribute(node, "axis", 0))

@@ -12,15 +12,15 @@ from onnxprune.axes import Dynamic, Size
 from onnxprune.errors import is_guarded
 from onnxprune.graph import scopes
 from onnxprune.graph.facts import Facts, Varying
-from onnxprune.graph.flat import CLOSE, FLAT, flat_id
+from onnxprune.graph.flat import CLOSE, FLAT, get_flat_id
 from onnxprune.graph.measured import MeasuredShapes
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import all_weights
+from onnxprune.graph.nodes import collect_weights
 from onnxprune.graph.sample_sizes import Sizes, sample_shapes
 from onnxprune.graph.trace import Trace
 from onnxprune.graph.view import is_constant, list_subgraphs
 from onnxprune.graph.weights import Weight
-from onnxprune.ops.records import NOTHING, record_of
+from onnxprune.ops.records import NOTHING, get_record
 
 Known = tuple[int, tuple[Size, ...]]  # the element type and the sizes of a tensor
 
@@ -73,7 +73,7 @@ def walk(
         varying: the varying sizes of loops that an earlier walk found; the returned facts may have more of them.
         whole: go on where a sample turns out to be too small.
     """
-    weights = all_weights(model)
+    weights = collect_weights(model)
     trace = _start(model, weights, sizes, varying)
     others = _OtherSources(model, source, trace) if source else None
     facts = trace.read_only()
@@ -115,14 +115,14 @@ def _live_nodes(model: Model, facts: Facts, weights: Mapping[str, Weight]) -> It
     dead: int | None = None
     for index, node in enumerate(model.proto.graph.node):
         if dead is not None:
-            if node.op_type == CLOSE and flat_id(node) == dead:
+            if node.op_type == CLOSE and get_flat_id(node) == dead:
                 dead = None
             continue
         if is_constant(node) and node.output[0] in weights:
             continue
         yield index, node
         if node.domain == FLAT and scopes.is_dead(facts, node):
-            dead = flat_id(node)
+            dead = get_flat_id(node)
 
 
 def _follow(trace: Trace, model: Model, nodes: Iterable[NodeProto]) -> None:
@@ -132,10 +132,10 @@ def _follow(trace: Trace, model: Model, nodes: Iterable[NodeProto]) -> None:
             if name in model.weights and not trace.knows(name):
                 trace.learn_constant(name, model.weights[name])
         try:
-            if flat_id(node) is None:
+            if get_flat_id(node) is None:
                 trace.step(node)
             else:
-                scopes.step(trace, node)
+                scopes.trace_scope(trace, node)
         except Exception as e:
             if not is_guarded():
                 raise
@@ -151,7 +151,7 @@ class _OtherSources:
         self.symbols = _symbols(graph.input, trace)
         self.functions = {f.domain for f in model.proto.functions}
         self.hints = {v.name: v for v in (*graph.value_info, *graph.output)}
-        foreign = (n for n in source.proto.graph.node if record_of(n) is NOTHING and trace.lacks_shapes(n))
+        foreign = (n for n in source.proto.graph.node if get_record(n) is NOTHING and trace.lacks_shapes(n))
         self.measured = MeasuredShapes(source, trace.sizes, [o for n in foreign for o in n.output if o])
 
     def infer(self, node: NodeProto) -> None:
@@ -159,7 +159,7 @@ class _OtherSources:
         for name in filter(None, node.output):
             if self.trace.shape(name) is None:
                 hint = self.hints.get(name)
-                if hint and (record_of(node) is not NOTHING or _is_complete(hint, self.symbols)):
+                if hint and (get_record(node) is not NOTHING or _is_complete(hint, self.symbols)):
                     self.trace.declare(hint, self.symbols)
                 inside = any(True for _ in list_subgraphs(node)) or node.domain in self.functions
                 if self.trace.shape(name) is None and inside:

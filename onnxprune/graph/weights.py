@@ -75,7 +75,7 @@ def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.name.startswith(("float", "bfloat"))  # ml_dtypes' types are no subtypes of np.floating
 
 
-def packed_bytes(data_type: int, shape: Sequence[int]) -> int:
+def count_packed_bytes(data_type: int, shape: Sequence[int]) -> int:
     """Bytes of the `raw_data` form of a tensor; KeyError for a type that onnx does not know."""
     bits = BITS.get(data_type) or dtype_of(data_type).itemsize * 8
     return (math.prod(shape) * bits + 7) // 8
@@ -152,7 +152,7 @@ class ArrayWeight:
 
     @property
     def nbytes(self) -> int:
-        return _string_bytes(self._array) if self.data_type == TensorProto.STRING else packed_bytes(*_head(self))
+        return _string_bytes(self._array) if self.data_type == TensorProto.STRING else count_packed_bytes(*_head(self))
 
     def array(self) -> Array:
         return self._array
@@ -181,7 +181,7 @@ class TensorWeight:
     @property
     def nbytes(self) -> int:
         strings = self.data_type == TensorProto.STRING
-        return sum(map(len, self.tensor.string_data)) if strings else packed_bytes(*_head(self))
+        return sum(map(len, self.tensor.string_data)) if strings else count_packed_bytes(*_head(self))
 
     def array(self) -> Array:
         if self.data_type == TensorProto.STRING:  # numpy_helper would make a str of it, and fail on other bytes
@@ -201,7 +201,7 @@ class DerivedWeight:
 
     @property
     def nbytes(self) -> int:
-        return packed_bytes(*_head(self))
+        return count_packed_bytes(*_head(self))
 
     def parts(self) -> Iterator[Array]:
         """The elements in their order, an array for each part."""
@@ -250,7 +250,7 @@ class SlicedWeight(DerivedWeight):
 
     @property
     def nbytes(self) -> int:
-        return _string_bytes(self.array()) if self.data_type == TensorProto.STRING else packed_bytes(*_head(self))
+        return _string_bytes(self.array()) if self.data_type == TensorProto.STRING else count_packed_bytes(*_head(self))
 
     def array(self) -> Array:
         return super().array() if self.keep else self.base.array()
@@ -319,7 +319,7 @@ def flat_source(weight: Weight) -> Callable[[int, int], Array]:
     return lambda start, stop: flat[start:stop]
 
 
-def pieces(weight: Weight) -> Iterator[bytes | memoryview]:
+def iterate_pieces(weight: Weight) -> Iterator[bytes | memoryview]:
     """The `raw_data` form, in as many pieces as it comes in."""
     if isinstance(weight, FileWeight | DerivedWeight):
         yield from weight.pieces()
@@ -331,12 +331,12 @@ def is_external(tensor: TensorProto) -> bool:
     return bool(tensor.data_location == TensorProto.EXTERNAL)
 
 
-def needed_bytes(tensor: TensorProto, where: str) -> int:
+def count_needed_bytes(tensor: TensorProto, where: str) -> int:
     """Bytes that the shape asks for; 0 for strings, which stay in the message. Raises ModelError for an impossible shape."""
     if any(d < 0 for d in tensor.dims) or tensor.HasField("segment"):
         raise ModelError(f"{where}: tensor {tensor.name!r} has a negative dim or is in segments; export it again")
     try:
-        nbytes = packed_bytes(tensor.data_type, [d or 1 for d in tensor.dims])
+        nbytes = count_packed_bytes(tensor.data_type, [d or 1 for d in tensor.dims])
     except KeyError:
         raise ModelError(
             f"{where}: tensor {tensor.name!r} has data type {tensor.data_type}, which onnx {onnx.__version__} does not "
@@ -352,7 +352,7 @@ def needed_bytes(tensor: TensorProto, where: str) -> int:
 
 def check_length(tensor: TensorProto, mapped: Weight | None, where: str) -> None:
     """Compare the data with the shape, in bytes for `raw_data`, else in entries of the typed field."""
-    need, unit = needed_bytes(tensor, where), "bytes"
+    need, unit = count_needed_bytes(tensor, where), "bytes"
     if mapped is not None:
         have = mapped.nbytes
     elif tensor.HasField("raw_data"):
@@ -370,9 +370,9 @@ def check_length(tensor: TensorProto, mapped: Weight | None, where: str) -> None
 def _entries(tensor: TensorProto) -> int:
     """Entries of the typed field: 2- and 4-bit elements are packed into bytes there too, complex ones take two."""
     if BITS.get(tensor.data_type) in (2, 4):
-        return packed_bytes(tensor.data_type, tensor.dims)
+        return count_packed_bytes(tensor.data_type, tensor.dims)
     per_element = 2 if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1
-    return per_element * packed_bytes(TensorProto.UINT8, tensor.dims)
+    return per_element * count_packed_bytes(TensorProto.UINT8, tensor.dims)
 
 
 class DataFiles:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from onnxprune.errors import OutputError
 from onnxprune.graph.files import Sink, SourceFile
-from onnxprune.graph.weights import Weight, pieces
+from onnxprune.graph.weights import Weight, iterate_pieces
 
 Buffer = bytes | SourceFile
 
@@ -57,7 +57,7 @@ def read_varint(buf: Buffer, at: int, end: int) -> tuple[int, int]:
     raise WireError(f"byte {at}: a number is {'cut short' if end < at + VARINT_BYTES else 'longer than 64 bits'}")
 
 
-def records(buf: Buffer, at: int, end: int) -> Iterator[WireRecord]:
+def iterate_records(buf: Buffer, at: int, end: int) -> Iterator[WireRecord]:
     """Walk the records of the message `buf[at:end]`; raises WireError where that is impossible."""
     while at < end:
         key, start = read_varint(buf, at, end)
@@ -79,7 +79,7 @@ def records(buf: Buffer, at: int, end: int) -> Iterator[WireRecord]:
         at = stop
 
 
-def varint(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
     """Encode a non-negative integer."""
     out = bytearray()
     while value > 0x7F:
@@ -89,9 +89,9 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def prefix(number: int, length: int) -> bytes:
+def encode_prefix(number: int, length: int) -> bytes:
     """The key and the length that stand before a nested message or a bytes field."""
-    return varint(number << 3 | LENGTH) + varint(length)
+    return encode_varint(number << 3 | LENGTH) + encode_varint(length)
 
 
 def strip(buf: Buffer, limit: int) -> tuple[bytes, list[Extent | None]]:
@@ -104,7 +104,9 @@ def strip(buf: Buffer, limit: int) -> tuple[bytes, list[Extent | None]]:
     extents: list[Extent | None] = []
 
     def tensor(record: WireRecord) -> bytes | None:
-        raw = [r for r in records(buf, record.start, record.end) if (r.number, r.wire_type) == (RAW_DATA, LENGTH)]
+        raw = [
+            r for r in iterate_records(buf, record.start, record.end) if (r.number, r.wire_type) == (RAW_DATA, LENGTH)
+        ]
         if not raw or raw[-1].end - raw[-1].start <= limit:  # of a repeated scalar field the last one counts
             extents.append(None)
             return None
@@ -112,15 +114,19 @@ def strip(buf: Buffer, limit: int) -> tuple[bytes, list[Extent | None]]:
         return _rebuild(buf, record.start, record.end, {r.at: (r.end, b"") for r in raw})
 
     def graph(record: WireRecord) -> bytes:
-        inner = (r for r in records(buf, record.start, record.end) if (r.number, r.wire_type) == (INITIALIZER, LENGTH))
+        inner = (
+            r
+            for r in iterate_records(buf, record.start, record.end)
+            if (r.number, r.wire_type) == (INITIALIZER, LENGTH)
+        )
         return _nested(buf, record, ((r, tensor(r)) for r in inner))
 
-    outer = [r for r in records(buf, 0, len(buf)) if (r.number, r.wire_type) == (GRAPH, LENGTH)]
+    outer = [r for r in iterate_records(buf, 0, len(buf)) if (r.number, r.wire_type) == (GRAPH, LENGTH)]
     return _rebuild(buf, 0, len(buf), {r.at: (r.end, _framed(GRAPH, graph(r))) for r in outer}), extents
 
 
 def _framed(number: int, body: bytes) -> bytes:
-    return prefix(number, len(body)) + body
+    return encode_prefix(number, len(body)) + body
 
 
 def _nested(buf: Buffer, record: WireRecord, edits: Iterator[tuple[WireRecord, bytes | None]]) -> bytes:
@@ -153,9 +159,9 @@ class ModelFrame(NamedTuple):
 
 def cut(model: bytes) -> ModelFrame:
     """Cut a serialized ModelProto, which has one graph record, at the initializers of that graph."""
-    (graph,) = (r for r in records(model, 0, len(model)) if r.number == GRAPH)
+    (graph,) = (r for r in iterate_records(model, 0, len(model)) if r.number == GRAPH)
     gaps, at = [], graph.start
-    for r in records(model, graph.start, graph.end):
+    for r in iterate_records(model, graph.start, graph.end):
         if r.number == INITIALIZER:
             gaps.append(model[at : r.at])
             at = r.end
@@ -189,10 +195,10 @@ class Layout(NamedTuple):
     def size(self) -> int:
         """Bytes of the model file."""
         graph = self.graph_size
-        return len(self.frame.before) + len(prefix(GRAPH, graph)) + graph + len(self.frame.after)
+        return len(self.frame.before) + len(encode_prefix(GRAPH, graph)) + graph + len(self.frame.after)
 
     def write_model(self, file: Sink) -> None:
-        file.write(self.frame.before + prefix(GRAPH, self.graph_size))
+        file.write(self.frame.before + encode_prefix(GRAPH, self.graph_size))
         for gap, part in zip(self.frame.gaps, self.parts, strict=False):  # there is one gap more
             file.write(gap + part.head)
             if part.weight:
@@ -219,6 +225,6 @@ class Hashed:
 
 
 def _put(file: Sink, weight: Weight) -> None:
-    written = sum(file.write(piece) for piece in pieces(weight))
+    written = sum(file.write(piece) for piece in iterate_pieces(weight))
     if written != weight.nbytes:
         raise OutputError(f"a weight of {weight.nbytes} bytes now has {written}; its source changed, load it again")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from onnxprune.measure.metric import ACCURACY, Metric, load_metric
-from onnxprune.measure.metrics import ErrorSums, agreed, agreement, align, class_scores, predict_classes
+from onnxprune.measure.metrics import (
+    ErrorSums,
+    align,
+    compare_classes,
+    find_class_scores,
+    measure_agreement,
+    predict_classes,
+)
 from onnxprune.measure.shift import OutputShift, ShiftSums
-from onnxprune.measure.watched import find_stand_ins, judged, showing, watched
+from onnxprune.measure.watched import find_judges, find_stand_ins, list_judged, show_tensors
 
 __all__ = [
     "ACCURACY",
@@ -13,14 +20,14 @@ __all__ = [
     "Metric",
     "OutputShift",
     "ShiftSums",
-    "agreed",
-    "agreement",
+    "compare_classes",
+    "measure_agreement",
     "align",
-    "class_scores",
+    "find_class_scores",
     "predict_classes",
-    "judged",
+    "list_judged",
     "load_metric",
-    "showing",
+    "show_tensors",
     "find_stand_ins",
-    "watched",
+    "find_judges",
 ]

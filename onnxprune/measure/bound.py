@@ -8,7 +8,7 @@ CONFIDENCE = 0.95
 HALVINGS = 40
 
 
-def lower_bound(hits: int, of: int, confidence: float = CONFIDENCE) -> float:
+def compute_lower_bound(hits: int, of: int, confidence: float = CONFIDENCE) -> float:
     """The least share of which `hits` or more of `of` independent draws are not too good to be true.
 
     Returns:

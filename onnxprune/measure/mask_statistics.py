@@ -18,13 +18,13 @@ from onnxprune.gradients import require_torch, trainable_weights
 from onnxprune.graph.model import Model
 from onnxprune.graph.unsettled import find_unsettled
 from onnxprune.graph.view import Names
-from onnxprune.graph.vocabulary import vocabulary
+from onnxprune.graph.vocabulary import find_vocabulary_size
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis
 from onnxprune.measure.pull import compare_labels, draw_gradients
-from onnxprune.measure.watched import judged
+from onnxprune.measure.watched import list_judged
 from onnxprune.progress import Progress
-from onnxprune.signals import CURVATURE, OF_LABELS, OF_WEIGHTS, SENSITIVITY, SLOPE, StatisticKey, reading_edges
+from onnxprune.signals import CURVATURE, OF_LABELS, OF_WEIGHTS, SENSITIVITY, SLOPE, StatisticKey, find_reading_edges
 
 COPIES = 3  # of all that a batch makes: values, those that are kept for the pass backward, gradients
 Edges = Mapping[tuple[str, int], Sequence[str]]  # the values that stand for what consumers read of an axis
@@ -109,7 +109,7 @@ class _GradientRuns:
         weights = [tensor for tensor, _, statistic in wants if statistic in OF_WEIGHTS]
         model, edges = _with_edges(a, axes)
         module = Module(model, trainable=list(dict.fromkeys([*trainable_weights(model), *weights])))
-        return _GradientRuns(module, judged(a), vocabulary(a.flat.proto), edges)
+        return _GradientRuns(module, list_judged(a), find_vocabulary_size(a.flat.proto), edges)
 
     def run(self, feeds: Feeds, wants: Sequence[StatisticKey], pull: Callable[[Outputs], Outputs]) -> None:
         """Add what one pass over a batch says of the statistics."""
@@ -167,7 +167,7 @@ def _with_edges(a: Analysis, axes: set[tuple[str, int]]) -> tuple[Model, Edges]:
     proto.CopyFrom(a.model.proto)
     names, edges = Names([*a.outside, *a.model.weights, *a.made_by]), dict[tuple[str, int], list[str]]()
     copies: dict[tuple[str, str], str] = {}
-    readers = reading_edges(a, a.groups)
+    readers = find_reading_edges(a, a.groups)
     for tensor, axis in sorted(axes):
         nodes = [a.flat.proto.graph.node[at].output[0] for at in readers.get((tensor, axis), ())]
         if all(out in a.made_by and tensor in a.made_by[out].input for out in nodes):

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array
-from onnxprune.measure.metrics import agreement, class_scores, predict_classes
+from onnxprune.measure.metrics import find_class_scores, measure_agreement, predict_classes
 
 EXAMPLE = "def top1(outputs, labels): return (outputs['logits'].argmax(1) == labels).mean()"
 
@@ -72,10 +72,10 @@ def _import_file(path: Path) -> Any:
 
 
 def _measure_accuracy(outputs: Mapping[str, Array], labels: Array | None) -> float:
-    scores = next((s for x in outputs.values() if (s := class_scores(x)) is not None), None)
+    scores = next((s for x in outputs.values() if (s := find_class_scores(x)) is not None), None)
     if scores is None or labels is None or labels.shape != scores.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError("it needs class scores [N, C] and N integers as labels")
-    return agreement(predict_classes(scores), labels) or 0.0
+    return measure_agreement(predict_classes(scores), labels) or 0.0
 
 
 ACCURACY = Metric("accuracy", _measure_accuracy)

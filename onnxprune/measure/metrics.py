@@ -160,7 +160,7 @@ def align(reference: Array, candidate: Array) -> tuple[Array, Array]:
     return r, c
 
 
-def class_scores(output: Any, tokens: int | None = None) -> Array | None:
+def find_class_scores(output: Any, tokens: int | None = None) -> Array | None:
     """`output` as class scores `[N, C]`, or None where it does not look like them.
 
     Class scores are a float array (or an 8 bit integer one: a quantized classifier) of shape `[N, C]`
@@ -183,19 +183,19 @@ def predict_classes(scores: Array) -> Array:
     return np.where(np.isnan(wide).any(axis=1), -1, wide.argmax(axis=1))
 
 
-def agreement(predicted: Array, wanted: Array) -> float | None:
+def measure_agreement(predicted: Array, wanted: Array) -> float | None:
     """The fraction of positions where both name the same class; -1 (no class) agrees with nothing."""
     if predicted.size == 0:
         return None
     return float(np.mean((predicted == wanted) & (predicted >= 0)))
 
 
-def agreed(reference: Array, candidate: Array, tokens: int | None = None) -> Array | None:
+def compare_classes(reference: Array, candidate: Array, tokens: int | None = None) -> Array | None:
     """For each row of class scores whether both prefer the same class, [N] bool; None where these are no class scores.
 
     A row that only one of them has is no agreement.
     """
-    before, after = class_scores(reference, tokens), class_scores(candidate, tokens)
+    before, after = find_class_scores(reference, tokens), find_class_scores(candidate, tokens)
     if before is None or after is None:
         return None
     p, q = predict_classes(before), predict_classes(after)
@@ -205,12 +205,12 @@ def agreed(reference: Array, candidate: Array, tokens: int | None = None) -> Arr
     return same
 
 
-def top1_agreement(reference: Array, candidate: Array) -> float | None:
-    """The fraction of samples for which both models prefer the same class; None if not `class_scores`.
+def measure_top1_agreement(reference: Array, candidate: Array) -> float | None:
+    """The fraction of samples for which both models prefer the same class; None if not `find_class_scores`.
 
     A sample with a NaN score on either side counts as a disagreement.
     """
-    r, c = class_scores(reference), class_scores(candidate)
+    r, c = find_class_scores(reference), find_class_scores(candidate)
     if r is None or c is None or r.shape != c.shape:
         return None
-    return agreement(predict_classes(r), predict_classes(c))
+    return measure_agreement(predict_classes(r), predict_classes(c))

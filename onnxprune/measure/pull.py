@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from onnxprune.graph.weights import Array, is_float
-from onnxprune.measure.metrics import class_scores
+from onnxprune.measure.metrics import find_class_scores
 from onnxprune.measure.shift import LEAST, OF_TOKENS, TEMPERATURE, is_probabilities, log_softmax
 
 
@@ -33,14 +33,14 @@ def compare_labels(outputs: Mapping[str, Array], labels: Array, tokens: int | No
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         return None
     for name, y in outputs.items():
-        scores = class_scores(y, tokens)
+        scores = find_class_scores(y, tokens)
         if scores is not None and len(scores) == len(labels) and labels.min() >= 0 and labels.max() < scores.shape[1]:
             return {name: _descend(scores.astype(np.float64), 1.0, lambda _: labels).reshape(y.shape)}
     return None
 
 
 def _draw(y: Array, samples: int, tokens: int | None, rng: np.random.Generator) -> Array:
-    wide, scores = y.astype(np.float64), class_scores(y, tokens)
+    wide, scores = y.astype(np.float64), find_class_scores(y, tokens)
     if scores is None:
         size = math.sqrt(max(float(np.sum(wide * wide)) / samples, LEAST))
         return rng.standard_normal(y.shape) * (math.sqrt(2) / size)

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.graph.weights import Array, is_float
-from onnxprune.measure.bound import lower_bound
-from onnxprune.measure.metrics import ErrorSums, agreed, align, class_scores
+from onnxprune.measure.bound import compute_lower_bound
+from onnxprune.measure.metrics import ErrorSums, align, compare_classes, find_class_scores
 
 TEMPERATURE, OF_TOKENS = 4.0, 1.0
 BLOCK = 1 << 17  # scores that are looked at at once; more do not stay in a cache
@@ -46,7 +46,7 @@ class OutputShift:
     def least_agreement(self) -> float | None:
         """The agreement is at least so much with 95 % confidence, where the rows are independent samples."""
         return (
-            lower_bound(round(self.agreement * self.rows), self.rows)
+            compute_lower_bound(round(self.agreement * self.rows), self.rows)
             if self.agreement is not None and self.rows
             else None
         )
@@ -68,7 +68,7 @@ class ShiftSums:
                 continue
             self.sums.setdefault(name, OutputDifference(self.tokens)).add(r, after[name])
             self.overall.add(r, after[name])
-            if (self.scored or name) == name and (both := agreed(r, after[name], self.tokens)) is not None:
+            if (self.scored or name) == name and (both := compare_classes(r, after[name], self.tokens)) is not None:
                 self.scored = name
                 self.same.append(both)
 
@@ -91,7 +91,7 @@ class OutputDifference:
         if is_float(r.dtype) and r.shape != c.shape:
             r, c = align(r, c)
         self.sums.add(r, c)
-        scores = class_scores(r, self.tokens) if is_float(r.dtype) else None
+        scores = find_class_scores(r, self.tokens) if is_float(r.dtype) else None
         if scores is None:
             return
         width = scores.shape[1]

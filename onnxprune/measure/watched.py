@@ -8,14 +8,14 @@ from dataclasses import replace
 from onnx import NodeProto, ValueInfoProto
 
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import with_outputs
+from onnxprune.graph.nodes import replace_outputs
 from onnxprune.graph.unsettled import find_unsettled
-from onnxprune.graph.view import makers
+from onnxprune.graph.view import map_makers
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis
 
 
-def watched(a: Analysis) -> dict[str, list[str]]:
+def find_judges(a: Analysis) -> dict[str, list[str]]:
     """For each output the tensors that it is judged by: itself, as a rule.
 
     An output may be as long as the data decide: what NonMaxSuppression selects, say. One row more at its start moves all
@@ -23,7 +23,7 @@ def watched(a: Analysis) -> dict[str, list[str]]:
     weight that loses channels is read behind them; else by itself. So is an output that is no tensor, else by nothing.
     """
     nodes = a.flat.proto.graph.node
-    made_by = {name: nodes[i] for name, i in makers(nodes).items()}
+    made_by = {name: nodes[i] for name, i in map_makers(nodes).items()}
     open_ones = find_unsettled(a.coupling.live, a.coupling.trace)
     out: dict[str, list[str]] = {}
     for v in a.model.proto.graph.output:
@@ -35,14 +35,14 @@ def watched(a: Analysis) -> dict[str, list[str]]:
     return out
 
 
-def judged(a: Analysis) -> list[str]:
+def list_judged(a: Analysis) -> list[str]:
     """The tensors that two versions of a model are compared by."""
-    return list(dict.fromkeys(name for names in watched(a).values() for name in names))
+    return list(dict.fromkeys(name for names in find_judges(a).values() for name in names))
 
 
 def find_stand_ins(a: Analysis) -> dict[str, list[str]]:
     """The outputs that are not judged by themselves, and what they are judged by."""
-    return {name: names for name, names in watched(a).items() if names != [name]}
+    return {name: names for name, names in find_judges(a).items() if names != [name]}
 
 
 def _made_of(a: Analysis, name: str, made_by: Mapping[str, NodeProto], open_ones: set[str]) -> list[str]:
@@ -74,11 +74,11 @@ def _is_float(a: Analysis, name: str) -> bool:
     return bool(elem) and a.coupling.trace.shape(name) is not None and is_float(dtype_of(elem))
 
 
-def showing(model: Model, names: Iterable[str]) -> Model:
+def show_tensors(model: Model, names: Iterable[str]) -> Model:
     """The model with these tensors for its outputs; without any, its own stay."""
     known = {v.name: v for v in model.proto.graph.output}
     wanted = list(dict.fromkeys(names))
     if not wanted or wanted == list(known):
         return model
     outputs = [known.get(name, ValueInfoProto(name=name)) for name in wanted]
-    return replace(model, proto=with_outputs(model.proto, outputs))
+    return replace(model, proto=replace_outputs(model.proto, outputs))

@@ -11,7 +11,7 @@ from onnxprune.ops.records import Encoding, NodeShapes, Operand, Product, renumb
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple
 
 
-def heads_of(op: Op, d: Dim, count: int) -> tuple[Dim, Dim]:
+def split_heads(op: Op, d: Dim, count: int) -> tuple[Dim, Dim]:
     """(h d) of an axis of h * d positions."""
     size = find(d).size
     if not isinstance(size, int) or size % count:
@@ -76,7 +76,7 @@ def attention(op: Op) -> list[Axes | None]:
         qd, kd, e = q[3], k[3], v[3]
     else:
         nq, nkv = op.attr("q_num_heads"), op.attr("kv_num_heads")
-        (qh, qd), (kh, kd), (vh, e) = heads_of(op, q[2], nq), heads_of(op, k[2], nkv), heads_of(op, v[2], nkv)
+        (qh, qd), (kh, kd), (vh, e) = split_heads(op, q[2], nq), split_heads(op, k[2], nkv), split_heads(op, v[2], nkv)
     op.tie(qd, kd)
     op.tie(kh, vh)
     ratio = _int(qh) // max(_int(kh), 1)
@@ -154,7 +154,7 @@ def multi_head_attention(op: Op) -> list[Axes | None]:
         heads = [(q[2], q[4])] * 3
         op.freeze(q[3], "queries, keys and values in one tensor")
     else:
-        heads = [heads_of(op, q[2], n), *_keys_and_values(op, n)]
+        heads = [split_heads(op, q[2], n), *_keys_and_values(op, n)]
     (h, d), (kh, kd), (vh, e) = heads
     op.tie(d, kd)
     op.tie(h, kh)
@@ -185,7 +185,7 @@ def _keys_and_values(op: Op, n: int) -> list[tuple[Dim, Dim]]:
     if len(k) == 4:
         op.tie(k[3], v[3])
         return [(k[1], k[3]), (v[1], v[3])]
-    return [heads_of(op, k[2], n), heads_of(op, v[2], n)]
+    return [split_heads(op, k[2], n), split_heads(op, v[2], n)]
 
 
 def _past(op: Op, i: int, heads: Dim, features: Dim) -> None:
@@ -224,7 +224,7 @@ def packed_attention(op: Op) -> list[Axes | None]:
     op.tie(x[2], w[0])
     q, rest = split(w[1], widths[0])
     k, v = split(rest, widths[1])
-    (h, d), (kh, kd), (vh, e) = (heads_of(op, t, n) for t in (q, k, v))
+    (h, d), (kh, kd), (vh, e) = (split_heads(op, t, n) for t in (q, k, v))
     op.tie(d, kd)
     op.tie(h, kh)
     op.tie(h, vh)
@@ -287,7 +287,7 @@ def group_query_attention(op: Op) -> list[Axes | None]:
         size = _int(x[2]) // (n + 2 * nkv)
         parts[:] = split(x[2], n * size)
         parts[1:] = split(parts[1], nkv * size)
-    (qh, d), (kh, kd), (vh, e) = (heads_of(op, t, c) for t, c in zip(parts, (n, nkv, nkv), strict=True))
+    (qh, d), (kh, kd), (vh, e) = (split_heads(op, t, c) for t, c in zip(parts, (n, nkv, nkv), strict=True))
     op.tie(d, kd)
     op.tie(d, e)
     op.tie(kh, vh)
@@ -340,7 +340,7 @@ def rotary_embedding(op: Op) -> list[Axes | None]:
     if len(x) == 4:
         h, d = x[1], x[3]
     else:
-        h, d = heads_of(op, x[2], op.attr("num_heads", 0) or _int(x[2]) // rotated)
+        h, d = split_heads(op, x[2], op.attr("num_heads", 0) or _int(x[2]) // rotated)
     _rotate(op, d, cos, cos + 1, op.attr("interleaved", 0))
     _freeze_tokens(op, x[2] if len(x) == 4 else x[1])
     _name(op, h, d)
@@ -363,7 +363,7 @@ def linear_attention(op: Op) -> list[Axes | None]:
     n, nkv = op.attr("q_num_heads"), op.attr("kv_num_heads")
     if n % nkv or op.attr("state_window", 0):
         raise LayoutError("fewer query heads than keys, or a window of states")
-    (qh, d), (kh, kd), (vh, e) = heads_of(op, q[2], n), heads_of(op, k[2], nkv), heads_of(op, v[2], nkv)
+    (qh, d), (kh, kd), (vh, e) = split_heads(op, q[2], n), split_heads(op, k[2], nkv), split_heads(op, v[2], nkv)
     op.tie(d, kd)
     op.tie(kh, vh)
     op.tie(factor(qh, n // nkv)[0], kh)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from onnxprune.axes import Size
-from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, CLOSE, FLAT, flat_id
-from onnxprune.graph.scopes import carried, scan_axes, scan_inputs
+from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, CLOSE, FLAT, get_flat_id
+from onnxprune.graph.scopes import count_carried, count_scan_inputs, read_scan_axes
 from onnxprune.layout import Dim, LayoutError, find
 from onnxprune.ops.registry import Axes, Op, couple
 
@@ -12,7 +12,7 @@ from onnxprune.ops.registry import Axes, Op, couple
 @couple("If", "Loop", "Scan")
 def bodies(op: Op) -> list[Axes | None]:
     """Layouts go into the bodies and come out: branches agree, and so do the steps of a loop."""
-    if flat_id(op.node) is None:
+    if get_flat_id(op.node) is None:
         raise LayoutError(f"{op.type} keeps its body as it is")
     if op.type == "If":
         return _branches(op)
@@ -27,7 +27,7 @@ def sequence_map(op: Op) -> list[Axes | None]:
 
 def _branches(op: Op) -> list[Axes | None]:
     n = len(op.node.output)
-    then = op.trace.taken.get(flat_id(op.node) or 0)
+    then = op.trace.taken.get(get_flat_id(op.node) or 0)
     if then is not None:
         start = 0 if then else n
         return [_known(op, start + i) for i in range(n)]
@@ -36,10 +36,10 @@ def _branches(op: Op) -> list[Axes | None]:
 
 def _steps(op: Op) -> list[Axes | None]:
     """[body's inputs][body's outputs] -> what is carried, then what every step makes, stacked along an axis of steps."""
-    n, skip = carried(op.node), 2 if op.type == "Loop" else 0
+    n, skip = count_carried(op.node), 2 if op.type == "Loop" else 0
     ends = len(op.node.input) - len(op.node.output)
     out = [_agree(op, skip + i, ends + i, j=i) for i in range(n)]
-    axes = scan_axes(op.node, "scan_output_axes", len(op.node.output) - n)
+    axes = read_scan_axes(op.node, "scan_output_axes", len(op.node.output) - n)
     for j, axis in enumerate(axes, n):
         axes_of_step = _known(op, ends + j)
         if axes_of_step is not None:
@@ -80,10 +80,10 @@ def enter(op: Op) -> list[Axes | None]:
     """A body starts: carried values keep their layouts, a scanned axis is frozen and goes."""
     skip = 2 if op.type == "LoopOpen" else 0
     out: list[Axes | None] = [[] for _ in range(skip)]
-    states = len(op.node.input) - scan_inputs(op.node)
+    states = len(op.node.input) - count_scan_inputs(op.node)
     for i in range(skip, states):
         out.append(_start(op, i))
-    axes = scan_axes(op.node, "scan_input_axes", scan_inputs(op.node))
+    axes = read_scan_axes(op.node, "scan_input_axes", count_scan_inputs(op.node))
     for i, axis in enumerate(axes, states) if not skip else ():
         x = op.x(i)
         at = axis % len(x)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnxprune.layout import Dim, LayoutError, factor, find, prod
-from onnxprune.ops.quant import in_blocks
+from onnxprune.ops.quant import split_blocks
 from onnxprune.ops.records import Encoding, NodeFacts, NodeShapes, Operand, Product, take_least
 from onnxprune.ops.registry import MICROSOFT, Axes, Edits, New, Op, couple
 
@@ -96,7 +96,7 @@ def _expert(op: Op, slot: int, more: int, e: Dim, rows: Dim, used: Dim) -> None:
     if more == 2:
         bits = _encode(op, slot).bits
         share = max(op.attr("block_size", 0), 8 // bits)
-        blocks = in_blocks(op, used, share)
+        blocks = split_blocks(op, used, share)
         op.tie(w[2], prod(blocks, op.plain(share * bits // 8)))
         for a, b in zip(op.x(slot + 1), (e, rows, blocks), strict=False):
             op.tie(a, b)

@@ -72,7 +72,7 @@ def _last(axes: Axes) -> Axes:
     return [axes[0], *axes[2:], axes[1]]
 
 
-def plainer(op: Op, *more: int) -> list[Axes | None]:
+def infer_plainer(op: Op, *more: int) -> list[Axes | None]:
     """The layouts that the plainer operator of its record gives; `more` are further input slots that it may read.
 
     The other inputs are scales and zero points of whole tensors.
@@ -83,7 +83,7 @@ def plainer(op: Op, *more: int) -> list[Axes | None]:
     return KindView(op, like.op, slots, last=like.is_last(op.node)).outputs()
 
 
-def only_whole(op: Op) -> None:
+def refuse_several(op: Op) -> None:
     """Refuse a scale or zero point with several entries that no relation explained."""
     for i, axes in enumerate(op.layouts):
         if i not in op.related and any(find(d).size != 1 for d in axes or ()):

@@ -46,7 +46,7 @@ def _read_activation(node: NodeFacts) -> Bounds | None:
     return (0.0 if name == "Relu" else -math.inf, math.inf) if name else None
 
 
-def window(op: Op, x: Axes, w: Axes) -> None:
+def freeze_window(op: Op, x: Axes, w: Axes) -> None:
     """Freeze what a convolution slides over, and its kernel; where one filter slides over channels they stay prunable."""
     for at, d in enumerate(x[2:], start=2):
         if _slides_over_neighbors(op, at, w):
@@ -68,7 +68,7 @@ def _slides_over_neighbors(op: Op, axis: int, w: Axes) -> bool:
     return op.type == "Conv" and alone and step == 1 and not is_frozen(d) and op.out_shape()[axis] == find(d).size
 
 
-def spatial(op: Op) -> Axes:
+def infer_spatial(op: Op) -> Axes:
     """The axes that come out: those that keep their channels as they are, the others new."""
     same = [at for at in range(2, op.rank()) if _slides_over_neighbors(op, at, op.x(1))]
     shape = op.out_shape()
@@ -104,12 +104,12 @@ def convolve(op: Op) -> Axes:
         op.tie(xg, wg)
         op.tie(xi, w[1])
         op.follow_attr("group", xg)
-    window(op, x, w)
+    freeze_window(op, x, w)
     _need_kernel(op, x[2:], w[2:])
     if not op.const(1) and not op.const(0):
         op.mix(w[1], "sums over it between two activations")
     op.kind(w[0], "filters" if _int(w[1]) > 1 or groups == 1 else "depthwise")
-    return [x[0], find(w[0]), *spatial(op)]
+    return [x[0], find(w[0]), *infer_spatial(op)]
 
 
 def _need_kernel(op: Op, x: Axes, kernel: Axes) -> None:
@@ -141,7 +141,7 @@ def causal_conv(op: Op) -> list[Axes | None]:
     if op.attr("channels_last", 0) or op.attr("state_window", 0) or len(x) != 3:
         raise LayoutError("channels last, a window of states or more than one spatial axis")
     c = op.tie(x[1], w[0])
-    window(op, x, w)
+    freeze_window(op, x, w)
     op.kind(c, "filters")
     if op.has(2):
         op.tie(op.x(2)[0], c)
@@ -176,7 +176,7 @@ def conv_transpose(op: Op) -> list[Axes | None]:
     x, w = op.x(0), op.x(1)
     groups = op.attr("group", 1)
     op.tie(x[1], w[0])
-    window(op, x, w)
+    freeze_window(op, x, w)
     if not op.const(1) and not op.const(0):
         op.mix(w[0], "sums over it between two activations")
     if groups == 1:
@@ -189,7 +189,7 @@ def conv_transpose(op: Op) -> list[Axes | None]:
     if op.has(2):
         op.tie(op.x(2)[0], out)
         op.role(2, 0, "bias")
-    return [[x[0], out, *spatial(op)]]
+    return [[x[0], out, *infer_spatial(op)]]
 
 
 def _sides(node: NodeFacts) -> tuple[int, int]:

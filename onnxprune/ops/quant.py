@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from onnxprune.axes import first
 from onnxprune.layout import Dim, LayoutError, factor, find, fixed, prod
-from onnxprune.ops.fused import only_whole, plainer
+from onnxprune.ops.fused import infer_plainer, refuse_several
 from onnxprune.ops.linear import CONVOLUTION, GEMM, MATMUL
 from onnxprune.ops.records import MICROSOFT, SAME, Encoding, NodeFacts, Operand, Plainer, Product, renumber
 from onnxprune.ops.registry import Axes, Op, couple
@@ -40,7 +40,7 @@ def qdq(op: Op) -> list[Axes | None]:
         if len(scale) == 1 and find(scale[0]).size != 1:
             op.tie(scale[0], x[axis])
         elif len(scale) > 1:
-            blocks = in_blocks(op, x[axis], op.attr("block_size", 0))
+            blocks = split_blocks(op, x[axis], op.attr("block_size", 0))
             for a, d in enumerate(scale):
                 op.tie(d, blocks if a == axis else x[a])
     if op.type == "DequantizeLinear":
@@ -48,7 +48,7 @@ def qdq(op: Op) -> list[Axes | None]:
     return [list(x)]
 
 
-def in_blocks(op: Op, d: Dim, size: int) -> Dim:
+def split_blocks(op: Op, d: Dim, size: int) -> Dim:
     """The blocks of an axis that is quantized in blocks: (b size), of which only whole ones can go."""
     n = find(d).size
     if not isinstance(n, int) or size < 1 or n % size:
@@ -87,8 +87,8 @@ LAST = replace(CONVOLUTION, kind="convolution with channels last")
 @couple("QLinearConcat", domain=MICROSOFT, like=Plainer("Concat", range(2, 1 << 10, 3), 2))
 def plain(op: Op) -> list[Axes | None]:
     """A plainer operator with the channels last, or with a scale and a zero point for each whole tensor."""
-    outs = plainer(op, *([3] if op.type == "NhwcFusedConv" else []))
-    only_whole(op)
+    outs = infer_plainer(op, *([3] if op.type == "NhwcFusedConv" else []))
+    refuse_several(op)
     return outs
 
 
@@ -152,7 +152,7 @@ def product_of_integers(op: Op) -> list[Axes | None]:
 
     Source: https://onnx.ai/onnx/operators/onnx__QLinearConv.html
     """
-    (y, *_) = plainer(op)
+    (y, *_) = infer_plainer(op)
     assert y is not None
     assert op.product is not None
     weight, encoding = next((o, o.encoding) for o in op.product.operands(op) if o.encoding)
@@ -171,7 +171,7 @@ def product_of_integers(op: Op) -> list[Axes | None]:
     if op.type == "DynamicQuantizeMatMul":
         for d in op.x(0):
             op.mix(d, "takes its range over it")
-    only_whole(op)
+    refuse_several(op)
     return [y]
 
 
@@ -194,7 +194,7 @@ def matmul_in_blocks(op: Op) -> list[Axes | None]:
     x, (n, k, inside) = op.x(0), op.x(1)
     bits = op.attr("bits", 4)
     op.freeze(inside, "quantized in blocks along it")
-    op.tie(k, in_blocks(op, x[-1], op.attr("block_size")))
+    op.tie(k, split_blocks(op, x[-1], op.attr("block_size")))
     op.tie(prod(*op.x(2)), prod(n, k))
     _zero_points(op, 3, n, k, bits)
     if op.has(5):
@@ -213,7 +213,7 @@ def _zero_points(op: Op, i: int, rows: Dim, blocks: Dim, bits: int) -> None:
     if not op.has(i):
         return
     if bits < 8 and op.trace.dtype(op.node.input[i]) == TensorProto.UINT8:
-        blocks = in_blocks(op, blocks, 8 // bits)
+        blocks = split_blocks(op, blocks, 8 // bits)
     op.tie(prod(*op.x(i)), prod(rows, blocks))
     for axis in range(op.rank(i)):
         op.role(i, axis, "stat")

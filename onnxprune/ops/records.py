@@ -1,7 +1,7 @@
 """The description of an operator: its layout rule, the product that it computes, and its traits.
 
 A rule registers a record with the decorator `couple` (see registry.py). Everything that has to know an operator, from counting
-MACs to repair, asks `record_of(node)`; nothing outside this package compares an operator's name.
+MACs to repair, asks `get_record(node)`; nothing outside this package compares an operator's name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from onnxprune.graph.view import attribute, domain_of
+from onnxprune.graph.view import get_domain, read_attribute
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -60,7 +60,7 @@ class NodeView:
     node: NodeProto
 
     def attr(self, name: str, default: Any = None) -> Any:
-        return attribute(self.node, name, default)
+        return read_attribute(self.node, name, default)
 
     def has(self, i: int) -> bool:
         return i < len(self.node.input) and bool(self.node.input[i])
@@ -187,7 +187,7 @@ class Plainer:
 
     def is_last(self, node: NodeProto) -> bool:
         """Does the node keep its channels on the last axis rather than on axis 1?"""
-        return self.last or bool(attribute(node, "channels_last"))
+        return self.last or bool(read_attribute(node, "channels_last"))
 
 
 @dataclass(frozen=True)
@@ -267,9 +267,9 @@ def find_record(domain: str, op: str, version: int | None = None) -> Record | No
     return None
 
 
-def record_of(node: NodeProto, version: int | None = None) -> Record:
+def get_record(node: NodeProto, version: int | None = None) -> Record:
     """The record of a node's operator; an empty one where it has none."""
-    return find_record(domain_of(node), node.op_type, version) or NOTHING
+    return find_record(get_domain(node), node.op_type, version) or NOTHING
 
 
 def take_least(size: Any, most: int) -> Any:

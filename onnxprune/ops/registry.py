@@ -15,9 +15,9 @@ import numpy as np
 from onnx import NodeProto
 
 from onnxprune.axes import Keep, Reason, Size, pair, size_of
-from onnxprune.graph.facts import Facts, guessed_size
+from onnxprune.graph.facts import Facts, guess_size
 from onnxprune.graph.integers import IntegerEncoding
-from onnxprune.graph.view import attribute, domain_of
+from onnxprune.graph.view import get_domain, read_attribute
 from onnxprune.layout import AxisTerms, Dim, LayoutError, find, fixed, freeze, is_frozen, unify
 from onnxprune.ops.records import MICROSOFT, NOTHING, Operand, Product, Record, Traits, add_record, find_record
 
@@ -110,7 +110,7 @@ class Op:
     ) -> None:
         self.node = node
         self.type = node.op_type
-        self.domain = domain_of(node)
+        self.domain = get_domain(node)
         self.version = trace.opsets.get(self.domain, 1)
         self.trace = trace
         self.layouts = layouts
@@ -142,7 +142,7 @@ class Op:
         return self.node.name or (self.node.output[0] if self.node.output else "")
 
     def attr(self, name: str, default: Any = None) -> Any:
-        return attribute(self.node, name, default)
+        return read_attribute(self.node, name, default)
 
     def has(self, i: int) -> bool:
         return i < len(self.node.input) and bool(self.node.input[i])
@@ -199,7 +199,7 @@ class Op:
         """The size of an axis of output `j`; where it is unknown, two sample sizes of its own."""
         name = self.node.output[j]
         shape = self.trace.shape(name)
-        return guessed_size(name, axis) if shape is None else shape[axis]
+        return guess_size(name, axis) if shape is None else shape[axis]
 
     def _unknown_shape(self, name: str) -> str:
         return f"the shape of '{self.trace.lost.get(name, name)}' is unknown; declare it in the graph's value_info"

@@ -11,11 +11,11 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxprune.graph.facts import Facts
 from onnxprune.graph.model import Model
-from onnxprune.graph.sample_sizes import first_sizes
-from onnxprune.graph.view import Names, attribute, domain_of, opset, reads, value_names
+from onnxprune.graph.sample_sizes import choose_first_sizes
+from onnxprune.graph.view import Names, get_domain, list_reads, list_value_names, read_attribute, read_opset
 from onnxprune.graph.walk import Visitor, walk
 from onnxprune.layout import LayoutError
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 from onnxprune.ops.registry import Axes, Op, couple
 
 MOST_PIECES = 1024  # of a Split that stands for a sequence
@@ -31,7 +31,7 @@ def sequence(op: Op) -> list[Axes | None]:
 
 
 def has_sequences(model: Model) -> bool:
-    return any(record_of(n).rule is sequence for n in model.proto.graph.node)
+    return any(get_record(n).rule is sequence for n in model.proto.graph.node)
 
 
 def lower_sequences(model: Model) -> Model:
@@ -47,15 +47,15 @@ class _Lowering(Visitor):
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.names = Names(value_names(model.proto))
-        self.old_split = opset(model.proto) < 13  # sizes and axes are attributes
+        self.names = Names(list_value_names(model.proto))
+        self.old_split = read_opset(model.proto) < 13  # sizes and axes are attributes
         self.contents: dict[str, list[str]] = {}
         self.placed: dict[int, list[NodeProto]] = {}  # what stands in the place of each node
         self.nodes: list[NodeProto] = []  # of the one at hand
         self.spare: set[str] = set()  # what only matters where it is read: sequences, and nodes that are new
 
     def run(self) -> Model:
-        walk(self.model, self, first_sizes(self.model.proto, self.model.weights))
+        walk(self.model, self, choose_first_sizes(self.model.proto, self.model.weights))
         kept = self._needed()
         outputs = {name for node in kept for name in node.output}
         proto = ModelProto()
@@ -72,7 +72,7 @@ class _Lowering(Visitor):
 
     def place(self, index: int, node: NodeProto, facts: Facts) -> list[NodeProto]:
         self.nodes = self.placed[index] = []
-        lower = self.HOW.get(node.op_type) if not domain_of(node) else None
+        lower = self.HOW.get(node.op_type) if not get_domain(node) else None
         if lower is None or not lower(self, node):
             self.nodes.append(node)
         return self.nodes
@@ -85,7 +85,7 @@ class _Lowering(Visitor):
         for node in reversed(nodes):
             if not node.output or not self.spare.issuperset(node.output) or not wanted.isdisjoint(node.output):
                 kept.append(node)
-                wanted.update(reads(node))
+                wanted.update(list_reads(node))
         return kept[::-1]
 
     def _emit(self, op: str, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attrs: Any) -> None:
@@ -126,7 +126,7 @@ class _Lowering(Visitor):
     # one way for each operator: True where its work is done by new nodes
 
     def _split(self, node: NodeProto) -> bool:
-        axis, x, seq = attribute(node, "axis", 0), node.input[0], node.output[0]
+        axis, x, seq = read_attribute(node, "axis", 0), node.input[0], node.output[0]
         sizes = self._sizes(node, axis)
         if sizes is None:
             return False
@@ -135,7 +135,7 @@ class _Lowering(Visitor):
             self._emit("Split", [x], parts, node.name, axis=axis, split=sizes)
         else:
             self._emit("Split", [x, self._constant(f"{seq}/sizes", sizes)], parts, node.name, axis=axis)
-        if len(node.input) < 2 and not attribute(node, "keepdims", 1):
+        if len(node.input) < 2 and not read_attribute(node, "keepdims", 1):
             parts = [self._with_axes("Squeeze", part, axis) for part in parts]
         return self._hold(node, parts)
 
@@ -191,8 +191,8 @@ class _Lowering(Visitor):
         return tensors is not None
 
     def _concat(self, node: NodeProto) -> bool:
-        tensors, axis = self.contents.get(node.input[0]), attribute(node, "axis", 0)
-        if tensors and attribute(node, "new_axis", 0):
+        tensors, axis = self.contents.get(node.input[0]), read_attribute(node, "axis", 0)
+        if tensors and read_attribute(node, "new_axis", 0):
             tensors = [self._with_axes("Unsqueeze", x, axis) for x in tensors]
         if tensors:
             self._emit("Concat", tensors, node.output, node.name, axis=axis)

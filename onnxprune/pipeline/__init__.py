@@ -10,7 +10,7 @@ teaching.py      training before, after, and in turns with pruning
 comparison.py    the result beside the original, and the report
 """
 
-from onnxprune.pipeline.batches import Data, as_batches, calibration_batches, choose_memory, draws_inputs
+from onnxprune.pipeline.batches import Data, choose_memory, draws_inputs, make_calibration_batches, read_batches
 from onnxprune.pipeline.plan_making import make_evaluator
 from onnxprune.pipeline.sources import convert_once, runnable
 from onnxprune.pipeline.stages import run
@@ -21,8 +21,8 @@ __all__ = [
     "Data",
     "NotCompared",
     "Work",
-    "as_batches",
-    "calibration_batches",
+    "read_batches",
+    "make_calibration_batches",
     "choose_memory",
     "convert_once",
     "draws_inputs",

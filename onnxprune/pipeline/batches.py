@@ -11,28 +11,28 @@ from onnxprune.calibration import (
     Batches,
     Preprocess,
     check_finite,
-    input_specs,
+    draw_batches,
+    list_input_specs,
     load_data,
-    random_batches,
     read_preprocess,
 )
 from onnxprune.calibration.array_store import MEMORY_BYTES, Memory
 from onnxprune.calibration.own import write_text
-from onnxprune.calibration.substitutes import substitute_batches, takes_pictures
+from onnxprune.calibration.substitutes import substitute_batches, takes_images
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.groups import analyze
-from onnxprune.machine import memory_bytes
+from onnxprune.machine import read_free_memory
 from onnxprune.progress import StageProgress
 from onnxprune.settings import Options, RunSettings
 from onnxprune.settings.data import is_own
-from onnxprune.settings.quantities import size_bytes
+from onnxprune.settings.quantities import read_size
 
 Data = str | PathLike[str] | Batches | Iterable[Any] | Callable[[], Iterable[Any]]
 COPIES = 2.5  # of both models together that comparing them takes, at the least
 
 
-def calibration_batches(
+def make_calibration_batches(
     run: RunSettings, model: Model, seed: int = 0, progress: StageProgress | None = None
 ) -> Batches | None:
     """The calibration data that the settings name, or what the model makes itself; None without."""
@@ -42,7 +42,7 @@ def calibration_batches(
         raise OnnxPruneError(
             "text-length and start-token are for texts that the model writes itself; give --calib self"
         )
-    batches = as_batches(run.calib, model, run.preprocess)
+    batches = read_batches(run.calib, model, run.preprocess)
     if batches is not None and run.samples is not None:
         batches = batches.limit(run.samples)
     if batches is not None:
@@ -52,7 +52,7 @@ def calibration_batches(
 
 def _own_batches(run: RunSettings, model: Model, seed: int, progress: StageProgress | None) -> Batches:
     """Texts of a language model, scenes for one of pictures."""
-    if takes_pictures(model):
+    if takes_images(model):
         return substitute_batches(analyze(model), seed, run.samples)
     report = progress and partial(progress, "write")
     return write_text(
@@ -60,24 +60,24 @@ def _own_batches(run: RunSettings, model: Model, seed: int, progress: StageProgr
     )
 
 
-def as_batches(source: Data | None, model: Model, preprocess: Preprocess | Sequence[str] | None) -> Batches | None:
+def read_batches(source: Data | None, model: Model, preprocess: Preprocess | Sequence[str] | None) -> Batches | None:
     """The data that `load_data` reads from a source; a text is a list of one part of the preprocessing."""
     if source is None:
         return None
     parsed = preprocess if isinstance(preprocess, Preprocess) else None
     if preprocess and not isinstance(preprocess, Preprocess):
         parsed = read_preprocess([preprocess] if isinstance(preprocess, str) else preprocess)
-    return load_data(source, input_specs(model.proto), preprocess=parsed)
+    return load_data(source, list_input_specs(model.proto), preprocess=parsed)
 
 
 def draws_inputs(options: Options, model: Model, batches: Batches | None) -> bool:
     """May a repair that nobody asked for be made on drawn inputs: are there no data, pictures, and does the model run here?"""
-    room = memory_bytes()
+    room = read_free_memory()
     fits = room is None or 2 * COPIES * model.size_bytes <= room  # with the original beside it
-    if batches is not None or options.repair is not None or not fits or not takes_pictures(model):
+    if batches is not None or options.repair is not None or not fits or not takes_images(model):
         return False
     try:
-        random_batches(model, options.seed, 1)
+        draw_batches(model, options.seed, 1)
     except OnnxPruneError:
         return False
     return True
@@ -85,7 +85,7 @@ def draws_inputs(options: Options, model: Model, batches: Batches | None) -> boo
 
 def choose_memory(run: RunSettings) -> Memory:
     """The memory for data: the setting, else half of the free memory, up to the limit above which files are no slower."""
-    free = memory_bytes()
+    free = read_free_memory()
     if run.memory is not None:
-        return Memory(size_bytes(run.memory))
+        return Memory(read_size(run.memory))
     return Memory() if free is None else Memory(min(free // 2, MEMORY_BYTES), free)

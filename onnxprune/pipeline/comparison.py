@@ -9,9 +9,9 @@ from onnxprune.allocate.evaluator import FOLDS
 from onnxprune.calibration import Batches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import saved_bytes
+from onnxprune.graph.save import count_saved_bytes
 from onnxprune.groups import Analysis, analyze
-from onnxprune.machine import memory_bytes
+from onnxprune.machine import read_free_memory
 from onnxprune.measure import ACCURACY
 from onnxprune.pipeline.batches import COPIES
 from onnxprune.pipeline.sources import runnable
@@ -29,7 +29,7 @@ from onnxprune.report.types import (
 from onnxprune.result import PruneResult, Source
 from onnxprune.sparsity.compressed import measure_compressed
 from onnxprune.sparsity.engines import measure_engines
-from onnxprune.validation import Result, layer_errors
+from onnxprune.validation import Result, measure_layer_errors
 from onnxprune.validation import validate as compare
 
 
@@ -41,7 +41,7 @@ def compare_and_report(
     before: Result | None = None  # of the pruned model that was quantized
     layers: Reconstruction | None = None
     failure: OnnxPruneError | None = None
-    size = None if work.dry_run else sum(f.stat().st_size for f in files) or saved_bytes(state.model)
+    size = None if work.dry_run else sum(f.stat().st_size for f in files) or count_saved_bytes(state.model)
     too_large = _explain_too_large(analysis.model, size) if work.run.check and size is not None else ""
     if work.run.check and size is not None and not too_large:
         with clock.time("validate"):
@@ -59,7 +59,9 @@ def compare_and_report(
                     else evaluator.metric,  # accuracy has a place of its own
                 )
                 of, moved = (state.sparse.analysis, state.sparse.plan) if state.sparse else (analysis, plan)
-                layers = layer_errors(of, state.in_float, seen, moved, memory=evaluator.memory) if seen else None
+                layers = (
+                    measure_layer_errors(of, state.in_float, seen, moved, memory=evaluator.memory) if seen else None
+                )
                 if state.pruned:
                     before = compare(pair[0], runnable(state.pruned), data=seen, seed=work.seed, timed=True)
                 for model in (analysis.model, state.model):  # ONNX Runtime has opened them by their paths
@@ -127,7 +129,7 @@ def _report_quantization(state: PipelineState, before: Result | None, work: Work
         weight_bits=state.quantized.weight_bits,
         layers=state.quantized.products,
         float_layers=state.quantized.in_float,
-        pruned_bytes=saved_bytes(state.pruned),
+        pruned_bytes=count_saved_bytes(state.pruned),
         pruned_error=before.error if before else None,
         pruned_latency=before.latency if before else None,
     )
@@ -135,7 +137,7 @@ def _report_quantization(state: PipelineState, before: Result | None, work: Work
 
 def _explain_too_large(model: Model, size: int) -> str:
     """Why the model and one of `size` bytes cannot be run here; empty where they can."""
-    need, room = COPIES * (model.size_bytes + size), memory_bytes()
+    need, room = COPIES * (model.size_bytes + size), read_free_memory()
     if room is None or need <= room:
         return ""
     where = "'onnxprune validate' does it where there is more"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxprune.allocate import Cache, Evaluator, make_plan
-from onnxprune.allocate.timing.timing_table import TimingTable, default_path
+from onnxprune.allocate.timing.timing_table import TimingTable, find_default_path
 from onnxprune.calibration import Batches
 from onnxprune.forecast import forecast
 from onnxprune.groups import Analysis
@@ -27,7 +27,7 @@ def make_evaluator(
     """Make the evaluator for planning and repair; `run` names the files of stored measurements."""
     method = options.resolved(batches is not None).repair or "none"
     kept = Cache(None if run.cache is None else Path(run.cache))
-    timed = TimingTable(Path(run.timings or default_path()) if options.latency is not None else None)
+    timed = TimingTable(Path(run.timings or find_default_path()) if options.latency is not None else None)
     metric = load_metric(run.metric)
     if metric is None and options.max_drop is not None and batches is not None and batches.has_labels:
         metric = ACCURACY

@@ -11,7 +11,7 @@ import onnx
 
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import fits_message, full_proto
+from onnxprune.graph.save import build_full_proto, fits_message
 from onnxprune.result import Source
 
 
@@ -27,9 +27,9 @@ def runnable(source: Source) -> Path | onnx.ModelProto | Model:
     if isinstance(source, str | PathLike):
         return Path(source)
     model = load(source)
-    return full_proto(model) if fits_message(model) else model
+    return build_full_proto(model) if fits_message(model) else model
 
 
 def settle_weights(model: Model) -> Model:
     """The model as it would be read from its file: no weight waits to be cut until somebody asks for it."""
-    return replace(load(full_proto(model)), external=model.external)
+    return replace(load(build_full_proto(model)), external=model.external)

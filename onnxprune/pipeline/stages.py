@@ -7,15 +7,15 @@ from os import PathLike
 from pathlib import Path
 
 from onnxprune.allocate import Evaluator
-from onnxprune.allocate.schedule import composed
+from onnxprune.allocate.schedule import compose_plans
 from onnxprune.calibration import Batches
-from onnxprune.convert import cast, flush_subnormals, gemms
+from onnxprune.convert import cast, flush_subnormals, write_gemms
 from onnxprune.free import make_alike, settle
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import fits_message, save
 from onnxprune.groups import Analysis, analyze
-from onnxprune.pipeline.batches import as_batches, calibration_batches, draws_inputs
+from onnxprune.pipeline.batches import draws_inputs, make_calibration_batches, read_batches
 from onnxprune.pipeline.comparison import compare_and_report
 from onnxprune.pipeline.model_making import fit_together, make_model
 from onnxprune.pipeline.plan_making import find_plan, make_evaluator
@@ -31,7 +31,7 @@ from onnxprune.settings.training import OF_WEIGHTS
 from onnxprune.sparsity.patterns import NofM
 from onnxprune.sparsity.resolve import check_sparsity
 from onnxprune.targets import Target, choose_target
-from onnxprune.training import TrainingRecipe, check_request, hold_out, make_recipe, take_zeros, with_labels
+from onnxprune.training import TrainingRecipe, add_labels, check_request, hold_out, make_recipe, take_zeros
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def run(
     state = _make_state(rest, plan, evaluator, inputs, sparsity, teaching, work, clock)
     state.given = kind
     if done is not None:
-        plan = composed(done, plan)
+        plan = compose_plans(done, plan)
         if work.plan_out is not None:
             plan.save(Path(work.plan_out))
     _convert(state, plan, inputs.learned, target, work, clock)
@@ -97,13 +97,13 @@ def _read(source: Source, work: Work, progress: StageProgress) -> _Inputs:
     source = convert_once(source, work.example_inputs)
     model = load(source)
     if work.run.gemm:
-        model = gemms(model)
-    compared = as_batches(work.run.data, model, work.run.preprocess) if work.run.check else None
-    given = calibration_batches(work.run, model, work.seed, progress)
+        model = write_gemms(model)
+    compared = read_batches(work.run.data, model, work.run.preprocess) if work.run.check else None
+    given = make_calibration_batches(work.run, model, work.seed, progress)
     if not work.training.distill or given is None:
         return _Inputs(source, model, compared, given, given)
     recipe = make_recipe(work.training, work.seed)
-    learned, unseen = hold_out(with_labels(given, work.training, recipe.label_weight))
+    learned, unseen = hold_out(add_labels(given, work.training, recipe.label_weight))
     return _Inputs(source, model, compared, given, learned, unseen, recipe)
 
 

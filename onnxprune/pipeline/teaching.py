@@ -8,8 +8,8 @@ from typing import Any
 
 from onnxprune.allocate import Evaluator, make_plan
 from onnxprune.allocate.rounds import Rounds
-from onnxprune.allocate.schedule import composed
-from onnxprune.allocate.selection import left_out
+from onnxprune.allocate.schedule import compose_plans
+from onnxprune.allocate.selection import list_left_out
 from onnxprune.calibration import Batches
 from onnxprune.errors import OnnxPruneError
 from onnxprune.free import settle
@@ -55,7 +55,7 @@ class Teaching:
             raise OnnxPruneError(
                 "train-method 'soft' plans after each pass, for a ratio, --macs, --params or --bytes; give one"
             )
-        stays = left_out(a, options)
+        stays = list_left_out(a, options)
         quick = replace(options, **QUICK_PLAN, allocation="uniform" if options.budget else None)
 
         def plan(model: Model) -> Plan:
@@ -99,5 +99,8 @@ def prune_in_rounds(
         evaluator.turn_to(settled)
         state = make_model(settled, plan, evaluator, None, teach.clock, dry=False)
         trained, _ = teach.train(state.model, evaluator, at)
-        rest, done = analyze(settle_weights(trained), original.data), used if done is None else composed(done, used)
+        rest, done = (
+            analyze(settle_weights(trained), original.data),
+            used if done is None else compose_plans(done, used),
+        )
     return rest, done, options

@@ -17,7 +17,7 @@ from onnxprune.calibration.array_store import Array, Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
-from onnxprune.measure import judged
+from onnxprune.measure import list_judged
 from onnxprune.progress import Progress
 from onnxprune.repair.channel_matching import ALIKE, match_channels
 from onnxprune.repair.linear_layers import Change, FitLayer
@@ -28,7 +28,7 @@ from onnxprune.repair.sampling import Feeds
 from onnxprune.repair.solve import FitRows
 from onnxprune.repair.support import Choose
 from onnxprune.repair.tails import Tail, make_empty_tail
-from onnxprune.repair.tasks import FitTask, find_layers, with_tails
+from onnxprune.repair.tasks import FitTask, find_layers, find_tailed_layers
 from onnxprune.report.types import RepairReport
 
 LEAST_MATCHED = 0.5  # of the layers, for a model to be taken for a version of the original
@@ -89,7 +89,7 @@ def _judged(original: Analysis, net: Network, pairing: Pairing, names: dict[str,
     """The tensors that the models are compared by, as the candidate calls them; `names` learns of them."""
     floats = (n for n in sorted(net.live) if pairing.candidate.is_float(n))
     its = {pairing.counterpart(n): n for n in (*floats, *net.outputs)}  # an output stands for itself
-    wanted = judged(original)
+    wanted = list_judged(original)
     if not all(name in its for name in wanted):
         return list(net.outputs)
     names.update({its[name]: name for name in wanted})
@@ -103,7 +103,7 @@ def _match(net: Network, pairing: Pairing, left_out: dict[str, str]) -> list[Fit
     left_out |= {name: TOO_MANY for _, name, layer in layers if layer.w.shape[1] > MOST_INPUTS and not layer.w.all()}
     fitted = [f for f in layers if f[1] not in left_out and (f[2].mixes or not f[2].w.all())]
     tasks, alone = [], 0
-    for (index, name, layer), tail in with_tails(net, fitted):
+    for (index, name, layer), tail in find_tailed_layers(net, fitted):
         why = {t.target: pairing.explain(t.target, layer) for t in (tail, make_empty_tail(layer))}
         fine = next((t for t in (tail, make_empty_tail(layer)) if not why[t.target]), None)
         alone += pairing.counterpart(tail.target) is None

@@ -23,7 +23,7 @@ from onnxprune.repair.linear_layers import Change, FitLayer, Unfit
 from onnxprune.repair.network import Network, restore_calls
 from onnxprune.repair.products import MatrixProduct
 from onnxprune.repair.tasks import find_tasks, match_parts
-from onnxprune.signals import PATCH, StatisticKey, samples_of
+from onnxprune.signals import PATCH, StatisticKey, name_sample_count
 from onnxprune.surgery import apply_flat
 
 Moments = tuple[Array, Array, int]
@@ -84,7 +84,7 @@ def _moments(
     gram, mean = (statistics.get((*key, f"{name}{kind}")) for kind in ("gram", "mean"))
     if gram is None or mean is None:
         return None
-    samples = int(statistics.get(samples_of((*key, f"{name}gram")), 0))
+    samples = int(statistics.get(name_sample_count((*key, f"{name}gram")), 0))
     if kernel == 1:  # a copy of a large matrix takes long
         return gram, mean, samples
     order = np.arange(len(mean)).reshape(-1, kernel).T.ravel()

@@ -18,7 +18,7 @@ import numpy as np
 from onnxprune.calibration.array_store import Array
 from onnxprune.graph.forms import Form, start
 from onnxprune.graph.weights import is_float
-from onnxprune.ops.records import Bounds, Encoding, NodeView, Operand, Record, record_of
+from onnxprune.ops.records import Bounds, Encoding, NodeView, Operand, Record, get_record
 from onnxprune.repair.codes import StoredCode
 
 OPEN: Bounds = (-math.inf, math.inf)
@@ -50,7 +50,7 @@ class Site(NodeView):
 
     @cached_property
     def record(self) -> Record:
-        return record_of(self.node)
+        return get_record(self.node)
 
     @cached_property
     def operands(self) -> list[Operand]:

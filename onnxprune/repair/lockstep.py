@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 
 from onnxprune.calibration.array_store import ArrayStore, Memory, StoredArrays, StoredBatches
-from onnxprune.calibration.sessions import count, first
+from onnxprune.calibration.sessions import count, take_batches
 from onnxprune.errors import DataError
 from onnxprune.graph.flat import nest
 from onnxprune.graph.model import Model
-from onnxprune.measure import ErrorSums, showing
+from onnxprune.measure import ErrorSums, show_tensors
 from onnxprune.progress import Progress
 from onnxprune.repair.chains import Chain
 from onnxprune.repair.linear_layers import Change
@@ -148,9 +148,9 @@ class Lockstep:
     def _read(self) -> list[str]:
         """Take the samples in, and run the pruned network as it is without repair where that is asked for; the inputs' names."""
         plain = self.plain or self.net.model
-        session = None if self.is_step else open_session(showing(plain, self.judged), "pruned", self.threads)
+        session = None if self.is_step else open_session(show_tensors(plain, self.judged), "pruned", self.threads)
         names: list[str] = []
-        for batch, feeds in enumerate(first(self._begin(), self.samples)):
+        for batch, feeds in enumerate(take_batches(self._begin(), self.samples)):
             names = list(feeds)
             self.report.samples += count(feeds)
             for store in (self._before, self._after):
@@ -243,6 +243,6 @@ class Lockstep:
         return batches
 
     def _outputs(self, model: Model, names: Sequence[str]) -> Iterator[Feeds]:
-        session = open_session(showing(model, names), "repaired", self.threads)
-        for feeds in first(self.batches, self.samples):
+        session = open_session(show_tensors(model, names), "repaired", self.threads)
+        for feeds in take_batches(self.batches, self.samples):
             yield run(session, feeds)

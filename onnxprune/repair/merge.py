@@ -12,11 +12,11 @@ import numpy as np
 
 from onnxprune.calibration.array_store import Array
 from onnxprune.groups import Analysis, Group, Member
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 from onnxprune.plans import Plan
 from onnxprune.repair.linear_layers import Change
 from onnxprune.repair.network import Network, pick_positions
-from onnxprune.signals import by_channel, channel_order
+from onnxprune.signals import find_channel_order, sort_by_channel
 
 ALIKE = 0.45  # cosine from which two channels are taken to do the same (Kim et al. 2020, sec. 4)
 
@@ -61,10 +61,10 @@ def join_producers(a: Analysis, group: Group) -> Array:
         if m.role == "scale":
             factor = factor * rows[:, :1]
         elif m.role == "stat":
-            mean, variance = record_of(a.flat.proto.graph.node[index]).traits.statistics or (None, None)
+            mean, variance = get_record(a.flat.proto.graph.node[index]).traits.statistics or (None, None)
             factor = factor / np.sqrt(np.maximum(rows[:, :1], 1e-12)) if slot == variance else factor
             scaled += [-rows] if slot == mean else []
-        elif m.role == "bias" and not record_of(a.flat.proto.graph.node[index]).product:
+        elif m.role == "bias" and not get_record(a.flat.proto.graph.node[index]).product:
             shifts.append(rows)
         elif m.role in ("out", "bias"):
             scaled.append(rows)
@@ -74,7 +74,7 @@ def join_producers(a: Analysis, group: Group) -> Array:
 
 def _by_channel(a: Analysis, group: Group, m: Member) -> Array:
     array = np.moveaxis(a.coupling.weights[m.tensor].array(), m.axis, 0)
-    owned: Array = array[by_channel(channel_order(group, m.dim))].astype(np.float64)
+    owned: Array = array[sort_by_channel(find_channel_order(group, m.dim))].astype(np.float64)
     return owned.reshape(group.size, -1)
 
 
@@ -92,7 +92,7 @@ def _changes(
         for axis, dim in enumerate(c.use(name, at, slot) or ()):
             if ((at, slot), "in") in c.roles.get((name, axis), ()):
                 for g in (g for g in groups if set(g.vars) & set(dim.leaves)):
-                    new = _moved(new, axis, channel_order(g, dim), g.size, matches[g.name])
+                    new = _moved(new, axis, find_channel_order(g, dim), g.size, matches[g.name])
         if new is not array:
             change = Change(index, slot, pick_positions(new, net.stays_of(index, slot)).astype(array.dtype))
             if not net.is_shared(change):
@@ -102,7 +102,7 @@ def _changes(
 def _moved(array: Array, axis: int, order: Array, size: int, match: tuple[Array, Array, Array]) -> Array:
     """The weights with those of the channels that go added to those that take their place."""
     gone, to, factor = match
-    owned = by_channel(order).reshape(size, -1)
+    owned = sort_by_channel(order).reshape(size, -1)
     new = np.moveaxis(array.astype(np.float64), axis, 0)
     np.add.at(new, owned[to], factor.reshape(-1, *[1] * new.ndim) * new[owned[gone]])
     return np.moveaxis(new, 0, axis)

@@ -14,13 +14,13 @@ from onnxprune.calibration.array_store import Array
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.flat import CALL_CLOSE, CALL_OPEN, FLAT, nest
 from onnxprune.graph.model import Model
-from onnxprune.graph.nodes import all_weights
+from onnxprune.graph.nodes import collect_weights
 from onnxprune.graph.unsettled import find_unsettled
-from onnxprune.graph.view import makers, readers, reads
-from onnxprune.graph.vocabulary import vocabulary
+from onnxprune.graph.view import list_reads, map_makers, map_readers
+from onnxprune.graph.vocabulary import find_vocabulary_size
 from onnxprune.graph.weights import ArrayWeight, dtype_of, is_float
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import PERMUTE, REGROUP, SAME, record_of
+from onnxprune.ops.records import PERMUTE, REGROUP, SAME, get_record
 from onnxprune.repair.codes import StoredCode
 from onnxprune.repair.kinds import is_layer, is_recurrent
 from onnxprune.repair.linear_layers import Change, FitLayer, Site, Unfit
@@ -39,7 +39,7 @@ def restore_calls(flat: Model, source: Model) -> Model:
     proto.graph.node.extend(
         n for n in flat.proto.graph.node if n.domain != FLAT or n.op_type not in (CALL_OPEN, CALL_CLOSE)
     )
-    for node in (n for n in proto.graph.node if is_recurrent(record_of(n)) and not n.output[0]):
+    for node in (n for n in proto.graph.node if is_recurrent(get_record(n)) and not n.output[0]):
         node.output[0] = f"{next(filter(None, node.output))}/states"
     return nest(replace(flat, proto=proto, weights=dict(flat.weights)), source)
 
@@ -48,7 +48,7 @@ def find_dependents(nodes: Iterable[NodeProto], start: Iterable[str]) -> set[str
     """Those values, and all that are computed from them."""
     values = set(start)
     for node in nodes:
-        if any(name in values for name in reads(node)):
+        if any(name in values for name in list_reads(node)):
             values.update(filter(None, node.output))
     return values
 
@@ -64,9 +64,9 @@ class Constants:
     """The contents of a model's constants, and of those behind nodes that only move their elements or write them as other types."""
 
     def __init__(self, model: Model, nodes: Sequence[NodeProto]) -> None:
-        self.model, self.nodes, self.weights = model, nodes, all_weights(model)
+        self.model, self.nodes, self.weights = model, nodes, collect_weights(model)
         self.live = find_dependents(nodes, (v.name for v in model.proto.graph.input if v.name not in self.weights))
-        self._makers = {name: nodes[i] for name, i in makers(nodes).items()}
+        self._makers = {name: nodes[i] for name, i in map_makers(nodes).items()}
         self._moved: dict[str, Array] = {}
 
     def of(self, name: str) -> Array | None:
@@ -87,7 +87,7 @@ class Constants:
     def route(self, name: str) -> list[NodeProto]:
         """The nodes that a constant goes through to become a value, the last one first."""
         path = list[NodeProto]()
-        while (node := self._makers.get(name)) is not None and record_of(node).traits.moves:
+        while (node := self._makers.get(name)) is not None and get_record(node).traits.moves:
             path.append(node)
             name = node.input[0]
         return path
@@ -99,7 +99,7 @@ class Constants:
 
     def is_encoded(self, name: str) -> bool:
         """Is a value stored as another type than it is read?"""
-        return any(record_of(n).traits.changes_type for n in self.route(name))
+        return any(get_record(n).traits.changes_type for n in self.route(name))
 
     def are_integers(self, name: str) -> bool:
         """Are the numbers of a value stored as integers?"""
@@ -160,14 +160,14 @@ class Network:
         self.editor = Editor(pruned)
         self.model = self.editor.peek()
         self.nodes = self.editor.nodes
-        self.tokens = vocabulary(analysis.flat.proto)
-        self._flat = makers(analysis.flat.proto.graph.node)
+        self.tokens = find_vocabulary_size(analysis.flat.proto)
+        self._flat = map_makers(analysis.flat.proto.graph.node)
         self._inputs = [list(n.input) for n in self.nodes]  # as they were
-        self.readers = readers(self.nodes)
+        self.readers = map_readers(self.nodes)
         self.outputs = [v.name for v in pruned.proto.graph.output]
         self._constants = Constants(self.model, self.nodes)
         self.live = self._constants.live
-        self._made_at = made_at = makers(self.nodes)
+        self._made_at = made_at = map_makers(self.nodes)
         self.thinned = {(made_at[o], slot) for o, slot in thinned if o in made_at}
         self.redirected = self._layers_before(bypassed)
         moved = [*changed, *bypassed, *(n for n in self.live if self.moves(n))]
@@ -177,14 +177,14 @@ class Network:
 
     def _layers_before(self, names: Iterable[str]) -> set[int]:
         """The nodes whose weights make these values, with nothing but sums and Identities in between."""
-        made_at, todo, seen, layers = makers(self.nodes), list(names), set[str](), set[int]()
+        made_at, todo, seen, layers = map_makers(self.nodes), list(names), set[str](), set[int]()
         while todo:
             name = todo.pop()
             index = made_at.get(name)
             if index is None or name in seen or name not in self.live:
                 continue
             seen.add(name)
-            record = record_of(self.nodes[index])
+            record = get_record(self.nodes[index])
             if is_layer(record) and record.product:
                 layers.add(index)
             elif record.traits.sums or record.traits.affine or record.traits.moves == SAME:
@@ -311,7 +311,7 @@ class Network:
     def written(self, flat: Model, changes: Iterable[Change]) -> Model:
         """The changes, which name nodes of this network, made in the flat model that it comes from."""
         editor = Editor(flat)
-        at = makers(editor.nodes)
+        at = map_makers(editor.nodes)
         for change in changes:
             self._put(editor, change, next(at[o] for o in self.nodes[change.node].output if o in at))
         editor.drop_dead()
@@ -333,7 +333,7 @@ class Network:
         """Give a node's input new contents; a name of its own where it had none, others read it, or it is moved."""
         node, slot = editor.nodes[index], change.slot
         name = node.input[slot] if slot < len(node.input) else ""
-        known, array = all_weights(editor.peek()), change.array
+        known, array = collect_weights(editor.peek()), change.array
         if change.columns is not None:
             old = known[name].array() if name in known else self.const(name)
             assert old is not None

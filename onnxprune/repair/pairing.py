@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from onnx import NodeProto
 
 from onnxprune.axes import Size, pair
-from onnxprune.graph.view import domain_of, reads
+from onnxprune.graph.view import get_domain, list_reads
 from onnxprune.graph.weights import dtype_of, is_float
-from onnxprune.ops.records import SAME, record_of
+from onnxprune.ops.records import SAME, get_record
 from onnxprune.repair.linear_layers import FitLayer
 from onnxprune.repair.network import Network
 
@@ -32,7 +32,7 @@ class ValueLines:
         self._values: dict[str, list[str]] = {}
         self._steps: dict[str, int] = {}  # how often a value was scaled or shifted on its line; copies do not count
         for index, node in enumerate(net.nodes):
-            if record_of(node).traits.reads_sizes or self.live.isdisjoint(reads(node)):
+            if get_record(node).traits.reads_sizes or self.live.isdisjoint(list_reads(node)):
                 continue
             self.live.update(filter(None, node.output))
             before = self._passed(index)
@@ -40,7 +40,7 @@ class ValueLines:
                 first = self.first(before)
                 self.start[node.output[0]] = first
                 self._values.setdefault(first, [first]).append(node.output[0])
-                self._steps[node.output[0]] = self.steps(before) + (record_of(node).traits.moves != SAME)
+                self._steps[node.output[0]] = self.steps(before) + (get_record(node).traits.moves != SAME)
             else:
                 self.nodes.append(index)
 
@@ -75,7 +75,7 @@ class ValueLines:
         live = [str(n) for n in node.input if n in self.live]
         if len(live) != 1 or len(node.output) != 1 or self.net.only_reader(live[0]) != index:
             return ""
-        traits = record_of(node).traits
+        traits = get_record(node).traits
         if traits.moves == SAME:
             return live[0]
         site = self.net.site(index) if traits.affine else None
@@ -163,8 +163,8 @@ class Pairing:
 
 def _kind(node: NodeProto) -> str:
     """The kind of a node; MatMul and Gemm are one kind, since tools convert one to the other."""
-    product = record_of(node).product
-    return product.kind if product else f"{domain_of(node)}::{node.op_type}"
+    product = get_record(node).product
+    return product.kind if product else f"{get_domain(node)}::{node.op_type}"
 
 
 def _meet(a: Size, b: Size) -> bool:

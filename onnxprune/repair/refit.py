@@ -16,8 +16,8 @@ from onnxprune.calibration.array_store import Memory
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.groups import Analysis
-from onnxprune.measure import judged
-from onnxprune.ops.records import record_of
+from onnxprune.measure import list_judged
+from onnxprune.ops.records import get_record
 from onnxprune.plans import Plan, read_keep, read_units
 from onnxprune.progress import Progress
 from onnxprune.repair.chains import Chain, find_chain
@@ -103,7 +103,7 @@ def find_chains(net: Network, layers: Sequence[FitTask], convolutions: bool = Fa
             with task.loaded(net) as layer:
                 # A fused operator behind the layer may add its bias, but not by that alone.
                 places = {change.node for change in layer.list_changes(layer.w, layer.b)} - {task.index}
-                plain = all(record_of(net.nodes[i]).traits.sums for i in places)
+                plain = all(get_record(net.nodes[i]).traits.sums for i in places)
                 chain = find_chain(net, layer) if plain and (convolutions or isinstance(layer, MatrixProduct)) else None
             if chain is not None:
                 chains[at] = chain
@@ -145,6 +145,6 @@ def _prepare(
         net.thin(net.thinned.difference((t.index, t.layer.slot) for t in fitted), thin.plain)
     changes = merge_channels(net, plan) if method == "merge" else []
     return Lockstep(
-        net, flat, fitted, judged(analysis), report, batches, samples, threads, share, is_step,
+        net, flat, fitted, list_judged(analysis), report, batches, samples, threads, share, is_step,
         thin.choose, thin.plain, bool(thin.choose), changes, memory=memory or Memory(), skipped=skipped,
     )  # fmt: skip

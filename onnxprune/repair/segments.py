@@ -20,7 +20,7 @@ from onnxprune.calibration.array_store import Array, ArrayStore
 from onnxprune.calibration.sessions import open_session, run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import makers, reads
+from onnxprune.graph.view import list_reads, map_makers
 
 __all__ = ["Walk", "compute_constants", "cut_out", "open_session", "run"]
 
@@ -33,7 +33,7 @@ class Walk:
 
     def __init__(self, model: Model, stops: Sequence[Collection[str]], feeds: Collection[str], batches: int) -> None:
         self.model, self.stops, self.batches = model, stops, batches
-        self._maker = {name: i for name, i in makers(model.proto.graph.node).items() if name not in feeds}
+        self._maker = {name: i for name, i in map_makers(model.proto.graph.node).items() if name not in feeds}
         self._live = self._depends_on(feeds)
         self._piece: dict[int, int] = {}  # node -> the piece that runs it
         self._last: dict[str, int] = {}  # tensor -> the last piece that reads it
@@ -45,7 +45,7 @@ class Walk:
         """The tensors that depend on an input."""
         live = set(feeds)
         for node in self.model.proto.graph.node:
-            if any(name in live for name in reads(node)):
+            if any(name in live for name in list_reads(node)):
                 live.update(filter(None, node.output))
         return live
 
@@ -58,13 +58,13 @@ class Walk:
             if index is None or index in self._piece:
                 continue
             self._piece[index] = at
-            todo.extend(name for name in reads(self.model.proto.graph.node[index]) if name in self._live)
+            todo.extend(name for name in list_reads(self.model.proto.graph.node[index]) if name in self._live)
 
     def _readers(self) -> list[set[str]]:
         """For each piece what it reads of others; `_last` learns of it."""
         out: list[set[str]] = [set() for _ in self.stops]
         for index, at in self._piece.items():
-            for name in reads(self.model.proto.graph.node[index]):
+            for name in list_reads(self.model.proto.graph.node[index]):
                 if name in self._live and self._piece.get(self._maker.get(name, -1)) != at:
                     out[at].add(name)
                     self._last[name] = max(at, self._last.get(name, 0))
@@ -106,13 +106,13 @@ class Walk:
     def cut(self, nodes: Collection[int], feeds: Mapping[str, np.dtype[Any]], wanted: Collection[str]) -> Model:
         """Nodes as a model that reads values of those types, with the constants that the graph computes."""
         inside = set(nodes)
-        todo = [name for i in inside for name in reads(self.model.proto.graph.node[i])]
+        todo = [name for i in inside for name in list_reads(self.model.proto.graph.node[i])]
         while todo:  # the constants that the graph computes
             name = todo.pop()
             index = self._maker.get(name)
             if index is not None and index not in inside and name not in self._live:
                 inside.add(index)
-                todo.extend(reads(self.model.proto.graph.node[index]))
+                todo.extend(list_reads(self.model.proto.graph.node[index]))
         inputs = [  # without shapes: what is dynamic in the whole model must not become static in a piece
             helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(feeds[n]), None) for n in sorted(feeds)
         ]
@@ -127,7 +127,7 @@ def cut_out(model: Model, nodes: Sequence[int], inputs: Sequence[ValueInfoProto]
     proto.functions.extend(model.proto.functions)
     proto.graph.name = "piece"
     proto.graph.node.extend(graph.node[i] for i in nodes)
-    read = {name for n in proto.graph.node for name in reads(n)}.union(outputs)
+    read = {name for n in proto.graph.node for name in list_reads(n)}.union(outputs)
     proto.graph.initializer.extend(t for t in graph.initializer if t.name in read)
     proto.graph.input.extend(inputs)
     proto.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
@@ -139,7 +139,7 @@ def compute_constants(
     model: Model, names: Sequence[str], known: Mapping[str, Array] = MappingProxyType({})
 ) -> dict[str, Array]:
     """Values that a model computes from its weights alone, and from values that are known."""
-    maker = makers(model.proto.graph.node)
+    maker = map_makers(model.proto.graph.node)
     inside: set[int] = set()
     todo = list(names)
     while todo:
@@ -147,8 +147,8 @@ def compute_constants(
         index = maker.get(name) if name not in known else None
         if index is not None and index not in inside:
             inside.add(index)
-            todo.extend(reads(model.proto.graph.node[index]))
-    fed = {name: known[name] for i in sorted(inside) for name in reads(model.proto.graph.node[i]) if name in known}
+            todo.extend(list_reads(model.proto.graph.node[index]))
+    fed = {name: known[name] for i in sorted(inside) for name in list_reads(model.proto.graph.node[i]) if name in known}
     inputs = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in fed.items()
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.calibration.array_store import Array
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 from onnxprune.repair.kinds import is_layer, is_recurrent, make_layer
 from onnxprune.repair.linear_layers import FitLayer, Site, Unfit
 from onnxprune.repair.network import Network, pick_positions
@@ -85,14 +85,14 @@ def find_tasks(net: Network, method: str, left_out: dict[str, str]) -> list[FitT
         return [_task(net, f, make_empty_tail(f[2]), True) for f in layers]
     if method == "lstsq":  # a depthwise convolution can take over nothing, and gains next to nothing
         layers = [f for f in layers if f[2].mixes or (f[0], f[2].slot) in net.thinned]
-    return [_task(net, f, tail) for f, tail in with_tails(net, layers)]
+    return [_task(net, f, tail) for f, tail in find_tailed_layers(net, layers)]
 
 
-def with_tails(net: Network, layers: Sequence[Found]) -> list[tuple[Found, Tail]]:
+def find_tailed_layers(net: Network, layers: Sequence[Found]) -> list[tuple[Found, Tail]]:
     """The layers that stand for themselves, each with what follows it; a scale behind another layer is part of that one."""
     passed = {i for _, _, layer in layers for i in follow_tail(layer, net, lambda _: False).passed}
     layers = [f for f in layers if f[0] not in passed]
-    last = last_layers(net, {index: at for at, (index, _, _) in enumerate(layers)})
+    last = find_last_layers(net, {index: at for at, (index, _, _) in enumerate(layers)})
     return [(f, follow_tail(f[2], net, lambda x, at=at: last[x] < at)) for at, f in enumerate(layers)]  # type: ignore[misc]
 
 
@@ -155,7 +155,7 @@ def _layers(net: Network, index: int, left_out: dict[str, str]) -> Iterator[Foun
     """The layers to fit in a node: none, one, or two."""
     node = net.nodes[index]
     name = node.name or next(filter(None, node.output), "")
-    if all(n in net.live for n in node.input) or not is_layer(record_of(node)):
+    if all(n in net.live for n in node.input) or not is_layer(get_record(node)):
         return
     changed = index in net.redirected or net.touched.intersection(node.input)
     if not (_is_thinned(net, index) or changed or _lost_states(net, index)):
@@ -189,13 +189,13 @@ def _built(net: Network, site: Site) -> Iterator[tuple[str, FitLayer]]:
 
 def _lost_states(net: Network, index: int) -> bool:
     """Did a recurrent layer lose hidden units?"""
-    return is_recurrent(record_of(net.nodes[index])) and any(
+    return is_recurrent(get_record(net.nodes[index])) and any(
         o.slot == StateProduct.slot and not net.stays_of(index, o.slot).keys().isdisjoint(o.inputs)
         for o in net.site(index).operands
     )
 
 
-def last_layers(net: Network, layers: Mapping[int, int]) -> dict[str, int]:
+def find_last_layers(net: Network, layers: Mapping[int, int]) -> dict[str, int]:
     """For each value the last of the layers that it depends on, -1 for none."""
     last: dict[str, int] = {}
     for index, node in enumerate(net.nodes):

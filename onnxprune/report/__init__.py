@@ -1,6 +1,6 @@
 """Reports: their types, plain data from them and back, and the page. Importing it takes nothing but the standard library."""
 
-from onnxprune.report.plain import from_json, json_schema, json_text, to_json
+from onnxprune.report.plain import from_json, make_json_schema, render_json, to_json
 from onnxprune.report.types import (
     CandidateReport,
     InspectReport,
@@ -13,5 +13,5 @@ from onnxprune.report.types import (
 
 __all__ = [
     "CandidateReport", "InspectReport", "PatternReport", "PruneReport", "SensitivityReport", "TrainedReport", "ValidateReport",
-    "from_json", "json_schema", "json_text", "to_json",
+    "from_json", "make_json_schema", "render_json", "to_json",
 ]  # fmt: skip

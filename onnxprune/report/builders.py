@@ -14,14 +14,14 @@ from onnxprune.allocate import Evaluator
 from onnxprune.allocate.align import find_multiples
 from onnxprune.experts import Expert, find_experts
 from onnxprune.explain import Route, explain
-from onnxprune.graph.view import opsets
+from onnxprune.graph.view import read_opsets
 from onnxprune.graph.weights import dtype_of, is_float
 from onnxprune.groups import Analysis, Group, Member
 from onnxprune.measure import find_stand_ins
-from onnxprune.plans import Choice, Plan, experts_of, read_units
+from onnxprune.plans import Choice, Plan, find_removed_experts, read_units
 from onnxprune.report.plain import to_json
-from onnxprune.report.sensitivity import measured_groups
-from onnxprune.report.sparsity import sparsity_report
+from onnxprune.report.sensitivity import list_measured_groups
+from onnxprune.report.sparsity import make_sparsity_report
 from onnxprune.report.types import (
     CalibrationReport,
     CompressedSize,
@@ -58,7 +58,7 @@ def inspect_report(a: Analysis) -> InspectReport:
     proto = a.model.proto
     return InspectReport(
         model=_name(a),
-        opset={domain or "ai.onnx": v for domain, v in opsets(proto.opset_import).items()},
+        opset={domain or "ai.onnx": v for domain, v in read_opsets(proto.opset_import).items()},
         ir_version=proto.ir_version,
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         nodes=len(proto.graph.node),
@@ -190,8 +190,8 @@ def prune_report(
         groups=_planned(before, plan, options),
         weights=_weights(before),
         frozen=_frozen(before),
-        sparsity=sparsity_report(sparse, compressed) if sparse else None,
-        sensitivity=measured_groups(evaluator.tables) if evaluator and evaluator.tables else None,
+        sparsity=make_sparsity_report(sparse, compressed) if sparse else None,
+        sensitivity=list_measured_groups(evaluator.tables) if evaluator and evaluator.tables else None,
         repair=repaired,
         error=result.error if result else None,
         measures=_measures(before, after, size, latency, sparse.nonzero() if sparse else ({}, {})),
@@ -207,7 +207,7 @@ def prune_report(
         engines=engines,
         units=[
             *(_unit(before, u) for u in read_units(plan, before)),
-            *(_expert(before, e) for e in experts_of(plan, before)),
+            *(_expert(before, e) for e in find_removed_experts(plan, before)),
         ],
     )
 
@@ -249,7 +249,7 @@ def _measures(
     counted: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {}),
 ) -> Measures:
     return Measures(
-        weight_sparsity=Shares(weight_sparsity(before, counted[0]), weight_sparsity(after, counted[1])),
+        weight_sparsity=Shares(measure_weight_sparsity(before, counted[0]), measure_weight_sparsity(after, counted[1])),
         compression_ratio=_over(before.model.size_bytes, size),
         params_reduction=_less(before.params(), after.params()),
         macs_reduction=_less(before.macs(), after.macs()),
@@ -258,7 +258,7 @@ def _measures(
     )
 
 
-def weight_sparsity(a: Analysis, counted: Mapping[str, int] = MappingProxyType({})) -> float | None:
+def measure_weight_sparsity(a: Analysis, counted: Mapping[str, int] = MappingProxyType({})) -> float | None:
     """The share of zeros among the parameters that are floats; None where there are none.
 
     `counted` has the weights whose numbers that are not zero were counted before, so that they need not be read again.

@@ -32,7 +32,7 @@ def may_be_missing(field: Field[Any]) -> bool:
     return field.default is None
 
 
-def json_text(value: Any) -> str:
+def render_json(value: Any) -> str:
     """The JSON of a report, as commands print it."""
     return json.dumps(to_json(value), indent=2, default=str) + "\n"
 
@@ -46,7 +46,7 @@ def from_json(kind: type[T], data: Any) -> T:
     return cast(T, adapter.validate_python(data))
 
 
-def json_schema(kind: Any) -> dict[str, Any]:
+def make_json_schema(kind: Any) -> dict[str, Any]:
     """The JSON Schema of a type of reports: objects have the keys of their fields and no others."""
     schema: dict[str, Any] = _adapter(kind).json_schema(mode="serialization")
     for part in (schema, *schema.get("$defs", {}).values()):

@@ -69,12 +69,12 @@ class Single:
         return self.report.output
 
 
-def rows(jobs: Sequence[JobLike]) -> list[ResultRow]:
+def make_rows(jobs: Sequence[JobLike]) -> list[ResultRow]:
     """A row for each job, in their order."""
     return [_row(job, setting) for job, setting in zip(jobs, name_settings(jobs), strict=True)]
 
 
-def csv_text(table: Sequence[ResultRow]) -> str:
+def render_csv(table: Sequence[ResultRow]) -> str:
     """The rows as CSV with a header; `settings` is JSON, what was not measured is empty."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
@@ -93,7 +93,8 @@ def name_settings(jobs: Sequence[JobLike]) -> list[str]:
     differ = {k for values in seen for k, values_of_setting in values.items() if len(values_of_setting) > 1}
     one_file = {k for k in FILES if all(len(values.get(k, set()) - {MISSING}) < 2 for values in seen)}
     return [
-        setting_text({k: v for k, v in job.settings.items() if not differ or k in differ}, one_file) for job in jobs
+        describe_settings({k: v for k, v in job.settings.items() if not differ or k in differ}, one_file)
+        for job in jobs
     ]
 
 
@@ -103,7 +104,7 @@ def _values(group: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
     return {k: {_value(s[k]) if k in s else MISSING for s in group} for k in keys}
 
 
-def setting_text(settings: Mapping[str, Any], only_name: Collection[str] = ()) -> str:
+def describe_settings(settings: Mapping[str, Any], only_name: Collection[str] = ()) -> str:
     """`macs=0.5, repair=none`; of paths the last part, of some options only the name. Nothing set: `defaults`."""
     bare = {k for k, v in settings.items() if v is True or k in only_name}
     texts = [k.replace("_", "-") + ("" if k in bare else f"={_value(v)}") for k, v in settings.items()]
@@ -152,8 +153,12 @@ def _measured(report: PruneReport) -> dict[str, Any]:
     for name, sizes in (("params", report.params), ("macs", report.macs), ("bytes", report.bytes)):
         values |= _pair(name, sizes) | {f"{name}_left": _ratio(sizes)}
     if error := report.error:
-        values |= {"compared_on": error.data, "samples": error.samples, "relative_l2": finite(error.relative_l2)}
-        values |= {"top1_agreement": finite(get_agreement(error))}
+        values |= {
+            "compared_on": error.data,
+            "samples": error.samples,
+            "relative_l2": drop_nonfinite(error.relative_l2),
+        }
+        values |= {"top1_agreement": drop_nonfinite(get_agreement(error))}
         values |= _pair("accuracy", error.accuracy) if error.accuracy else {}
     if latency := report.latency:
         values |= _pair("latency", latency) | {"latency_ratio": _ratio(latency)} | _speedup(latency)
@@ -161,7 +166,7 @@ def _measured(report: PruneReport) -> dict[str, Any]:
 
 
 def _pair(name: str, pair: Counts | Shares | Latency) -> dict[str, float | None]:
-    return {f"{name}_before": finite(pair.before), f"{name}_after": finite(pair.after)}
+    return {f"{name}_before": drop_nonfinite(pair.before), f"{name}_after": drop_nonfinite(pair.after)}
 
 
 def _speedup(latency: Latency) -> dict[str, float | str | None]:
@@ -170,9 +175,9 @@ def _speedup(latency: Latency) -> dict[str, float | str | None]:
     if latency.verdict == "noisy":
         return numbers
     return numbers | {
-        "speedup": finite(latency.ratio),
-        "speedup_low": finite(latency.low),
-        "speedup_high": finite(latency.high),
+        "speedup": drop_nonfinite(latency.ratio),
+        "speedup_low": drop_nonfinite(latency.low),
+        "speedup_high": drop_nonfinite(latency.high),
     }
 
 
@@ -180,7 +185,7 @@ def _ratio(pair: Counts | Latency) -> float | None:
     return pair.after / pair.before if pair.before and pair.after is not None else None
 
 
-def finite(x: float | None) -> float | None:
+def drop_nonfinite(x: float | None) -> float | None:
     """A number that JSON can hold."""
     return x if x is not None and math.isfinite(x) else None
 

@@ -17,7 +17,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM = 900, 460, 70, 40
 FLOOR = 1e-6  # smaller errors are drawn here
 
 
-def sensitivity_report(
+def make_sensitivity_report(
     a: Analysis, data: Path, samples: int, options: Options, tables: Mapping[str, Table]
 ) -> SensitivityReport:
     """The report of `sensitivity`."""
@@ -26,12 +26,12 @@ def sensitivity_report(
         data=str(data),
         samples=samples,
         criterion=str(options.criterion),
-        groups=measured_groups(tables),
+        groups=list_measured_groups(tables),
         judged_by=find_stand_ins(a) or None,
     )
 
 
-def measured_groups(tables: Mapping[str, Table]) -> list[GroupSensitivity]:
+def list_measured_groups(tables: Mapping[str, Table]) -> list[GroupSensitivity]:
     """The measurements of each group."""
     return [GroupSensitivity(t.group, t.kind, t.size, _points(t)) for t in tables.values()]
 
@@ -43,7 +43,7 @@ def _points(t: Table) -> list[SensitivityPoint]:
     ]
 
 
-def page(report: SensitivityReport) -> str:
+def render_sensitivity_page(report: SensitivityReport) -> str:
     """An HTML page that needs no other file: the errors of every group against the fraction removed."""
     title = f"Sensitivity of {Path(report.model).name}"
     about = f"criterion {report.criterion}, first {report.samples} samples of {Path(report.data).name}"

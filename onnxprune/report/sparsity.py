@@ -18,7 +18,7 @@ from onnxprune.report.types import (
 from onnxprune.sparsity import Checked, SparseLayer, Sparsified
 
 
-def sparsity_report(s: Sparsified, compressed: CompressedSize | None = None) -> SparsityReport:
+def make_sparsity_report(s: Sparsified, compressed: CompressedSize | None = None) -> SparsityReport:
     """The part `sparsity` of a report."""
     return SparsityReport(
         pattern=s.pattern.name,

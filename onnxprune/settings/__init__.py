@@ -14,16 +14,25 @@ from onnxprune.settings.batch import BatchSettings
 from onnxprune.settings.data import RunSettings
 from onnxprune.settings.options import Options
 from onnxprune.settings.sparsity import Sparsity
-from onnxprune.settings.table import Setting, settings_in
+from onnxprune.settings.table import Setting, find_class_settings
 from onnxprune.settings.training import Training
 
 HOMES = (Options, RunSettings, Training, Sparsity, BatchSettings)
 
-__all__ = ["HOMES", "BatchSettings", "Options", "RunSettings", "Setting", "Sparsity", "Training", "settings_of"]
+__all__ = [
+    "HOMES",
+    "BatchSettings",
+    "Options",
+    "RunSettings",
+    "Setting",
+    "Sparsity",
+    "Training",
+    "find_command_settings",
+]
 
 
 @cache
-def settings_of(command: str) -> Mapping[str, Setting]:
+def find_command_settings(command: str) -> Mapping[str, Setting]:
     """The settings that a command takes, by their names there; those of `batch` are of the run, its jobs have those of `prune`."""
-    settings = (s for home in HOMES for s in settings_in(home).values() if command in s.uses)
+    settings = (s for home in HOMES for s in find_class_settings(home).values() if command in s.uses)
     return {s.name(command): s for s in settings}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.settings.table import SIZE, Bounds, Kind, import_name, setting, settings_in
+from onnxprune.settings.table import SIZE, Bounds, Kind, find_class_settings, import_name, setting
 
 PANEL = "Run"
 POSITIVE = Bounds("expected 1 or more", 1)
@@ -32,7 +32,7 @@ class BatchSettings:
         panel=PANEL,
         metavar="TIME",
         kind=DURATION,
-        check="onnxprune.settings.quantities:seconds",
+        check="onnxprune.settings.quantities:read_seconds",
     )
     memory: int | None = setting(
         None,
@@ -42,13 +42,13 @@ class BatchSettings:
         panel=PANEL,
         metavar="SIZE",
         kind=SIZE,
-        check="onnxprune.settings.quantities:size_bytes",
+        check="onnxprune.settings.quantities:read_size",
     )
 
 
 def read_batch_settings(values: Mapping[str, Any]) -> BatchSettings:
     """The settings among these plain values, with units read. Raises OnnxPruneError."""
-    table = settings_in(BatchSettings)
+    table = find_class_settings(BatchSettings)
     known = {name: value for name, value in values.items() if name in table}
     for name, value in known.items():
         table[name].check_value(value)

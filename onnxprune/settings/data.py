@@ -174,7 +174,7 @@ class RunSettings:
         panel=CALIBRATION,
         metavar="SIZE",
         kind=SIZE,
-        check="onnxprune.settings.quantities:size_bytes",
+        check="onnxprune.settings.quantities:read_size",
     )
     cast: str | None = setting(
         None,

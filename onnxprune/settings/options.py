@@ -153,7 +153,7 @@ class Options:
         on={"prune": Use(), "sensitivity": Use(help="Which channels are removed first.", default="obs", panel="")},
         panel=RANKING,
         metavar="NAME",
-        suggests="onnxprune.criteria:names",
+        suggests="onnxprune.criteria:list_names",
         check="onnxprune.criteria:resolve",
     )
     scope: str = setting("local", "Which channels compete with each other.", panel=RANKING, choices=SCOPES)

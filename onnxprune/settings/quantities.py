@@ -13,12 +13,12 @@ MOST = 1e15
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
-def seconds(text: Any) -> float:
+def read_seconds(text: Any) -> float:
     """90, "90", "90s", "1.5m", "2h" as seconds. Raises OnnxPruneError."""
     return _read(text, SECONDS, "a duration such as 90s, 10m or 2h")
 
 
-def size_bytes(text: Any) -> int:
+def read_size(text: Any) -> int:
     """2000000, "2MB", "1.5GiB" as bytes. Raises OnnxPruneError."""
     return int(_read(text, BYTES, "a size such as 800MB, 3GB or 2GiB"))
 
@@ -31,7 +31,7 @@ def _read(text: Any, units: dict[str, int], expected: str) -> float:
     return float(match[1]) * unit
 
 
-def size(n: int) -> str:
+def show_size(n: int) -> str:
     """3221225472 -> `3 GiB`."""
     unit = next((u for u in ("tib", "gib", "mib", "kib") if n >= BYTES[u]), "b")
     return f"{n / BYTES[unit]:.3g} {unit[:1].upper() + 'iB' if unit != 'b' else 'B'}"

@@ -216,7 +216,7 @@ def setting(
 _KNOWN: dict[type, Mapping[str, Setting]] = {}
 
 
-def settings_in(home: type) -> Mapping[str, Setting]:
+def find_class_settings(home: type) -> Mapping[str, Setting]:
     """The settings that are fields of a dataclass, by field."""
     if home not in _KNOWN:
         _KNOWN[home] = _read_fields(home)
@@ -238,7 +238,7 @@ def check_fields(values: Any, free: Collection[Kind] = ()) -> None:
 
     None is left open; fields of the kinds `free` may have any value in Python.
     """
-    for name, known in settings_in(type(values)).items():
+    for name, known in find_class_settings(type(values)).items():
         if known.kind not in free and (value := getattr(values, name)) is not None:
             known.check_value(value)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from onnxprune.calibration.array_store import Memory
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.inner import marked, rewritten
+from onnxprune.graph.inner import mark_inner_tensors, rewrite_inner_tensors
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Weight
 from onnxprune.groups import Analysis, analyze
@@ -22,13 +22,13 @@ from onnxprune.repair import Choose, RepairReport, SparsityRequest, repair
 from onnxprune.settings import Sparsity
 from onnxprune.sparsity.constants import fold
 from onnxprune.sparsity.masked_weights import MaskedWeight, Selects, Tally
-from onnxprune.sparsity.matrices import ConstantMatrix, matrices, numbers
-from onnxprune.sparsity.methods import chooser
+from onnxprune.sparsity.matrices import ConstantMatrix, find_matrices, open_numbers
+from onnxprune.sparsity.methods import make_chooser
 from onnxprune.sparsity.patterns import Above, Pattern, Units
-from onnxprune.sparsity.permutation import permuted
+from onnxprune.sparsity.permutation import permute_plan
 from onnxprune.sparsity.resolve import check_sparsity, resolve_sparsity
 from onnxprune.sparsity.tensorrt import Verdict, judge
-from onnxprune.sparsity.threshold import threshold
+from onnxprune.sparsity.threshold import find_threshold
 from onnxprune.surgery import apply_plan
 from onnxprune.targets import TARGETS
 
@@ -109,7 +109,7 @@ def sparsify(
         analysis = analyze(folded, analysis.data)
     if options.permute:
         report_stage("permute", 0, 0)
-        used, gains = permuted(
+        used, gains = permute_plan(
             analysis, used, lambda a: [x.matrix for x in decide(a, options) if x.chosen], pattern,
             lambda done, of: report_stage("permute", done, of),
         )  # fmt: skip
@@ -146,14 +146,14 @@ def prepare(a: Analysis, options: Sparsity) -> tuple[Model, Analysis]:
 
 def mark(a: Analysis, model: Model) -> Analysis:
     """An analysis of a model like the one of `a`, with its inner tensors marked."""
-    seen = marked(model)
+    seen = mark_inner_tensors(model)
     return a if seen is a.model else analyze(seen, a.data)
 
 
 def decide(a: Analysis, options: Sparsity) -> list[SparseLayer]:
     """Every layer, and which are chosen. Raises OnnxPruneError where --include or --exclude matches none."""
     pattern = check_sparsity(options)
-    layers = matrices(a)
+    layers = find_matrices(a)
     for glob in (*options.include, *options.exclude):
         if not any(_matches(m, glob) for m in layers):
             names = ", ".join(m.name for m in layers[:3])
@@ -186,7 +186,7 @@ def _choosers(
     if options.scope == "global" or options.threshold is not None:
         return {}
     method, chosen = options.method or "magnitude", [x.matrix for x in layers if x.chosen and not _split(x.matrix)]
-    return {place: chooser(method, pattern, m.shape) for m in chosen for place in _places(a, m)}
+    return {place: make_chooser(method, pattern, m.shape) for m in chosen for place in _places(a, m)}
 
 
 def _split(m: ConstantMatrix) -> bool:
@@ -222,8 +222,8 @@ def _compare(
 def _tally(was: Analysis, old: ConstantMatrix, a: Analysis, new: ConstantMatrix) -> Tally:
     """The remaining share of the magnitude."""
     assert old.form is not None and new.form is not None
-    size = old.form.view(numbers(was, old, True).magnitudes(was.coupling.weights[old.weight].array()))
-    there = new.form.view(numbers(a, new).there(a.coupling.weights[new.weight].array()))
+    size = old.form.view(open_numbers(was, old, True).magnitudes(was.coupling.weights[old.weight].array()))
+    there = new.form.view(open_numbers(a, new).there(a.coupling.weights[new.weight].array()))
     return Tally(
         size.size,
         int(np.count_nonzero(size)),
@@ -243,7 +243,7 @@ def mask(
     chosen = [x for x in layers if x.chosen]
     selects: Selects = pattern
     if options.scope == "global" and isinstance(pattern, Units):
-        selects = Above(pattern, threshold(lambda: _worths(work, chosen, pattern), pattern.sparsity))
+        selects = Above(pattern, find_threshold(lambda: _worths(work, chosen, pattern), pattern.sparsity))
     if options.threshold is not None and isinstance(pattern, Units):
         selects = Above(pattern, float(np.nextafter(np.float32(options.threshold), np.float32(0))))  # it stays itself
     weights: dict[str, MaskedWeight] = {}
@@ -252,11 +252,11 @@ def mask(
         x.method = x.method or "magnitude"
         base: Weight = work.coupling.weights[x.matrix.weight]
         weights[x.matrix.weight] = MaskedWeight(
-            base, x.matrix.form, selects, numbers(work, x.matrix, not pattern.group)
+            base, x.matrix.form, selects, open_numbers(work, x.matrix, not pattern.group)
         )
     inner = {x.matrix.inner: weights[x.matrix.weight].array() for x in chosen if x.matrix.inner is not None}
     own = {x.matrix.weight: weights[x.matrix.weight] for x in chosen if x.matrix.inner is None}
-    model = rewritten(model, {at: array for at, array in inner.items() if at is not None})
+    model = rewrite_inner_tensors(model, {at: array for at, array in inner.items() if at is not None})
     return replace(model, weights={**model.weights, **own}), weights
 
 
@@ -265,4 +265,4 @@ def _worths(a: Analysis, layers: Iterable[SparseLayer], pattern: Units) -> Itera
     for m in (x.matrix for x in layers):
         assert m.form is not None
         weight = a.coupling.weights[m.weight]
-        yield pattern.worth(m.form.view(numbers(a, m, True).magnitudes(weight.array()))).ravel()
+        yield pattern.worth(m.form.view(open_numbers(a, m, True).magnitudes(weight.array()))).ravel()

@@ -14,10 +14,10 @@ from onnxprune.axes import first
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.edit import Editor
 from onnxprune.graph.model import Model
-from onnxprune.graph.view import IN_BODY, makers, readers, reads
+from onnxprune.graph.view import IN_BODY, list_reads, map_makers, map_readers
 from onnxprune.graph.weights import Array, ArrayWeight
 from onnxprune.groups import Analysis
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 from onnxprune.repair.segments import compute_constants
 
 FEW = 1 << 16  # numbers that a constant may always have; a larger one is no larger than what it is computed from
@@ -59,12 +59,12 @@ class _MainGraph:
     def __init__(self, a: Analysis) -> None:
         self.model, self.coupling = a.model, a.coupling
         self.nodes = a.model.proto.graph.node
-        self.makers = makers(self.nodes)
+        self.makers = map_makers(self.nodes)
         self.outputs = {v.name for v in a.model.proto.graph.output}
 
     def source(self, name: str) -> str:
         """The constant before its elements are moved."""
-        while (index := self.makers.get(name)) is not None and record_of(self.nodes[index]).traits.moves:
+        while (index := self.makers.get(name)) is not None and get_record(self.nodes[index]).traits.moves:
             name = self.nodes[index].input[0]
         return name
 
@@ -77,7 +77,7 @@ class _MainGraph:
         steps, ends = self.behind([name])
         weights = [self.coupling.weights[end].shape for end in ends if end in self.coupling.weights]
         is_known = len(weights) + len(self.known(ends)) == len(ends)
-        if not is_known or any(record_of(self.nodes[i]).traits.random for i in steps):
+        if not is_known or any(get_record(self.nodes[i]).traits.random for i in steps):
             return []
         largest = max(sum(map(math.prod, weights)), FEW)
         fits = all(math.prod(first(n) for n in self.coupling.trace.shape(o) or ()) <= largest for o in outputs)
@@ -95,7 +95,7 @@ class _MainGraph:
                 ends.add(name)
             elif index not in steps:
                 steps.add(index)
-                todo.extend(reads(self.nodes[index]))
+                todo.extend(list_reads(self.nodes[index]))
         return sorted(steps), ends
 
     def known(self, ends: Iterable[str]) -> dict[str, Array]:
@@ -107,7 +107,7 @@ class _MainGraph:
 def _replaced(model: Model, arrays: Mapping[str, Array]) -> Model:
     """The model with constants in the place of values; what only those were computed from goes."""
     editor = Editor(model)
-    read = readers(model.proto.graph.node)
+    read = map_readers(model.proto.graph.node)
     for name, array in arrays.items():
         sites = [site for site in read.get(name, ()) if site[1] != IN_BODY]
         constant = editor.add_constant(name, ArrayWeight(array)) if sites else ""

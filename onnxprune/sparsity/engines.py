@@ -24,13 +24,13 @@ from onnxprune.calibration.probes import Net
 from onnxprune.calibration.sessions import count, open_session, run_as
 from onnxprune.calibration.statistics import StatisticSizes
 from onnxprune.graph.facts import FLOATS
-from onnxprune.graph.view import attribute
+from onnxprune.graph.view import read_attribute
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.macs import Shapes
-from onnxprune.ops.records import UnknownShape, record_of
+from onnxprune.ops.records import UnknownShape, get_record
 from onnxprune.report.types import Counts, EngineLayer, EngineReport, Shares
-from onnxprune.sparsity.matrices import matrices
+from onnxprune.sparsity.matrices import find_matrices
 
 SAMPLES = 64  # that products are counted on
 PLAIN = frozenset({"convolution", "transposed convolution", "matrix product", "sum over letters"})
@@ -92,10 +92,10 @@ def _limit(batches: Batches) -> Batches:
 def count_products(a: Analysis, batches: Batches, memory: Memory) -> _Counted:
     """Count the multiplications of each plain product of floats, in as many passes as fit into memory."""
     counts = _Counted()
-    nodes = [n for n in a.model.proto.graph.node if record_of(n).product and n.output]
+    nodes = [n for n in a.model.proto.graph.node if get_record(n).product and n.output]
     plain = [n for n in nodes if _is_plain(a, n)]
     counts.left_out = {_name(n): "no plain product of floats" for n in nodes if not _is_plain(a, n)}
-    inside = (n for n in a.coupling.live if record_of(n).product and n.output[0] not in a.outside)
+    inside = (n for n in a.coupling.live if get_record(n).product and n.output[0] not in a.outside)
     counts.left_out |= {_name(n): "in a body or a local function" for n in inside}
     sizes = StatisticSizes(a, count(batches.first()), batches.samples or 0)
     for chunk in _chunks(sizes, plain, memory.working):
@@ -105,7 +105,7 @@ def count_products(a: Analysis, batches: Batches, memory: Memory) -> _Counted:
 
 def _is_plain(a: Analysis, node: NodeProto) -> bool:
     """Does a node do nothing but multiply two operands of floats and sum the products up?"""
-    record = record_of(node)
+    record = get_record(node)
     product = record.product
     if product is None or product.kind not in PLAIN or product.read is not None or len(node.input) < 2:
         return False
@@ -117,7 +117,9 @@ def _is_plain(a: Analysis, node: NodeProto) -> bool:
         return False
     known = all(o.slot < 2 and o.inputs and o.encoding is None for o in operands)
     return (
-        known and attribute(node, "alpha", 1.0) > 0 and all(a.coupling.trace.dtype(n) in FLOATS for n in node.input[:2])
+        known
+        and read_attribute(node, "alpha", 1.0) > 0
+        and all(a.coupling.trace.dtype(n) in FLOATS for n in node.input[:2])
     )
 
 
@@ -149,12 +151,12 @@ def _count_pass(a: Analysis, nodes: Sequence[NodeProto], batches: Batches, count
             total, x, w, y = (outputs[name] for name in probes[node.output[0]])
             shapes = [tuple(int(n) for n in shape) for shape in (x, w)]
             y_shape = tuple(int(n) for n in y)
-            product = record_of(node).product
+            product = get_record(node).product
             assert product is not None
             probed = Shapes(node, lambda _, i, shapes=shapes: shapes[i], lambda _, y_shape=y_shape: y_shape)  # type: ignore[misc]
             key = node.output[0]
             counts.all[key] = counts.all.get(key, 0) + int(product.macs(probed))
-            counts.both[key] = counts.both.get(key, 0.0) + float(total) / attribute(node, "alpha", 1.0)
+            counts.both[key] = counts.both.get(key, 0.0) + float(total) / read_attribute(node, "alpha", 1.0)
     return samples
 
 
@@ -190,7 +192,7 @@ def _count_stored(a: Analysis, size: int | None) -> int | None:
     """The bytes of a file whose constants of products are stored as such engines do; all else stays."""
     if size is None:
         return None
-    for name in {m.weight for m in matrices(a)} & a.coupling.weights.keys():
+    for name in {m.weight for m in find_matrices(a)} & a.coupling.weights.keys():
         weight = a.coupling.weights[name]
         if is_float(dtype_of(weight.data_type)):
             size += count_compressed(weight.array()) - weight.nbytes

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.sparsity.ranks import mark_largest, memory_order
+from onnxprune.sparsity.ranks import find_memory_order, mark_largest
 
 Array = npt.NDArray[Any]
 
@@ -26,7 +26,7 @@ def halve(bits: Array, sign: int, out: Array) -> Array:
     Returns:
         The bits of the magnitudes [4, groups], of each group from the largest to the smallest.
     """
-    order = memory_order(bits[:, :, ::GROUP])
+    order = find_memory_order(bits[:, :, ::GROUP])
     sources, results = ([x[:, :, i::GROUP].transpose(order) for i in range(GROUP)] for x in (bits, out))
     sizes = np.empty((GROUP, *sources[0].shape), bits.dtype)
     for source, size in zip(sources, sizes, strict=True):

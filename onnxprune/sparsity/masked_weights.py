@@ -14,9 +14,9 @@ from onnx import TensorProto
 
 from onnxprune.graph.ahead import make_ahead
 from onnxprune.graph.forms import Form
-from onnxprune.graph.integers import packed, unpacked
+from onnxprune.graph.integers import pack, unpack
 from onnxprune.graph.weights import DerivedWeight, Weight, dtype_of, flat_source, is_float, keep_memory
-from onnxprune.machine import threads
+from onnxprune.machine import count_threads
 from onnxprune.sparsity.halves import halve
 from onnxprune.sparsity.patterns import NofM
 
@@ -45,17 +45,17 @@ class Numbers:
 
     def entries(self, x: Array) -> Array:
         """The entries of a tensor of the file, one by one: its last axis is longer where several share a byte."""
-        return x if self.bits == 8 else unpacked(x, self.bits).reshape(*x.shape[:-1], -1)
+        return x if self.bits == 8 else unpack(x, self.bits).reshape(*x.shape[:-1], -1)
 
     def stored(self, entries: Array) -> Array:
         """The same as the file has them."""
-        return entries if self.bits == 8 else packed(entries.reshape(-1, 8 // self.bits), self.bits)
+        return entries if self.bits == 8 else pack(entries.reshape(-1, 8 // self.bits), self.bits)
 
     def sizes(self, x: Array) -> Array:
         """Something that grows with the magnitude: the bits without the sign for floats, which are in order."""
         if is_float(x.dtype):
             bits = UNSIGNED[x.dtype.itemsize]
-            return np.asarray(x.view(bits) & bits(sign_of(x.dtype) - 1))
+            return np.asarray(x.view(bits) & bits(find_sign_bit(x.dtype) - 1))
         wide = WIDE[x.dtype.itemsize]
         away = np.abs(x.astype(wide) - self._offset(x).astype(wide))
         return np.asarray(away if self.scale is None else away * np.abs(self.scale))
@@ -96,7 +96,7 @@ class Numbers:
 
 
 @cache
-def sign_of(dtype: np.dtype[Any]) -> int:
+def find_sign_bit(dtype: np.dtype[Any]) -> int:
     """The bit of the sign of a float; ml_dtypes has a byte for each narrow one."""
     narrow = dtype.name[:5] == "float" and dtype.name[5:7] in ("4_", "6_")
     return 1 << (int(dtype.name[5]) if narrow else dtype.itemsize * 8) - 1
@@ -163,9 +163,11 @@ class MaskedWeight(DerivedWeight):
             part, tally = self._masked(entries.reshape(form.file_shape), form)
             return self.numbers.stored(part), tally
 
-        places = list(blocks(self.form, self.pattern.group if self._apart else 0, dtype_of(self.data_type).itemsize))
+        places = list(
+            iterate_blocks(self.form, self.pattern.group if self._apart else 0, dtype_of(self.data_type).itemsize)
+        )
         for part, tally in make_ahead(
-            lambda place: mask_block(*place), places, min(threads(), MOST_THREADS, len(places))
+            lambda place: mask_block(*place), places, min(count_threads(), MOST_THREADS, len(places))
         ):
             self.tally += tally
             yield part
@@ -192,7 +194,7 @@ class MaskedWeight(DerivedWeight):
     def _halved(self, x: Array, form: Form) -> tuple[Array, Tally]:
         bits = form.view(x.view(UNSIGNED[x.dtype.itemsize]))
         left = np.empty_like(bits)  # in the same order in memory
-        ranks = halve(bits, sign_of(x.dtype), left)
+        ranks = halve(bits, find_sign_bit(x.dtype), left)
         dense = np.count_nonzero(ranks[-1]) == ranks[-1].size  # so are the larger ones then
         counts = [row.size if dense else int(np.count_nonzero(row)) for row in ranks]
         sums = _sums(self.numbers.floats(ranks, x.dtype)).tolist()
@@ -211,7 +213,7 @@ def _sums(rows: Array) -> Array:
     return np.asarray(pieces.sum(axis=1, dtype=np.float64) + rows[:, whole:].sum(axis=1, dtype=np.float64))
 
 
-def blocks(form: Form, group: int, itemsize: int) -> Iterator[tuple[int, Form]]:
+def iterate_blocks(form: Form, group: int, itemsize: int) -> Iterator[tuple[int, Form]]:
     """Where parts of a tensor start, in elements, and their forms; one part where they cannot be taken apart."""
     step = form.step(group) if group else 0
     if not step:

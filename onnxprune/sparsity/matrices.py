@@ -15,12 +15,12 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from onnxprune.graph.forms import Axis, Form, Misfit, regroup, size, start
-from onnxprune.graph.inner import marks
-from onnxprune.graph.view import Site, attribute, find_captured, makers
+from onnxprune.graph.inner import read_marks
+from onnxprune.graph.view import Site, find_captured, map_makers, read_attribute
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.macs import Shapes
-from onnxprune.ops.records import PERMUTE, SAME, Operand, UnknownShape, record_of
+from onnxprune.ops.records import PERMUTE, SAME, Operand, UnknownShape, get_record
 from onnxprune.sparsity.masked_weights import Numbers
 
 UNTOLD = "its rule does not give the axis of the sum"
@@ -70,7 +70,7 @@ class _Reading:
     axes: list[Axis]
 
 
-def matrices(a: Analysis) -> list[ConstantMatrix]:
+def find_matrices(a: Analysis) -> list[ConstantMatrix]:
     """Every constant that a product multiplies with, in the order of the products; one entry for one that several read."""
     return _Finder(a).run()
 
@@ -80,7 +80,7 @@ class _Finder:
         self.a, self.c = a, a.coupling
         self.nodes = a.flat.proto.graph.node
         self.explained = {index for index, _ in self.c.operands}
-        self.makers = {o: self.c.live[i] for o, i in makers(self.c.live).items() if o in self.c.computed}
+        self.makers = {o: self.c.live[i] for o, i in map_makers(self.c.live).items() if o in self.c.computed}
         self.readers: dict[str, list[Site]] = defaultdict(list)
         self.kept_for = {v.name: "it is an output of the graph" for v in a.flat.proto.graph.output}
         live = {n.output[0] for n in self.c.live if n.output}
@@ -96,7 +96,7 @@ class _Finder:
         covered = {site for m in layers for site in m.sites}
         layers += [self._computed(site) for site in self.c.operands if site not in covered and self._is_computed(site)]
         layers.sort(key=lambda m: m.sites[0])
-        numbers = marks(self.a.flat.proto)
+        numbers = read_marks(self.a.flat.proto)
         return [self._written(m) for m in _once([replace(m, inner=numbers.get(m.weight)) for m in layers])]
 
     def _written(self, m: ConstantMatrix) -> ConstantMatrix:
@@ -138,7 +138,7 @@ class _Finder:
         """An operand that is constant, but not a constant that was moved."""
         node, name = self.nodes[site[0]], self._name(site)
         maker = self.makers[name]
-        while record_of(maker).traits.moves and maker.input[0] in self.makers:
+        while get_record(maker).traits.moves and maker.input[0] in self.makers:
             maker = self.makers[maker.input[0]]
         dtype, why = dtype_of(self.c.trace.dtype(name) or 1).name, f"{maker.op_type} '{_label(maker)}' computes it"
         return ConstantMatrix(
@@ -159,7 +159,7 @@ class _Finder:
                 readings.append(_Reading((index, slot), self.c.operands[index, slot], axes))
             elif runs and index not in self.explained and slot in self._slots(index):
                 readings.append(_Reading((index, slot), None, []))
-            elif runs or slot or not record_of(node).traits.moves:
+            elif runs or slot or not get_record(node).traits.moves:
                 others.append(f"{node.op_type} '{_label(node)}' reads it too")
             else:
                 try:
@@ -171,7 +171,7 @@ class _Finder:
     def _slots(self, index: int) -> set[int]:
         """Where a product whose rule could not tell its operands reads weights."""
         node = self.nodes[index]
-        product = record_of(node).product
+        product = get_record(node).product
         shapes = Shapes(node, lambda node, slot: self.c.use(node.input[slot], index, slot), self.c.trace.shape)
         try:
             return {o.slot for o in product.operands(shapes)} if product else set()
@@ -179,11 +179,11 @@ class _Finder:
             return set()
 
     def _moved(self, node: NodeProto, axes: list[Axis]) -> list[Axis]:
-        moves = record_of(node).traits.moves
+        moves = get_record(node).traits.moves
         if not axes or moves == SAME:
             return axes
         if moves == PERMUTE:
-            perm = attribute(node, "perm", list(range(len(axes)))[::-1])
+            perm = read_attribute(node, "perm", list(range(len(axes)))[::-1])
             return [axes[p] for p in perm]
         shape = self.c.trace.shape(node.output[0])
         if shape is None or not all(isinstance(n, int) for n in shape):
@@ -231,7 +231,7 @@ class _Finder:
 
     def _zero(self, site: Site) -> str | None:
         """The zero point with which a node reads integers, '' for 0; None where it turns none into numbers."""
-        node, operand, traits = self.nodes[site[0]], self.c.operands.get(site), record_of(self.nodes[site[0]]).traits
+        node, operand, traits = self.nodes[site[0]], self.c.operands.get(site), get_record(self.nodes[site[0]]).traits
         if operand is not None:
             slot = operand.encoding.zero if operand.encoding else 0
         elif traits.moves == SAME and traits.changes_type and site[1] == 0:
@@ -241,7 +241,7 @@ class _Finder:
         return str(node.input[slot]) if 0 < slot < len(node.input) else ""
 
 
-def numbers(a: Analysis, matrix: ConstantMatrix, everywhere: bool = False) -> Numbers:
+def open_numbers(a: Analysis, matrix: ConstantMatrix, everywhere: bool = False) -> Numbers:
     """What the entries of a matrix stand for; `everywhere` says that more than the inputs of an output are compared."""
     if matrix.meaning is None:
         return Numbers()
@@ -301,7 +301,7 @@ def _output(node: NodeProto) -> str:
 
 
 def _kind(node: NodeProto) -> str:
-    product = record_of(node).product
+    product = get_record(node).product
     return product.kind if product else ""
 
 

@@ -34,13 +34,13 @@ BLOCK = 128  # columns after which all later ones are brought up to date
 SETS = 70  # of weights to drop from one group that are tried; with more, each weight is judged alone
 
 
-def as_scores(x: Array, positions: int) -> Array:
+def to_scores(x: Array, positions: int) -> Array:
     """[g, (P I), O] as scores [B, O, I, P]."""
     g, k, o = x.shape
     return x.reshape(g, positions, k // positions, o).transpose(0, 3, 2, 1)
 
 
-def as_layer(x: Array) -> Array:
+def to_layer(x: Array) -> Array:
     """[B, O, I, P] as [g, (P I), O]."""
     b, o, i, p = x.shape
     return x.transpose(0, 3, 2, 1).reshape(b, p * i, o)
@@ -51,7 +51,7 @@ def magnitude(pattern: Keeps, positions: int, _: Array, w: Array) -> Masked:
 
     Source: Mishra et al. 2021, Accelerating Sparse Deep Neural Networks, arXiv 2104.08378
     """
-    keep = as_layer(pattern.keep(as_scores(np.abs(w), positions)))
+    keep = to_layer(pattern.keep(to_scores(np.abs(w), positions)))
     return keep, w * keep
 
 
@@ -61,7 +61,7 @@ def wanda(pattern: Keeps, positions: int, gram: Array, w: Array) -> Masked:
     Source: Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models, arXiv 2306.11695, eq. 1
     """
     norms = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))[:, :, None]
-    keep = as_layer(pattern.keep(as_scores(np.abs(w) * norms, positions)))
+    keep = to_layer(pattern.keep(to_scores(np.abs(w) * norms, positions)))
     return _better(gram, w, (keep, w * keep), magnitude(pattern, positions, gram, w), pattern)
 
 
@@ -81,7 +81,7 @@ def sparsegpt(pattern: Keeps, positions: int, gram: Array, w: Array) -> Masked:
         new = fit_on(keep, gram, gram @ w, new)  # columns that came before what went take their share too
         return _better(gram, w, (keep, new), wanda(pattern, positions, gram, w), pattern)
     cost = np.square(w) / np.diagonal(inverse, axis1=1, axis2=2)[:, :, None]
-    keep = as_layer(pattern.keep(as_scores(cost, positions)))
+    keep = to_layer(pattern.keep(to_scores(cost, positions)))
     return keep, fit_on(keep, gram, gram @ w, w)
 
 
@@ -162,7 +162,7 @@ class _Whole:
         return self.pattern.keep(scores.reshape(self.shape)).reshape(scores.shape)
 
 
-def chooser(method: str, pattern: Pattern, shape: Shape) -> Choose:
+def make_chooser(method: str, pattern: Pattern, shape: Shape) -> Choose:
     """A method as the fitting of a layer calls it."""
     whole = pattern if isinstance(pattern, NofM) else _Whole(pattern, shape)
     return lambda gram, w: METHODS[method](whole, shape[3], gram, w)

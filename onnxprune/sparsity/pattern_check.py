@@ -11,7 +11,7 @@ from onnxprune.groups import analyze
 from onnxprune.settings import Sparsity
 from onnxprune.sparsity.apply import SparseLayer, decide, mark
 from onnxprune.sparsity.constants import fold
-from onnxprune.sparsity.matrices import numbers
+from onnxprune.sparsity.matrices import open_numbers
 from onnxprune.sparsity.resolve import check_sparsity, resolve_sparsity
 
 
@@ -38,7 +38,7 @@ def check_pattern(model: Model, options: Sparsity) -> list[Checked]:
         m, broken, zeros = layer.matrix, None, None
         if m.form is not None:
             weight = a.coupling.weights[m.weight]
-            there = numbers(a, m).there(weight.array())
+            there = open_numbers(a, m).there(weight.array())
             zeros = 1 - float(np.count_nonzero(there)) / max(there.size, 1)
             broken = None if pattern.unfit(m.shape) else pattern.broken(m.form.view(there))
         out.append(Checked(layer, broken, zeros))

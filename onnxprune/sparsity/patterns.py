@@ -164,7 +164,7 @@ class Units:
 
     def keep(self, scores: Array) -> Array:
         worth = self.worth(scores)
-        return self.spread(largest(worth, worth.size - int(self.sparsity * worth.size)), scores.shape)
+        return self.spread(mask_largest(worth, worth.size - int(self.sparsity * worth.size)), scores.shape)
 
     def broken(self, there: Array) -> int:
         units = self._sum(there.astype(np.float32)) > 0
@@ -184,7 +184,7 @@ class Above:
         return self.units.spread(~(self.units.worth(scores) <= self.threshold), scores.shape)  # NaN stays
 
 
-def largest(x: Array, count: int) -> Array:
+def mask_largest(x: Array, count: int) -> Array:
     """A mask of the `count` largest, the first ones if equal, NaN first of all: bool, the shape of `x`."""
     flat = x.reshape(-1)
     if np.isnan(flat.max(initial=0)):

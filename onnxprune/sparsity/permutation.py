@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.axes import Axis
-from onnxprune.graph.inner import marked
+from onnxprune.graph.inner import mark_inner_tensors
 from onnxprune.groups import Analysis, Group, analyze
-from onnxprune.plans import Choice, Plan, fingerprint
-from onnxprune.signals import channel_order
-from onnxprune.sparsity.matrices import ConstantMatrix, numbers
+from onnxprune.plans import Choice, Plan, compute_fingerprint
+from onnxprune.signals import find_channel_order
+from onnxprune.sparsity.matrices import ConstantMatrix, open_numbers
 from onnxprune.sparsity.patterns import NofM, Pattern
-from onnxprune.sparsity.permute import best_order, kept
+from onnxprune.sparsity.permute import find_best_order, measure_kept
 from onnxprune.surgery import apply_plan
 
 Array = npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ class _Vote:
     starts: tuple[int, ...]
 
 
-def permuted(
+def permute_plan(
     analysis: Analysis,
     plan: Plan,
     chosen: Callable[[Analysis], list[ConstantMatrix]],
@@ -47,7 +47,7 @@ def permuted(
     """
     assert isinstance(pattern, NofM)
     model = apply_plan(analysis, plan)
-    a = analyze(marked(model))
+    a = analyze(mark_inner_tensors(model))
     layers = {m.weight: m for m in chosen(a)}
     groups, gains = dict(plan.groups), Gains()
     for at, group in enumerate(a.groups):
@@ -59,15 +59,18 @@ def permuted(
         if not all(np.isfinite(s).all() for s in scores):
             continue
         sizes = [v.size for v in group.vars]
-        order = best_order(scores, pattern.n, pattern.m, sizes=sizes)
+        order = find_best_order(scores, pattern.n, pattern.m, sizes=sizes)
         if np.array_equal(order, np.arange(group.size)):
             continue
-        gains[group.name] = kept(scores, pattern.n, pattern.m), kept(scores, pattern.n, pattern.m, order)
+        gains[group.name] = (
+            measure_kept(scores, pattern.n, pattern.m),
+            measure_kept(scores, pattern.n, pattern.m, order),
+        )
         stays = np.array(plan.groups[group.name].keep if group.name in plan.groups else range(group.size))
         whole = plan.groups[group.name].size if group.name in plan.groups else group.size
         reason = plan.groups[group.name].reason if group.name in plan.groups else ""
         groups[group.name] = Choice(whole, tuple(int(i) for i in stays[order]), reason)
-    return Plan(fingerprint(analysis.model), groups, units=plan.units), gains
+    return Plan(compute_fingerprint(analysis.model), groups, units=plan.units), gains
 
 
 def _votes(a: Analysis, group: Group, layers: dict[str, ConstantMatrix], m: int) -> list[_Vote]:
@@ -90,7 +93,7 @@ def _is_inputs(a: Analysis, matrix: ConstantMatrix, axis: int) -> bool:
 
 def _starts(group: Group, dim: Axis, m: int) -> tuple[int, ...]:
     """Where on an axis the group's channels stand in their order; none where they stand otherwise."""
-    order = channel_order(group, dim)
+    order = find_channel_order(group, dim)
     owned = np.flatnonzero(order >= 0)
     if len(owned) % group.size:
         return ()
@@ -106,6 +109,6 @@ def _scores(a: Analysis, vote: _Vote, size: int) -> Array:
     m = vote.matrix
     assert m.form is not None
     weight = a.coupling.weights[m.weight]
-    w = m.form.view(numbers(a, m, True).magnitudes(weight.array()))  # [B, O, I, P]
+    w = m.form.view(open_numbers(a, m, True).magnitudes(weight.array()))  # [B, O, I, P]
     parts = [np.moveaxis(w[:, :, s : s + size], 2, 3).reshape(-1, size) for s in vote.starts]
     return np.concatenate(parts).astype(np.float32, copy=False)

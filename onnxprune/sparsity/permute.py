@@ -4,8 +4,9 @@ N:M sparsity keeps the n largest of every m consecutive columns in each row. Col
 decides which of them compete (Pool and Yu 2021, Channel Permutations for N:M Sparsity). The search takes one column out of
 every group and hands all of them out again at once: a group that is left with m - 1 columns, whose n-th largest values are t [R],
 keeps sum(max(t, x)) with the column x [R], up to a constant of its own. So one step is an assignment problem
-on a matrix [groups, columns taken out], `gains`; `trade` solves it, on noise that fades (simulated annealing), and `search` takes
-as many steps as the size of the problem allows. No clock is read: the same scores and seed give the same order.
+on a matrix [groups, columns taken out], see `compute_gains`; `assign_columns` solves it, on noise that fades (simulated
+annealing), and `search` takes as many steps as the size of the problem allows. No clock is read: the same scores and seed give
+the same order.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DEPTH, ROUNDS = 8, 32  # of a search for cycles, and how many of those in a trad
 CHUNK = 1 << 20  # elements that are handled at once where there are many
 
 
-def best_order(
+def find_best_order(
     scores: Sequence[Array], n: int, m: int, *, seed: int = 0, sizes: Sequence[int] | None = None
 ) -> npt.NDArray[np.int64]:
     """The order [K] of columns (new position -> old column) found to keep most of the scores; the identity where none keeps more.
@@ -59,7 +60,7 @@ def best_order(
     return order
 
 
-def kept(scores: Sequence[Array], n: int, m: int, order: Array | None = None) -> float:
+def measure_kept(scores: Sequence[Array], n: int, m: int, order: Array | None = None) -> float:
     """The share of all scores (arrays [rows, K]) that N:M sparsity keeps, in [0, 1]; 1 where all are 0."""
     _checked(scores, n, m)
     whole = sum(float(s.sum(dtype=np.float64)) for s in scores)
@@ -118,7 +119,7 @@ class Coded:
     features: Array  # float32 [levels, RANK], whole numbers
 
 
-def coded(scores: Sequence[Array], m: int, rng: np.random.Generator) -> Coded:
+def encode_scores(scores: Sequence[Array], m: int, rng: np.random.Generator) -> Coded:
     """Of all rows that have scores, or of as many as a step can take in."""
     columns = scores[0].shape[1]
     groups = -(-columns // m)
@@ -190,7 +191,7 @@ class Search:
         who = self._traders()
         out, at = self._take_out(who), np.arange(len(who))
         rest, x = _nth(self.c.codes, self.order[who, 1:], self.n), self.c.codes[out]
-        gain = gains(self.c, rest, x)
+        gain = compute_gains(self.c, rest, x)
         if len(self.spreads) < LOOKS:
             self.spreads.append(_spread(gain))
         if heat:
@@ -198,7 +199,7 @@ class Search:
             gain += noise * self.rng.standard_normal(gain.shape, np.float32)
         if self.label is not None:
             gain[self.label[out][:, None] != self.label[out]] = -np.inf
-        taken = trade(gain)
+        taken = assign_columns(gain)
         self.order[who, 0] = out[taken]
         moved = np.flatnonzero(taken != at)
         self.kept += _more(self.c, rest[moved], x[taken[moved]], x[moved])
@@ -235,7 +236,7 @@ def _spread(gain: Array) -> float:
 
 def search(scores: Sequence[Array], n: int, m: int, label: Array, rng: np.random.Generator) -> Array:
     """The best order [K] that was met; a column stays among the places of its label (ascending)."""
-    c = coded(scores, m, rng)
+    c = encode_scores(scores, m, rng)
     s = Search(c, n, label, m, rng)
     best, most = s.order.copy(), 0.0
     for heat in _heats(*c.codes[::m].shape):
@@ -273,7 +274,7 @@ def _nth(codes: Array, columns: Array, n: int) -> Array:
     return top[-1]
 
 
-def gains(c: Coded, rest: Array, x: Array) -> Array:
+def compute_gains(c: Coded, rest: Array, x: Array) -> Array:
     """The gain of each group [G] from each column [G], up to a constant for each of both: codes [G, R] -> [G, G]."""
     matrix = np.zeros((len(rest), len(x)), np.float32)
     weight = (2 / c.scale.max(initial=0) * c.scale).astype(np.float32)[:, None]
@@ -283,7 +284,7 @@ def gains(c: Coded, rest: Array, x: Array) -> Array:
     return matrix
 
 
-def trade(gain: Array) -> Array:
+def assign_columns(gain: Array) -> Array:
     """The assignment of columns to groups: taken [G], such that the sum of gain[i, taken[i]] is (nearly) the largest.
 
     Everybody starts with their own. Bellman and Ford's search for chains of gifts that gain, from everywhere at once, runs for a

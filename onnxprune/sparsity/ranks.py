@@ -21,7 +21,7 @@ def mark_largest(numbers: Sequence[Array], n: int, out: Sequence[Array]) -> None
         n: how many are marked of each group.
         out: a bool array for each number, of that shape.
     """
-    order = memory_order(numbers[0])
+    order = find_memory_order(numbers[0])
     numbers = [_side_by_side(x.transpose(order)) for x in numbers]
     width = len(numbers)
     beaten = [np.full(x.shape, width - 1 - i, np.uint8) for i, x in enumerate(numbers)]  # by all that come later
@@ -35,7 +35,7 @@ def mark_largest(numbers: Sequence[Array], n: int, out: Sequence[Array]) -> None
         np.less(beaten[i], n, out=out[i].transpose(order))
 
 
-def memory_order(x: Array) -> list[int]:
+def find_memory_order(x: Array) -> list[int]:
     """The axes as they lie in memory, outermost first, and those of size 1 before them."""
     return sorted(range(x.ndim), key=lambda axis: (x.shape[axis] > 1, -x.strides[axis]))
 

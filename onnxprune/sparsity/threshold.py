@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 HALF = 16
 
 
-def threshold(parts: Callable[[], Iterator[Array]], fraction: float) -> float:
+def find_threshold(parts: Callable[[], Iterator[Array]], fraction: float) -> float:
     """The largest value such that at most `fraction` of all numbers are less than or equal to it; -1 where there is none.
 
     The numbers are float32 and not negative, so their bits are in order: one pass counts the upper halves of the bits,

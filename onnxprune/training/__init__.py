@@ -19,13 +19,13 @@ from onnxprune.settings import Sparsity, Training
 from onnxprune.training.recipe import TrainingRecipe
 from onnxprune.training.task import (
     Task,
+    add_labels,
     check_request,
     check_training,
     hold_out,
     make_recipe,
     make_task,
     take_zeros,
-    with_labels,
 )
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "take_zeros",
     "train",
     "train_before_pruning",
-    "with_labels",
+    "add_labels",
 ]
 
 

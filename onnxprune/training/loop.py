@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from onnxprune.calibration import InputSpec, input_specs
+from onnxprune.calibration import InputSpec, list_input_specs
 from onnxprune.calibration.array_store import StoredBatches
 from onnxprune.calibration.sessions import count, open_session, run_as
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array, is_float
-from onnxprune.machine import threads
-from onnxprune.measure import showing
+from onnxprune.machine import count_threads
+from onnxprune.measure import show_tensors
 from onnxprune.progress import StageProgress
 from onnxprune.report.types import DistillationReport
 from onnxprune.training.checkpoint import Checkpoint, make_key
@@ -54,7 +54,7 @@ class _HeldOut:
 
     def judge_model(self, model: Model) -> Judgment:
         """By ONNX Runtime, as a file runs."""
-        session = open_session(showing(model, self.task.names), "candidate")
+        session = open_session(show_tensors(model, self.task.names), "candidate")
         outputs = (run_as("candidate", session, feeds) for feeds in self.feeds)
         return self.objective.judge(self.references, outputs, self.labels)
 
@@ -73,7 +73,7 @@ class TrainingLoop:
         self.task, self.recipe, self.progress = task, recipe, progress
         self.method = method or TrainMethod()
         self.objective = Objective(task.tokens, recipe.label_weight)
-        specs: list[InputSpec] = input_specs(task.original.proto)
+        specs: list[InputSpec] = list_input_specs(task.original.proto)
         self.samples = DrawnBatches(task.batches, specs, recipe, task.memory)
         self.teacher = Teacher(task.original, task.names, task.memory)
         self.held_out = _HeldOut(task, self.teacher, self.objective)
@@ -198,7 +198,7 @@ def train_toward_zeros(
     progress: StageProgress = lambda *_: None,
 ) -> Model:
     """See `training.train_before_pruning`: the last weights, as the method leaves them. Ctrl-C ends the whole run."""
-    with _threads(threads()):
+    with _threads(count_threads()):
         training = TrainingLoop(task, recipe, checkpoint, progress, method)
         training.run()
         return training.student.export(training.student.copy())
@@ -209,7 +209,7 @@ def run_training(
 ) -> tuple[Model, DistillationReport]:
     """See `training.train`."""
     begun, interrupted = time.perf_counter(), False
-    with _threads(threads()):
+    with _threads(count_threads()):
         training = TrainingLoop(task, recipe, checkpoint, progress)
         try:
             training.run()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.weights import Array, is_float
-from onnxprune.measure import OutputShift, ShiftSums, class_scores
+from onnxprune.measure import OutputShift, ShiftSums, find_class_scores
 from onnxprune.measure.shift import LEAST, OF_TOKENS, TEMPERATURE, is_probabilities
 
 Outputs = Mapping[str, Array]
@@ -70,7 +70,7 @@ class Objective:
     def _find_scores(self, reference: Outputs) -> tuple[str, Array]:
         """The output of class scores that labels speak of. Raises OnnxPruneError where there is none."""
         for name, x in reference.items():
-            if (scores := class_scores(x, self.tokens)) is not None:
+            if (scores := find_class_scores(x, self.tokens)) is not None:
                 return name, scores
         raise OnnxPruneError("no output has class scores, so there is nothing to learn from labels; leave them out")
 
@@ -102,7 +102,7 @@ def measure_output(reference: Array, output: torch.Tensor, tokens: int | None) -
 
     What is no finite number on either side counts for nothing.
     """
-    scores = class_scores(reference, tokens)
+    scores = find_class_scores(reference, tokens)
     wide = np.array(reference if scores is None else scores, np.float32)
     r = torch.from_numpy(wide).to(output.device)
     c = output.float().reshape(r.shape)

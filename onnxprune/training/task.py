@@ -17,10 +17,10 @@ from onnxprune.errors import DataError, OnnxPruneError
 from onnxprune.gradients import require_torch
 from onnxprune.graph.flat import flatten
 from onnxprune.graph.model import Model
-from onnxprune.graph.vocabulary import vocabulary
+from onnxprune.graph.vocabulary import find_vocabulary_size
 from onnxprune.graph.weights import Array
 from onnxprune.groups import Analysis
-from onnxprune.measure import judged
+from onnxprune.measure import list_judged
 from onnxprune.settings import Sparsity, Training
 from onnxprune.settings.table import to_option
 from onnxprune.settings.training import LOTTERY, OF_CHANNELS, OF_WEIGHTS, WITH_PENALTY
@@ -56,11 +56,11 @@ def hold_out(batches: Batches) -> tuple[Batches, Batches]:
 
 def make_task(original: Analysis, candidate: Model, batches: Batches, held_out: Batches, memory: Memory) -> Task:
     """The candidate is to make of the data what the original makes of them, where plans are judged too; else at its outputs."""
-    names = judged(original)
+    names = list_judged(original)
     computed = {name for node in flatten(candidate).proto.graph.node for name in node.output}
     if not computed.issuperset(names):
         names = [v.name for v in original.model.proto.graph.output]
-    return Task(original.model, candidate, batches, held_out, names, vocabulary(original.flat.proto), memory)
+    return Task(original.model, candidate, batches, held_out, names, find_vocabulary_size(original.flat.proto), memory)
 
 
 def make_recipe(training: Training, seed: int, default_weight: float = 0.0) -> TrainingRecipe:
@@ -118,7 +118,7 @@ def check_training(training: Training, calibrated: bool) -> None:
     require_torch()
 
 
-def with_labels(batches: Batches, training: Training, weight: float) -> Batches:
+def add_labels(batches: Batches, training: Training, weight: float) -> Batches:
     """The data with the labels that the settings name. Raises DataError where labels are wanted and missing, or do not fit."""
     if training.labels is not None:
         labels = _read_labels(training.labels)

@@ -8,7 +8,7 @@ from onnxprune.calibration.array_store import ArrayStore, Memory
 from onnxprune.calibration.sessions import Feeds, open_session, run_as
 from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array
-from onnxprune.measure import showing
+from onnxprune.measure import show_tensors
 
 
 class Teacher:
@@ -19,7 +19,7 @@ class Teacher:
 
     def __init__(self, original: Model, names: Sequence[str], memory: Memory) -> None:
         self.names = names
-        self._session = open_session(showing(original, names), "original")
+        self._session = open_session(show_tensors(original, names), "original")
         self._kept = ArrayStore(memory)
         self._known: set[int] = set()
         self._left = memory.limit

@@ -15,7 +15,7 @@ from onnxprune.sparsity.apply import decide, prepare
 from onnxprune.sparsity.masked_weights import Selects
 from onnxprune.sparsity.patterns import Above, Pattern, Units
 from onnxprune.sparsity.resolve import check_sparsity
-from onnxprune.sparsity.threshold import threshold
+from onnxprune.sparsity.threshold import find_threshold
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ZeroPattern:
         if self.together and isinstance(pattern, Units):
             worths = [pattern.worth(x).ravel() for x in views.values()]
             lowest = min(float(x.min()) for x in worths)  # a threshold is of numbers that are not negative
-            limit = threshold(lambda: (x - lowest for x in worths), pattern.sparsity)
+            limit = find_threshold(lambda: (x - lowest for x in worths), pattern.sparsity)
             views, selects = {name: x - np.float32(lowest) for name, x in views.items()}, Above(pattern, limit)
         return {name: form.back(selects.keep(views[name])) for name, form in self.forms.items()}
 

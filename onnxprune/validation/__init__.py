@@ -7,7 +7,7 @@ Nothing here decides whether a difference is acceptable.
 from __future__ import annotations
 
 from onnxprune.report.types import LayerError, Reconstruction
-from onnxprune.validation.by_layer import layer_errors
+from onnxprune.validation.by_layer import measure_layer_errors
 from onnxprune.validation.compare import Result, validate
 
-__all__ = ["LayerError", "Reconstruction", "Result", "layer_errors", "validate"]
+__all__ = ["LayerError", "Reconstruction", "Result", "measure_layer_errors", "validate"]

@@ -23,11 +23,11 @@ from onnxprune.graph.model import Model
 from onnxprune.graph.weights import Array, dtype_of, is_float
 from onnxprune.groups import Analysis
 from onnxprune.measure import ErrorSums
-from onnxprune.ops.records import record_of
+from onnxprune.ops.records import get_record
 from onnxprune.plans import Plan, read_keep
 from onnxprune.repair.network import Network, pick_positions, restore_calls
 from onnxprune.repair.segments import Walk
-from onnxprune.repair.tasks import last_layers
+from onnxprune.repair.tasks import find_last_layers
 from onnxprune.report.types import LayerError, Reconstruction
 from onnxprune.validation.order import Orders
 
@@ -36,7 +36,7 @@ STORE_BYTES = 1 << 30  # for what one piece of a network leaves to the next
 MEMORY_BYTES = 1 << 28  # of layer outputs that one piece of a network may hand out
 
 
-def layer_errors(
+def measure_layer_errors(
     original: Analysis,
     candidate: Model,
     batches: Batches,
@@ -104,8 +104,8 @@ def _few(batches: Batches, samples: int | None) -> Batches:
 def _layers(net: Network, left_out: dict[str, str]) -> Iterator[tuple[NodeProto, str]]:
     """The nodes that multiply, each with the tensor that is looked at."""
     there = {o for n in net.original.proto.graph.node for o in n.output}
-    products = [index for index, node in enumerate(net.nodes) if record_of(node).product]
-    last = last_layers(net, {index: at for at, index in enumerate(products)})
+    products = [index for index, node in enumerate(net.nodes) if get_record(node).product]
+    last = find_last_layers(net, {index: at for at, index in enumerate(products)})
     for at, index in enumerate(products):
         node = net.nodes[index]
         outputs = [o for o in node.output if o in net.live]
@@ -132,7 +132,7 @@ def _tail(net: Network, tensor: str, ready: Callable[[str], bool]) -> list[str]:
     while (index := net.only_reader(route[-1])) is not None:
         node = net.nodes[index]
         others = [name for name in node.input if name in net.live and name != route[-1]]
-        traits = record_of(node).traits
+        traits = get_record(node).traits
         sums = traits.sums and all(ready(n) and net.sizes(n) == net.sizes(route[-1]) for n in others)
         followed = (traits.pointwise or traits.affine) and len(node.output) == 1 and (sums or not others)
         if not followed or not _floats(net, node.output[0]):

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration.data import Batches, random_data
-from onnxprune.calibration.inputs import input_specs
+from onnxprune.calibration.data import Batches, draw_data
+from onnxprune.calibration.inputs import list_input_specs
 from onnxprune.calibration.reunion import join, split_samples
-from onnxprune.calibration.sessions import Feeds, Source, count, open_session, proto_of, run_as, runnable_inputs
+from onnxprune.calibration.sessions import Feeds, Source, count, find_runnable_inputs, get_proto, open_session, run_as
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.vocabulary import vocabulary
+from onnxprune.graph.vocabulary import find_vocabulary_size
 from onnxprune.graph.weights import Array, is_float
-from onnxprune.measure import ErrorSums, Metric, agreement, class_scores, predict_classes
+from onnxprune.measure import ErrorSums, Metric, find_class_scores, measure_agreement, predict_classes
 from onnxprune.report.degraded import explain_degraded
 from onnxprune.report.types import (
     Counts,
@@ -29,8 +29,8 @@ from onnxprune.report.types import (
     OutputReport,
     Shares,
 )
-from onnxprune.validation.latency import race, take_one_sample
-from onnxprune.validation.memory import peak_memory
+from onnxprune.validation.latency import measure_latency, take_one_sample
+from onnxprune.validation.memory import measure_peak_memory
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ def validate(
     outputs          float outputs: `metrics.compare`; others: `mismatch`, the fraction of unequal elements;
                      NotComparable where the two do not go together (shape, kind)
     overall          `metrics.compare` over the elements of all float outputs together
-    top1_agreement   on `class_output`, the first output that looks like class scores (`metrics.class_scores`)
+    top1_agreement   on `class_output`, the first output that looks like class scores (`find_class_scores`)
     metric           the user's own measure of all outputs, with the labels
     accuracy         fraction of `data.labels` hit on `class_output`, before and after; None without labels;
                      `accuracy_drop` is the one less the other
     inputs           dtype and shape fed in the first batch; `dynamic_sizes` names the dynamic axes' sizes
     nonfinite        NaN and infinite elements of the float outputs of the reference and the candidate
-    latency          with `timed`: seconds of a run, see `latency.race`
+    latency          with `timed`: seconds of a run, see `measure_latency`
     peak_memory      with `profile`: bytes, see `memory`
 
     `sizes` fixes dynamic axes of random inputs; those left are tried at several sizes until the
@@ -82,13 +82,13 @@ def validate(
         raise OnnxPruneError("sizes are for random inputs; data come with their own, so leave one of the two out")
     before = open_session(original, "original", threads)
     names = _names(before)
-    proto = proto_of(original, "original")
-    comparison = _Comparison(vocabulary(proto), metric)
+    proto = get_proto(original, "original")
+    comparison = _Comparison(find_vocabulary_size(proto), metric)
     one: Mapping[str, Any] = {}
     if data is None:
-        specs = input_specs(proto)
-        guess = runnable_inputs(before, specs, seed, sizes)
-        data = random_data(guess, specs, seed)
+        specs = list_input_specs(proto)
+        guess = find_runnable_inputs(before, specs, seed, sizes)
+        data = draw_data(guess, specs, seed)
         one = take_one_sample(before, data) if timed or profile else one
         del before  # with a single batch, one of two large models after the other is in memory
         after = _open_candidate(candidate, names, threads)
@@ -101,8 +101,8 @@ def validate(
         del before
     del after  # so that they take no memory while others are timed
     error = comparison.result(data)
-    peaks = Counts(*(peak_memory(model, one, threads) for model in (original, candidate))) if profile else None
-    latency = race(original, candidate, one, threads) if timed else None
+    peaks = Counts(*(measure_peak_memory(model, one, threads) for model in (original, candidate))) if profile else None
+    latency = measure_latency(original, candidate, one, threads) if timed else None
     return Result(**vars(error), batches=data, latency=latency, peak_memory=peaks)
 
 
@@ -184,7 +184,9 @@ class _Comparison:
             for seen, outputs in zip(self.shown, (reference, candidate), strict=True):
                 seen.append({name: outputs[name] for name in reference})
         t = self.tokens
-        scored = ((n, class_scores(reference[n], t), class_scores(candidate[n], t)) for n in names if n is not None)
+        scored = (
+            (n, find_class_scores(reference[n], t), find_class_scores(candidate[n], t)) for n in names if n is not None
+        )
         same = ((n, r, c) for n, r, c in scored if r is not None and c is not None and r.shape == c.shape)
         self.class_output, r, c = next(same, (None, None, None))
         if r is not None and c is not None:
@@ -200,7 +202,7 @@ class _Comparison:
             **vars(overall),
             outputs={name: output.result() for name, output in self.outputs.items()},
             overall=overall,
-            top1_agreement=None if before is None or after is None else agreement(before, after),
+            top1_agreement=None if before is None or after is None else measure_agreement(before, after),
             class_output=self.class_output,
             accuracy=accuracy,
             accuracy_drop=_drop(accuracy),
@@ -245,4 +247,4 @@ def _accuracy(before: Array | None, after: Array | None, labels: Array | None, m
             f"the data hold {labels.size} labels ({labels.dtype.name}), but {rows}; give an integer for each, leave the "
             "labels out to compare outputs only, or give a --metric that takes them"
         )
-    return Shares(agreement(before, labels), agreement(after, labels))
+    return Shares(measure_agreement(before, labels), measure_agreement(after, labels))

@@ -56,11 +56,11 @@ import numpy as np
 
 from onnxprune.calibration.data import Batches
 from onnxprune.calibration.kernels import describe_machine
-from onnxprune.calibration.sessions import Feeds, Source, count, open_session, prepare_run, run, serialized
+from onnxprune.calibration.sessions import Feeds, Source, count, open_session, prepare_run, run, serialize
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import full_proto
-from onnxprune.plans import Plan, fingerprint
+from onnxprune.graph.save import build_full_proto
+from onnxprune.plans import Plan, compute_fingerprint
 from onnxprune.report.types import Latency
 
 SECONDS = 60.0  # the longest that a measurement goes on, unless the environment says otherwise
@@ -97,7 +97,7 @@ def take_one_sample(session: Any, batches: Batches) -> Feeds:
         return batches.first()
 
 
-def race(
+def measure_latency(
     original: Source,
     candidate: Source,
     feeds: Feeds,
@@ -153,7 +153,7 @@ class Lanes:
         self, original: Source, candidate: Source, feeds: Feeds, threads: int, clock: Clock, seed: int
     ) -> None:
         self.sources = [
-            (source if isinstance(source, Model) else serialized(source, role), role)
+            (source if isinstance(source, Model) else serialize(source, role), role)
             for source, role in ((original, "original"), (candidate, "candidate"))
         ]
         self.feeds, self.threads, self.clock = feeds, threads, clock
@@ -276,11 +276,9 @@ class Stopwatch:
     """Runs models on one sample, next to the original."""
 
     def __init__(self, original: Model, batches: Batches) -> None:
-        self.original = full_proto(original)
+        self.original = build_full_proto(original)
         self.feeds = take_one_sample(open_session(self.original, "original"), batches)
-        self.about = (
-            f"{describe_machine(1)}/{fingerprint(original)}/{sorted((n, x.shape) for n, x in self.feeds.items())}"
-        )
+        self.about = f"{describe_machine(1)}/{compute_fingerprint(original)}/{sorted((n, x.shape) for n, x in self.feeds.items())}"
 
     def key(self, plan: Plan) -> str:
         """The cache key of the ratio of a plan's model."""
@@ -290,5 +288,5 @@ class Stopwatch:
 
     def ratio(self, model: Model) -> float:
         """The time that `model` takes as a fraction of the original's."""
-        latency = race(self.original, full_proto(model), self.feeds, limit=PATIENCE)
+        latency = measure_latency(self.original, build_full_proto(model), self.feeds, limit=PATIENCE)
         return latency.after / latency.before

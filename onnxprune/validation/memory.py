@@ -17,7 +17,7 @@ import onnx
 
 from onnxprune.calibration.sessions import Source, open_session, run
 from onnxprune.errors import OnnxPruneError
-from onnxprune.graph.files import temporary_folder
+from onnxprune.graph.files import make_temporary_folder
 from onnxprune.graph.model import Model
 from onnxprune.graph.save import save
 from onnxprune.graph.weights import Array
@@ -25,11 +25,11 @@ from onnxprune.graph.weights import Array
 STATUS = Path("/proc/self/status")
 
 
-def peak_memory(model: Source, feeds: Mapping[str, Array], threads: int | None = None) -> int | None:
+def measure_peak_memory(model: Source, feeds: Mapping[str, Array], threads: int | None = None) -> int | None:
     """Bytes; None where the platform does not tell. Raises OnnxPruneError where the model does not run."""
     if isinstance(model, str | Path):
         return _in_a_process(Path(model), feeds, threads)
-    with temporary_folder() as folder:
+    with make_temporary_folder() as folder:
         path = Path(folder, "model.onnx")
         if isinstance(model, Model):
             return _in_a_process(save(model, path)[0], feeds, threads)
@@ -40,7 +40,7 @@ def peak_memory(model: Source, feeds: Mapping[str, Array], threads: int | None =
 def _in_a_process(path: Path, feeds: Mapping[str, Array], threads: int | None) -> int | None:
     job = pickle.dumps((str(path.absolute()), dict(feeds), threads))
     root = str(Path(__file__).parents[2])  # where this package was imported from
-    code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import child; child()"
+    code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import run_child; run_child()"
     done = subprocess.run([sys.executable, "-c", code], input=job, capture_output=True, check=False)
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
@@ -48,17 +48,17 @@ def _in_a_process(path: Path, feeds: Mapping[str, Array], threads: int | None) -
     return int(done.stdout) if done.stdout.strip() else None
 
 
-def child() -> None:
+def run_child() -> None:
     """The main function of the child process: a pickled job from stdin, bytes to stdout."""
     path, feeds, threads = pickle.load(sys.stdin.buffer)
-    before = peak_bytes()
+    before = read_peak_bytes()
     run(open_session(path, "model", threads), feeds)
-    after = peak_bytes()
+    after = read_peak_bytes()
     if before is not None and after is not None:
         print(after - before)
 
 
-def peak_bytes() -> int | None:
+def read_peak_bytes() -> int | None:
     """The most memory that this process had in use so far, in bytes; None where the system does not tell."""
     try:
         # Not getrusage on Linux: there a process inherits the peak of the one that started it.

@@ -11,7 +11,7 @@ import onnx
 from onnxprune.axes import Axis, Var
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.model import Model
-from onnxprune.graph.tokens import TokenUse, find_tokens, with_scores
+from onnxprune.graph.tokens import TokenUse, add_scores, find_tokens
 from onnxprune.groups import Analysis, analyze
 from onnxprune.surgery import remove
 
@@ -59,7 +59,7 @@ def open_vocabulary(model: Model, inputs: Collection[str] = ()) -> Vocabulary:
     use = find_tokens(graph.node, [v.name for v in graph.output], trace, list(inputs) or known)
     if use.size < 2:
         raise OnnxPruneError("the table of tokens has a single row, so there is no vocabulary to prune")
-    use = with_scores(use, {v.name: trace.shape(v.name) for v in graph.output})
+    use = add_scores(use, {v.name: trace.shape(v.name) for v in graph.output})
     analysis = analyze(model, tokens=use)
     return Vocabulary(analysis, use, _check_tokens(analysis, use))
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration import input_specs
-from onnxprune.calibration.sessions import open_session, run_as, runnable_inputs
+from onnxprune.calibration import list_input_specs
+from onnxprune.calibration.sessions import find_runnable_inputs, open_session, run_as
 from onnxprune.candidates import name_of
 from onnxprune.errors import OnnxPruneError
 from onnxprune.graph.files import write_text
 from onnxprune.graph.io import load
 from onnxprune.graph.model import Model
-from onnxprune.graph.save import save, saved_bytes
+from onnxprune.graph.save import count_saved_bytes, save
 from onnxprune.groups import analyze
 from onnxprune.measure.metrics import ErrorSums
 from onnxprune.pipeline import convert_once, runnable
@@ -102,8 +102,8 @@ def prune_vocabulary(
         model=name_of(model),
         output=str(models[0]) if models else None,
         files=[str(f) for f in files],
-        id_map=str(map_path(Path(out))) if out is not None else None,
-        tokenizer=str(tokenizer_path(Path(out))) if out is not None and remapped else None,
+        id_map=str(name_map(Path(out))) if out is not None else None,
+        tokenizer=str(name_tokenizer(Path(out))) if out is not None and remapped else None,
         inputs=sorted(use.inputs),
         outputs=sorted(use.outputs),
         tokens=Counts(use.size, len(ids.kept)),
@@ -111,18 +111,18 @@ def prune_vocabulary(
         corpus_ids=read.ids,
         params=Counts(before.params(), after.params()),
         macs=Counts(before.macs(), after.macs()),
-        bytes=Counts(model.size_bytes, sum(f.stat().st_size for f in models) or saved_bytes(result)),
+        bytes=Counts(model.size_bytes, sum(f.stat().st_size for f in models) or count_saved_bytes(result)),
         error=measure_loss(source, models[0] if models else result, vocabulary, ids, seed) if check else None,
     )
     return VocabularyResult(models, result, given, ids, remapped, report)
 
 
-def map_path(out: Path) -> Path:
+def name_map(out: Path) -> Path:
     """Where the id map of a model goes."""
     return out.with_suffix(".ids.json")
 
 
-def tokenizer_path(out: Path) -> Path:
+def name_tokenizer(out: Path) -> Path:
     """Where its tokenizer goes."""
     return out.with_suffix(".tokenizer.json")
 
@@ -130,11 +130,11 @@ def tokenizer_path(out: Path) -> Path:
 def _write(small: Model, ids: IdMap, tokenizer: Any, out: Path) -> list[Path]:
     """The model, then its map, then its tokenizer."""
     files = save(small, out)
-    ids.save(map_path(out))
-    files.append(map_path(out))
+    ids.save(name_map(out))
+    files.append(name_map(out))
     if tokenizer is not None:
-        write_text(tokenizer_path(out), json.dumps(tokenizer, ensure_ascii=False, indent=2) + "\n")
-        files.append(tokenizer_path(out))
+        write_text(name_tokenizer(out), json.dumps(tokenizer, ensure_ascii=False, indent=2) + "\n")
+        files.append(name_tokenizer(out))
     return files
 
 
@@ -155,7 +155,7 @@ def measure_loss(
     """
     use, rng = vocabulary.use, np.random.default_rng(seed)
     session = open_session(runnable(original), "original")
-    feeds = dict(runnable_inputs(session, input_specs(vocabulary.analysis.model.proto), seed).feeds)
+    feeds = dict(find_runnable_inputs(session, list_input_specs(vocabulary.analysis.model.proto), seed).feeds)
     for name in use.inputs:
         feeds[name] = rng.choice(np.asarray(ids.kept), feeds[name].shape).astype(feeds[name].dtype)
     want = run_as("original", session, feeds)

@@ -20,7 +20,7 @@ import onnxprune
 from fuzzing.graph import inner
 from fuzzing.judge import judge, kind
 from fuzzing.observe import Array, observe
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 
 Feeds = list[dict[str, Any]]
 
@@ -212,7 +212,7 @@ class Shrinker:
             for k in (2, g.size // 2):
                 if 1 < k < g.size:
                     try:
-                        yield full_proto(onnxprune.apply(analysis, plan_of(analysis, {g.name: range(k)})))
+                        yield build_full_proto(onnxprune.apply(analysis, plan_of(analysis, {g.name: range(k)})))
                     except Exception:
                         yield None
 

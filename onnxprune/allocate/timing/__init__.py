@@ -9,7 +9,7 @@ prediction.py    the sum over all layers, which budgets are made of
 
 from __future__ import annotations
 
-from onnxprune.allocate.timing.prediction import TimeCost, time_cost
+from onnxprune.allocate.timing.prediction import TimeCost, learn_time_cost
 from onnxprune.allocate.timing.timing_table import TimingTable
 
-__all__ = ["TimeCost", "TimingTable", "time_cost"]
+__all__ = ["TimeCost", "TimingTable", "learn_time_cost"]

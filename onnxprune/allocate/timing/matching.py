@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from onnx import NodeProto
 
 from onnxprune.calibration.kernels import Kernel
-from onnxprune.graph.view import makers
-from onnxprune.ops.records import record_of
+from onnxprune.graph.view import map_makers
+from onnxprune.ops.records import get_record
 
 # ONNX Runtime names its own nodes by the output, as a blocked tensor; a copy by a number.
 COPY = re.compile(r"_token_\d+$")
@@ -30,7 +30,7 @@ class LayerFinder:
 
     def __init__(self, nodes: Sequence[NodeProto]) -> None:
         self.nodes = nodes
-        self.makers: Mapping[str, int] = makers(nodes)
+        self.makers: Mapping[str, int] = map_makers(nodes)
         self.parent = list(range(len(nodes)))
 
     def layer_of(self, node: int) -> int:
@@ -78,7 +78,7 @@ class LayerFinder:
         ends, tensors = {t: self.makers[t] for t in blocked}, set[str]()
         for i, node in enumerate(self.nodes):
             before = [ends[t] for t in node.input if t in ends]
-            traits = record_of(node).traits
+            traits = get_record(node).traits
             if before and (traits.sums or traits.pointwise) and there.isdisjoint(node.output):
                 self._join(i, max(before))
                 ends |= dict.fromkeys(node.output, max(before))

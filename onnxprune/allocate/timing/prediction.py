@@ -112,7 +112,9 @@ class TimeCost:
         return replace(self, analysis=analysis, start=np.array(left, np.int64))
 
 
-def time_cost(c: Candidates, feeds: Feeds, table: TimingTable, threads: int, seed: int, progress: Progress) -> TimeCost:
+def learn_time_cost(
+    c: Candidates, feeds: Feeds, table: TimingTable, threads: int, seed: int, progress: Progress
+) -> TimeCost:
     """Learn how long a model takes from samples of its plans.
 
     Args:

@@ -15,7 +15,7 @@ from onnxprune.allocate.timing.matching import LayerFinder
 from onnxprune.allocate.timing.timing_table import TimingTable
 from onnxprune.calibration.kernels import Kernel, KernelTimer, describe_machine
 from onnxprune.calibration.sessions import Feeds
-from onnxprune.graph.save import full_proto
+from onnxprune.graph.save import build_full_proto
 from onnxprune.graph.weights import Array
 from onnxprune.progress import Progress
 from onnxprune.surgery import apply_plan
@@ -64,7 +64,7 @@ def measure_samples(
     seconds: list[tuple[list[int], list[float]]] = []  # by sample: the nodes that kernels work for, and their times
     whole = []
     for done, counts in enumerate(chosen):
-        model = full_proto(apply_plan(c.analysis, c.plan(counts, lambda g: "")))
+        model = build_full_proto(apply_plan(c.analysis, c.plan(counts, lambda g: "")))
         kernels, times, run = time_model(KernelTimer(model, feeds, threads, choose_clock(threads)), table, threads)
         seconds.append((finder.add(kernels), times))
         whole.append(run)

@@ -19,7 +19,7 @@ from onnxprune.allocate.kept import append_entries, read_entries
 FILE = "timings.jsonl"
 
 
-def default_path() -> Path:
+def find_default_path() -> Path:
     """Where the table is unless another place is named: the folder that the system has for caches."""
     if sys.platform == "win32":
         folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")

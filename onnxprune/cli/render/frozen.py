@@ -22,10 +22,10 @@ FEW_REASONS, FEW_AXES = 10, 3
 def render_frozen(a: Analysis, frozen: Sequence[FrozenAxis], verbose: bool) -> list[RenderableType]:
     """The last part of `inspect`: reasons, those that cost most parameters first, each with the axes that it freezes."""
     axes = [f for f in frozen if not f.structural]
-    from onnxprune.explain import whole_weights
+    from onnxprune.explain import find_whole_weights
     from onnxprune.groups import ALONE
 
-    whole = whole_weights(a)
+    whole = find_whole_weights(a)
     reasons = _sort_by_reason(axes)
     order = sorted(reasons, key=lambda r: _count_cost(reasons[r], whole), reverse=True)
     shown = order if verbose else order[:FEW_REASONS]
@@ -53,11 +53,11 @@ def _render_summary(a: Analysis, axes: Sequence[FrozenAxis], whole: Mapping[str,
 
 
 def _sort_by_reason(axes: Sequence[FrozenAxis]) -> dict[str, list[FrozenAxis]]:
-    from onnxprune.explain import general
+    from onnxprune.explain import generalize
 
     out: dict[str, list[FrozenAxis]] = defaultdict(list)
     for f in axes:
-        out[general(f.reason, f.operator)].append(f)
+        out[generalize(f.reason, f.operator)].append(f)
     return out
 
 
@@ -92,10 +92,10 @@ def _render_axes(
 
 def _describe_route(f: FrozenAxis) -> str:
     """` <- Conv 'conv2' <- Add 'add3' <- Reshape 'r7'`, and the reason where the title leaves a name out."""
-    from onnxprune.explain import FIRST, general
+    from onnxprune.explain import FIRST, generalize
 
     stops = [f"{stop.operator} '{stop.name}'" for stop in f.route]
     if f.route_left_out:
         stops.insert(FIRST, f"… {f.route_left_out} more …")
-    hidden = f.operator and not general(f.reason, f.operator).endswith(f.reason)
+    hidden = f.operator and not generalize(f.reason, f.operator).endswith(f.reason)
     return "".join(f" <- {s}" for s in stops) + (f": {f.reason}" if hidden else "")

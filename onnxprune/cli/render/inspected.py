@@ -78,12 +78,12 @@ def _render_groups(a: Analysis, verbose: bool) -> list[RenderableType]:
 
 def _find_alike(a: Analysis) -> list[list[Group]]:
     """Groups of one shape: as the isomorphic scope sees it, with weights of the same sizes."""
-    from onnxprune.allocate import shape_of
+    from onnxprune.allocate import make_shape_key
 
     out: dict[object, list[Group]] = defaultdict(list)
     for g in a.groups:
         sizes = sorted(a.coupling.weights[m.tensor].shape for m in g.members)
-        out[shape_of(g), g.exact, tuple(sizes)].append(g)
+        out[make_shape_key(g), g.exact, tuple(sizes)].append(g)
     return list(out.values())
 
 

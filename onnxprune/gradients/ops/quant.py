@@ -15,7 +15,7 @@ from torch import Tensor
 from onnxprune.gradients.operators import Node, operator
 from onnxprune.gradients.ops import pool
 from onnxprune.gradients.ops.convolution import convolve
-from onnxprune.gradients.types import RANGES, integer_range, narrowed
+from onnxprune.gradients.types import RANGES, get_integer_range, round_to_type
 from onnxprune.ops.records import MICROSOFT
 
 
@@ -43,7 +43,7 @@ def spread(node: Node, v: Tensor, x: Tensor, axis: int = 1, block: int = 0) -> T
 
 def _quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None, elem: int) -> Tensor:
     """To integers of a type; `scale` and `zero` broadcast already."""
-    low, high = integer_range(elem, zero)
+    low, high = get_integer_range(elem, zero)
     y = round_through(x / scale)
     return torch.clamp(y if zero is None else y + _float(node, zero), low, high)
 
@@ -62,7 +62,7 @@ def quantize(node: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
     z = None if zero is None else spread(node, zero, x, axis, block)
     x = _float(node, x)
     if elem not in RANGES:  # floats of 8 bits and fewer
-        return narrowed(x / s if z is None else x / s + z, elem, node.state, bool(node.get("saturate", 1)))
+        return round_to_type(x / s if z is None else x / s + z, elem, node.state, bool(node.get("saturate", 1)))
     return _quantize(node, x, s, z, elem)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onnxprune.gradients.operators import Node, operator
-from onnxprune.gradients.types import carrier
+from onnxprune.gradients.types import choose_carrier
 
 
 def _generator(node: Node, device: torch.device) -> torch.Generator | None:
@@ -17,7 +17,7 @@ def _generator(node: Node, device: torch.device) -> torch.Generator | None:
 
 def _dtype(node: Node, x: Tensor | None) -> torch.dtype:
     if node.dtype is not None:
-        return carrier(node.dtype, node.state)
+        return choose_carrier(node.dtype, node.state)
     return node.state.dtype if x is None else x.dtype
 
 
@@ -48,4 +48,4 @@ def multinomial(node: Node, x: Tensor) -> Tensor:
     drawn = torch.multinomial(
         torch.softmax(x, -1), node.sample_size, replacement=True, generator=_generator(node, x.device)
     )
-    return drawn.to(carrier(node.dtype, node.state))
+    return drawn.to(choose_carrier(node.dtype, node.state))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onnxprune.gradients.operators import Node, operator
 from onnxprune.gradients.ops.reduce import integers
-from onnxprune.gradients.types import carrier, to_tensor
+from onnxprune.gradients.types import choose_carrier, to_tensor
 from onnxprune.ops.records import MICROSOFT
 
 
@@ -225,7 +225,7 @@ def count_up(node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 
 @operator("EyeLike")
 def eye_like(node: Node, x: Tensor) -> Tensor:
-    dtype = carrier(node.dtype, node.state) if node.dtype is not None else x.dtype
+    dtype = choose_carrier(node.dtype, node.state) if node.dtype is not None else x.dtype
     return torch.ones(x.shape, dtype=torch.float64).tril(node.k).triu(node.k).to(device=x.device, dtype=dtype)
 
 

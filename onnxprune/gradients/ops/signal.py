@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from onnxprune.gradients.operators import Node, operator
-from onnxprune.gradients.types import carrier
+from onnxprune.gradients.types import choose_carrier
 
 
 def _complex(x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def make_window(node: Node, size: Tensor) -> Tensor:
     n = int(size.item())
     a, b, c = COSINES[node.op_type]
     t = torch.arange(n, dtype=torch.float64) * (2 * math.pi / (n if node.periodic else n - 1))
-    return (a - b * torch.cos(t) + c * torch.cos(2 * t)).to(carrier(node.output_datatype, node.state))
+    return (a - b * torch.cos(t) + c * torch.cos(2 * t)).to(choose_carrier(node.output_datatype, node.state))
 
 
 @operator("MelWeightMatrix", host=(0, 1, 2, 3, 4))
@@ -74,4 +74,4 @@ def mel_weights(node: Node, bins: Tensor, length: Tensor, rate: Tensor, low: Ten
                 y[k, i] = (k - left) / (middle - left)
         for k in range(middle, right):
             y[k, i] = (right - k) / (right - middle)
-    return y.to(carrier(node.output_datatype, node.state))
+    return y.to(choose_carrier(node.output_datatype, node.state))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from onnxprune.report.rows import JobLike, finite, setting_text
+from onnxprune.report.rows import JobLike, describe_settings, drop_nonfinite
 from onnxprune.report.stages import compare_stages
 from onnxprune.report.types import (
     EngineReport,
@@ -25,14 +25,14 @@ DIGITS = 4
 RISE = 0.25  # of the largest error: a rise of so much is where the error enters
 
 
-def short(x: float | None) -> float | int | None:
+def shorten_number(x: float | None) -> float | int | None:
     """A number of DIGITS digits; None for what is not finite."""
-    if finite(x) is None or isinstance(x, int):
-        return finite(x)
+    if drop_nonfinite(x) is None or isinstance(x, int):
+        return drop_nonfinite(x)
     return float(f"{x:.{DIGITS}g}")
 
 
-def models(jobs: Sequence[JobLike]) -> list[dict[str, Any]]:
+def make_models(jobs: Sequence[JobLike]) -> list[dict[str, Any]]:
     """One object a model, in the order of the jobs: `settings` has one for each job that has a report, by its row."""
     by_model: dict[str, list[tuple[int, JobLike]]] = defaultdict(list)
     for i, job in enumerate(jobs):
@@ -70,17 +70,17 @@ class _SharedParts:
         layers = report.reconstruction.layers if report.reconstruction else []
         return {
             "row": row,
-            "facts": facts(job, report),
+            "facts": make_facts(job, report),
             "kept": [g.kept for g in groups],
             "why": [self.text(g.reason) for g in groups],
             "groups": self.share("groups", [[*map(self.text, (g.name, g.kind)), g.size, int(g.exact)] for g in groups]),
             "weights": self.share("weights", [self.weight(w) for w in report.weights]),
             "frozen": self.share("frozen", [self.frozen(f) for f in report.frozen]),
             "curves": self.share("curves", [self.curve(c) for c in curves]) if curves else None,
-            "layers": [[self.text(x.name), self.text(x.operator), short(x.relative_l2)] for x in layers],
-            "rise": first_rise([x.relative_l2 for x in layers]),
+            "layers": [[self.text(x.name), self.text(x.operator), shorten_number(x.relative_l2)] for x in layers],
+            "rise": find_first_rise([x.relative_l2 for x in layers]),
             "stages": [
-                [x.name, x.unit, *map(short, (x.original, x.pruned, x.quantized))] for x in compare_stages(report)
+                [x.name, x.unit, *map(shorten_number, (x.original, x.pruned, x.quantized))] for x in compare_stages(report)
             ],
             "pattern": sparsity.pattern if sparsity else "",
             "sparsity": [self.sparse(x) for x in (sparsity.layers if sparsity else ())],
@@ -96,22 +96,22 @@ class _SharedParts:
         return [*known, int(f.structural), stops, f.route_left_out]
 
     def curve(self, c: GroupSensitivity) -> list[Any]:
-        points = [[short(p.ratio), short(p.error), p.kept] for p in c.points]
+        points = [[shorten_number(p.ratio), shorten_number(p.error), p.kept] for p in c.points]
         return [self.text(c.name), c.size, points]
 
     def sparse(self, x: SparseLayerReport) -> list[Any]:
         texts = map(self.text, (x.name, x.op, x.reason))
         flags = (int(bool(flag)) for flag in (x.eligible, x.likely, x.sparse))
-        return [*texts, *flags, short(x.kept_magnitude), short(x.error)]
+        return [*texts, *flags, shorten_number(x.kept_magnitude), shorten_number(x.error)]
 
 
 def _reason(f: FrozenAxis) -> str:
     return f"{f.operator}: {f.reason}" if f.operator else f.reason
 
 
-def first_rise(errors: Sequence[float | None]) -> int | None:
+def find_first_rise(errors: Sequence[float | None]) -> int | None:
     """The first layer whose error is above all before it by RISE of the largest; None where there is no error."""
-    known = [finite(e) or 0.0 for e in errors]
+    known = [drop_nonfinite(e) or 0.0 for e in errors]
     most = max(known, default=0.0)
     highest = 0.0
     for i, e in enumerate(known):
@@ -126,9 +126,9 @@ def _largest_rise(errors: Sequence[float]) -> int:
     return steps.index(max(steps))
 
 
-def facts(job: JobLike, report: PruneReport) -> list[tuple[str, str]]:
+def make_facts(job: JobLike, report: PruneReport) -> list[tuple[str, str]]:
     """Lines of a name and what there is to say of it."""
-    lines = [("set", setting_text(job.settings))] if job.settings else []
+    lines = [("set", describe_settings(job.settings))] if job.settings else []
     if job.message:
         lines.append(("message", job.message))
     if seen := report.calibration:
@@ -166,7 +166,7 @@ def _compared(error: ErrorReport) -> list[tuple[str, str]]:
     where = data.replace("random seed", "random inputs, seed") if data.startswith("random") else PurePath(data).name
     known = [("relative L2", error.relative_l2, ""), ("cosine", error.cosine, ""), ("SQNR", error.sqnr_db, " dB")]
     known.append(("largest difference", error.max_abs, ""))
-    numbers = [f"{name} {value:.3g}{unit}" for name, value, unit in known if finite(value) is not None]
+    numbers = [f"{name} {value:.3g}{unit}" for name, value, unit in known if drop_nonfinite(value) is not None]
     return [("compared on", f"{error.samples:,} samples, {where}"), ("outputs", ", ".join(numbers) or "no floats")]
 
 

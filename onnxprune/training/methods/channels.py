@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from onnxprune.groups import Analysis, Group
-from onnxprune.signals import channel_order
+from onnxprune.signals import find_channel_order
 
 PARAMETERS = ("out", "in", "scale", "bias")  # the roles of members that are trained
 
@@ -41,7 +41,7 @@ def find_rows(
     rows = dict[tuple[str, int, str], ChannelRows]()
     for m in group.members:
         if m.role in roles and m.tensor in weights:
-            order = torch.from_numpy(channel_order(group, m.dim)).long()
+            order = torch.from_numpy(find_channel_order(group, m.dim)).long()
             owners = torch.where(order < 0, group.size, order)
             rows[m.tensor, m.axis, m.role] = ChannelRows(m.tensor, m.axis, m.role, owners, group.size)
     return list(rows.values())
