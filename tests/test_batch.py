@@ -374,12 +374,15 @@ def test_an_interrupted_run_stops_and_goes_on(tmp_path: Path, sent: signal.Signa
     hanging(tmp_path / "zoo" / "b.onnx")
     process = started(tmp_path / "zoo", "-o", tmp_path / "out", "--workers", 1)
     assert process.stderr
-    while "done a" not in process.stderr.readline():
-        assert process.poll() is None
-    time.sleep(0.5)
-    children = descendants(process.pid)
-    process.send_signal(sent)
-    out, err = process.communicate(timeout=30)
+    try:
+        while "done a" not in process.stderr.readline():
+            assert process.poll() is None
+        time.sleep(0.5)
+        children = descendants(process.pid)
+        process.send_signal(sent)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()  # it would run for good, if it had not ended
     assert process.returncode == 130 and out == ""
     assert err.splitlines()[-2:] == [
         "1 of 2 jobs ended; the same command continues from here",
