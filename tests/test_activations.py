@@ -386,7 +386,7 @@ def test_real_models_are_pruned(path: str, name: str) -> None:
     folder = Path(__file__).parents[1] / "models"
     digits = {"x": np.load(folder / "digits_test.npz")}
     a = onnxprune.analyze(folder / f"{path}.onnx")
-    x = next(v for k, v in digits["x"].items() if k != "labels")[:40]
+    x = next(v for k, v in digits["x"].items() if k != "labels")[: 8 if name == "chip" else 40]  # chip is slow
     made = onnxprune.plan(a, ratio=0.5, criterion=name, calib=[x], target="none")
     assert made == onnxprune.plan(a, ratio=0.5, criterion=name, calib=[x], target="none")
     assert all(len(made.groups[g.name].keep) == g.size - g.size // 2 for g in a.groups)
