@@ -249,6 +249,21 @@ def test_channels_are_really_removed(name: str) -> None:
     assert plain.proto.SerializeToString() != made.proto.SerializeToString()
 
 
+def test_a_method_is_not_tried_at_several_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would remember the trials: masks, sums and scores are its own."""
+    from onnxprune.training.loop import TrainingLoop
+
+    chosen, original = list[str](), TrainingLoop._choose_rate
+
+    def choose(loop: TrainingLoop) -> None:
+        chosen.append(type(loop.method).__name__)
+        original(loop)
+
+    monkeypatch.setattr(TrainingLoop, "_choose_rate", choose)
+    onnxprune.prune(network(), ratio=0.5, train_method="soft", passes=2, target="none", **HOW)
+    assert chosen == ["TrainMethod"]  # the training of the result
+
+
 def test_soft_pruning_removes_the_filters_that_it_cleared() -> None:
     """What the mask of the last pass left at zero is what the plan removes."""
     seen = list[tuple[int, ...]]()

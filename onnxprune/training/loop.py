@@ -72,6 +72,7 @@ class TrainingLoop:
     ) -> None:
         self.task, self.recipe, self.progress = task, recipe, progress
         self.method = method or TrainMethod()
+        self.searches_rate = method is None and recipe.rate is None  # a method would remember the trials
         self.objective = Objective(task.tokens, recipe.label_weight)
         specs: list[InputSpec] = list_input_specs(task.original.proto)
         self.samples = DrawnBatches(task.batches, specs, recipe, task.memory)
@@ -96,7 +97,7 @@ class TrainingLoop:
     def run(self) -> None:
         """Raises KeyboardInterrupt where somebody stops it; the best so far is there then."""
         self.method.begin(self.student)
-        if not self._resume() and self.recipe.rate is None and self.method.rounds == 1:
+        if not self._resume() and self.searches_rate:
             self._choose_rate()
         while self.round < self.method.rounds:
             while self.done < self.steps:
