@@ -43,7 +43,8 @@ class Difference:
         None where there is no such node, or one of the values is no tensor.
         """
         nodes = self.original.proto.graph.node
-        start = next((i for i, n in enumerate(nodes) if not set(outputs).isdisjoint(n.output)), None)
+        wanted = set(outputs)
+        start = next((i for i, n in enumerate(nodes) if not wanted.isdisjoint(n.output)), None)
         if start is None:
             return None
         computed = {name for n in nodes[:start] for name in n.output if name} | self.batches[0].keys()

@@ -115,9 +115,8 @@ class Evaluator:
 
     def watch(self, a: Analysis, options: Options) -> Statistics | None:
         """The statistics of activations that the criterion needs: none, or those of the data, else of seeded random inputs."""
-        out = (
-            list_left_out(a, options) if a is self.original else {}
-        )  # names that steps of pruning left may match no more
+        # Names that steps of pruning left may match no more.
+        out = list_left_out(a, options) if a is self.original else {}
         groups = [g for g in a.groups if g.name not in out]
         wanted = list_needed_statistics(a, groups, options.criterion or "")
         if options.allocation == "fisher":
