@@ -94,30 +94,15 @@ class _Writer:
             raise OnnxPruneError(f"start-token is {start}; the model knows the tokens 0 to {tokens - 1}")
         batch, own = (n if isinstance(n, int) else None for n in spec.shape)
         if caches := find_caches(model.proto):
-            return _Writer._with_caches(model, specs, spec, tokens, start, length, output, caches)
-        shown, at, scores = _show_position(model, output)
-        writer = _Writer(shown, specs, spec, tokens, start, batch, own or length or LENGTH, own is not None, at, scores)
-        return writer if own is not None or length is not None else writer.fitting()
-
-    @staticmethod
-    def _with_caches(
-        model: Model, specs: Sequence[InputSpec], ids: InputSpec, tokens: int, start: int | None, length: int | None,
-        scores: str, caches: Sequence[DecoderCache],
-    ) -> _Writer:  # fmt: skip
-        batch, step = (n if isinstance(n, int) else None for n in ids.shape)
-        for cache in caches:
-            shape = next(s.shape for s in specs if s.name == cache.input)
-            open_axes = [axis for axis, n in enumerate(shape) if not isinstance(n, int)]
-            if not set(open_axes) <= {0, cache.axis} or step not in (None, 1):
-                raise OnnxPruneError(
-                    f"the model's cache '{cache.input}' is {list(shape)}: nobody knows how to begin it; give data"
-                )
-        outputs = [v for v in model.proto.graph.output if v.name in {scores, *(c.output for c in caches)}]
-        shown = replace(model, proto=replace_outputs(model.proto, outputs))
-        writer = _Writer(
-            shown, specs, ids, tokens, start, batch, max(length or LENGTH, 2), step == 1, "", scores, caches
-        )
-        return writer if length is not None else writer.fitting()
+            _check_caches(specs, spec, caches)
+            outputs = [v for v in model.proto.graph.output if v.name in {output, *(c.output for c in caches)}]
+            shown, at, scores = replace(model, proto=replace_outputs(model.proto, outputs)), "", output
+            chosen = max(length or LENGTH, 2)  # one token is in the cache, and one is read
+        else:
+            shown, at, scores = _show_position(model, output)
+            chosen = own or length or LENGTH
+        writer = _Writer(shown, specs, spec, tokens, start, batch, chosen, own is not None, at, scores, caches)
+        return writer if length is not None or (own is not None and not caches) else writer.fitting()
 
     def fitting(self) -> _Writer:
         """The same with shorter texts, where the model does not run on so long ones."""
@@ -200,6 +185,18 @@ def draw_tokens(scores: Array, rng: np.random.Generator) -> Array:
     """One token for each row of scores [N, tokens], by their softmax: the largest of scores and Gumbel noise is such a draw."""
     drawn: Array = (scores.astype(np.float64) + rng.gumbel(size=scores.shape)).argmax(1)
     return drawn
+
+
+def _check_caches(specs: Sequence[InputSpec], ids: InputSpec, caches: Sequence[DecoderCache]) -> None:
+    """Raise OnnxPruneError where a cache cannot be empty, or the model takes several tokens, and no other number of them."""
+    shapes = {s.name: s.shape for s in specs}
+    for cache in caches:
+        shape = shapes[cache.input]
+        open_axes = {axis for axis, n in enumerate(shape) if not isinstance(n, int)}
+        if not open_axes <= {0, cache.axis} or (isinstance(ids.shape[1], int) and ids.shape[1] != 1):
+            raise OnnxPruneError(
+                f"the model's cache '{cache.input}' is {list(shape)}: nobody knows how to begin it; give data"
+            )
 
 
 def _scores_tokens(value: object, tokens: int | None) -> bool:
