@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnxprune.criteria import (
-    NORMALIZERS,
     REDUCES,
     Rows,
-    Signal,
     Slice,
     TableRow,
     criterion,
@@ -28,7 +26,6 @@ from onnxprune.criteria import (
     normalize,
     note,
     pairwise,
-    reconstruction,
     registry,
     score,
 )
@@ -558,120 +555,3 @@ def test_importing_the_package_is_enough() -> None:
     code = "import onnxprune.criteria as c; print(len(c.list_names()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(len(list_names()))
-
-
-# ---------------------------------------------------------------- normalization
-
-
-def test_normalize_by_hand() -> None:
-    scores = {"a": np.array([1.0, 2.0, 3.0]), "b": np.array([4.0, 0.0])}
-    root = math.sqrt(2 / 3)
-    expected: dict[str, tuple[list[float], list[float]]] = {
-        "none": ([1, 2, 3], [4, 0]),
-        "mean": ([0.5, 1, 1.5], [2, 0]),
-        "max": ([1 / 3, 2 / 3, 1], [1, 0]),
-        "sum": ([1 / 6, 2 / 6, 3 / 6], [1, 0]),
-        "standardize": ([-1 / root, 0, 1 / root], [1, -1]),
-        "lamp": ([1 / 14, 4 / 13, 1], [1, 0]),
-    }
-    assert set(expected) == set(NORMALIZERS)
-    for how, (a, b) in expected.items():
-        got = normalize(scores, how)
-        np.testing.assert_allclose(got["a"], a, rtol=1e-12, err_msg=how)
-        np.testing.assert_allclose(got["b"], b, rtol=1e-12, err_msg=how)
-    assert scores["a"].tolist() == [1, 2, 3]
-    assert normalize(scores, "none")["a"] is not scores["a"]
-
-
-def loop_lamp(s: list[float]) -> list[float]:
-    """s_c^2 over the sum of the squares that are at least as large."""
-    return [x * x / math.fsum(y * y for y in s if y >= x) if x else 0.0 for x in s]
-
-
-@given(st.lists(st.sampled_from([0.0, 0.5, 0.5, 1.0]) | st.floats(1e-3, 1e3), min_size=1, max_size=30))
-@settings(deadline=None)
-def test_lamp(s: list[float]) -> None:
-    got = normalize({"g": np.array(s)}, "lamp")["g"]
-    np.testing.assert_allclose(got, loop_lamp(s), rtol=1e-9)
-
-
-def test_lamp_of_distinct_scores_spares_one_channel_of_each_group() -> None:
-    scores = {f"g{i}": np.random.default_rng(i).exponential(10.0**i, size=8) for i in range(5)}
-    for s in normalize(scores, "lamp").values():
-        assert s.max() == pytest.approx(1)
-        assert (np.sort(s)[:-1] < 1).all()
-
-
-@pytest.mark.parametrize("how", NORMALIZERS)
-@given(st.lists(st.floats(0, 1e300), min_size=1, max_size=12))
-@settings(max_examples=60, deadline=None)
-def test_normalize_is_finite_and_keeps_the_order(how: str, s: list[float]) -> None:
-    before = np.array(s)
-    after = normalize({"g": before}, how)["g"]
-    assert np.isfinite(after).all()
-    assert (np.diff(after[np.argsort(before, kind="stable")]) >= -1e-15).all()
-
-
-@pytest.mark.parametrize("how", NORMALIZERS)
-@pytest.mark.parametrize("value", [0.0, 5e-324, 0.1, 1.7e308])
-@pytest.mark.parametrize("n", [0, 1, 7])
-def test_normalize_constants(how: str, value: float, n: int) -> None:
-    got = normalize({"g": np.full(n, value)}, how)["g"]
-    expected = {"none": value, "mean": 1.0, "max": 1.0, "sum": 1 / max(n, 1), "standardize": 0.0, "lamp": 1 / max(n, 1)}
-    np.testing.assert_allclose(got, np.full(n, expected[how] if value else 0.0), rtol=1e-9)
-
-
-def test_normalize_refuses_what_it_cannot_rank() -> None:
-    with pytest.raises(OnnxPruneError, match="group 'g'"):
-        normalize({"g": np.array([1.0, math.nan])}, "mean")
-    with pytest.raises(OnnxPruneError, match="at least 0"):
-        normalize({"g": np.array([1.0, -1.0])}, "lamp")
-
-
-def test_normalize_keeps_the_order_of_negative_scores() -> None:
-    s = np.array([-3.0, -1.0, -2.0])
-    for how in set(NORMALIZERS) - {"lamp"}:
-        assert np.argsort(normalize({"g": s}, how)["g"]).tolist() == [0, 2, 1], how
-
-
-def test_few_rows_say_little_of_what_could_replace_a_channel() -> None:
-    """20 rows of 256 independent numbers can be made from any 20 of them, which says nothing of other rows."""
-    rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((20, 256)), rng.standard_normal((256, 8))
-    known = {"patch_mean": x.mean(axis=0)[:, None], "patch_gram": x.T @ x / len(x)}
-    sure, careful = (np.sort(reconstruction.obs([Signal("x", "read", known, w, rows)])) for rows in (0, 20))
-    assert sure[127] < 0.01, "half of the channels seem to be for free"
-    assert careful[127] > 0.2 * careful[-1]
-
-
-def test_channels_of_wide_groups_go_several_at_a_time() -> None:
-    """Each step of 17 channels against least squares over the channels that stay, which knows of no steps before."""
-    rng = np.random.default_rng(1)
-    n = 520
-    x, w = rng.standard_normal((900, n)) @ rng.standard_normal((n, n)) / n, rng.standard_normal((n, 4))
-    known = {"patch_mean": x.mean(axis=0)[:, None], "patch_gram": x.T @ x / len(x)}
-    got = reconstruction.obs([Signal("x", "read", known, w)])
-
-    covariance = np.cov(x.T, bias=True)
-    damped = covariance + 1e-3 * np.trace(covariance) / n * np.eye(n)
-    left, total, want = np.arange(n), 0.0, np.empty(n)
-    while len(left):
-        inverse = np.linalg.inv(damped[np.ix_(left, left)])
-        fitted = inverse @ damped[left] @ w
-        cost = np.square(fitted).sum(axis=1) / np.diag(inverse)
-        out = np.argsort(cost)[:17]
-        want[left[out]] = total + np.cumsum(cost[out])
-        total += np.sum(np.linalg.inv(inverse[np.ix_(out, out)]) * (fitted[out] @ fitted[out].T))
-        left = np.delete(left, out)
-    assert np.allclose(got, want / np.sum((covariance @ w) * w), rtol=1e-8)
-
-
-def test_readers_of_one_activation_are_judged_together() -> None:
-    """Queries, keys and values, say; one with more outputs than inputs. With copies of the activation nothing changes."""
-    rng = np.random.default_rng(2)
-    x = np.maximum(rng.standard_normal((99, 24)), 0)
-    known = {"patch_mean": x.mean(axis=0).reshape(12, 2), "patch_gram": x.T @ x / len(x)}
-    weights = [rng.standard_normal((12, 2 * outputs)) for outputs in (3, 40, 5)]
-    shared = reconstruction.obs([Signal("x", "read", known, w) for w in weights])
-    apart = reconstruction.obs([Signal("x", "read", {n: v.copy() for n, v in known.items()}, w) for w in weights])
-    assert np.allclose(shared, apart, rtol=1e-9)
